@@ -1,0 +1,44 @@
+"""What README, CONTRIBUTING and the examples say is executed."""
+
+import pathlib
+import re
+import runpy
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = sorted(page.name for page in ROOT.glob("*.md"))
+EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Files that documents write do not land in the repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    return tmp_path
+
+
+def python_blocks(text):
+    """Each block, below as many empty lines as stand before it in the page."""
+    for match in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_of_a_page_run_one_after_another(page):
+    namespace = {"__name__": "__main__"}
+    for block in python_blocks((ROOT / page).read_text("utf-8")):
+        exec(compile(block, str(ROOT / page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("script", EXAMPLES)
+def test_an_example_runs_with_tiny_settings(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, "--quick"])
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+
+
+def test_blocks_are_found_and_keep_their_line_numbers():
+    text = "A\n```python\nx = 1\n```\n```sh\nls\n```\n```python\ny = x\n```\n"
+    assert list(python_blocks(text)) == ["\n\nx = 1\n", "\n" * 8 + "y = x\n"]

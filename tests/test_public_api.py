@@ -1,0 +1,148 @@
+"""The shape of the package: names, imports, sizes. Read from the source."""
+
+import ast
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+import tf_tickets
+
+PACKAGE = pathlib.Path(tf_tickets.__file__).parent
+
+# A module may import only from modules before it. The file of a method may use
+# the engine of the rounds, not another method.
+ORDER = [
+    *("version", "paths", "files", "feeding", "selection", "criteria", "allocation"),
+    *("schedules", "masks", "layers", "wrapping", "report", "snapshots"),
+    *("tickets", "controls", "search.rounds", "search.*", "search"),
+    *("datasets", "models", "cli", "__init__"),
+]
+
+
+def name_of(file):
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(file.read_text("utf-8")) for name, file in MODULES.items()}
+
+
+def place(module):
+    """The position in ORDER; a method in `search/` has that of `search.*`."""
+    if module not in ORDER and module.startswith("search."):
+        return ORDER.index("search.*")
+    assert module in ORDER, f"give {module!r} its place in ORDER"
+    return ORDER.index(module)
+
+
+def imported_names(tree):
+    """All that a module imports, `from a import b` being `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_modules(tree):
+    """The modules of this package that a module imports from."""
+    for name in imported_names(tree):
+        first, *parts = name.split(".")
+        inner = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        if first == "tf_tickets":
+            yield next((part for part in inner if part in MODULES), "__init__")
+
+
+def code_lines(function, lines):
+    """How many lines are neither blank nor comment nor docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = range(first.lineno, first.end_lineno + 1) if documented else ()
+    numbers = range(function.lineno, function.end_lineno + 1)
+    code = [lines[n - 1].strip() for n in numbers if n not in docstring]
+    return sum(bool(line) and not line.startswith("#") for line in code)
+
+
+def lengths_of_functions():
+    return {
+        f"{module}.{node.name} line {node.lineno}": code_lines(node, lines)
+        for module, file in MODULES.items()
+        for lines in [file.read_text("utf-8").splitlines()]
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_all_lists_names_that_exist_in_sorted_order():
+    names = tf_tickets.__all__
+    assert names == sorted(set(names))
+    assert [name for name in names if name not in vars(tf_tickets)] == []
+
+
+def test_all_lists_every_public_name_that_the_package_imports():
+    imported = {
+        alias.asname or alias.name
+        for node in TREES["__init__"].body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {n for n in imported if not n.startswith("_")} <= set(tf_tickets.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_modules_before_it(module):
+    here = place(module)
+    assert [m for m in own_modules(TREES[module]) if place(m) >= here] == []
+
+
+@pytest.mark.parametrize(
+    "source, module",
+    [
+        ("import tf_tickets", "__init__"),
+        ("import tf_tickets.paths", "paths"),
+        ("from tf_tickets import IMP", "__init__"),
+        ("def f():\n    from tf_tickets import paths", "paths"),
+        ("from tf_tickets.paths import walk", "paths"),
+    ],
+)
+def test_every_way_to_import_is_seen(source, module):
+    assert list(own_modules(ast.parse(source))) == [module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_uses_public_interfaces_only(module):
+    private = ("keras.src", "tensorflow.python")
+    used = [n for n in imported_names(TREES[module]) if n.startswith(private)]
+    text = MODULES[module].read_text("utf-8")
+    assert used == []
+    assert [name for name in private if name in text] == []
+
+
+def test_importing_the_package_under_jax_does_not_import_tensorflow():
+    pytest.importorskip("jax")
+    program = "import sys, tf_tickets; print('tensorflow' in sys.modules)"
+    environment = os.environ | {
+        "KERAS_BACKEND": "jax",
+        "PYTHONPATH": str(PACKAGE.parent),
+    }
+    output = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert output.stdout.strip() == "False", output.stderr
+
+
+def test_functions_are_short():
+    lengths = lengths_of_functions()
+    assert {name: n for name, n in lengths.items() if n > 30} == {}
+    assert statistics.median(lengths.values()) < 10
+
+
+def test_blank_lines_comments_and_docstrings_are_no_code():
+    source = 'def f():\n    """One.\n    Two."""\n\n    # Why.\n    return 1'
+    function = ast.parse(source).body[0]
+    assert code_lines(function, source.splitlines()) == 2

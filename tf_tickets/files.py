@@ -1,0 +1,132 @@
+"""One file of named arrays and a description, safe to open from a stranger.
+
+A zip of `manifest.json` and one raw entry an array; booleans are bit-packed.
+Nothing in it is executed, every entry carries a checksum, and a file appears
+whole or not at all.
+"""
+
+import json
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+
+import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
+import numpy as np
+
+VERSION = 1
+_DTYPES = ("bool", "float", "bfloat", "int", "uint")
+
+
+def write(path, kind, content, arrays):
+    """Writes a file atomically.
+
+    Args:
+        path: Where to; a folder that does not exist is made.
+        kind: What the file is, "ticket" for instance; `read` asks for it.
+        content: What else to keep, anything that JSON can hold.
+        arrays: Dict from name to array.
+
+    Example:
+
+    >>> write(tmp_path / "a.file", "demo", {"n": 1}, {"m": np.array([True, False])})
+    >>> read(tmp_path / "a.file", "demo")
+    ({'n': 1}, {'m': array([ True, False])})
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    manifest = {
+        "format": "tf_tickets", "version": VERSION, "kind": kind, "content": content,
+        "arrays": [[n, a.dtype.name, list(a.shape)] for n, a in arrays.items()],
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            _write_zip(file, manifest, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_zip(file, manifest, arrays):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        # ZipInfo without a date: the same content gives the same bytes.
+        text = json.dumps(manifest, sort_keys=True).encode()
+        _write_entry(archive, "manifest.json", text)
+        for index, array in enumerate(arrays.values()):
+            _write_entry(archive, f"{index}.bin", _to_bytes(array))
+
+
+def _write_entry(archive, name, data):
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(info, data)
+
+
+def read(path, kind):
+    """Reads what `write` wrote, and checks that it is whole and of that kind."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {kind} file at {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            _check(manifest, kind, path)
+            return manifest["content"], _read_arrays(archive, manifest["arrays"])
+    except (
+        zipfile.BadZipFile, zlib.error, KeyError, EOFError, UnicodeDecodeError,
+        json.JSONDecodeError, NotImplementedError, RuntimeError, OSError,
+    ) as error:
+        raise ValueError(
+            f"{path} is damaged or is no {kind} file: {error}. It may be cut off "
+            "or altered; take another copy."
+        ) from error
+
+
+def _check(manifest, kind, path):
+    if not isinstance(manifest, dict) or manifest.get("format") != "tf_tickets":
+        raise ValueError(f"{path} was not written by tf_tickets.")
+    if manifest["version"] > VERSION:
+        raise ValueError(
+            f"{path} has format version {manifest['version']}, this tf_tickets reads "
+            f"up to {VERSION}. Install a newer tf_tickets."
+        )
+    if manifest["kind"] != kind:
+        raise ValueError(f"{path} is a {manifest['kind']} file, expected a {kind} file.")
+
+
+def _read_arrays(archive, rows):
+    arrays = {}
+    for index, (name, dtype, shape) in enumerate(rows):
+        info = archive.getinfo(f"{index}.bin")
+        _check_size(name, dtype, shape, info.file_size)
+        arrays[name] = _from_bytes(archive.read(info), dtype, shape)
+    return arrays
+
+
+def _check_size(name, dtype, shape, found):
+    """Before anything is unpacked: what it says of itself must be so."""
+    if not str(dtype).rstrip("0123456789").startswith(_DTYPES):
+        raise ValueError(f"Array {name!r} has dtype {dtype!r}, which no file may hold.")
+    size = math.prod(shape)
+    wanted = (size + 7) // 8 if dtype == "bool" else size * np.dtype(dtype).itemsize
+    if min(shape, default=0) < 0 or found != wanted:
+        raise ValueError(
+            f"Array {name!r} of shape {shape} and dtype {dtype} must take {wanted} "
+            f"bytes; the file has {found}. It was altered; take another copy."
+        )
+
+
+def _to_bytes(array):
+    return np.packbits(array.ravel()).tobytes() if array.dtype == bool else array.tobytes()
+
+
+def _from_bytes(data, dtype, shape):
+    if dtype == "bool":
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), count=math.prod(shape))
+        return bits.astype(bool).reshape(shape)
+    return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()

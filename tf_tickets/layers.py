@@ -1,0 +1,218 @@
+"""Prunable: a layer that sees `mask * kernel` wherever it reads its kernel."""
+
+import inspect
+from types import SimpleNamespace
+
+import keras
+
+from tf_tickets import masks as masks_module
+from tf_tickets import paths
+
+NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+
+
+class ReadOverlay(keras.StatelessScope):
+    """Inside, reading a kernel gives its masked value; all else is as outside.
+
+    A plain `keras.StatelessScope` keeps every update and loss to itself, which
+    loses batch-normalization statistics, seeds and activity regularizers. This
+    one passes them on to the scope outside, or to the variable where there is
+    none.
+
+    Args:
+        masks: Dict from a kernel variable's id to its mask parametrization.
+        values: Dict from id to the masked value.
+    """
+
+    def __init__(self, masks, values):
+        super().__init__(initialize_variables=False)
+        self.masks = masks
+        self.values = values
+
+    def __enter__(self):
+        super().__enter__()
+        outer = self.original_scope
+        self.collect_losses = outer is None or outer.collect_losses
+        self.losses = [] if outer is None else outer.losses
+        return self
+
+    def get_current_value(self, variable):
+        if id(variable) in self.values:
+            return self.values[id(variable)]
+        outer = self.original_scope
+        return None if outer is None else outer.get_current_value(variable)
+
+    def add_update(self, update):
+        variable, value = update
+        if id(variable) in self.values:
+            self.values[id(variable)] = self.masks[id(variable)].apply(value)
+        if self.original_scope is not None:
+            self.original_scope.add_update(update)
+            return
+        self.__exit__()
+        try:
+            variable.assign(value)
+        finally:
+            losses = self.losses
+            self.__enter__()
+            self.losses = losses
+
+
+class _Call:
+    """`Prunable.call` under the signature of the wrapped layer's `call`.
+
+    Keras reads from the signature whether a layer takes `training`, `mask`,
+    `initial_state` and so on.
+    """
+
+    def __init__(self, prunable, layer):
+        self.prunable = prunable
+        self.__signature__ = inspect.signature(layer.call)
+
+    def __call__(self, *args, **kwargs):
+        return self.prunable.call_masked(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class Prunable(keras.layers.Wrapper):
+    """Wraps a layer so that its kernels can be pruned.
+
+    The layer keeps its weights and reads each kernel through a mask: pruned
+    weights are exactly zero for the layer at every moment, and no gradient
+    reaches them. It works at any depth: inside RNN cells, attention, other
+    wrappers and custom blocks.
+
+    Args:
+        layer: The layer to wrap.
+        kernels: Which of its variables are kernels, as paths below the layer
+            ("kernel", "query/kernel"). By default every trainable floating
+            variable of rank 2 or more, apart from biases, normalization
+            parameters and embeddings.
+        mask: The mask parametrization of each kernel: "fixed" or an instance to
+            copy.
+
+    Example:
+
+    >>> layer = Prunable(keras.layers.Dense(2, use_bias=False))
+    >>> layer.build((None, 3))
+    >>> layer.set_masks({"kernel": [[1, 0], [1, 0], [0, 0]]})
+    >>> layer(keras.ops.ones((1, 3)))[0, 1] == 0
+    <...True...>
+    """
+
+    def __init__(self, layer, kernels=None, mask="fixed", **kwargs):
+        # Keras inspects both signatures, `call` while the layer is being made.
+        self.call = _Call(self, layer)
+        self.build.__signature__ = inspect.signature(layer.build)
+        kwargs["dtype"] = layer.variable_dtype
+        kwargs.setdefault("name", f"prunable_{layer.name}")
+        # With autocast off the mask meets the kernel in the variable's dtype.
+        super().__init__(layer, autocast=False, **kwargs)
+        self.kernels = kernels if kernels is None else list(kernels)
+        self.mask = masks_module.get(mask)
+        self.kernel_masks = []
+        self._variables_by_kernel = SimpleNamespace(table={})
+        if layer.built:
+            self.build()
+
+    def build(self, *args, **kwargs):
+        if not self.layer.built:
+            _build(self.layer, *args, **kwargs)
+        table = self._find_kernels()
+        self.kernels = list(table)
+        # In a namespace, for Keras would count a tracked variable twice.
+        self._variables_by_kernel.table = table
+        for name, variable in table.items():
+            config = {**self.mask.get_config(), "name": name.replace("/", "_")}
+            mask = type(self.mask).from_config(config)
+            mask.build(tuple(variable.shape))
+            self.kernel_masks.append(mask)
+
+    def _find_kernels(self):
+        owned = paths.variables_of(self.layer)
+        if self.kernels is None:
+            return {o.path: o.variable for o in owned if why_not(o) is None}
+        table = {o.path: o.variable for o in owned}
+        found = paths.match(self.kernels, table)
+        if found is None:
+            raise ValueError(
+                f"Layer {self.layer.name!r} has no kernels {self.kernels}. It has "
+                f"{list(table)}."
+            )
+        return {found[name]: table[found[name]] for name in self.kernels}
+
+    def call_masked(self, *args, **kwargs):
+        """Runs the layer under the overlay; `call` in all but the signature."""
+        pairs = list(zip(self.kernel_variables.values(), self.kernel_masks))
+        masks = {id(variable): mask for variable, mask in pairs}
+        values = {id(v): mask.apply(v.value) for v, mask in pairs}
+        overlay = ReadOverlay(masks, values)
+        with overlay:
+            outputs = self.layer(*args, **kwargs)
+        if overlay.original_scope is None:
+            for loss in overlay.losses:
+                self.add_loss(loss)
+        return outputs
+
+    @property
+    def kernel_variables(self):
+        """Dict from a kernel's path below the layer to its stored variable."""
+        return self._variables_by_kernel.table
+
+    def masks(self):
+        """Dict from a kernel's path below the layer to its hard 0/1 mask."""
+        return {k: m.value() for k, m in zip(self.kernel_variables, self.kernel_masks)}
+
+    def set_masks(self, masks):
+        """Sets masks by path below the layer and zeroes what they prune."""
+        for name, mask in zip(self.kernel_variables, self.kernel_masks):
+            if name in masks:
+                mask.assign(masks[name])
+        self.zero_pruned()
+
+    def zero_pruned(self):
+        """Writes the zeros into the stored kernels as well."""
+        for variable, mask in zip(self.kernel_variables.values(), self.kernel_masks):
+            variable.assign(mask.apply(variable.value))
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_build_config(self):
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config):
+        if not self.built:
+            self.layer.build_from_config(config)
+            self.build()
+
+    def get_config(self):
+        config = super().get_config()
+        config["kernels"] = self.kernels
+        config["mask"] = keras.saving.serialize_keras_object(self.mask)
+        return config
+
+
+def why_not(owned, embeddings=False):
+    """Why a variable is no kernel to prune, or None where it is one."""
+    variable = owned.variable
+    if len(variable.shape) < 2:
+        return f"rank {len(variable.shape)}"
+    if not variable.trainable:
+        return "frozen (not trainable)"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return f"not floating ({variable.dtype})"
+    if any(word in variable.name for word in NOT_KERNELS):
+        return "a bias, a normalization or an activation parameter"
+    if "embedding" in variable.name and not embeddings:
+        return "an embedding: pass embeddings=True to prune it"
+    return None
+
+
+def _build(layer, *args, **kwargs):
+    """Builds a layer by its own `build`, or by a symbolic call where it has none."""
+    if type(layer).build is not keras.layers.Layer.build:
+        layer.build(*args, **kwargs)
+        return
+    shapes = [*args, *kwargs.values()]
+    layer(*[keras.KerasTensor(shape) for shape in shapes])

@@ -1,0 +1,1 @@
+"""Ticket searches: one file a method, `rounds` is the engine they share."""

@@ -1,0 +1,206 @@
+"""find_ticket: a whole search from a build function, resumed from a directory."""
+
+import json
+import pathlib
+
+import keras
+
+from tf_tickets import feeding, files, tickets, wrapping
+
+STATE = "search.state"
+
+
+def find_ticket(
+    build_model, data, search, directory=None, seed=0, *,
+    batch_size=32, callbacks=(), verbose="auto",
+):
+    """Builds a model, searches, and gives the tickets, one a round.
+
+    With a directory, every round is kept there: a search that was interrupted at
+    any moment, killed even, goes on when it is called again, trains no completed
+    round anew, and ends with the same bits as one that was not interrupted (on
+    the same machine).
+
+    Args:
+        build_model: Function without arguments that gives a compiled model, plain
+            or wrapped.
+        data: A `tf_tickets.datasets.Dataset`, or a pair or triple of (x, y) arrays
+            for training, validation and, if wanted, test.
+        search: `tf_tickets.IMP` or another search; it has `best`, `dense` and
+            `tickets` afterwards.
+        directory: Where to keep the search. A directory of another search is
+            refused.
+        seed: Seed of weights, data order and random layers.
+        batch_size: Examples a step.
+        callbacks: Further Keras callbacks.
+        verbose: As in `model.fit`.
+
+    Returns:
+        The list of tickets by round. With test data their metrics have `test_*`.
+
+    Example:
+
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="val_loss")
+    >>> found = find_ticket(build, ((x, y), (x, y)), search, batch_size=4, verbose=0)
+    >>> found[0].sparsity
+    0.5
+    """
+    parts = split(data)
+    keras.utils.set_random_seed(seed)
+    model, config = build(build_model)
+    search.clear()
+    search.context = {
+        "dataset": getattr(data, "name", None), "batch_size": batch_size,
+        "build_seed": seed, "model": config,
+    }
+    keeper = _Keeper(search, directory, seed, parts.get("test"))
+    keeper.check(_identity(search, seed, batch_size, data, parts, model))
+    if keeper.resume(model):
+        return search.tickets
+    x, y = parts["train"]
+    model.fit(
+        feeding.feed(x, y, batch_size, lambda: search.data_key(seed)),
+        validation_data=parts["validation"], epochs=search.epochs, shuffle=False,
+        initial_epoch=search.next_epoch, validation_batch_size=512,
+        callbacks=[*callbacks, search, keeper], verbose=verbose,
+    )
+    return search.tickets
+
+
+def split(data):
+    """Dict from "train", "validation" and, where given, "test" to (x, y)."""
+    if isinstance(data, tuple | list) and len(data) in (2, 3):
+        return dict(zip(("train", "validation", "test"), data, strict=False))
+    try:
+        return {
+            "train": (data.x_train, data.y_train),
+            "validation": (data.x_val, data.y_val),
+            "test": (data.x_test, data.y_test),
+        }
+    except AttributeError:
+        raise TypeError(
+            "`data` must be a tf_tickets Dataset or a pair or triple of (x, y) arrays "
+            f"for training, validation and test. Received: {type(data)}. For a "
+            "tf.data.Dataset use model.fit(..., callbacks=[search])."
+        ) from None
+
+
+def build(build_model):
+    """The wrapped model and, for a ticket without weights, its configuration."""
+    model = build_model()
+    if not isinstance(model, keras.Model) or not model.compiled:
+        raise ValueError(
+            "`build_model` must give a compiled Keras model. Received: "
+            f"{model!r}. Call model.compile(...) in it."
+        )
+    rebuilds = isinstance(model, keras.Sequential | keras.Function)
+    if wrapping.prunables(model):
+        return model, None
+    config = keras.saving.serialize_keras_object(model) if rebuilds else None
+    if config is not None:
+        config.pop("compile_config", None)
+    return wrapping.wrap(model, verbose=False), config
+
+
+def round_seed(seed, round_):
+    """The global seed under which a round trains."""
+    return seed * 1_000_003 + round_
+
+
+def test_metrics(model, test):
+    """Dict of the metrics on test data, as `test_*`."""
+    found = model.evaluate(*test, batch_size=512, verbose=0, return_dict=True)
+    return {f"test_{name}": float(value) for name, value in found.items()}
+
+
+def _identity(search, seed, batch_size, data, parts, model):
+    """What must be equal for a directory to be the same search's."""
+    return {
+        "method": search.method, "settings": search.get_config(), "seed": seed,
+        "batch_size": batch_size, "dataset": getattr(data, "name", None),
+        "examples": {name: len(pair[0]) for name, pair in parts.items() if pair},
+        "data": feeding.digest(parts["train"]),
+        "backend": keras.config.backend(),
+        "kernels": {p: list(v.shape) for p, v in wrapping.kernels(model).items()},
+        "optimizer": _optimizer_config(model),
+    }
+
+
+def _optimizer_config(model):
+    return json.loads(json.dumps(
+        keras.saving.serialize_keras_object(model.optimizer)["config"], default=str
+    ))
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps a search in a directory; comes after the search in the callbacks."""
+
+    def __init__(self, search, directory, seed, test):
+        super().__init__()
+        self.search = search
+        self.directory = pathlib.Path(directory) if directory is not None else None
+        self.seed = seed
+        self.test = test
+        self.kept_round = None
+        self.identity = None
+
+    def check(self, identity):
+        """Refuses a directory in which another search is kept."""
+        self.identity = json.loads(json.dumps(identity))
+        if self.directory is None or not (self.directory / STATE).exists():
+            return
+        found = files.read(self.directory / STATE, "search")[0]["identity"]
+        differing = [
+            f"{key}: {found.get(key)!r} there, {self.identity[key]!r} here"
+            for key in self.identity if found.get(key) != self.identity[key]
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.directory} keeps another search: {'; '.join(differing)}. Use "
+                "another directory, or the same settings."
+            )
+
+    def resume(self, model):
+        """Loads what is kept; true if the search is complete."""
+        if self.directory is None or not (self.directory / STATE).exists():
+            return False
+        content, arrays = files.read(self.directory / STATE, "search")
+        names = [f"round_{i + 1:02}.ticket" for i in range(content["round"])]
+        self.search.tickets = [tickets.Ticket.load(self.directory / n) for n in names]
+        self.search.load_state(content["search"], arrays, model)
+        self.kept_round = content["round"]
+        return self.search.complete
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.search.epoch_in_round != 0:
+            return
+        # What a round draws at random must not depend on the rounds before it.
+        keras.utils.set_random_seed(round_seed(self.seed, self.search.round))
+        if self.search.round != self.kept_round:
+            self._keep()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.search.round_is_over and self.test is not None:
+            self.search.metrics.update(test_metrics(self.model, self.test))
+
+    def on_train_end(self, logs=None):
+        if self.search.complete:
+            self._keep()
+
+    def _keep(self):
+        """Tickets first, the state last: it says which tickets count."""
+        self.kept_round = self.search.round
+        if self.directory is None:
+            return
+        for ticket in self.search.tickets[-2:]:
+            name = f"round_{ticket.provenance['round']:02}.ticket"
+            ticket.save(self.directory / name)
+        state, arrays = self.search.state(self.model)
+        content = {"identity": self.identity, "round": self.search.round, "search": state}
+        files.write(self.directory / STATE, "search", content, arrays)
+

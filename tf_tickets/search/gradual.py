@@ -1,0 +1,187 @@
+"""Gradual pruning within one training run (Zhu and Gupta 2017)."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from tf_tickets import allocation, criteria, selection, snapshots, tickets, wrapping
+from tf_tickets import version as version
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class GradualPruning(keras.callbacks.Callback):
+    """Prunes a wrapped model while it trains, by a schedule of sparsity.
+
+    Between two prunings nothing but a look into a table of steps happens, and the
+    model is not touched. Masks are nested: a pruned weight stays pruned.
+
+    Args:
+        schedule: `schedule(step) -> (should_prune, sparsity)`, one of
+            `tf_tickets.schedules` or of tensorflow-model-optimization.
+        criterion: "magnitude", "magnitude_increase", "movement", "random" or a
+            function; the start that some compare with is the beginning of `fit`.
+        allocation: "global", "uniform", "erk" or a function.
+        seed: Seed of the "random" criterion.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("adam", "mse")
+    >>> schedule = tt.schedules.ConstantSparsity(0.8, begin_step=2, frequency=1)
+    >>> pruning = GradualPruning(schedule)
+    >>> x, y = np.ones((32, 4)), np.ones((32, 5))
+    >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pruning])
+    >>> pruning.ticket.sparsity
+    0.8
+    """
+
+    def __init__(self, schedule, criterion="magnitude", allocation="global", seed=0):
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(
+                "`schedule` must be called as schedule(step) -> (should_prune, "
+                f"sparsity). Received: {schedule!r}"
+            )
+        self.schedule = schedule
+        self.criterion = criteria.get(criterion)
+        self.allocation = allocation
+        self.seed = seed
+        self._due = []
+        self._step = 0
+        self._asked = None
+
+    @property
+    def ticket(self):
+        """The masks reached, with the present weights to start from."""
+        state = snapshots.record(self.model)
+        provenance = {
+            "method": "gradual", "step": self._step, "versions": version.versions(),
+            "parent": None, "seed": self.seed,
+        }
+        weights = {**state["weights"], **state["statistics"]}
+        return tickets.Ticket(wrapping.masks(self.model), weights, {}, provenance)
+
+    def on_train_begin(self, logs=None):
+        if not wrapping.prunables(self.model):
+            raise ValueError(
+                f"Model {self.model.name!r} has no Prunable layers. Wrap it before "
+                "compiling: model = tf_tickets.wrap(model)."
+            )
+        self._step = 0
+        self._asked = None
+        self._start = {
+            path: snapshots.to_numpy(v) for path, v in wrapping.kernels(self.model).items()
+        }
+        self._warn_if_idle()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._steps_before = self._step
+        self._due = []
+        self._looked_at = self._step
+        if self.params.get("steps"):
+            self._look_ahead(self._step + self.params["steps"])
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._advance(self._steps_before + batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step = self._steps_before + batch + 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._advance(self._step)
+        logs["sparsity"] = wrapping.sparsity(self.model)
+
+    def on_train_end(self, logs=None):
+        wrapping.set_masks(self.model, wrapping.masks(self.model))
+        snapshots.zero_slots(self.model)
+        asked = _firings(self.schedule, np.array([self._step]))[1][0]
+        reached = wrapping.sparsity(self.model)
+        size = sum(m.size for m in wrapping.masks(self.model).values())
+        if abs(asked - reached) * size > 1:
+            warnings.warn(
+                f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
+                f"model has {reached:.4f}. Its last pruning was asked for "
+                f"{self._asked}. Let it fire later, or train longer.", stacklevel=2,
+            )
+
+    def _warn_if_idle(self):
+        steps = self.params.get("steps")
+        if not steps:
+            return
+        planned = steps * self.params["epochs"]
+        fires, _ = _firings(self.schedule, np.arange(planned + 1))
+        if not fires.any():
+            warnings.warn(
+                f"The schedule fires at none of the {planned} planned steps: nothing "
+                "will be pruned. Lower its begin_step or frequency.", stacklevel=2,
+            )
+
+    def _look_ahead(self, until):
+        """Notes the firings from the last step looked at up to `until`."""
+        steps = np.arange(self._looked_at, until + 1)
+        fires, sparsities = _firings(self.schedule, steps)
+        rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)
+        self._due += [row for row in rows if row not in self._due]
+        self._looked_at = until + 1
+
+    def _advance(self, step):
+        """Prunes for the firings that are due, the last of them counts."""
+        if step >= self._looked_at:
+            self._look_ahead(step)
+        due = [sparsity for at, sparsity in self._due if at <= step]
+        if due:
+            self._due = [(at, sparsity) for at, sparsity in self._due if at > step]
+            self._prune(due[-1])
+
+    def _prune(self, sparsity):
+        self._asked = sparsity
+        model = self.model
+        masks = wrapping.masks(model)
+        size = sum(mask.size for mask in masks.values())
+        alive = sum(int(mask.sum()) for mask in masks.values())
+        keep = min(alive, size - int(round(sparsity * size)))
+        scores = self._scores(model)
+        counts = allocation.get(self.allocation)(scores, masks, keep)
+        new = selection.select(scores, masks, allocation.guard(counts, masks))
+        wrapping.set_masks(model, new)
+        snapshots.zero_slots(model)
+
+    def _scores(self, model):
+        rng = np.random.default_rng([self.seed, self._step])
+        return {
+            path: criteria.score(
+                self.criterion, snapshots.to_numpy(v), self._start[path], rng
+            )
+            for path, v in wrapping.kernels(model).items()
+        }
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "criterion": criteria.serialize(self.criterion),
+            "allocation": self.allocation,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**{**config, "schedule": schedule})
+
+
+def _firings(schedule, steps):
+    """Whether and with which sparsity a schedule fires, for an array of steps.
+
+    One call for all of them where the schedule allows it: ours and those of
+    tensorflow-model-optimization do, and a call of theirs costs much.
+    """
+    try:
+        fires, sparsities = schedule(steps)
+        fires = np.broadcast_to(np.asarray(fires, bool), steps.shape)
+        return fires, np.broadcast_to(np.asarray(sparsities, float), steps.shape)
+    except (TypeError, ValueError):
+        rows = [schedule(int(step)) for step in steps]
+        fires = np.array([bool(row[0]) for row in rows])
+        return fires, np.array([float(row[1]) for row in rows])

@@ -1,0 +1,117 @@
+"""Iterative magnitude pruning with rewinding (Frankle and Carbin 2019)."""
+
+import keras
+import numpy as np
+
+from tf_tickets import allocation, criteria, selection, wrapping
+from tf_tickets.search.rounds import RoundSearch
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class IMP(RoundSearch):
+    """Iterative magnitude pruning: train, prune the smallest, rewind, again.
+
+    A callback that owns the rounds of one `fit` over a wrapped model. After it,
+    `tickets` has a ticket a round, `dense` the metrics of the dense network,
+    `best` the ticket to take.
+
+    Weight rewinding (Frankle et al. 2020) is `rewind_to="500 steps"`; the exact
+    one of Renda et al. adds `fidelity="exact"`; learning-rate rewinding is
+    `fidelity="learning_rate"`, and fine-tuning `fidelity="fine_tune"`.
+
+    Args:
+        rounds: How many times to prune; the search trains once more than that.
+        epochs_per_round: Epochs that each training takes.
+        rate: Fraction of the kept weights that a round prunes, 0 to 1; or a dict
+            from regular expressions over kernel paths to rates per layer, such
+            as `{"output": 0.1, ".": 0.2}`, the first match counts.
+        rewind_to: "init", "N steps" or "N epochs" of round 0.
+        fidelity: What is rewound: "weights" (weights, statistics and schedule;
+            new optimizer), "exact", "learning_rate", "fine_tune", or a
+            `tf_tickets.snapshots.Fidelity`.
+        criterion: What is kept: "magnitude", "magnitude_increase", "movement",
+            "random" or a function.
+        allocation: How a single rate is spread: "global", "uniform", "erk" or a
+            function.
+        stop_at: None; a sparsity, at which the search stops and to which its last
+            round prunes exactly; or "below_dense".
+        monitor: The logged metric by which tickets are judged.
+        tolerance: How far below the dense network a ticket may be.
+        seed: Seed of the "random" criterion.
+
+    Example:
+
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("adam", "mse")
+    >>> search = IMP(rounds=2, epochs_per_round=1, rate=0.5, monitor="loss")
+    >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+    >>> history = model.fit(x, y, epochs=search.epochs, callbacks=[search], verbose=0)
+    >>> [float(ticket.sparsity) for ticket in search.tickets]
+    [0.5, 0.75]
+    """
+
+    method = "imp"
+
+    def __init__(
+        self, rounds=10, epochs_per_round=20, rate=0.2, rewind_to="init", *,
+        fidelity="weights", criterion="magnitude", allocation="global",
+        stop_at=None, monitor="val_accuracy", tolerance=0.0, seed=0,
+    ):
+        super().__init__(
+            rounds, epochs_per_round, rewind_to, fidelity, stop_at, monitor,
+            tolerance, seed,
+        )
+        _check_rate(rate)
+        self.rate = rate
+        self.criterion = criteria.get(criterion)
+        self.allocation = allocation
+        self._allocate = _allocation(allocation)
+
+    def next_masks(self, model):
+        masks = wrapping.masks(model)
+        scores = self._scores(model)
+        counts = allocation.guard(self._counts(scores, masks), masks)
+        return selection.select(scores, masks, counts)
+
+    def _scores(self, model):
+        start = self.snapshot["weights"]
+        rng = np.random.default_rng([self.seed, self.round])
+        return {
+            path: criteria.score(
+                self.criterion, np.array(keras.ops.convert_to_numpy(v)), start[path], rng
+            )
+            for path, v in wrapping.kernels(model).items()
+        }
+
+    def _counts(self, scores, masks):
+        if isinstance(self.rate, dict):
+            return allocation.after_rates(masks, self.rate)
+        keep = allocation.after_rate(masks, self.rate)
+        if isinstance(self.stop_at, float):
+            size = sum(mask.size for mask in masks.values())
+            keep = max(keep, size - int(round(self.stop_at * size)))
+        return self._allocate(scores, masks, keep)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "rate": self.rate,
+            "criterion": criteria.serialize(self.criterion),
+            "allocation": self.allocation,
+        }
+
+
+def _allocation(identifier):
+    return allocation.get(identifier)
+
+
+def _check_rate(rate):
+    rates = rate.values() if isinstance(rate, dict) else [rate]
+    for value in rates:
+        if not 0.0 <= value < 1.0:
+            raise ValueError(
+                "`rate` is the fraction of the kept weights that a round prunes and "
+                f"must lie in [0, 1). Received: rate={rate}"
+            )

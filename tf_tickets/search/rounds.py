@@ -1,0 +1,399 @@
+"""The round engine: one `fit` in which a network is trained, pruned and rewound.
+
+Round 0 trains the dense network. Each later round begins by pruning what the
+round before has trained and by rewinding; that makes its ticket, which is then
+trained. A search of `rounds` rounds therefore gives as many tickets and trains
+once more than that.
+"""
+
+import re
+import warnings
+
+import keras
+
+import tf_tickets.version as version
+from tf_tickets import snapshots, tickets, wrapping
+
+
+class RoundSearch(keras.callbacks.Callback):
+    """Owns the rounds of one `fit`; what a round does is the subclass's.
+
+    A subclass gives `next_masks(model)`, the masks of the round to come. All
+    variables are touched at the edges of epochs only, which is where both
+    backends allow it; the compiled step is the same in every round.
+
+    Args:
+        rounds: How many times to prune.
+        epochs_per_round: Epochs that each training takes.
+        rewind_to: "init", "N steps" or "N epochs": the moment of round 0 from
+            which the tickets start.
+        fidelity: What is rewound: "weights", "exact", "learning_rate",
+            "fine_tune" or a `Fidelity`.
+        stop_at: None for all rounds; a sparsity at which to stop; or
+            "below_dense", to stop after the first ticket whose metric falls
+            below that of the dense network by more than `tolerance`.
+        monitor: The logged metric by which tickets are judged.
+        tolerance: How far below the dense network a ticket may be.
+        seed: Seed of what the search draws at random.
+    """
+
+    method = "rounds"
+
+    def __init__(
+        self, rounds, epochs_per_round, rewind_to="init", fidelity="weights",
+        stop_at=None, monitor="val_accuracy", tolerance=0.0, seed=0,
+    ):
+        super().__init__()
+        _check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
+        self.rewind_to = rewind_to
+        self.rewind_point = _parse_moment(rewind_to, epochs_per_round)
+        self.fidelity = snapshots.get(fidelity)
+        self.stop_at = _check_stop(stop_at)
+        self.monitor = monitor
+        self.tolerance = tolerance
+        self.seed = seed
+        self.round_callbacks = []
+        self.context = {}
+        self.clear()
+
+    def clear(self):
+        """Forgets all rounds, as `fit` from epoch 0 does."""
+        self.tickets = []
+        self.dense = {}
+        self.round = 0
+        self.epoch_in_round = 0
+        self.complete = False
+        self.snapshot = None
+        self.fresh = None
+        self._turn_due = False
+        self._next_epoch = 0
+        self._step = 0
+        self._snapshot_step = 0
+
+    def in_round(self, *callbacks):
+        """Adds callbacks that see each round as a training of its own.
+
+        Their epochs count from the round's beginning, and where they stop the
+        training (`keras.callbacks.EarlyStopping`) the round ends early.
+
+        Returns:
+            The search itself.
+        """
+        self.round_callbacks += callbacks
+        return self
+
+    @property
+    def epochs(self):
+        """How many epochs `fit` needs for the whole search."""
+        return self.epochs_per_round + self.rounds * self._later_epochs
+
+    @property
+    def _later_epochs(self):
+        """A ticket that starts after N epochs is trained for the ones left."""
+        unit, count = self.rewind_point
+        rewound = unit == "epochs" and self.fidelity.learning_rate == "rewind"
+        return self.epochs_per_round - (count if rewound else 0)
+
+    @property
+    def sparsity(self):
+        """Sparsity of the network that is being trained."""
+        return self.tickets[-1].sparsity if self.tickets else 0.0
+
+    @property
+    def best(self):
+        """The sparsest ticket whose metric is within tolerance of the dense one.
+
+        Where none is, the ticket of the best metric.
+        """
+        trained = [t for t in self.tickets if self.monitor in t.metrics]
+        if not trained or self.monitor not in self.dense:
+            raise ValueError(
+                f"No trained ticket has the metric {self.monitor!r}. Logged: "
+                f"{sorted(self.dense)}. Set `monitor` to one of them, and let the "
+                "search train one round at least."
+            )
+        good = [t for t in trained if not self._falls_below_dense(t.metrics)]
+        if good:
+            return max(good, key=lambda t: t.sparsity)
+        return max(trained, key=lambda t: self._merit(t.metrics))
+
+    def _merit(self, metrics):
+        smaller_is_better = re.search("loss|err", self.monitor) is not None
+        value = metrics[self.monitor]
+        return -value if smaller_is_better else value
+
+    def _falls_below_dense(self, metrics):
+        return self._merit(metrics) < self._merit(self.dense) - self.tolerance
+
+    @property
+    def next_epoch(self):
+        """The epoch of `fit` before which the search stands."""
+        return self._next_epoch
+
+    @property
+    def round_is_over(self):
+        """Whether the present round has been trained to its end."""
+        return self.complete or self._turn_due
+
+    @property
+    def metrics(self):
+        """The metrics of the network that is being trained, filled at its end."""
+        return self.tickets[-1].metrics if self.tickets else self.dense
+
+    def data_key(self, seed):
+        """What the order of the data depends on: another one in each epoch.
+
+        Where seeds are rewound, every round sees the order of round 0, from the
+        epoch on to which it was rewound.
+        """
+        if self.fidelity.seeds == "rewind":
+            unit, count = self.rewind_point
+            skipped = count if self.round and unit == "epochs" else 0
+            return seed, 0, self.epoch_in_round + skipped
+        return seed, self.round, self.epoch_in_round
+
+    def state(self, model):
+        """What to keep of a search between two rounds: (content, arrays)."""
+        parts = {"now": snapshots.record(model), "fresh": self.fresh,
+                 "snapshot": self.snapshot or {}}
+        arrays = {
+            f"{kind}|{part}|{name}": array for kind, table in parts.items()
+            for part, values in table.items() for name, array in values.items()
+        }
+        names = ("dense", "round", "complete", "_next_epoch", "_snapshot_step", "_step")
+        content = {name: getattr(self, name) for name in names}
+        content["metrics"] = [ticket.metrics for ticket in self.tickets]
+        return content, arrays
+
+    def load_state(self, content, arrays, model):
+        """Goes back to what `state` gave; the tickets are loaded already."""
+        for ticket, metrics in zip(self.tickets, content.pop("metrics"), strict=True):
+            ticket.metrics = metrics
+        for name, value in content.items():
+            setattr(self, name, value)
+        tables = {"now": {}, "fresh": {}, "snapshot": {}}
+        for key, array in arrays.items():
+            kind, part, name = key.split("|", 2)
+            tables[kind].setdefault(part, {})[name] = array
+        self.fresh, self.snapshot = tables["fresh"], tables["snapshot"] or None
+        for part, variables in snapshots.variables_by_part(model).items():
+            snapshots.assign(variables, tables["now"].get(part, {}))
+        self._apply_to(model, self.tickets[-1].masks if self.tickets else {})
+
+    # What Keras calls.
+
+    def on_train_begin(self, logs=None):
+        if not wrapping.prunables(self.model):
+            raise ValueError(
+                f"Model {self.model.name!r} has no Prunable layers. Wrap it before "
+                "compiling: model = tf_tickets.wrap(model)."
+            )
+        if self.params["epochs"] < self.epochs and self.stop_at is None:
+            raise ValueError(
+                f"This search needs {self.epochs} epochs, `fit` was called with "
+                f"epochs={self.params['epochs']}. Call fit(..., epochs=search.epochs)."
+            )
+        snapshots.built_optimizer(self.model)
+        for callback in self.round_callbacks:
+            callback.set_params({**self.params, "epochs": self.epochs_per_round})
+            callback.set_model(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 0:
+            self._begin()
+        elif epoch != self._next_epoch:
+            raise ValueError(
+                f"The search stands before epoch {self._next_epoch}, `fit` began at "
+                f"epoch {epoch}. Use fit from epoch 0, or find_ticket to resume."
+            )
+        if self._turn_due:
+            self._turn()
+        if self.epoch_in_round == 0:
+            self._tell_round("on_train_begin")
+        self._tell_round("on_epoch_begin", self.epoch_in_round)
+        self._steps_before = self._step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._step = self._steps_before + batch
+        if self.snapshot is None and self.rewind_point == ("steps", self._step):
+            self._record()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._next_epoch = epoch + 1
+        self.epoch_in_round += 1
+        self._count_steps()
+        if self.snapshot is None and self._at_snapshot():
+            self._record()
+        stopped = self._stopped_in_round(logs)
+        logs.update({"sparsity": self.sparsity, "round": self.round})
+        length = self._later_epochs if self.round else self.epochs_per_round
+        if stopped or self.epoch_in_round >= length:
+            self._finish_round(logs)
+
+    def on_train_end(self, logs=None):
+        # Keras has just written averaged weights (use_ema) over the kernels.
+        self._apply(self.tickets[-1].masks if self.tickets else {})
+        if not self.complete:
+            warnings.warn(
+                f"`fit` ended in round {self.round} of {self.rounds}: the search is "
+                "not complete, its last ticket may be untrained.", stacklevel=2,
+            )
+
+    # The parts of a round.
+
+    def _begin(self):
+        self.clear()
+        self.fresh = snapshots.record(self.model)
+        self.start_masks = wrapping.masks(self.model)
+        if self.rewind_point == ("steps", 0):
+            self.snapshot = self.fresh
+
+    def _turn(self):
+        """Prunes, rewinds and makes the ticket of the round that begins."""
+        masks = self.next_masks(self.model)
+        snapshots.restore(self.model, self.snapshot, self.fidelity, self.fresh)
+        self._apply(masks)
+        self.round += 1
+        self.epoch_in_round = 0
+        self._turn_due = False
+        self.tickets.append(self._ticket(masks))
+
+    def next_masks(self, model):
+        """The masks of the round to come, by kernel path."""
+        raise NotImplementedError
+
+    def _apply(self, masks):
+        self._apply_to(self.model, masks)
+
+    def _apply_to(self, model, masks):
+        wrapping.set_masks(model, masks or wrapping.masks(model))
+        snapshots.zero_slots(model)
+
+    def _ticket(self, masks):
+        rewound = self.fidelity.weights == "rewind"
+        state = self.snapshot if rewound else snapshots.record(self.model)
+        provenance = {
+            "method": self.method, "settings": self.get_config(), "round": self.round,
+            "step": self._snapshot_step if rewound else 0, "seed": self.seed,
+            "parent": self.tickets[-1].id if self.tickets else None,
+            "versions": version.versions(), **self.context,
+        }
+        weights = {**state["weights"], **state["statistics"]}
+        return tickets.Ticket(masks, weights, {}, provenance)
+
+    def _finish_round(self, logs):
+        self._tell_round("on_train_end")
+        self.metrics.update({k: float(v) for k, v in logs.items() if k not in ("round",)})
+        self.complete = self.round == self.rounds or self._stops()
+        self._turn_due = not self.complete
+        if self._turn_due and self.snapshot is None:
+            raise ValueError(
+                f"rewind_to={self.rewind_to!r} was never reached in round 0, which "
+                f"took {self._step} steps. Choose an earlier moment, or one that is "
+                "a multiple of steps_per_execution."
+            )
+        if self.complete:
+            self.model.stop_training = True
+
+    def _stops(self):
+        if isinstance(self.stop_at, float):
+            return self.sparsity >= self.stop_at
+        if self.stop_at == "below_dense" and self.tickets:
+            if self.monitor not in self.dense:
+                raise ValueError(
+                    f"stop_at='below_dense' needs the metric {self.monitor!r}. "
+                    f"Logged: {sorted(self.dense)}."
+                )
+            return self._falls_below_dense(self.tickets[-1].metrics)
+        return False
+
+    def _record(self):
+        self.snapshot = snapshots.record(self.model)
+        self._snapshot_step = self._step
+
+    def _at_snapshot(self):
+        unit, count = self.rewind_point
+        return count == (self._step if unit == "steps" else self.epoch_in_round)
+
+    def _count_steps(self):
+        """Steps since the search began: by the optimizer's own counter."""
+        if self.round == 0:
+            self._step = _iteration(self.model) - _iteration_in(self.fresh)
+
+    def _stopped_in_round(self, logs):
+        """Whether a callback of the round ends it; a stop of `fit` goes on."""
+        if not self.round_callbacks:
+            return False
+        before, self.model.stop_training = self.model.stop_training, False
+        self._tell_round("on_epoch_end", self.epoch_in_round - 1, logs)
+        stopped, self.model.stop_training = self.model.stop_training, before
+        return stopped
+
+    def _tell_round(self, event, *arguments):
+        for callback in self.round_callbacks:
+            getattr(callback, event)(*arguments)
+
+    def get_config(self):
+        return {
+            "rounds": self.rounds, "epochs_per_round": self.epochs_per_round,
+            "rewind_to": self.rewind_to, "fidelity": self.fidelity.get_config(),
+            "stop_at": self.stop_at, "monitor": self.monitor,
+            "tolerance": self.tolerance, "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _iteration(model):
+    variables = snapshots.variables_by_part(model)["learning_rate"]
+    return next(
+        int(snapshots.to_numpy(v)) for v in variables.values() if v.name == "iteration"
+    )
+
+
+def _iteration_in(snapshot):
+    places = snapshot["learning_rate"]
+    return next(int(value) for name, value in places.items() if "iteration" in name)
+
+
+def _check_counts(**counts):
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
+            )
+
+
+def _check_stop(stop_at):
+    valid = stop_at in (None, "below_dense") or (
+        isinstance(stop_at, float) and 0.0 < stop_at < 1.0
+    )
+    if not valid:
+        raise ValueError(
+            "`stop_at` must be None, a sparsity in (0, 1) or 'below_dense'. "
+            f"Received: {stop_at!r}"
+        )
+    return stop_at
+
+
+def _parse_moment(text, epochs_per_round):
+    """("steps" or "epochs", count) from "init", "500 steps" or "2 epochs"."""
+    found = re.fullmatch(r"(\d+) (step|epoch)s?", str(text))
+    if text != "init" and found is None:
+        raise ValueError(
+            "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
+            f"'500 steps'. Received: {text!r}"
+        )
+    if text == "init" or found[1] == "0":
+        return "steps", 0
+    unit, count = f"{found[2]}s", int(found[1])
+    if unit == "epochs" and count >= epochs_per_round:
+        raise ValueError(
+            "`rewind_to` must lie before the end of round 0. Received: "
+            f"{text!r} with epochs_per_round={epochs_per_round}"
+        )
+    return unit, count

@@ -1,0 +1,90 @@
+"""Training from a ticket, in the way in which the search trained it."""
+
+import keras
+
+from tf_tickets import feeding
+from tf_tickets.search import finding
+
+
+class TicketTrainer:
+    """Trains one ticket after the other with one compiled model.
+
+    Data order and seeds are those of `find_ticket` for the ticket's round, so that
+    a ticket and its controls are trained on equal terms.
+
+    Args:
+        build_model: Function without arguments that gives a compiled model.
+        data: As in `find_ticket`.
+        seed: As in `find_ticket`.
+        batch_size: Examples a step.
+
+    Example:
+
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="val_loss")
+    >>> data = ((x, y), (x, y))
+    >>> found = tt.find_ticket(build, data, search, batch_size=4, verbose=0)
+    >>> trainer = TicketTrainer(build, data, batch_size=4)
+    >>> trainer.train(found[0], epochs=1)["val_loss"] == found[0].metrics["val_loss"]
+    True
+    """
+
+    def __init__(self, build_model, data, seed=0, batch_size=32):
+        self.parts = finding.split(data)
+        self.seed = seed
+        self.batch_size = batch_size
+        keras.utils.set_random_seed(seed)
+        self.model, _ = finding.build(build_model)
+        self._key = (seed, 0, 0)
+        self._feed = feeding.feed(*self.parts["train"], batch_size, lambda: self._key)
+
+    def train(self, ticket, epochs, callbacks=(), verbose=0):
+        """Applies the ticket, trains it, and gives its metrics.
+
+        Returns:
+            Dict of the metrics after the last epoch; `test_*` with test data.
+        """
+        round_ = ticket.provenance.get("round", 0)
+        ticket.apply(self.model)
+        keras.utils.set_random_seed(finding.round_seed(self.seed, round_))
+        follow = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self._follow(round_, epoch)
+        )
+        history = self.model.fit(
+            self._feed, validation_data=self.parts["validation"], epochs=epochs,
+            shuffle=False, validation_batch_size=512,
+            callbacks=[follow, *callbacks], verbose=verbose,
+        )
+        metrics = {name: float(values[-1]) for name, values in history.history.items()}
+        if "test" in self.parts:
+            metrics |= finding.test_metrics(self.model, self.parts["test"])
+        return metrics
+
+    def _follow(self, round_, epoch):
+        self._key = (self.seed, round_, epoch)
+
+
+def train_ticket(
+    build_model, data, ticket, epochs, seed=0, *, batch_size=32, verbose="auto"
+):
+    """Trains a ticket and gives the wrapped model with its metrics.
+
+    Args:
+        build_model: Function without arguments that gives a compiled model.
+        data: As in `find_ticket`.
+        ticket: The ticket to train, or a control made from it.
+        epochs: For how long.
+        seed: Seed of data order and random layers.
+        batch_size: Examples a step.
+        verbose: As in `model.fit`.
+
+    Returns:
+        The trained, wrapped model, and the dict of its metrics.
+    """
+    trainer = TicketTrainer(build_model, data, seed, batch_size)
+    metrics = trainer.train(ticket, epochs, verbose=verbose)
+    return trainer.model, metrics

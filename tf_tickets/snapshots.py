@@ -1,0 +1,221 @@
+"""The state of a training: recorded, restored, and kept clean of pruned weights.
+
+The state has five parts. `weights` are the trainable variables; `statistics`
+those that are not trained (moving averages); `optimizer` its slots;
+`learning_rate` the step and the rate, which place the training on its schedule;
+`seeds` the random generators of dropout and the like. Masks are none of them.
+"""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from tf_tickets import wrapping
+
+PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
+_PLACES = ("iteration", "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fidelity:
+    """What a rewind does with each part of the state.
+
+    Each is "rewind" (to the snapshot) or "keep" (as training left it); the
+    optimizer may also be "fresh" (as it was when the search began). Public
+    lottery-ticket codes differ in this, and their results with it.
+
+    Args:
+        weights: Trainable variables.
+        statistics: Moving averages of batch normalization and the like.
+        optimizer: Momentum and other slots, averages of weights (EMA).
+        learning_rate: Step and learning rate, the position on the schedule.
+        seeds: Random generators and, in `find_ticket`, the order of the data.
+
+    Example:
+
+    >>> get("weights")
+    Fidelity(weights='rewind', statistics='rewind', optimizer='fresh',
+             learning_rate='rewind', seeds='keep')
+    """
+
+    weights: str = "rewind"
+    statistics: str = "rewind"
+    optimizer: str = "fresh"
+    learning_rate: str = "rewind"
+    seeds: str = "keep"
+
+    def __post_init__(self):
+        for part in PARTS:
+            allowed = ["rewind", "keep"] + ["fresh"] * (part == "optimizer")
+            if getattr(self, part) not in allowed:
+                raise ValueError(
+                    f"Fidelity of {part!r} must be one of {allowed}. Received: "
+                    f"{getattr(self, part)!r}"
+                )
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+
+FIDELITIES = {
+    "weights": Fidelity(),
+    "exact": Fidelity(optimizer="rewind", seeds="rewind"),
+    "learning_rate": Fidelity(weights="keep", statistics="keep"),
+    "fine_tune": Fidelity("keep", "keep", "keep", "keep", "keep"),
+}
+
+
+def get(identifier):
+    """A fidelity by name, from its configuration, or itself.
+
+    "weights": weight rewinding with a new optimizer (OpenLTH); "exact": all of
+    the state (Renda et al.), which at rate 0 repeats round 0 to the bit;
+    "learning_rate": the weights stay, the schedule restarts; "fine_tune":
+    training goes on at the last learning rate.
+
+    Example:
+
+    >>> get("fine_tune").weights
+    'keep'
+    """
+    if isinstance(identifier, Fidelity):
+        return identifier
+    if isinstance(identifier, dict):
+        return Fidelity(**identifier)
+    if identifier not in FIDELITIES:
+        raise ValueError(
+            f"Unknown fidelity. Received: {identifier!r}. Known: "
+            f"{sorted(FIDELITIES)}, or a Fidelity(...)."
+        )
+    return FIDELITIES[identifier]
+
+
+def record(model):
+    """A copy of the whole state: dict from part to dict from name to array.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> model.compile("sgd", "mse")
+    >>> list(record(tt.wrap(model, verbose=False))["weights"])
+    ['net/d/kernel', 'net/d/bias']
+    """
+    return {
+        part: {name: to_numpy(v) for name, v in variables.items()}
+        for part, variables in variables_by_part(model).items()
+    }
+
+
+def to_numpy(variable):
+    """A copy: both backends may reuse the memory of what they hand out."""
+    return np.array(ops.convert_to_numpy(variable.value), copy=True)
+
+
+def restore(model, snapshot, fidelity, fresh):
+    """Rewinds the parts that the fidelity names.
+
+    Args:
+        model: A compiled, wrapped model.
+        snapshot: What to go back to, from `record`.
+        fidelity: A `Fidelity`.
+        fresh: The state when the search began, for a fresh optimizer.
+    """
+    for part, variables in variables_by_part(model).items():
+        source = {"rewind": snapshot, "fresh": fresh, "keep": None}[getattr(fidelity, part)]
+        if source is not None:
+            assign(variables, source[part])
+    if fidelity.optimizer != "keep":
+        _restart_averages(model)
+
+
+def assign(variables, values):
+    """Assigns arrays to variables by name; both must have the same names."""
+    if set(variables) != set(values):
+        raise ValueError(
+            "The state does not fit the model. Only in the model: "
+            f"{sorted(set(variables) - set(values))}; only in the state: "
+            f"{sorted(set(values) - set(variables))}."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+def variables_by_part(model):
+    """Dict from part to dict from name to variable."""
+    table = {part: {} for part in PARTS}
+    trainable = {id(v) for v in model.trainable_variables}
+    for path, variable in wrapping.plain_paths(model).items():
+        table[_part(variable, trainable)][path] = variable
+    for index, variable in enumerate(built_optimizer(model).variables):
+        part = "learning_rate" if variable.name in _PLACES else "optimizer"
+        table[part][f"{index}:{variable.name}"] = variable
+    return table
+
+
+def _part(variable, trainable):
+    if variable.name == "seed_generator_state":
+        return "seeds"
+    return "weights" if id(variable) in trainable else "statistics"
+
+
+def built_optimizer(model):
+    """The model's optimizer with its slots made."""
+    if model.optimizer is None:
+        raise ValueError(
+            f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
+        )
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return model.optimizer
+
+
+def zero_slots(model):
+    """Zeroes the optimizer's slots where a mask prunes.
+
+    Old momentum, and the averages that `use_ema` writes over the weights at the
+    end of `fit`, would otherwise bring pruned weights back.
+    """
+    masks = wrapping.masks(model)
+    owners = {id(v): path for path, v in wrapping.kernels(model).items()}
+    for slot, variable in _slots(model):
+        if id(variable) in owners:
+            slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
+
+
+def reset_optimizer(model, step):
+    """Clears an optimizer's slots and places its schedule at a step.
+
+    Slots are made anew by an optimizer of the same configuration, for not all of
+    them begin at zero.
+    """
+    optimizer = built_optimizer(model)
+    twin = type(optimizer).from_config(optimizer.get_config())
+    twin.build(model.trainable_variables)
+    for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
+        variable.assign(initial.value)
+        if variable.name == "iteration":
+            variable.assign(step)
+    _restart_averages(model)
+    zero_slots(model)
+
+
+def _slots(model):
+    """Pairs of an optimizer's slot and the variable that it belongs to.
+
+    Keras names a slot after its variable: `dense_kernel_momentum`.
+    """
+    by_name = {v.path.replace("/", "_"): v for v in model.trainable_variables}
+    for slot in built_optimizer(model).variables:
+        names = [n for n in by_name if slot.name.startswith(f"{n}_")]
+        owner = by_name[max(names, key=len)] if names else None
+        if owner is not None and tuple(owner.shape) == tuple(slot.shape):
+            yield slot, owner
+
+
+def _restart_averages(model):
+    """Starts the moving averages of weights from the weights they average."""
+    for slot, variable in _slots(model):
+        if slot.name.endswith("_average"):
+            slot.assign(variable.value)

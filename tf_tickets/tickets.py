@@ -1,0 +1,202 @@
+"""Ticket: masks, the weights to start from, and where they come from."""
+
+import dataclasses
+import hashlib
+
+import keras
+import numpy as np
+
+from tf_tickets import files, paths, snapshots, wrapping
+
+
+@dataclasses.dataclass
+class Ticket:
+    """A sparse subnetwork: which weights, starting from which values.
+
+    Args:
+        masks: Dict from a kernel's path in the plain model to a boolean array,
+            true where the weight is kept.
+        weights: Dict from path to start value, of all weights and statistics; or
+            None where seed and model configuration stand in for them.
+        metrics: What training from this ticket reached, by name.
+        provenance: Where it comes from: method, settings, versions, seed, round,
+            step, dataset, parent ticket.
+
+    Example:
+
+    >>> ticket = Ticket({"d/kernel": np.array([[True], [False]])})
+    >>> ticket.sparsity
+    0.5
+    """
+
+    masks: dict
+    weights: dict | None = None
+    metrics: dict = dataclasses.field(default_factory=dict)
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        self.masks = {path: np.asarray(m, dtype=bool) for path, m in self.masks.items()}
+
+    @property
+    def sparsity(self):
+        """Fraction of zeros among the prunable weights."""
+        size = sum(m.size for m in self.masks.values())
+        return (size - sum(self.kept.values())) / size
+
+    @property
+    def kept(self):
+        """Number of weights kept, by kernel path."""
+        return {path: int(mask.sum()) for path, mask in self.masks.items()}
+
+    @property
+    def id(self):
+        """SHA-256 over masks and start weights: equal for equal tickets."""
+        digest = hashlib.sha256()
+        for table in (self.masks, self.weights or {}):
+            for path in sorted(table):
+                digest.update(path.encode() + b"\0" + table[path].tobytes())
+        return digest.hexdigest()
+
+    def save(self, path, weights=True):
+        """Writes the ticket into one file, whole or not at all.
+
+        Args:
+            path: Where to.
+            weights: Whether to write the start weights. Without them the file
+                holds a bit a weight; seed and model configuration must then give
+                the same weights again, which is tried before anything is written.
+        """
+        if not weights:
+            self._check_rebuilds()
+        arrays = {f"masks/{path_}": mask for path_, mask in self.masks.items()}
+        if weights and self.weights is not None:
+            arrays |= {f"weights/{path_}": w for path_, w in self.weights.items()}
+        content = {"metrics": _plain(self.metrics), "provenance": _plain(self.provenance)}
+        files.write(path, "ticket", content, arrays)
+
+    @classmethod
+    def load(cls, path):
+        """Reads a ticket; a damaged or foreign file raises a ValueError."""
+        content, arrays = files.read(path, "ticket")
+        masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
+        return cls(masks, weights or None, content["metrics"], content["provenance"])
+
+    def apply(self, model):
+        """Puts masks and start weights into a model and makes it train from there.
+
+        Args:
+            model: The wrapped model, or a plain one, which is wrapped.
+
+        Returns:
+            The wrapped model. If it is compiled, its optimizer is cleared and its
+            learning-rate schedule stands where the ticket's training begins.
+        """
+        if not wrapping.prunables(model):
+            table = wrapping.plain_paths(model)
+            found = _fit(self.masks, table, "masks", partial=True)
+            model = wrapping.wrap_kernels(model, [table[q] for q in found.values()])
+        names = _fit(self.masks, wrapping.kernels(model), "masks")
+        start = self.start_weights()
+        table = wrapping.plain_paths(model)
+        places = _fit(start, table, "weights", partial=True)
+        for path, place in places.items():
+            table[place].assign(start[path])
+        wrapping.set_masks(model, {names[p]: m for p, m in self.masks.items()})
+        if model.optimizer is not None:
+            snapshots.reset_optimizer(model, self.provenance.get("step", 0))
+        return model
+
+    def start_weights(self):
+        """The start weights by path, rebuilt from seed and model where left out."""
+        if self.weights is not None:
+            return self.weights
+        return self._rebuild()
+
+    def _rebuild(self):
+        config, seed = self.provenance.get("model"), self.provenance.get("build_seed")
+        if config is None or seed is None or self.provenance.get("step", 0) != 0:
+            raise ValueError(
+                "This ticket cannot do without its start weights: they are given by "
+                "seed and model configuration only if they are the weights at init "
+                "and the ticket comes from find_ticket with a functional or "
+                "Sequential model. Save it with weights=True."
+            )
+        keras.utils.set_random_seed(seed)
+        model = keras.saving.deserialize_keras_object(config)
+        return {
+            path: snapshots.to_numpy(v) for path, v in wrapping.plain_paths(model).items()
+            if v.name != "seed_generator_state"
+        }
+
+    def _check_rebuilds(self):
+        if self.weights is None:
+            return
+        rebuilt = self._rebuild()
+        names = paths.match(self.weights, rebuilt) or {}
+        same = set(names) == set(self.weights) and all(
+            np.array_equal(self.weights[p], rebuilt[q]) for p, q in names.items()
+        )
+        if not same:
+            raise ValueError(
+                "Seed and model configuration do not give this ticket's start "
+                "weights again (pretrained or rewound weights, or a build function "
+                "that draws random numbers in another order). Save it with "
+                "weights=True."
+            )
+
+    def compare(self, other):
+        """How far two tickets keep the same weights.
+
+        Returns:
+            Dict from kernel path, and "all", to kept-in-both over kept-in-either.
+
+        Example:
+
+        >>> a = Ticket({"k": np.array([1, 1, 0])}); b = Ticket({"k": np.array([1, 0, 0])})
+        >>> a.compare(b)
+        {'k': 0.5, 'all': 0.5}
+        """
+        names = _fit(self.masks, other.masks, "masks")
+        pairs = {p: (self.masks[p], other.masks[q]) for p, q in names.items()}
+        both = {p: int((a & b).sum()) for p, (a, b) in pairs.items()}
+        either = {p: int((a | b).sum()) for p, (a, b) in pairs.items()}
+        overlap = {p: both[p] / max(either[p], 1) for p in pairs}
+        return overlap | {"all": sum(both.values()) / max(sum(either.values()), 1)}
+
+
+def _split(arrays, prefix):
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _fit(wanted, available, what, partial=False):
+    """Names of the ticket to names of the model; says all that differs."""
+    found = paths.match(wanted, available)
+    if found is None or (not partial and len(found) != len(available)):
+        raise ValueError(
+            f"The ticket's {what} do not fit the model. Only in the ticket: "
+            f"{sorted(set(wanted) - set(available))}; only in the model: "
+            f"{sorted(set(available) - set(wanted))}."
+        )
+    differing = [
+        f"{p}: {tuple(wanted[p].shape)} in the ticket, {tuple(available[q].shape)} in "
+        "the model"
+        for p, q in found.items()
+        if tuple(wanted[p].shape) != tuple(available[q].shape)
+    ]
+    if what == "weights":
+        differing += [
+            f"{p}: {wanted[p].dtype} in the ticket, {available[q].dtype} in the model"
+            for p, q in found.items() if str(wanted[p].dtype) != str(available[q].dtype)
+        ]
+    if differing:
+        raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))
+    return found
+
+
+def _plain(value):
+    """Python's own numbers, as JSON wants them."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

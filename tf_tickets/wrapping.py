@@ -1,0 +1,388 @@
+"""Whole models in and out: `wrap` puts Prunable around layers, `strip` undoes it.
+
+Functional and Sequential models, nested ones too, are rebuilt around the same
+layers; other models are changed in place, in the attributes that hold their
+layers. In both cases the variables stay the same objects.
+"""
+
+import re
+
+import keras
+
+from tf_tickets import paths
+from tf_tickets.layers import Prunable, why_not
+
+
+def wrap(model, filters=None, embeddings=False, mask="fixed", verbose=True):
+    """Makes the kernels of a built model prunable.
+
+    Every trainable floating variable of rank 2 or more is a kernel, whatever its
+    layer, apart from biases, normalization parameters and embeddings.
+    `tf_tickets.summary` lists the kernels, and what was left alone and why.
+
+    Args:
+        model: A built Keras model: Sequential, functional or subclassed, with
+            other models nested in it.
+        filters: Which layers to wrap, as in `keras.Model.quantize`: a regular
+            expression that is searched in the layer's name, a list of names, or
+            a function of the layer. For layers inside a layer the name is the
+            way there, such as "attention/query".
+        embeddings: Whether embedding tables are kernels too. Their gradient
+            becomes dense then, which makes a step slower.
+        mask: The mask parametrization, "fixed" for 0/1 masks.
+        verbose: Whether to print one line on what was done.
+
+    Returns:
+        The model of wrapped layers, sharing the variables of `model`. A
+        subclassed model is changed in place and returned.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> wrapped = wrap(model)
+    tf_tickets: 1 kernel of 12 weights is prunable; 1 variable of 4 weights is not.
+    >>> type(wrapped.layers[0]).__name__
+    'Prunable'
+    """
+    _check_model(model)
+    chosen = _choose(model, _filter(filters), embeddings)
+    if not any(chosen.values()):
+        raise ValueError(_nothing_to_prune(model, embeddings))
+    _check_untied(chosen)
+    wrapped = _transform(model, lambda layer: _wrap_layer(layer, chosen, mask))
+    if verbose:
+        print(_one_line(wrapped))
+    return wrapped
+
+
+def wrap_kernels(model, variables):
+    """Wraps precisely the layers of the given kernel variables.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> list(kernels(wrap_kernels(model, [model.layers[0].kernel])).values()) == [
+    ...     model.layers[0].kernel]
+    True
+    """
+    _check_model(model)
+    wanted = {id(v) for v in variables}
+    chosen = {
+        id(unit): [
+            (o.path, o.variable) for o in paths.variables_of(unit)
+            if id(o.variable) in wanted
+        ]
+        for unit in units(model)
+    }
+    return _transform(model, lambda layer: _wrap_layer(layer, chosen, "fixed"))
+
+
+def strip(model):
+    """Takes the wrappers off and leaves the zeros in the kernels.
+
+    Args:
+        model: A wrapped model.
+
+    Returns:
+        A plain Keras model that predicts the same and shares its variables with
+        `model`. A subclassed model is changed in place and returned.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> plain = strip(wrap(model, verbose=False))
+    >>> type(plain.layers[0]).__name__
+    'Dense'
+    """
+    wrapped = prunables(model)
+    if not wrapped:
+        raise ValueError(
+            f"Model {model.name!r} has no Prunable layers, so there is nothing to "
+            "strip. Received a plain model."
+        )
+    for layer in wrapped:
+        layer.zero_pruned()
+    return _transform(model, _unwrap_layer)
+
+
+def prunables(model):
+    """The Prunable layers of a model, each once.
+
+    Example:
+
+    >>> prunables(keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]))
+    []
+    """
+    return [layer for layer in paths.walk(model) if isinstance(layer, Prunable)]
+
+
+def kernels(model):
+    """Dict from a kernel's path in the plain model to its stored variable.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="d")],
+    ...                          name="net")
+    >>> list(kernels(wrap(model, verbose=False)))
+    ['net/d/kernel']
+    """
+    return {path: variable for path, variable, _ in _kernel_rows(model)}
+
+
+def masks(model):
+    """Dict from a kernel's path in the plain model to its hard 0/1 mask.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> masks(wrap(model, verbose=False))["net/d/kernel"].tolist()
+    [[True], [True], [True]]
+    """
+    return {path: mask.value() for path, _, mask in _kernel_rows(model)}
+
+
+def sparsity(model):
+    """Fraction of zeros among the prunable weights.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> sparsity(wrap(model, verbose=False))
+    0.0
+    """
+    found = masks(model).values()
+    size = sum(mask.size for mask in found)
+    return (size - sum(int(mask.sum()) for mask in found)) / size
+
+
+def set_masks(model, new):
+    """Sets masks by path in the plain model and zeroes what they prune.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> wrapped = wrap(model, verbose=False)
+    >>> set_masks(wrapped, {"net/d/kernel": [[1], [0], [0]]})
+    >>> int((np.asarray(model.layers[0].kernel) != 0).sum())
+    1
+    """
+    for path, variable, mask in _kernel_rows(model):
+        if path in new:
+            mask.assign(new[path])
+            variable.assign(mask.apply(variable.value))
+
+
+def plain_paths(model):
+    """Dict from the path in the plain model to variable, masks left out.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> list(plain_paths(wrap(model, verbose=False)))
+    ['net/d/kernel', 'net/d/bias']
+    """
+    wrapped = prunables(model)
+    state = {id(v) for layer in wrapped for m in layer.kernel_masks for v in m.variables}
+    rest = [v for v in model.variables if id(v) not in state]
+    return paths.plain_paths(rest, {layer.name for layer in wrapped})
+
+
+def _kernel_rows(model):
+    names = {id(v): path for path, v in plain_paths(model).items()}
+    return [
+        (names[id(variable)], variable, mask)
+        for layer in prunables(model)
+        for variable, mask in zip(
+            layer.kernel_variables.values(), layer.kernel_masks, strict=True
+        )
+    ]
+
+
+def units(model):
+    """The layers that are wrapped as one: leaves of the tree of nested models.
+
+    Example:
+
+    >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    >>> [layer.name for layer in units(keras.Sequential([keras.Input((3,)), inner]))]
+    ['d']
+    """
+    found = []
+    for layer in paths.children(model):
+        found += units(layer) if _is_graph(layer) else [layer]
+    return list({id(layer): layer for layer in found}.values())
+
+
+def _is_graph(layer):
+    """Whether Keras can rebuild the model from its list or graph of layers."""
+    return isinstance(layer, keras.Sequential | keras.Function)
+
+
+def _transform(model, change):
+    """The model with `change` applied to its units."""
+    if not _is_graph(model):
+        return _transform_in_place(model, change)
+    clone = keras.models.clone_model(model, clone_function=change, recursive=True)
+    if type(clone) is not type(model):
+        raise ValueError(
+            f"Keras cannot rebuild a functional model of class "
+            f"{type(model).__name__}, whose constructor does not take (inputs, "
+            "outputs). Build it as keras.Model(inputs, outputs), or wrap its "
+            "layers by hand with tf_tickets.layers.Prunable."
+        )
+    return clone
+
+
+def _transform_in_place(model, change):
+    """Changes the attributes, lists and dicts that hold the model's layers."""
+    replaced = {}
+    for layer in paths.children(model):
+        new = _transform(layer, change) if _is_graph(layer) else change(layer)
+        if new is not layer:
+            replaced[id(layer)] = (layer, new)
+    # Keras locks what a built layer holds; no public call unlocks it.
+    tracker = model._tracker
+    tracker.unlock()
+    for name, value in _holding(model, replaced):
+        delattr(model, name)
+        setattr(model, name, _exchange(value, replaced))
+    for old, _ in replaced.values():
+        tracker.untrack(old)
+    tracker.lock()
+    for step in ("train_function", "test_function", "predict_function"):
+        setattr(model, step, None)
+    return model
+
+
+def _holding(model, replaced):
+    names = [n for n in vars(model) if n not in ("_layers", "_tracker")]
+    held = [(n, getattr(model, n)) for n in names]
+    return [(n, v) for n, v in held if _holds(v, replaced)]
+
+
+def _holds(value, replaced):
+    if isinstance(value, dict):
+        return any(_holds(v, replaced) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds(v, replaced) for v in value)
+    return id(value) in replaced
+
+
+def _exchange(value, replaced):
+    """The value with layers replaced, in plain lists, tuples and dicts."""
+    if isinstance(value, dict):
+        return {k: _exchange(v, replaced) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_exchange(v, replaced) for v in value]
+    if isinstance(value, tuple):
+        return tuple(_exchange(v, replaced) for v in value)
+    return replaced[id(value)][1] if id(value) in replaced else value
+
+
+def _choose(model, accept, embeddings):
+    """Dict from each unit's id to the (path, variable) pairs to prune in it."""
+    chosen = {}
+    for unit in units(model):
+        owned = paths.variables_of(unit)
+        chosen[id(unit)] = [
+            (o.path, o.variable) for o in owned
+            if why_not(o, embeddings) is None and accept(unit, _way(unit, o))
+        ]
+    return chosen
+
+
+def _way(unit, owned):
+    """Names of the layers from the unit down to the variable's owner."""
+    return [unit.name, *owned.path.split("/")[:-1]]
+
+
+def _filter(filters):
+    if filters is None:
+        return lambda unit, way: True
+    if isinstance(filters, str):
+        return lambda unit, way: re.search(filters, "/".join(way)) is not None
+    if callable(filters):
+        return lambda unit, way: bool(filters(unit))
+    if isinstance(filters, list | tuple | set):
+        return lambda unit, way: any(name in filters for name in way)
+    raise TypeError(
+        "`filters` must be a regular expression, a list of layer names or a "
+        f"function of the layer. Received: {filters!r}"
+    )
+
+
+def _wrap_layer(layer, chosen, mask):
+    found = chosen.get(id(layer))
+    if not found:
+        return layer
+    return Prunable(layer, kernels=[path for path, _ in found], mask=mask)
+
+
+def _unwrap_layer(layer):
+    return layer.layer if isinstance(layer, Prunable) else layer
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        kind = type(model)
+        raise TypeError(
+            "`model` must be a Keras 3 model (keras.Model). Received: "
+            f"{model!r} of type {kind.__module__}.{kind.__name__}. For a single "
+            "layer use tf_tickets.layers.Prunable(layer)."
+        )
+    if not model.built or any(not layer.built for layer in units(model)):
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its kernels do not exist yet. "
+            "Call it once on data, call model.build(input_shape), or begin it "
+            "with keras.Input(shape)."
+        )
+    if prunables(model):
+        raise ValueError(f"Model {model.name!r} is wrapped already.")
+
+
+def _check_untied(chosen):
+    owners = {}
+    for unit, found in chosen.items():
+        for path, variable in found:
+            if owners.setdefault(id(variable), unit) != unit:
+                raise ValueError(
+                    f"Kernel {variable.path!r} is used by two layers. It can be "
+                    "masked in one place only: exclude the other layer, or both, "
+                    "with `filters`."
+                )
+
+
+def _nothing_to_prune(model, embeddings):
+    lines = [
+        f"  {o.variable.path}: {why_not(o, embeddings) or 'excluded by filters'}"
+        for unit in units(model) for o in paths.variables_of(unit)
+    ]
+    return "\n".join(
+        [f"Model {model.name!r} has nothing to prune. Its variables:", *lines]
+    )
+
+
+def _one_line(model):
+    table = plain_paths(model)
+    found = kernels(model)
+    rest = [v for path, v in table.items() if path not in found]
+    return f"tf_tickets: {_count(found.values(), 'kernel')} prunable; " \
+           f"{_count(rest, 'variable')} not."
+
+
+def _count(variables, noun):
+    variables = list(variables)
+    weights = sum(_size(v) for v in variables)
+    one = len(variables) == 1
+    return f"{len(variables)} {noun}{'' if one else 's'} of {weights:,} weights " \
+           f"{'is' if one else 'are'}"
+
+
+def _size(variable):
+    size = 1
+    for n in variable.shape:
+        size *= n
+    return size
