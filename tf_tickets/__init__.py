@@ -1,7 +1,59 @@
-from tf_tickets import layers
-from tf_tickets import schedules
-from tf_tickets.wrapping import strip, wrap
-from tf_tickets.search.imp import IMP
-from tf_tickets.search.gradual import GradualPruning
+"""Lottery tickets and model sparsification for Keras 3.
+
+Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
+
+>>> keras.utils.set_random_seed(0)
+>>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+>>> model = tt.wrap(model, verbose=False)
+>>> model.compile("adam", "mse")
+>>> search = tt.IMP(rounds=2, epochs_per_round=1, rate=0.5, monitor="loss")
+>>> x, y = np.ones((8, 4)), np.ones((8, 5))
+>>> history = model.fit(x, y, epochs=search.epochs, callbacks=[search], verbose=0)
+>>> search.tickets[-1].sparsity
+0.75
+>>> plain = tt.strip(model)
+"""
+
+from tf_tickets import (
+    allocation,
+    controls,
+    criteria,
+    datasets,
+    layers,
+    masks,
+    models,
+    recipes,
+    schedules,
+    snapshots,
+)
+from tf_tickets.report import summary
 from tf_tickets.search.finding import find_ticket
+from tf_tickets.search.gradual import GradualPruning
+from tf_tickets.search.imp import IMP
+from tf_tickets.search.training import TicketTrainer, train_ticket
 from tf_tickets.tickets import Ticket
+from tf_tickets.version import __version__
+from tf_tickets.wrapping import strip, wrap
+
+__all__ = [
+    "GradualPruning",
+    "IMP",
+    "Ticket",
+    "TicketTrainer",
+    "__version__",
+    "allocation",
+    "controls",
+    "criteria",
+    "datasets",
+    "find_ticket",
+    "layers",
+    "masks",
+    "models",
+    "recipes",
+    "schedules",
+    "snapshots",
+    "strip",
+    "summary",
+    "train_ticket",
+    "wrap",
+]

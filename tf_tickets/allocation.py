@@ -147,6 +147,11 @@ def after_rate(masks, rate):
 
 
 def _survivors(alive, rate):
+    if not 0.0 <= rate < 1.0:
+        hint = f" For percent, divide by 100: {rate / 100}" if rate >= 1 else ""
+        raise ValueError(
+            f"A pruning rate must lie in [0, 1). Received: rate={rate}.{hint}"
+        )
     return alive - int(round(rate * alive))
 
 

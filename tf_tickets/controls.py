@@ -4,13 +4,13 @@ Each gives a new ticket of the same sparsity; train it as the ticket was trained
 and compare.
 """
 
+import copy
 import dataclasses
 
 import keras
 import numpy as np
 
 from tf_tickets import allocation, paths, selection, snapshots, wrapping
-from tf_tickets.tickets import Ticket
 
 
 def reinit(ticket, build_model=None, seed=1):
@@ -55,7 +55,7 @@ def _build(ticket, build_model):
             "The ticket does not know its model (it comes from model.fit, or the "
             "model is subclassed). Pass build_model=, a function that gives it."
         )
-    return keras.saving.deserialize_keras_object(config)
+    return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
 def shuffle_masks(ticket, seed=1):

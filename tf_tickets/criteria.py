@@ -56,7 +56,7 @@ def serialize(criterion):
     >>> serialize(magnitude)
     'magnitude'
     """
-    name = criterion.__name__
+    name = _name(criterion)
     if _CRITERIA.get(name) is not criterion:
         raise ValueError(
             f"Criterion {name!r} is not registered, so a saved configuration "
@@ -80,19 +80,27 @@ def score(criterion, weight, start, rng):
     if scores.shape != np.shape(weight):
         raise ValueError(
             f"A criterion must give one score a weight. "
-            f"{criterion.__name__} gave shape {scores.shape} for a kernel of "
+            f"{_name(criterion)} gave shape {scores.shape} for a kernel of "
             f"shape {np.shape(weight)}."
         )
     return scores
 
 
 def _check_arguments(criterion):
-    unknown = set(inspect.signature(criterion).parameters) - set(_INPUTS)
+    try:
+        unknown = set(inspect.signature(criterion).parameters) - set(_INPUTS)
+    except ValueError:  # some functions of NumPy tell nothing about themselves
+        unknown = {"unknown arguments"}
     if unknown:
         raise ValueError(
-            f"A criterion's arguments must be among {_INPUTS}. "
-            f"Received: {criterion.__name__} with {sorted(unknown)}"
+            f"A criterion's arguments must be among {_INPUTS}. Received: "
+            f"{_name(criterion)} with {sorted(unknown)}. A function of other "
+            "arguments can be called in one of these: lambda weight: f(weight)."
         )
+
+
+def _name(criterion):
+    return getattr(criterion, "__name__", repr(criterion))
 
 
 @register

@@ -1,4 +1,4 @@
-"""Image data sets as NumPy arrays: standardized, with a validation split.
+"""Image data sets as NumPy arrays: scaled, with a validation split.
 
 The validation images are always taken from the training part, so that a search
 that picks its tickets by them never looks at the test set.
@@ -11,6 +11,7 @@ import importlib
 import os
 import pathlib
 import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -128,11 +129,8 @@ class Dataset:
         )
 
 
-def load(name, data_dir=None, validation=None, seed=0):
-    """Loads a data set, splits off the validation rows and standardizes.
-
-    Images become float32, minus the mean and divided by the standard deviation
-    that each channel has in the training split.
+def load(name, data_dir=None, validation=None, seed=0, scaling="standard"):
+    """Loads a data set, splits off the validation rows and scales the images.
 
     Args:
         name: One of
@@ -149,9 +147,12 @@ def load(name, data_dir=None, validation=None, seed=0):
         validation: How many of the training rows to hold out. By default 5,000,
             or a fifth where that is less.
         seed: Seed of the split and of the order of the training rows.
+        scaling: "standard": minus the mean and divided by the standard deviation
+            that each channel has in the training split. "unit": divided by the
+            largest value in it, 255 for most, so that black stays 0.
 
     Returns:
-        A `Dataset`.
+        A `Dataset` of float32 images.
 
     Example:
 
@@ -162,14 +163,18 @@ def load(name, data_dir=None, validation=None, seed=0):
     title, arrays = _read(os.fspath(name), data_dir)
     x, y, x_test, y_test = _checked(arrays, source=title)
     train, held_out = _split(y, _validation_rows(validation, len(y)), seed)
-    standardize = _standardizer(x[train], source=title)
+    if scaling not in _SCALERS:
+        raise ValueError(
+            f"`scaling` must be one of {sorted(_SCALERS)}. Received: {scaling!r}"
+        )
+    scale = _SCALERS[scaling](x[train], source=title)
     return Dataset(
         name=title,
-        x_train=standardize(x[train]),
+        x_train=scale(x[train]),
         y_train=y[train],
-        x_val=standardize(x[held_out]),
+        x_val=scale(x[held_out]),
         y_val=y[held_out],
-        x_test=standardize(x_test),
+        x_test=scale(x_test),
         y_test=y_test,
     )
 
@@ -205,13 +210,20 @@ def _read_npz(file):
             f"with the arrays {', '.join(_ARRAYS)}."
         )
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in _ARRAYS if key in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        # zipfile, for np.load would also take a single array.
+        with zipfile.ZipFile(file) as stored:
+            members = [key for key in _ARRAYS if f"{key}.npy" in stored.namelist()]
+            return {key: _member(stored, f"{key}.npy") for key in members}
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{str(file)!r} cannot be read as an .npz file of plain arrays: {error} "
             "Write it again with numpy.savez; arrays of objects are not read."
         ) from error
+
+
+def _member(stored, name):
+    with stored.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _read_digits():
@@ -358,3 +370,17 @@ def _standardizer(x, source):
         return images
 
     return standardize
+
+
+def _unit_scaler(x, source):
+    """A function from images to float32 with 1 as the largest value in `x`."""
+    largest = float(x.max())
+    if not np.isfinite(largest) or largest <= 0:
+        raise ValueError(
+            f"{source}: scaling='unit' needs finite images with values above 0. "
+            f"Received: largest value {largest}"
+        )
+    return lambda images: images.astype("float32") / np.float32(largest)
+
+
+_SCALERS = {"standard": _standardizer, "unit": _unit_scaler}

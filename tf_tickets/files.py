@@ -5,6 +5,7 @@ Nothing in it is executed, every entry carries a checksum, and a file appears
 whole or not at all.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -16,7 +17,15 @@ import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
 VERSION = 1
-_DTYPES = ("bool", "float", "bfloat", "int", "uint")
+DTYPES = (
+    *("bool", "bfloat16", "float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
+_SIGNS_OF_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError, EOFError,
+    KeyError, IndexError, TypeError, ValueError, OverflowError, NotImplementedError,
+    RuntimeError, OSError,
+)
 
 
 def write(path, kind, content, arrays):
@@ -34,22 +43,52 @@ def write(path, kind, content, arrays):
     >>> read(tmp_path / "a.file", "demo")
     ({'n': 1}, {'m': array([ True, False])})
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    arrays = {name: _storable(name, array) for name, array in arrays.items()}
     manifest = {
         "format": "tf_tickets", "version": VERSION, "kind": kind, "content": content,
         "arrays": [[n, a.dtype.name, list(a.shape)] for n, a in arrays.items()],
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with replacing(path) as draft, open(draft, "wb") as file:
+        _write_zip(file, manifest, arrays)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A path to write to, which takes the place of `path` once all is written.
+
+    Example:
+
+    >>> with replacing(tmp_path / "a.txt") as draft:
+    ...     length = draft.write_text("whole")
+    >>> (tmp_path / "a.txt").read_text()
+    'whole'
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with open(draft, "wb") as file:
-            _write_zip(file, manifest, arrays)
-            file.flush()
+        yield draft
+        with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sweep(folder):
+    """Removes what writes that were killed have left in a folder."""
+    for draft in pathlib.Path(folder).glob(".*.tmp*"):
+        draft.unlink(missing_ok=True)
+
+
+def _storable(name, array):
+    array = np.asarray(array)
+    if array.dtype.name not in DTYPES:
+        raise TypeError(
+            f"Array {name!r} has dtype {array.dtype}, which no file may hold. Allowed: "
+            f"{', '.join(DTYPES)}."
+        )
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _write_zip(file, manifest, arrays):
@@ -70,17 +109,22 @@ def _write_entry(archive, name, data):
 def read(path, kind):
     """Reads what `write` wrote, and checks that it is whole and of that kind."""
     path = pathlib.Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"There is no {kind} file at {path}.")
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with open(path, "rb") as file, contextlib.ExitStack() as stack:
+        with _told_as_damage(path, kind):
+            archive = stack.enter_context(zipfile.ZipFile(file))
             manifest = json.loads(archive.read("manifest.json"))
-            _check(manifest, kind, path)
+        _check(manifest, kind, path)
+        with _told_as_damage(path, kind):
             return manifest["content"], _read_arrays(archive, manifest["arrays"])
-    except (
-        zipfile.BadZipFile, zlib.error, KeyError, EOFError, UnicodeDecodeError,
-        json.JSONDecodeError, NotImplementedError, RuntimeError, OSError,
-    ) as error:
+
+
+@contextlib.contextmanager
+def _told_as_damage(path, kind):
+    try:
+        yield
+    except _SIGNS_OF_DAMAGE as error:
         raise ValueError(
             f"{path} is damaged or is no {kind} file: {error}. It may be cut off "
             "or altered; take another copy."
@@ -90,13 +134,15 @@ def read(path, kind):
 def _check(manifest, kind, path):
     if not isinstance(manifest, dict) or manifest.get("format") != "tf_tickets":
         raise ValueError(f"{path} was not written by tf_tickets.")
-    if manifest["version"] > VERSION:
+    if manifest.get("version") not in range(1, VERSION + 1):
         raise ValueError(
-            f"{path} has format version {manifest['version']}, this tf_tickets reads "
-            f"up to {VERSION}. Install a newer tf_tickets."
+            f"{path} has format version {manifest.get('version')}, this tf_tickets "
+            f"reads up to {VERSION}. Install a newer tf_tickets."
         )
-    if manifest["kind"] != kind:
-        raise ValueError(f"{path} is a {manifest['kind']} file, expected a {kind} file.")
+    if manifest.get("kind") != kind:
+        raise ValueError(
+            f"{path} is a {manifest.get('kind')} file, expected a {kind} file."
+        )
 
 
 def _read_arrays(archive, rows):
@@ -110,14 +156,16 @@ def _read_arrays(archive, rows):
 
 def _check_size(name, dtype, shape, found):
     """Before anything is unpacked: what it says of itself must be so."""
-    if not str(dtype).rstrip("0123456789").startswith(_DTYPES):
-        raise ValueError(f"Array {name!r} has dtype {dtype!r}, which no file may hold.")
+    if dtype not in DTYPES:
+        raise ValueError(f"array {name!r} has dtype {dtype!r}, which no file may hold")
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"array {name!r} has shape {shape}")
     size = math.prod(shape)
     wanted = (size + 7) // 8 if dtype == "bool" else size * np.dtype(dtype).itemsize
-    if min(shape, default=0) < 0 or found != wanted:
+    if found != wanted:
         raise ValueError(
-            f"Array {name!r} of shape {shape} and dtype {dtype} must take {wanted} "
-            f"bytes; the file has {found}. It was altered; take another copy."
+            f"array {name!r} of shape {shape} and dtype {dtype} must take {wanted} "
+            f"bytes, the file has {found}"
         )
 
 

@@ -44,18 +44,20 @@ class ReadOverlay(keras.StatelessScope):
 
     def add_update(self, update):
         variable, value = update
+        outer = self.original_scope
+        try:
+            if outer is None:
+                self.__exit__()
+                variable.assign(value)
+                # Read again: a plain layer's gradient stops at an assignment.
+                value = variable.value
+            else:
+                outer.add_update(update)
+        finally:
+            super().__enter__()
+            self.original_scope = outer
         if id(variable) in self.values:
             self.values[id(variable)] = self.masks[id(variable)].apply(value)
-        if self.original_scope is not None:
-            self.original_scope.add_update(update)
-            return
-        self.__exit__()
-        try:
-            variable.assign(value)
-        finally:
-            losses = self.losses
-            self.__enter__()
-            self.losses = losses
 
 
 class _Call:
@@ -96,22 +98,25 @@ class Prunable(keras.layers.Wrapper):
     >>> layer = Prunable(keras.layers.Dense(2, use_bias=False))
     >>> layer.build((None, 3))
     >>> layer.set_masks({"kernel": [[1, 0], [1, 0], [0, 0]]})
-    >>> layer(keras.ops.ones((1, 3)))[0, 1] == 0
-    <...True...>
+    >>> float(layer(keras.ops.ones((1, 3)))[0, 1])
+    0.0
     """
 
     def __init__(self, layer, kernels=None, mask="fixed", **kwargs):
         # Keras inspects both signatures, `call` while the layer is being made.
         self.call = _Call(self, layer)
-        self.build.__signature__ = inspect.signature(layer.build)
+        self.build.__signature__ = _build_signature(layer)
         kwargs["dtype"] = layer.variable_dtype
-        kwargs.setdefault("name", f"prunable_{layer.name}")
+        # The same name: losses, metrics and `get_layer` go by it.
+        kwargs.setdefault("name", layer.name)
         # With autocast off the mask meets the kernel in the variable's dtype.
         super().__init__(layer, autocast=False, **kwargs)
+        self.supports_masking = layer.supports_masking
         self.kernels = kernels if kernels is None else list(kernels)
-        self.mask = masks_module.get(mask)
         self.kernel_masks = []
-        self._variables_by_kernel = SimpleNamespace(table={})
+        # In a namespace, for Keras would count a tracked variable twice, and would
+        # build a model with an unbuilt layer in it anew at every `fit`.
+        self._untracked = SimpleNamespace(kernels={}, mask=masks_module.get(mask))
         if layer.built:
             self.build()
 
@@ -119,9 +124,10 @@ class Prunable(keras.layers.Wrapper):
         if not self.layer.built:
             _build(self.layer, *args, **kwargs)
         table = self._find_kernels()
+        if not table:
+            raise ValueError(_no_kernels(self.layer))
         self.kernels = list(table)
-        # In a namespace, for Keras would count a tracked variable twice.
-        self._variables_by_kernel.table = table
+        self._untracked.kernels = table
         for name, variable in table.items():
             config = {**self.mask.get_config(), "name": name.replace("/", "_")}
             mask = type(self.mask).from_config(config)
@@ -143,9 +149,8 @@ class Prunable(keras.layers.Wrapper):
 
     def call_masked(self, *args, **kwargs):
         """Runs the layer under the overlay; `call` in all but the signature."""
-        pairs = list(zip(self.kernel_variables.values(), self.kernel_masks))
-        masks = {id(variable): mask for variable, mask in pairs}
-        values = {id(v): mask.apply(v.value) for v, mask in pairs}
+        masks = {id(variable): mask for variable, mask in self._pairs()}
+        values = {id(v): mask.apply(v.value) for v, mask in self._pairs()}
         overlay = ReadOverlay(masks, values)
         with overlay:
             outputs = self.layer(*args, **kwargs)
@@ -157,29 +162,53 @@ class Prunable(keras.layers.Wrapper):
     @property
     def kernel_variables(self):
         """Dict from a kernel's path below the layer to its stored variable."""
-        return self._variables_by_kernel.table
+        return self._untracked.kernels
+
+    @property
+    def mask(self):
+        """The mask parametrization that those of the kernels are copies of."""
+        return self._untracked.mask
 
     def masks(self):
         """Dict from a kernel's path below the layer to its hard 0/1 mask."""
-        return {k: m.value() for k, m in zip(self.kernel_variables, self.kernel_masks)}
+        return {name: mask.value() for name, mask in self._masks_by_kernel().items()}
 
     def set_masks(self, masks):
         """Sets masks by path below the layer and zeroes what they prune."""
-        for name, mask in zip(self.kernel_variables, self.kernel_masks):
-            if name in masks:
-                mask.assign(masks[name])
+        table = self._masks_by_kernel()
+        unknown = set(masks) - set(table)
+        if unknown:
+            raise ValueError(
+                f"Layer {self.layer.name!r} has no kernels {sorted(unknown)}. It has "
+                f"{list(table)}."
+            )
+        for name, mask in masks.items():
+            table[name].assign(mask)
         self.zero_pruned()
 
     def zero_pruned(self):
         """Writes the zeros into the stored kernels as well."""
-        for variable, mask in zip(self.kernel_variables.values(), self.kernel_masks):
+        for variable, mask in self._pairs():
             variable.assign(mask.apply(variable.value))
+
+    def _masks_by_kernel(self):
+        return dict(zip(self.kernel_variables, self.kernel_masks, strict=True))
+
+    def _pairs(self):
+        return list(zip(self.kernel_variables.values(), self.kernel_masks, strict=True))
 
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask)
 
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        # By tracing: `Layer` would give the shape above this wrapper's dtype.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def get_build_config(self):
-        return self.layer.get_build_config()
+        return self.layer.get_build_config() if _has_build(self.layer) else None
 
     def build_from_config(self, config):
         if not self.built:
@@ -188,6 +217,9 @@ class Prunable(keras.layers.Wrapper):
 
     def get_config(self):
         config = super().get_config()
+        if not _has_build(self.layer):
+            # With it Keras would take the copy, still without weights, for built.
+            config["layer"].pop("build_config", None)
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
         return config
@@ -209,10 +241,38 @@ def why_not(owned, embeddings=False):
     return None
 
 
+def _no_kernels(layer):
+    rows = [f"  {o.path}: {why_not(o)}" for o in paths.variables_of(layer)]
+    return "\n".join(
+        [f"Layer {layer.name!r} has no kernel to prune. Its variables:", *rows]
+    )
+
+
+def _has_build(layer):
+    """Whether a layer makes its weights in a `build` of its own, not when called."""
+    return type(layer).build is not keras.layers.Layer.build
+
+
+def _build_signature(layer):
+    """Which shapes Keras is to give to `build`, one for each input where it can."""
+    if _has_build(layer):
+        return inspect.signature(layer.build)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([
+        inspect.Parameter(f"{name}_shape", kind)
+        for name, parameter in inspect.signature(layer.call).parameters.items()
+        if parameter.kind in (kind, inspect.Parameter.KEYWORD_ONLY)
+    ])
+
+
 def _build(layer, *args, **kwargs):
     """Builds a layer by its own `build`, or by a symbolic call where it has none."""
-    if type(layer).build is not keras.layers.Layer.build:
+    if _has_build(layer):
         layer.build(*args, **kwargs)
         return
-    shapes = [*args, *kwargs.values()]
-    layer(*[keras.KerasTensor(shape) for shape in shapes])
+    inputs = {name.removesuffix("_shape"): _symbols(s) for name, s in kwargs.items()}
+    layer(*[_symbols(shape) for shape in args], **inputs)
+
+
+def _symbols(shape):
+    return keras.tree.map_shape_structure(keras.KerasTensor, shape)

@@ -4,6 +4,7 @@ Keras lists the layers of a `Model` only; here any layer is walked, through its
 attributes, lists and dicts, in the order in which they were made.
 """
 
+import operator
 import re
 from typing import NamedTuple
 
@@ -68,31 +69,37 @@ def variables_of(layer):
     return rows
 
 
-def plain_paths(variables, wrappers):
+def plain_paths(variables, renamed):
     """The paths that variables have in the model without its wrappers.
 
     Args:
         variables: Variables of the model.
-        wrappers: Names of the wrapper layers.
+        renamed: Dict from the path of a layer that was built by its wrapper to its
+            path without that wrapper.
 
     Returns:
         Dict from path to variable, in order. A second variable of the same path
         gets `#2`.
     """
     names = {}
-    table = {}
-    for variable in variables:
-        parts = [p for p in variable.path.split("/") if p not in wrappers]
-        table[_numbered("/".join(parts), names)] = variable
-    return table
+    return {_numbered(_renamed(v.path, renamed), names): v for v in variables}
+
+
+def _renamed(path, renamed):
+    for old, new in renamed.items():
+        if path.startswith(f"{old}/"):
+            return new + path[len(old):]
+    return path
 
 
 def match(wanted, available):
     """Finds each wanted name among the available ones.
 
     Names made by Keras carry a running number (`dense_7`), another one each time
-    a model is built. Where not all names are equal, they are therefore compared
-    in order and without their numbers.
+    a model is built, and a model that is loaded or cloned builds its layers apart,
+    so that the first parts of a path are gone (`net/dense` becomes `dense`). Where
+    not all names are equal, they are therefore compared in order, without their
+    numbers, and then by their last parts.
 
     Returns:
         Dict from wanted to available name, or None where they do not fit.
@@ -101,20 +108,37 @@ def match(wanted, available):
 
     >>> match(["dense_2/kernel"], ["dense_9/kernel"])
     {'dense_2/kernel': 'dense_9/kernel'}
+    >>> match(["net/conv/kernel"], ["conv/kernel"])
+    {'net/conv/kernel': 'conv/kernel'}
     >>> match(["conv/kernel"], ["dense/kernel"]) is None
     True
     """
     wanted, available = list(wanted), list(available)
     if set(wanted) <= set(available):
         return {name: name for name in wanted}
-    pool = [name for name in available if _bare(name) in {_bare(w) for w in wanted}]
-    if [_bare(w) for w in wanted] == [_bare(a) for a in pool]:
-        return dict(zip(wanted, pool, strict=True))
-    return None
+    return (
+        _match_in_order(wanted, available, operator.eq)
+        or _match_in_order(wanted, available, _ends_alike)
+    )
+
+
+def _match_in_order(wanted, available, fits):
+    bare = {name: _bare(name) for name in [*wanted, *available]}
+    ends = {bare[name] for name in wanted}
+    pool = [name for name in available if any(fits(end, bare[name]) for end in ends)]
+    if len(pool) != len(wanted):
+        return None
+    pairs = dict(zip(wanted, pool, strict=True))
+    return pairs if all(fits(bare[w], bare[a]) for w, a in pairs.items()) else None
+
+
+def _ends_alike(one, other):
+    short, long = sorted([one, other], key=len)
+    return f"/{long}".endswith(f"/{short}")
 
 
 def _bare(path):
-    return "/".join(re.sub(r"_\d+$", "", part) for part in path.split("/"))
+    return "/".join(re.sub(r"(_\d+)?(#\d+)?$", "", p) for p in path.split("/"))
 
 
 def _numbered(name, seen):
@@ -132,6 +156,18 @@ def _walk(layer, chain, seen):
         yield from _walk(child, chain, seen)
 
 
+def layers_in(value):
+    """The layers in an attribute's value, in its containers too.
+
+    Example:
+
+    >>> fc, out = keras.layers.Dense(2), keras.layers.Dense(1)
+    >>> list(layers_in({"blocks": [fc], "head": out})) == [fc, out]
+    True
+    """
+    return list(_instances([value], keras.layers.Layer))
+
+
 def _attributes(layer):
     return list(vars(layer).values())
 
@@ -143,7 +179,7 @@ def _instances(values, kind):
             yield value
         elif isinstance(value, dict):
             yield from _instances(list(value.values()), kind)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set):
             yield from _instances(value, kind)
 
 

@@ -121,7 +121,8 @@ class PolynomialDecay(_Schedule):
         self.frequency = frequency
 
     def _sparsity(self, step):
-        way = np.clip((step - self.begin_step) / (self.end_step - self.begin_step), 0, 1)
+        steps = self.end_step - self.begin_step
+        way = np.clip((step - self.begin_step) / steps, 0, 1)
         gap = self.initial_sparsity - self.final_sparsity
         return self.final_sparsity + gap * (1 - way) ** self.power
 

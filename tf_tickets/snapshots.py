@@ -6,12 +6,13 @@ those that are not trained (moving averages); `optimizer` its slots;
 `seeds` the random generators of dropout and the like. Masks are none of them.
 """
 
+import collections
 import dataclasses
 
 import numpy as np
 from keras import ops
 
-from tf_tickets import wrapping
+from tf_tickets import paths, wrapping
 
 PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 _PLACES = ("iteration", "learning_rate")
@@ -108,6 +109,30 @@ def record(model):
     }
 
 
+def start_weights(model, state):
+    """Weights and statistics of a state, as a ticket keeps them: in model order.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> model.compile("sgd", "mse")
+    >>> list(start_weights(model, record(model)))
+    ['net/d/kernel', 'net/d/bias']
+    """
+    values = {**state["weights"], **state["statistics"]}
+    return {path: values[path] for path in wrapping.plain_paths(model) if path in values}
+
+
+def adopt(model, state):
+    """A state of another build of the model, under the names of this one."""
+    return {
+        part: {name: state.get(part, {})[old] for name, old in names.items()}
+        for part, variables in variables_by_part(model).items()
+        for names in [_names(variables, state.get(part, {}))]
+    }
+
+
 def to_numpy(variable):
     """A copy: both backends may reuse the memory of what they hand out."""
     return np.array(ops.convert_to_numpy(variable.value), copy=True)
@@ -126,20 +151,29 @@ def restore(model, snapshot, fidelity, fresh):
         source = {"rewind": snapshot, "fresh": fresh, "keep": None}[getattr(fidelity, part)]
         if source is not None:
             assign(variables, source[part])
-    if fidelity.optimizer != "keep":
+    if fidelity.optimizer == "fresh":
         _restart_averages(model)
 
 
 def assign(variables, values):
-    """Assigns arrays to variables by name; both must have the same names."""
-    if set(variables) != set(values):
+    """Assigns arrays to variables by name; both must have the same names.
+
+    Running numbers in names (`dense_7`) may differ, as they do between builds.
+    """
+    for name, found in _names(variables, values).items():
+        variables[name].assign(values[found])
+
+
+def _names(variables, values):
+    """Dict from a variable's name to the name of its value."""
+    names = paths.match(variables, values)
+    if names is None or len(names) != len(values):
         raise ValueError(
             "The state does not fit the model. Only in the model: "
             f"{sorted(set(variables) - set(values))}; only in the state: "
             f"{sorted(set(values) - set(variables))}."
         )
-    for name, variable in variables.items():
-        variable.assign(values[name])
+    return names
 
 
 def variables_by_part(model):
@@ -150,8 +184,25 @@ def variables_by_part(model):
         table[_part(variable, trainable)][path] = variable
     for index, variable in enumerate(built_optimizer(model).variables):
         part = "learning_rate" if variable.name in _PLACES else "optimizer"
-        table[part][f"{index}:{variable.name}"] = variable
+        # Slots have no names that hold from one build of the model to the next.
+        name = variable.name if part == "learning_rate" else "slot"
+        table[part][f"{index}:{name}"] = variable
     return table
+
+
+def iteration(model):
+    """The optimizer's own count of its steps.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> iteration(model)
+    0
+    """
+    # A LossScaleOptimizer has a counter that stands still before the true one.
+    found = [v for v in built_optimizer(model).variables if v.name == "iteration"]
+    return int(to_numpy(found[-1]))
 
 
 def _part(variable, trainable):
@@ -162,7 +213,7 @@ def _part(variable, trainable):
 
 def built_optimizer(model):
     """The model's optimizer with its slots made."""
-    if model.optimizer is None:
+    if not model.compiled or model.optimizer is None:
         raise ValueError(
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
         )
@@ -180,7 +231,9 @@ def zero_slots(model):
     masks = wrapping.masks(model)
     owners = {id(v): path for path, v in wrapping.kernels(model).items()}
     for slot, variable in _slots(model):
-        if id(variable) in owners:
+        # Ftrl divides by its accumulator, which only scales: it stays.
+        divisor = slot.name[len(variable.path):] == "_accumulator"
+        if id(variable) in owners and not divisor:
             slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
 
 
@@ -206,16 +259,24 @@ def _slots(model):
 
     Keras names a slot after its variable: `dense_kernel_momentum`.
     """
-    by_name = {v.path.replace("/", "_"): v for v in model.trainable_variables}
+    owners = collections.defaultdict(list)
+    for variable in model.trainable_variables:
+        owners[variable.path.replace("/", "_")].append(variable)
+    seen = collections.Counter()
     for slot in built_optimizer(model).variables:
-        names = [n for n in by_name if slot.name.startswith(f"{n}_")]
-        owner = by_name[max(names, key=len)] if names else None
-        if owner is not None and tuple(owner.shape) == tuple(slot.shape):
-            yield slot, owner
+        names = [n for n in owners if slot.name.startswith(f"{n}_")]
+        if names:
+            # Layers of equal names: the slots come in the order of the variables.
+            found = owners[max(names, key=len)]
+            owner = found[seen[slot.name] % len(found)]
+            seen[slot.name] += 1
+            if tuple(owner.shape) == tuple(slot.shape):
+                yield slot, owner
 
 
 def _restart_averages(model):
     """Starts the moving averages of weights from the weights they average."""
     for slot, variable in _slots(model):
         if slot.name.endswith("_average"):
-            slot.assign(variable.value)
+            # A copy, for JAX refuses to train on a buffer that is used twice.
+            slot.assign(to_numpy(variable))

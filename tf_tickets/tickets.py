@@ -1,5 +1,6 @@
 """Ticket: masks, the weights to start from, and where they come from."""
 
+import copy
 import dataclasses
 import hashlib
 
@@ -35,7 +36,11 @@ class Ticket:
     provenance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self.masks = {path: np.asarray(m, dtype=bool) for path, m in self.masks.items()}
+        self.masks = {path: _boolean(path, mask) for path, mask in self.masks.items()}
+        if not self.masks:
+            raise ValueError("A ticket needs one mask at least. Received: masks={}")
+        if self.weights is not None:
+            self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
 
     @property
     def sparsity(self):
@@ -50,11 +55,16 @@ class Ticket:
 
     @property
     def id(self):
-        """SHA-256 over masks and start weights: equal for equal tickets."""
+        """SHA-256 over masks and start weights: equal for equal tickets.
+
+        A ticket that was saved without its weights has another one.
+        """
         digest = hashlib.sha256()
         for table in (self.masks, self.weights or {}):
             for path in sorted(table):
-                digest.update(path.encode() + b"\0" + table[path].tobytes())
+                array = table[path]
+                digest.update(f"{path} {array.dtype} {array.shape} ".encode())
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
     def save(self, path, weights=True):
@@ -91,20 +101,24 @@ class Ticket:
             The wrapped model. If it is compiled, its optimizer is cleared and its
             learning-rate schedule stands where the ticket's training begins.
         """
-        if not wrapping.prunables(model):
-            table = wrapping.plain_paths(model)
-            found = _fit(self.masks, table, "masks", partial=True)
-            model = wrapping.wrap_kernels(model, [table[q] for q in found.values()])
-        names = _fit(self.masks, wrapping.kernels(model), "masks")
         start = self.start_weights()
-        table = wrapping.plain_paths(model)
-        places = _fit(start, table, "weights", partial=True)
-        for path, place in places.items():
+        table = _trainable_state(model)
+        names = _fit(start, table, "weights")
+        if not wrapping.prunables(model):
+            wanted = _fit(self._masks_as(names), table, "masks", partial=True)
+            model = wrapping.wrap_kernels(model, [table[p] for p in wanted])
+        masks = self._masks_as(names)
+        _fit(masks, wrapping.kernels(model), "masks")
+        for path, place in names.items():
             table[place].assign(start[path])
-        wrapping.set_masks(model, {names[p]: m for p, m in self.masks.items()})
-        if model.optimizer is not None:
+        wrapping.set_masks(model, masks)
+        if model.compiled and model.optimizer is not None:
             snapshots.reset_optimizer(model, self.provenance.get("step", 0))
         return model
+
+    def _masks_as(self, names):
+        """The masks under the model's names, which weights and masks share."""
+        return {names.get(path, path): mask for path, mask in self.masks.items()}
 
     def start_weights(self):
         """The start weights by path, rebuilt from seed and model where left out."""
@@ -122,11 +136,8 @@ class Ticket:
                 "Sequential model. Save it with weights=True."
             )
         keras.utils.set_random_seed(seed)
-        model = keras.saving.deserialize_keras_object(config)
-        return {
-            path: snapshots.to_numpy(v) for path, v in wrapping.plain_paths(model).items()
-            if v.name != "seed_generator_state"
-        }
+        model = keras.saving.deserialize_keras_object(copy.deepcopy(config))
+        return {p: snapshots.to_numpy(v) for p, v in _trainable_state(model).items()}
 
     def _check_rebuilds(self):
         if self.weights is None:
@@ -166,6 +177,22 @@ class Ticket:
 
 def _split(arrays, prefix):
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _boolean(path, mask):
+    mask = np.asarray(mask)
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
+            f"{np.unique(mask)[:5]} for {path!r}"
+        )
+    return mask.astype(bool)
+
+
+def _trainable_state(model):
+    """What a ticket has start weights for: all but masks and random generators."""
+    table = wrapping.plain_paths(model)
+    return {p: v for p, v in table.items() if v.name != "seed_generator_state"}
 
 
 def _fit(wanted, available, what, partial=False):

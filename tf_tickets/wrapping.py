@@ -9,7 +9,7 @@ import re
 
 import keras
 
-from tf_tickets import paths
+from tf_tickets import paths, rebuilding
 from tf_tickets.layers import Prunable, why_not
 
 
@@ -33,8 +33,9 @@ def wrap(model, filters=None, embeddings=False, mask="fixed", verbose=True):
         verbose: Whether to print one line on what was done.
 
     Returns:
-        The model of wrapped layers, sharing the variables of `model`. A
-        subclassed model is changed in place and returned.
+        The model of wrapped layers, sharing the variables of `model`, and compiled
+        as `model` is, with its optimizer. A subclassed model is changed in place
+        and returned; while it is wrapped, only its weights can be saved.
 
     Example:
 
@@ -49,7 +50,7 @@ def wrap(model, filters=None, embeddings=False, mask="fixed", verbose=True):
     if not any(chosen.values()):
         raise ValueError(_nothing_to_prune(model, embeddings))
     _check_untied(chosen)
-    wrapped = _transform(model, lambda layer: _wrap_layer(layer, chosen, mask))
+    wrapped = _wrap_chosen(model, chosen, mask)
     if verbose:
         print(_one_line(wrapped))
     return wrapped
@@ -74,7 +75,7 @@ def wrap_kernels(model, variables):
         ]
         for unit in units(model)
     }
-    return _transform(model, lambda layer: _wrap_layer(layer, chosen, "fixed"))
+    return _wrap_chosen(model, chosen, "fixed")
 
 
 def strip(model):
@@ -85,7 +86,9 @@ def strip(model):
 
     Returns:
         A plain Keras model that predicts the same and shares its variables with
-        `model`. A subclassed model is changed in place and returned.
+        `model`. It is not compiled, so that its file holds the weights alone;
+        compile it to evaluate or train it. A subclassed model is changed in place
+        and returned.
 
     Example:
 
@@ -102,7 +105,7 @@ def strip(model):
         )
     for layer in wrapped:
         layer.zero_pruned()
-    return _transform(model, _unwrap_layer)
+    return rebuilding.transform(model, _unwrap_layer)
 
 
 def prunables(model):
@@ -168,10 +171,17 @@ def set_masks(model, new):
     >>> int((np.asarray(model.layers[0].kernel) != 0).sum())
     1
     """
-    for path, variable, mask in _kernel_rows(model):
-        if path in new:
-            mask.assign(new[path])
-            variable.assign(mask.apply(variable.value))
+    rows = {path: (variable, mask) for path, variable, mask in _kernel_rows(model)}
+    unknown = set(new) - set(rows)
+    if unknown:
+        raise ValueError(
+            f"`new` has masks for what are no kernels of the model. Received: "
+            f"{sorted(unknown)}. The kernels: {list(rows)}."
+        )
+    for path, values in new.items():
+        variable, mask = rows[path]
+        mask.assign(values)
+        variable.assign(mask.apply(variable.value))
 
 
 def plain_paths(model):
@@ -185,9 +195,20 @@ def plain_paths(model):
     ['net/d/kernel', 'net/d/bias']
     """
     wrapped = prunables(model)
-    state = {id(v) for layer in wrapped for m in layer.kernel_masks for v in m.variables}
+    masks_ = [mask for layer in wrapped for mask in layer.kernel_masks]
+    state = {id(v) for mask in masks_ for v in mask.variables}
     rest = [v for v in model.variables if id(v) not in state]
-    return paths.plain_paths(rest, {layer.name for layer in wrapped})
+    renamed = dict(_renaming(layer) for layer in wrapped)
+    return paths.plain_paths(rest, renamed)
+
+
+def _renaming(wrapper):
+    """The path of the layer inside, as it is and as it is without the wrapper."""
+    inside = wrapper.layer.path or wrapper.layer.name
+    scope, _, _ = (wrapper.path or "").rpartition("/")
+    if not inside.startswith(f"{wrapper.path}/"):
+        return inside, inside
+    return inside, f"{scope}/{wrapper.layer.name}".lstrip("/")
 
 
 def _kernel_rows(model):
@@ -212,74 +233,11 @@ def units(model):
     """
     found = []
     for layer in paths.children(model):
-        found += units(layer) if _is_graph(layer) else [layer]
-    return list({id(layer): layer for layer in found}.values())
-
-
-def _is_graph(layer):
-    """Whether Keras can rebuild the model from its list or graph of layers."""
-    return isinstance(layer, keras.Sequential | keras.Function)
-
-
-def _transform(model, change):
-    """The model with `change` applied to its units."""
-    if not _is_graph(model):
-        return _transform_in_place(model, change)
-    clone = keras.models.clone_model(model, clone_function=change, recursive=True)
-    if type(clone) is not type(model):
-        raise ValueError(
-            f"Keras cannot rebuild a functional model of class "
-            f"{type(model).__name__}, whose constructor does not take (inputs, "
-            "outputs). Build it as keras.Model(inputs, outputs), or wrap its "
-            "layers by hand with tf_tickets.layers.Prunable."
-        )
-    return clone
-
-
-def _transform_in_place(model, change):
-    """Changes the attributes, lists and dicts that hold the model's layers."""
-    replaced = {}
-    for layer in paths.children(model):
-        new = _transform(layer, change) if _is_graph(layer) else change(layer)
-        if new is not layer:
-            replaced[id(layer)] = (layer, new)
-    # Keras locks what a built layer holds; no public call unlocks it.
-    tracker = model._tracker
-    tracker.unlock()
-    for name, value in _holding(model, replaced):
-        delattr(model, name)
-        setattr(model, name, _exchange(value, replaced))
-    for old, _ in replaced.values():
-        tracker.untrack(old)
-    tracker.lock()
-    for step in ("train_function", "test_function", "predict_function"):
-        setattr(model, step, None)
-    return model
-
-
-def _holding(model, replaced):
-    names = [n for n in vars(model) if n not in ("_layers", "_tracker")]
-    held = [(n, getattr(model, n)) for n in names]
-    return [(n, v) for n, v in held if _holds(v, replaced)]
-
-
-def _holds(value, replaced):
-    if isinstance(value, dict):
-        return any(_holds(v, replaced) for v in value.values())
-    if isinstance(value, list | tuple):
-        return any(_holds(v, replaced) for v in value)
-    return id(value) in replaced
-
-
-def _exchange(value, replaced):
-    """The value with layers replaced, in plain lists, tuples and dicts."""
-    if isinstance(value, dict):
-        return {k: _exchange(v, replaced) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_exchange(v, replaced) for v in value]
-    if isinstance(value, tuple):
-        return tuple(_exchange(v, replaced) for v in value)
-    return replaced[id(value)][1] if id(value) in replaced else value
+        found += units(layer) if rebuilding.is_graph(layer) else [layer]
+    return [
+        layer for layer in {id(layer): layer for layer in found}.values()
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
 
 
 def _choose(model, accept, embeddings):
@@ -314,6 +272,15 @@ def _filter(filters):
     )
 
 
+def _wrap_chosen(model, chosen, mask):
+    wrapped = rebuilding.transform(
+        model, lambda layer: _wrap_layer(layer, chosen, mask)
+    )
+    if model.compiled and wrapped is not model:
+        rebuilding.compile_like(wrapped, model)
+    return wrapped
+
+
 def _wrap_layer(layer, chosen, mask):
     found = chosen.get(id(layer))
     if not found:
@@ -333,11 +300,12 @@ def _check_model(model):
             f"{model!r} of type {kind.__module__}.{kind.__name__}. For a single "
             "layer use tf_tickets.layers.Prunable(layer)."
         )
-    if not model.built or any(not layer.built for layer in units(model)):
+    missing = [part.name for part in [model, *units(model)] if not part.built]
+    if missing:
         raise ValueError(
-            f"Model {model.name!r} is not built, so its kernels do not exist yet. "
-            "Call it once on data, call model.build(input_shape), or begin it "
-            "with keras.Input(shape)."
+            f"Model {model.name!r} is not built, so kernels do not exist yet in "
+            f"{missing}. Call it once on data, call model.build(input_shape), or "
+            "begin it with keras.Input(shape)."
         )
     if prunables(model):
         raise ValueError(f"Model {model.name!r} is wrapped already.")
@@ -346,7 +314,7 @@ def _check_model(model):
 def _check_untied(chosen):
     owners = {}
     for unit, found in chosen.items():
-        for path, variable in found:
+        for _, variable in found:
             if owners.setdefault(id(variable), unit) != unit:
                 raise ValueError(
                     f"Kernel {variable.path!r} is used by two layers. It can be "

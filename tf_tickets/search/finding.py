@@ -67,15 +67,31 @@ def find_ticket(
         feeding.feed(x, y, batch_size, lambda: search.data_key(seed)),
         validation_data=parts["validation"], epochs=search.epochs, shuffle=False,
         initial_epoch=search.next_epoch, validation_batch_size=512,
-        callbacks=[*callbacks, search, keeper], verbose=verbose,
+        callbacks=[search, keeper, *callbacks], verbose=verbose,
     )
+    search.context = {}
     return search.tickets
 
 
 def split(data):
     """Dict from "train", "validation" and, where given, "test" to (x, y)."""
     if isinstance(data, tuple | list) and len(data) in (2, 3):
-        return dict(zip(("train", "validation", "test"), data, strict=False))
+        parts = dict(zip(("train", "validation", "test"), data, strict=False))
+    else:
+        parts = _split_dataset(data)
+    for name, pair in parts.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"`data` must be a pair or triple of (x, y) pairs, {_DATA_PARTS}. "
+                f"Received for {name}: {type(pair)}"
+            )
+    return parts
+
+
+_DATA_PARTS = "for training, validation and, if wanted, test"
+
+
+def _split_dataset(data):
     try:
         return {
             "train": (data.x_train, data.y_train),
@@ -84,9 +100,9 @@ def split(data):
         }
     except AttributeError:
         raise TypeError(
-            "`data` must be a tf_tickets Dataset or a pair or triple of (x, y) arrays "
-            f"for training, validation and test. Received: {type(data)}. For a "
-            "tf.data.Dataset use model.fit(..., callbacks=[search])."
+            "`data` must be a tf_tickets Dataset or a pair or triple of (x, y) "
+            f"arrays, {_DATA_PARTS}. Received: {type(data)}. For a tf.data.Dataset "
+            "use model.fit(..., callbacks=[search])."
         ) from None
 
 
@@ -121,20 +137,37 @@ def test_metrics(model, test):
 def _identity(search, seed, batch_size, data, parts, model):
     """What must be equal for a directory to be the same search's."""
     return {
-        "method": search.method, "settings": search.get_config(), "seed": seed,
+        "method": search.method, "settings": search.settings(), "seed": seed,
         "batch_size": batch_size, "dataset": getattr(data, "name", None),
-        "examples": {name: len(pair[0]) for name, pair in parts.items() if pair},
-        "data": feeding.digest(parts["train"]),
+        "examples": {name: len(pair[0]) for name, pair in parts.items()},
+        "data": {name: feeding.digest(pair) for name, pair in parts.items()},
         "backend": keras.config.backend(),
-        "kernels": {p: list(v.shape) for p, v in wrapping.kernels(model).items()},
+        # Without their names, which are others in the next build.
+        "kernels": [list(v.shape) for v in wrapping.kernels(model).values()],
         "optimizer": _optimizer_config(model),
     }
 
 
 def _optimizer_config(model):
-    return json.loads(json.dumps(
-        keras.saving.serialize_keras_object(model.optimizer)["config"], default=str
-    ))
+    """Without names: `adam_3` is `adam_4` in the next build."""
+    config = keras.saving.serialize_keras_object(model.optimizer)["config"]
+    return json.loads(json.dumps(config, default=str), object_hook=_without_name)
+
+
+def _without_name(config):
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+def _differences(there, here, above=""):
+    """What differs between two nested dicts, each with its way down."""
+    rows = []
+    for key in [*here, *(k for k in there if k not in here)]:
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            rows += _differences(old, new, f"{above}{key}.")
+        elif old != new:
+            rows.append(f"{above}{key}: {old!r} there, {new!r} here")
+    return rows
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -155,10 +188,7 @@ class _Keeper(keras.callbacks.Callback):
         if self.directory is None or not (self.directory / STATE).exists():
             return
         found = files.read(self.directory / STATE, "search")[0]["identity"]
-        differing = [
-            f"{key}: {found.get(key)!r} there, {self.identity[key]!r} here"
-            for key in self.identity if found.get(key) != self.identity[key]
-        ]
+        differing = _differences(found, self.identity)
         if differing:
             raise ValueError(
                 f"{self.directory} keeps another search: {'; '.join(differing)}. Use "
@@ -169,6 +199,7 @@ class _Keeper(keras.callbacks.Callback):
         """Loads what is kept; true if the search is complete."""
         if self.directory is None or not (self.directory / STATE).exists():
             return False
+        files.sweep(self.directory)
         content, arrays = files.read(self.directory / STATE, "search")
         names = [f"round_{i + 1:02}.ticket" for i in range(content["round"])]
         self.search.tickets = [tickets.Ticket.load(self.directory / n) for n in names]
@@ -180,7 +211,7 @@ class _Keeper(keras.callbacks.Callback):
         if self.search.epoch_in_round != 0:
             return
         # What a round draws at random must not depend on the rounds before it.
-        keras.utils.set_random_seed(round_seed(self.seed, self.search.round))
+        keras.utils.set_random_seed(round_seed(*self.search.data_key(self.seed)[:2]))
         if self.search.round != self.kept_round:
             self._keep()
 

@@ -5,8 +5,16 @@ import warnings
 import keras
 import numpy as np
 
-from tf_tickets import allocation, criteria, selection, snapshots, tickets, wrapping
-from tf_tickets import version as version
+from tf_tickets import (
+    allocation,
+    criteria,
+    selection,
+    snapshots,
+    tickets,
+    version,
+    wrapping,
+)
+from tf_tickets.search.rounds import allocation_named
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -46,9 +54,10 @@ class GradualPruning(keras.callbacks.Callback):
             )
         self.schedule = schedule
         self.criterion = criteria.get(criterion)
-        self.allocation = allocation
+        self.allocation, self._allocate = allocation_named(allocation)
         self.seed = seed
         self._due = []
+        self._looked_at = 0
         self._step = 0
         self._asked = None
 
@@ -57,10 +66,10 @@ class GradualPruning(keras.callbacks.Callback):
         """The masks reached, with the present weights to start from."""
         state = snapshots.record(self.model)
         provenance = {
-            "method": "gradual", "step": self._step, "versions": version.versions(),
-            "parent": None, "seed": self.seed,
+            "method": "gradual", "step": snapshots.iteration(self.model),
+            "versions": version.versions(), "parent": None, "seed": self.seed,
         }
-        weights = {**state["weights"], **state["statistics"]}
+        weights = snapshots.start_weights(self.model, state)
         return tickets.Ticket(wrapping.masks(self.model), weights, {}, provenance)
 
     def on_train_begin(self, logs=None):
@@ -74,12 +83,12 @@ class GradualPruning(keras.callbacks.Callback):
         self._start = {
             path: snapshots.to_numpy(v) for path, v in wrapping.kernels(self.model).items()
         }
+        self._due = []
+        self._looked_at = 0
         self._warn_if_idle()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._steps_before = self._step
-        self._due = []
-        self._looked_at = self._step
         if self.params.get("steps"):
             self._look_ahead(self._step + self.params["steps"])
 
@@ -123,7 +132,7 @@ class GradualPruning(keras.callbacks.Callback):
         steps = np.arange(self._looked_at, until + 1)
         fires, sparsities = _firings(self.schedule, steps)
         rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)
-        self._due += [row for row in rows if row not in self._due]
+        self._due += rows
         self._looked_at = until + 1
 
     def _advance(self, step):
@@ -143,7 +152,7 @@ class GradualPruning(keras.callbacks.Callback):
         alive = sum(int(mask.sum()) for mask in masks.values())
         keep = min(alive, size - int(round(sparsity * size)))
         scores = self._scores(model)
-        counts = allocation.get(self.allocation)(scores, masks, keep)
+        counts = self._allocate(scores, masks, keep)
         new = selection.select(scores, masks, allocation.guard(counts, masks))
         wrapping.set_masks(model, new)
         snapshots.zero_slots(model)
@@ -161,7 +170,7 @@ class GradualPruning(keras.callbacks.Callback):
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "criterion": criteria.serialize(self.criterion),
-            "allocation": self.allocation,
+            "allocation": keras.saving.serialize_keras_object(self.allocation),
             "seed": self.seed,
         }
 

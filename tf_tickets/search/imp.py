@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tf_tickets import allocation, criteria, selection, wrapping
-from tf_tickets.search.rounds import RoundSearch
+from tf_tickets.search.rounds import RoundSearch, allocation_named
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -66,8 +66,7 @@ class IMP(RoundSearch):
         _check_rate(rate)
         self.rate = rate
         self.criterion = criteria.get(criterion)
-        self.allocation = allocation
-        self._allocate = _allocation(allocation)
+        self.allocation, self._allocate = allocation_named(allocation)
 
     def next_masks(self, model):
         masks = wrapping.masks(model)
@@ -86,31 +85,51 @@ class IMP(RoundSearch):
         }
 
     def _counts(self, scores, masks):
+        floor = self._floor() if isinstance(self.stop_at, float) else 0
         if isinstance(self.rate, dict):
-            return allocation.after_rates(masks, self.rate)
+            counts = allocation.after_rates(masks, self.rate)
+            return _lift(counts, masks, floor)
         keep = allocation.after_rate(masks, self.rate)
-        if isinstance(self.stop_at, float):
-            size = sum(mask.size for mask in masks.values())
-            keep = max(keep, size - int(round(self.stop_at * size)))
-        return self._allocate(scores, masks, keep)
+        return self._allocate(scores, masks, max(keep, floor))
 
-    def get_config(self):
+    def settings(self):
         return {
             **super().get_config(),
             "rate": self.rate,
+            "criterion": self.criterion.__name__,
+            "allocation": getattr(self.allocation, "__name__", self.allocation),
+        }
+
+    def get_config(self):
+        return {
+            **self.settings(),
             "criterion": criteria.serialize(self.criterion),
-            "allocation": self.allocation,
+            "allocation": keras.saving.serialize_keras_object(self.allocation),
         }
 
 
-def _allocation(identifier):
-    return allocation.get(identifier)
+def _lift(counts, masks, floor):
+    """The counts, where they sum to less than `floor`, raised to that sum.
+
+    Every kernel gets back the same fraction of what it was to lose.
+    """
+    alive = {path: int(mask.sum()) for path, mask in masks.items()}
+    missing = floor - sum(counts.values())
+    if missing <= 0:
+        return counts
+    lost = sum(alive.values()) - sum(counts.values())
+    exact = {p: missing * (alive[p] - counts[p]) / lost for p in counts}
+    lifted = {p: counts[p] + int(exact[p]) for p in counts}
+    by_remainder = sorted(counts, key=lambda p: int(exact[p]) - exact[p])
+    for path in by_remainder[: floor - sum(lifted.values())]:
+        lifted[path] += 1
+    return lifted
 
 
 def _check_rate(rate):
     rates = rate.values() if isinstance(rate, dict) else [rate]
     for value in rates:
-        if not 0.0 <= value < 1.0:
+        if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
             raise ValueError(
                 "`rate` is the fraction of the kept weights that a round prunes and "
                 f"must lie in [0, 1). Received: rate={rate}"

@@ -12,7 +12,11 @@ import warnings
 import keras
 
 import tf_tickets.version as version
-from tf_tickets import snapshots, tickets, wrapping
+from tf_tickets import allocation, paths, snapshots, tickets, wrapping
+
+_SMALLER_IS_BETTER = re.compile(
+    "loss|err|mse|mae|mape|msle|crossentropy|divergence|hinge|poisson|perplexity"
+)
 
 
 class RoundSearch(keras.callbacks.Callback):
@@ -70,7 +74,7 @@ class RoundSearch(keras.callbacks.Callback):
         self._turn_due = False
         self._next_epoch = 0
         self._step = 0
-        self._snapshot_step = 0
+        self.start_masks = {}
 
     def in_round(self, *callbacks):
         """Adds callbacks that see each round as a training of its own.
@@ -87,11 +91,11 @@ class RoundSearch(keras.callbacks.Callback):
     @property
     def epochs(self):
         """How many epochs `fit` needs for the whole search."""
-        return self.epochs_per_round + self.rounds * self._later_epochs
+        return self.epochs_per_round + self.rounds * self.epochs_of_tickets
 
     @property
-    def _later_epochs(self):
-        """A ticket that starts after N epochs is trained for the ones left."""
+    def epochs_of_tickets(self):
+        """Epochs that a ticket trains: one rewound to epoch N, for those left."""
         unit, count = self.rewind_point
         rewound = unit == "epochs" and self.fidelity.learning_rate == "rewind"
         return self.epochs_per_round - (count if rewound else 0)
@@ -99,7 +103,13 @@ class RoundSearch(keras.callbacks.Callback):
     @property
     def sparsity(self):
         """Sparsity of the network that is being trained."""
-        return self.tickets[-1].sparsity if self.tickets else 0.0
+        masks = self._masks.values()
+        size = sum(mask.size for mask in masks)
+        return sum(mask.size - int(mask.sum()) for mask in masks) / max(size, 1)
+
+    @property
+    def _masks(self):
+        return self.tickets[-1].masks if self.tickets else self.start_masks
 
     @property
     def best(self):
@@ -120,7 +130,7 @@ class RoundSearch(keras.callbacks.Callback):
         return max(trained, key=lambda t: self._merit(t.metrics))
 
     def _merit(self, metrics):
-        smaller_is_better = re.search("loss|err", self.monitor) is not None
+        smaller_is_better = _SMALLER_IS_BETTER.search(self.monitor) is not None
         value = metrics[self.monitor]
         return -value if smaller_is_better else value
 
@@ -156,13 +166,14 @@ class RoundSearch(keras.callbacks.Callback):
 
     def state(self, model):
         """What to keep of a search between two rounds: (content, arrays)."""
+        own = self.snapshot is not None and self.snapshot is not self.fresh
         parts = {"now": snapshots.record(model), "fresh": self.fresh,
-                 "snapshot": self.snapshot or {}}
+                 "snapshot": self.snapshot if own else {}}
         arrays = {
             f"{kind}|{part}|{name}": array for kind, table in parts.items()
             for part, values in table.items() for name, array in values.items()
         }
-        names = ("dense", "round", "complete", "_next_epoch", "_snapshot_step", "_step")
+        names = ("dense", "round", "complete", "_next_epoch", "_step")
         content = {name: getattr(self, name) for name in names}
         content["metrics"] = [ticket.metrics for ticket in self.tickets]
         return content, arrays
@@ -177,10 +188,14 @@ class RoundSearch(keras.callbacks.Callback):
         for key, array in arrays.items():
             kind, part, name = key.split("|", 2)
             tables[kind].setdefault(part, {})[name] = array
-        self.fresh, self.snapshot = tables["fresh"], tables["snapshot"] or None
         for part, variables in snapshots.variables_by_part(model).items():
             snapshots.assign(variables, tables["now"].get(part, {}))
-        self._apply_to(model, self.tickets[-1].masks if self.tickets else {})
+        self.fresh = snapshots.adopt(model, tables["fresh"])
+        self.snapshot = self.fresh if self.rewind_point == ("steps", 0) else None
+        if tables["snapshot"]:
+            self.snapshot = snapshots.adopt(model, tables["snapshot"])
+        names = paths.match(self._masks, wrapping.kernels(model)) or {}
+        self._apply_to(model, {names[p]: mask for p, mask in self._masks.items()})
 
     # What Keras calls.
 
@@ -190,15 +205,29 @@ class RoundSearch(keras.callbacks.Callback):
                 f"Model {self.model.name!r} has no Prunable layers. Wrap it before "
                 "compiling: model = tf_tickets.wrap(model)."
             )
+        self._check_length()
+        snapshots.built_optimizer(self.model)
+        for callback in self.round_callbacks:
+            callback.set_params({**self.params, "epochs": self.epochs_per_round})
+            callback.set_model(self.model)
+
+    def _check_length(self):
         if self.params["epochs"] < self.epochs and self.stop_at is None:
             raise ValueError(
                 f"This search needs {self.epochs} epochs, `fit` was called with "
                 f"epochs={self.params['epochs']}. Call fit(..., epochs=search.epochs)."
             )
-        snapshots.built_optimizer(self.model)
-        for callback in self.round_callbacks:
-            callback.set_params({**self.params, "epochs": self.epochs_per_round})
-            callback.set_model(self.model)
+        unit, count = self.rewind_point
+        steps = self.params.get("steps")
+        if unit == "steps" and steps and count > steps * self.epochs_per_round:
+            self._refuse_moment(steps * self.epochs_per_round)
+
+    def _refuse_moment(self, steps):
+        raise ValueError(
+            f"rewind_to={self.rewind_to!r} is not reached: round 0 comes to step "
+            f"{steps} without it. Choose an earlier moment, or one that is a multiple "
+            "of steps_per_execution."
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 0:
@@ -217,7 +246,10 @@ class RoundSearch(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._step = self._steps_before + batch
-        if self.snapshot is None and self.rewind_point == ("steps", self._step):
+        unit, count = self.rewind_point
+        if self.snapshot is None and unit == "steps" and self._step >= count:
+            if self._step > count:
+                self._refuse_moment(self._step)
             self._record()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -226,15 +258,15 @@ class RoundSearch(keras.callbacks.Callback):
         self._count_steps()
         if self.snapshot is None and self._at_snapshot():
             self._record()
-        stopped = self._stopped_in_round(logs)
         logs.update({"sparsity": self.sparsity, "round": self.round})
-        length = self._later_epochs if self.round else self.epochs_per_round
+        stopped = self._stopped_in_round(logs)
+        length = self.epochs_of_tickets if self.round else self.epochs_per_round
         if stopped or self.epoch_in_round >= length:
             self._finish_round(logs)
 
     def on_train_end(self, logs=None):
         # Keras has just written averaged weights (use_ema) over the kernels.
-        self._apply(self.tickets[-1].masks if self.tickets else {})
+        self._apply(self._masks)
         if not self.complete:
             warnings.warn(
                 f"`fit` ended in round {self.round} of {self.rounds}: the search is "
@@ -272,16 +304,23 @@ class RoundSearch(keras.callbacks.Callback):
         snapshots.zero_slots(model)
 
     def _ticket(self, masks):
-        rewound = self.fidelity.weights == "rewind"
-        state = self.snapshot if rewound else snapshots.record(self.model)
         provenance = {
-            "method": self.method, "settings": self.get_config(), "round": self.round,
-            "step": self._snapshot_step if rewound else 0, "seed": self.seed,
+            "method": self.method, "settings": self.settings(), "round": self.round,
+            "step": snapshots.iteration(self.model), "seed": self.seed,
+            "order": self.data_key(0)[1:],
             "parent": self.tickets[-1].id if self.tickets else None,
             "versions": version.versions(), **self.context,
         }
-        weights = {**state["weights"], **state["statistics"]}
-        return tickets.Ticket(masks, weights, {}, provenance)
+        return tickets.Ticket(masks, self._start(), {}, provenance)
+
+    def _start(self):
+        """Unmasked where rewound, so that other masks can be tried with them."""
+        now = snapshots.record(self.model)
+        parts = {
+            part: self.snapshot[part] if getattr(self.fidelity, part) == "rewind"
+            else now[part] for part in ("weights", "statistics")
+        }
+        return snapshots.start_weights(self.model, parts)
 
     def _finish_round(self, logs):
         self._tell_round("on_train_end")
@@ -289,29 +328,29 @@ class RoundSearch(keras.callbacks.Callback):
         self.complete = self.round == self.rounds or self._stops()
         self._turn_due = not self.complete
         if self._turn_due and self.snapshot is None:
-            raise ValueError(
-                f"rewind_to={self.rewind_to!r} was never reached in round 0, which "
-                f"took {self._step} steps. Choose an earlier moment, or one that is "
-                "a multiple of steps_per_execution."
-            )
+            self._refuse_moment(self._step)
         if self.complete:
             self.model.stop_training = True
 
     def _stops(self):
         if isinstance(self.stop_at, float):
-            return self.sparsity >= self.stop_at
-        if self.stop_at == "below_dense" and self.tickets:
-            if self.monitor not in self.dense:
-                raise ValueError(
-                    f"stop_at='below_dense' needs the metric {self.monitor!r}. "
-                    f"Logged: {sorted(self.dense)}."
-                )
-            return self._falls_below_dense(self.tickets[-1].metrics)
-        return False
+            return sum(int(m.sum()) for m in self._masks.values()) <= self._floor()
+        if self.stop_at != "below_dense":
+            return False
+        if self.monitor not in self.dense:
+            raise ValueError(
+                f"stop_at='below_dense' needs the metric {self.monitor!r}. "
+                f"Logged: {sorted(self.dense)}."
+            )
+        return bool(self.tickets) and self._falls_below_dense(self.metrics)
+
+    def _floor(self):
+        """How many weights remain where a sparsity to stop at is reached."""
+        size = sum(mask.size for mask in self._masks.values())
+        return size - int(round(self.stop_at * size))
 
     def _record(self):
         self.snapshot = snapshots.record(self.model)
-        self._snapshot_step = self._step
 
     def _at_snapshot(self):
         unit, count = self.rewind_point
@@ -320,20 +359,24 @@ class RoundSearch(keras.callbacks.Callback):
     def _count_steps(self):
         """Steps since the search began: by the optimizer's own counter."""
         if self.round == 0:
-            self._step = _iteration(self.model) - _iteration_in(self.fresh)
+            self._step = snapshots.iteration(self.model) - _iteration_in(self.fresh)
 
     def _stopped_in_round(self, logs):
         """Whether a callback of the round ends it; a stop of `fit` goes on."""
         if not self.round_callbacks:
             return False
         before, self.model.stop_training = self.model.stop_training, False
-        self._tell_round("on_epoch_end", self.epoch_in_round - 1, logs)
+        self._tell_round("on_epoch_end", self.epoch_in_round - 1, logs=logs)
         stopped, self.model.stop_training = self.model.stop_training, before
         return stopped
 
-    def _tell_round(self, event, *arguments):
+    def _tell_round(self, event, *epoch, logs=None):
         for callback in self.round_callbacks:
-            getattr(callback, event)(*arguments)
+            getattr(callback, event)(*epoch, {} if logs is None else logs)
+
+    def settings(self):
+        """The configuration for a ticket's provenance: functions by name only."""
+        return self.get_config()
 
     def get_config(self):
         return {
@@ -348,16 +391,16 @@ class RoundSearch(keras.callbacks.Callback):
         return cls(**config)
 
 
-def _iteration(model):
-    variables = snapshots.variables_by_part(model)["learning_rate"]
-    return next(
-        int(snapshots.to_numpy(v)) for v in variables.values() if v.name == "iteration"
-    )
+def allocation_named(identifier):
+    """What was given for an allocation, out of a configuration too, and its function."""
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    return identifier, allocation.get(identifier)
 
 
 def _iteration_in(snapshot):
-    places = snapshot["learning_rate"]
-    return next(int(value) for name, value in places.items() if "iteration" in name)
+    places = snapshot["learning_rate"].items()
+    return [int(value) for name, value in places if name.endswith("iteration")][-1]
 
 
 def _check_counts(**counts):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_tickets import feeding
+from tf_tickets import feeding, snapshots
 from tf_tickets.search import finding
 
 
@@ -39,6 +39,7 @@ class TicketTrainer:
         self.batch_size = batch_size
         keras.utils.set_random_seed(seed)
         self.model, _ = finding.build(build_model)
+        self._start = snapshots.record(self.model)
         self._key = (seed, 0, 0)
         self._feed = feeding.feed(*self.parts["train"], batch_size, lambda: self._key)
 
@@ -48,11 +49,14 @@ class TicketTrainer:
         Returns:
             Dict of the metrics after the last epoch; `test_*` with test data.
         """
-        round_ = ticket.provenance.get("round", 0)
+        origin = ticket.provenance
+        round_, first = origin.get("order") or (origin.get("round", 0), 0)
+        # Learning rate and seeds too: what was trained before must not matter.
+        snapshots.restore(self.model, self._start, snapshots.get("exact"), self._start)
         ticket.apply(self.model)
         keras.utils.set_random_seed(finding.round_seed(self.seed, round_))
         follow = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self._follow(round_, epoch)
+            on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
         )
         history = self.model.fit(
             self._feed, validation_data=self.parts["validation"], epochs=epochs,

@@ -1,0 +1,438 @@
+"""Step time of wrapped models against dense ones, and the turn between rounds.
+
+    KERAS_BACKEND=tensorflow python benchmarks/step_time.py
+    KERAS_BACKEND=jax python benchmarks/step_time.py --only step fit turn
+
+All times are taken interleaved in one process: a pair is n train steps of A and n of
+B, the next pair has B first. A ratio is B / A of one pair; medians and quartiles are
+over the pairs.
+
+step    the compiled train step alone, on a batch in memory
+fit     `model.fit` of n steps, with what a call of `fit` costs by itself
+tfmot   `fit` of n steps of tensorflow-model-optimization's pruning on tf_keras,
+        with its callback, against its own dense model: compare it with `fit`
+turn    from the end of a round's last step to the begin of the next round's first,
+        in training steps; beside it the same gap between two epochs of a dense fit
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+
+import tf_tickets as tt
+from tf_tickets import models, selection, wrapping
+
+SPARSITY = 0.8
+PARTS = ("step", "fit", "tfmot", "turn")
+PACKAGES = (
+    *("keras", "tensorflow", "jax", "numpy"),
+    *("tensorflow-model-optimization", "tf_keras"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A network as the papers train it."""
+
+    name: str
+    input_shape: tuple
+    batch_size: int
+    optimizer: str
+    # So small that thousands of steps on random labels leave the weights as they
+    # are: a collapsed or diverged network may compute at another speed.
+    learning_rate: float = 1e-5
+
+    def build(self, seed):
+        keras.utils.set_random_seed(seed)
+        return getattr(models, self.name)(input_shape=self.input_shape)
+
+    def compile(self, model, library, jit):
+        """Compiles a model of `library`, which is keras or tf_keras."""
+        momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
+        make = getattr(library.optimizers, self.optimizer)
+        loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
+        choice = {} if jit == "auto" else {"jit_compile": jit == "true"}
+        model.compile(make(self.learning_rate, **momentum), loss, **choice)
+        return model
+
+    def data(self, steps, seed):
+        rng = np.random.default_rng(seed)
+        rows = steps * self.batch_size
+        x = rng.standard_normal((rows, *self.input_shape), dtype="float32")
+        return x, rng.integers(0, 10, rows)
+
+
+SETUPS = {
+    setup.name: setup
+    for setup in (
+        Setup("lenet300", (784,), 60, "Adam"),
+        Setup("conv6", (32, 32, 3), 60, "Adam"),
+        Setup("resnet20", (32, 32, 3), 128, "SGD"),
+    )
+}
+
+
+# How to run n steps.
+
+
+def steps_of(model, data):
+    """A function that runs n compiled train steps and waits for the last one."""
+    model.fit(*data, batch_size=len(data[0]), verbose=0)
+    batches = itertools.repeat(tuple(keras.ops.convert_to_tensor(d) for d in data))
+    if keras.config.backend() == "jax":
+        return _jax_steps(model, batches)
+
+    def run(steps):
+        for _ in range(steps):
+            logs = model.train_function(batches)
+        float(logs["loss"])
+
+    return run
+
+
+def _jax_steps(model, batches):
+    import jax
+
+    parts = (
+        *(model.trainable_variables, model.non_trainable_variables),
+        *(model.optimizer.variables, model.metrics_variables),
+    )
+    # The step donates its state: with copies the model stays intact.
+    state = tuple([jax.numpy.copy(v.value) for v in part] for part in parts)
+
+    def run(steps):
+        nonlocal state
+        for _ in range(steps):
+            _, state = model.train_function(state, batches)
+        jax.block_until_ready(state)
+
+    return run
+
+
+def fit_of(model, data, callbacks=()):
+    """A function that fits n steps, for Keras and for tf_keras alike."""
+
+    def run(steps):
+        model.fit(
+            endless(data),
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=list(callbacks),
+        )
+
+    return run
+
+
+def endless(batch):
+    """The cheapest source of batches that `fit` takes on each backend."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensors(batch).repeat()
+    return (batch for _ in itertools.count())
+
+
+# How to time and to compare.
+
+
+def timed(run, steps):
+    begin = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - begin
+
+
+def steps_to_fill(run, seconds):
+    """How many steps take about so long; a call's own overhead is left out."""
+    if seconds == 0.0:
+        return 2
+    run(2)
+    few, more = timed(run, 2), timed(run, 12)
+    return max(2, math.ceil(10 * seconds / max(more - few, 1e-3)))
+
+
+def compare(dense, other, steps, pairs):
+    """Interleaved pairs of n steps each; what comes first alternates."""
+    # TensorFlow's `fit` traces again in its first three or four calls.
+    for run in 5 * (dense, other):
+        run(min(steps, 3))
+    rows = []
+    for pair in range(pairs):
+        order = (dense, other) if pair % 2 == 0 else (other, dense)
+        seconds = {run: timed(run, steps) / steps for run in order}
+        rows.append((seconds[dense], seconds[other]))
+    first, second = np.array(rows).T
+    return {
+        "ratio": summary(second / first),
+        "dense_seconds_per_step": summary(first),
+        "seconds_per_step": summary(second),
+        "steps_per_timing": steps,
+        "pairs": pairs,
+    }
+
+
+def summary(values):
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "quartiles": [float(low), float(high)]}
+
+
+# The parts of the benchmark.
+
+
+def dense_model(setup, arguments):
+    return setup.compile(setup.build(arguments.seed), keras, arguments.jit)
+
+
+def wrapped_model(setup, arguments, sparsity):
+    """Wrapped, with random masks: as many zeros in each kernel."""
+    model = wrapping.wrap(setup.build(arguments.seed), verbose=False)
+    rng = np.random.default_rng(arguments.seed)
+    masks = {
+        path: selection.keep_largest(
+            rng.random(mask.shape), round((1 - sparsity) * mask.size)
+        )
+        for path, mask in wrapping.masks(model).items()
+    }
+    wrapping.set_masks(model, masks)
+    return setup.compile(model, keras, arguments.jit)
+
+
+def step_part(setup, arguments):
+    """The step alone: dense against all-ones masks and against sparse ones."""
+    data = setup.data(1, arguments.seed)
+    dense = steps_of(dense_model(setup, arguments), data)
+    steps = steps_to_fill(dense, arguments.seconds)
+    results = {}
+    for name, sparsity in (("all_ones", 0.0), (f"sparsity_{SPARSITY}", SPARSITY)):
+        other = steps_of(wrapped_model(setup, arguments, sparsity), data)
+        results[name] = compare(dense, other, steps, arguments.pairs)
+    return results
+
+
+def fit_part(setup, arguments):
+    dense = dense_model(setup, arguments)
+    wrapped = wrapped_model(setup, arguments, SPARSITY)
+    return compare_fits(setup, arguments, (dense, ()), (wrapped, ()))
+
+
+def compare_fits(setup, arguments, dense, other):
+    """Both arguments are pairs of a model and its callbacks."""
+    data = setup.data(1, arguments.seed)
+    runs = [fit_of(model, data, callbacks) for model, callbacks in (dense, other)]
+    steps = steps_to_fill(runs[0], 4 * arguments.seconds)
+    return compare(*runs, steps, arguments.pairs)
+
+
+def tfmot_part(setup, arguments):
+    """In a process of its own, for importing tfmot changes the environment."""
+    options = [f"--pairs={arguments.pairs}", f"--seconds={arguments.seconds}"]
+    options += [f"--seed={arguments.seed}", f"--jit={arguments.jit}"]
+    output = subprocess.run(
+        [sys.executable, __file__, "--tfmot-worker", setup.name, *options],
+        env=os.environ | {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def tfmot_worker(setup, arguments):
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    pruning = tfmot.sparsity.keras
+    plain = setup.build(arguments.seed)
+    dense = setup.compile(twin(plain), tf_keras, arguments.jit)
+    schedule = pruning.ConstantSparsity(0.5, begin_step=0, frequency=100)
+    pruned = pruning.prune_low_magnitude(twin(plain), pruning_schedule=schedule)
+    setup.compile(pruned, tf_keras, arguments.jit)
+    callbacks = [pruning.UpdatePruningStep()]
+    return compare_fits(setup, arguments, (dense, ()), (pruned, callbacks))
+
+
+def twin(model):
+    """The same functional model in tf_keras, layer by layer."""
+    import tf_keras
+
+    kept = (
+        *("name", "units", "filters", "kernel_size", "pool_size", "strides"),
+        *("padding", "activation", "use_bias", "momentum", "epsilon"),
+    )
+    image = tf_keras.Input(model.input_shape[1:])
+    tensors = {id(model.inputs[0]): image}
+    for layer in model.layers[1:]:
+        config = {k: v for k, v in layer.get_config().items() if k in kept}
+        made = getattr(tf_keras.layers, type(layer).__name__)(**config)
+        inputs = keras.tree.map_structure(lambda t: tensors[id(t)], layer.input)
+        tensors[id(layer.output)] = made(inputs)
+    copy = tf_keras.Model(image, tensors[id(model.outputs[0])])
+    if copy.count_params() != model.count_params():
+        raise RuntimeError(f"The twin of {model.name!r} has other weights.")
+    return copy
+
+
+class Clock(keras.callbacks.Callback):
+    """Notes when each epoch's batches begin and end."""
+
+    def __init__(self):
+        super().__init__()
+        self.begins = []
+        self.ends = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begins.append([])
+        self.ends.append([])
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begins[-1].append(time.perf_counter())
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Reading the loss waits for the step, which JAX runs in the background.
+        float(logs["loss"])
+        self.ends[-1].append(time.perf_counter())
+
+
+def turn_time(setup, arguments):
+    """The turn of a search, and the gap between epochs of a dense fit."""
+    search = tt.IMP(rounds=arguments.rounds, epochs_per_round=1, rate=0.2)
+    wrapped = wrapped_model(setup, arguments, sparsity=0.0)
+    dense = dense_model(setup, arguments)
+    steps = arguments.steps_per_round
+    with_search = gaps(wrapped, setup, arguments, search.epochs, steps, [search])
+    without = gaps(dense, setup, arguments, search.epochs, steps, [])
+    return {"search": with_search, "dense": without, "steps_per_round": steps}
+
+
+def gaps(model, setup, arguments, epochs, steps, callbacks):
+    # Callbacks are called in order: from the first one's end of a batch to the last
+    # one's begin of the next lies all that is done in between.
+    first, last = Clock(), Clock()
+    model.fit(
+        *setup.data(steps, arguments.seed),
+        batch_size=setup.batch_size,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[first, *callbacks, last],
+    )
+    each = float(np.median(np.concatenate([np.diff(ends) for ends in first.ends])))
+    turns = list(zip(first.ends, last.begins[1:], first.ends[1:], strict=False))
+    waits = np.array([begins[0] - ends[-1] for ends, begins, _ in turns])
+    steps = np.array([ends[0] - begins[0] for _, begins, ends in turns])
+    return {
+        "gap_steps": summary(waits / each),
+        "gap_seconds": waits.tolist(),
+        # Were the step traced anew in each round, it would show here.
+        "first_step_steps": summary(steps / each),
+        "seconds_per_step": each,
+    }
+
+
+RUN = {"step": step_part, "fit": fit_part, "tfmot": tfmot_part, "turn": turn_time}
+
+
+# The command.
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", choices=SETUPS, default=list(SETUPS))
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
+    add("--pairs", type=int, default=20, help="pairs a comparison")
+    add("--seconds", type=float, default=0.5, help="length of a timing; fit: 4 times")
+    add("--rounds", type=int, default=2, help="rounds of the search for `turn`")
+    add("--steps-per-round", type=int, default=30)
+    add("--jit", choices=("auto", "true", "false"), default="auto")
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="see that it works; figures mean nothing")
+    add("--out", type=pathlib.Path, help="JSON; results/step_time_<backend>.json")
+    add("--tfmot-worker", choices=SETUPS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.seconds = 0.0
+        arguments.steps_per_round = 3
+    return arguments
+
+
+def origin(arguments):
+    """What is needed to take the figures again."""
+    return {
+        "command": " ".join(["python benchmarks/step_time.py", *sys.argv[1:]]),
+        "backend": keras.config.backend(),
+        "quick": arguments.quick,
+        "jit_compile": arguments.jit,
+        "seed": arguments.seed,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "cpus_usable": len(os.sched_getaffinity(0)),
+            "architecture": platform.machine(),
+            "system": platform.system(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "tf_tickets": tt.__version__,
+            **{name: _version(name) for name in PACKAGES},
+        },
+    }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def report(name, part, results):
+    """One line a comparison."""
+    if part == "turn":
+        found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
+        unit = "steps"
+    elif part == "step":
+        found, unit = {key: row["ratio"] for key, row in results.items()}, "x dense"
+    else:
+        found, unit = {part: results["ratio"]}, "x dense"
+    for key, row in found.items():
+        low, high = row["quartiles"]
+        spread = f"{low:.3f} to {high:.3f}"
+        print(f"{name:10}{part:7}{key:14}{row['median']:8.3f} {unit}  ({spread})")
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    if arguments.tfmot_worker:
+        setup = SETUPS[arguments.tfmot_worker]
+        print(json.dumps(tfmot_worker(setup, arguments)))
+        return
+    results = {**origin(arguments), "models": {}}
+    here = pathlib.Path(__file__).parent / "results"
+    out = arguments.out or here / f"step_time_{results['backend']}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name in arguments.models:
+        setup = SETUPS[name]
+        found = {"batch_size": setup.batch_size, "input_shape": setup.input_shape}
+        results["models"][name] = found
+        for part in arguments.only:
+            found[part] = RUN[part](setup, arguments)
+            report(name, part, found[part])
+            out.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"Written to {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What every public object with a configuration must do, in one table."""
+
+import inspect
+import json
+
+import keras
+import pytest
+
+import tf_tickets as tt
+from tf_tickets import allocation, layers, masks, schedules, snapshots
+
+
+@keras.saving.register_keras_serializable("tests")
+def everything_from_the_last(scores, masks, keep):
+    return allocation.uniform(scores, masks, keep)
+
+
+IMP = {
+    "rounds": 3, "epochs_per_round": 7, "rate": {"output": 0.1, ".": 0.3},
+    "rewind_to": "5 steps", "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+    "criterion": "movement", "allocation": "erk", "stop_at": 0.9, "monitor": "loss",
+    "tolerance": 0.02, "seed": 4,
+}
+GRADUAL = {
+    "schedule": schedules.ConstantSparsity(0.3, 4, 50, 5),
+    "criterion": "random", "allocation": "uniform", "seed": 3,
+}
+# name: (class, a value for every argument, none of them the default)
+TABLE = {
+    "IMP": (tt.IMP, IMP),
+    "IMP with one rate": (tt.IMP, IMP | {"rate": 0.35, "stop_at": "below_dense"}),
+    "IMP, own allocation": (tt.IMP, IMP | {"allocation": everything_from_the_last}),
+    "GradualPruning": (tt.GradualPruning, GRADUAL),
+    "GradualPruning, own allocation": (
+        tt.GradualPruning, GRADUAL | {"allocation": everything_from_the_last},
+    ),
+    "Fidelity": (
+        snapshots.Fidelity,
+        {"weights": "keep", "statistics": "keep", "optimizer": "keep",
+         "learning_rate": "keep", "seeds": "rewind"},
+    ),
+    "ConstantSparsity": (
+        schedules.ConstantSparsity,
+        {"target_sparsity": 0.3, "begin_step": 4, "end_step": 50, "frequency": 5},
+    ),
+    "PolynomialDecay": (
+        schedules.PolynomialDecay,
+        {"initial_sparsity": 0.1, "final_sparsity": 0.7, "begin_step": 3,
+         "end_step": 30, "power": 2, "frequency": 4},
+    ),
+    "IterativeRate": (
+        schedules.IterativeRate,
+        {"rate": 0.3, "begin_step": 4, "end_step": 50, "frequency": 5},
+    ),
+}
+SERIALIZED = [name for name in TABLE if name != "Fidelity"]
+
+
+def plain(value):
+    """A value as a configuration can be compared by."""
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.get_config() if isinstance(value, WITH_CONFIG) else value
+
+
+WITH_CONFIG = (snapshots.Fidelity, schedules.ConstantSparsity)
+
+
+def parameters(cls):
+    return inspect.signature(cls.__init__).parameters
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_gives_every_argument_another_value_than_the_default(name):
+    cls, arguments = TABLE[name]
+    defaults = {n: p.default for n, p in parameters(cls).items() if n != "self"}
+    assert set(arguments) == set(defaults)
+    assert [n for n in arguments if arguments[n] == defaults[n]] == []
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_argument_is_in_the_configuration(name):
+    cls, arguments = TABLE[name]
+    assert set(cls(**arguments).get_config()) == set(arguments)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_values_are_kept_as_attributes(name):
+    cls, arguments = TABLE[name]
+    found = vars(cls(**arguments))
+    kept = {n: found[n] for n in arguments if n not in ("criterion", "fidelity")}
+    assert {n: plain(v) for n, v in kept.items()} == {n: plain(arguments[n]) for n in kept}
+
+
+@pytest.mark.parametrize("name", SERIALIZED)
+def test_every_argument_survives_being_saved(name):
+    cls, arguments = TABLE[name]
+    original = cls(**arguments)
+    text = json.dumps(keras.saving.serialize_keras_object(original))
+    restored = keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(restored) is cls
+    assert restored.get_config() == original.get_config()
+    for argument in arguments:
+        assert plain(vars(restored)[argument]) == plain(vars(original)[argument])
+
+
+def test_the_criterion_and_the_fidelity_that_were_given_are_in_the_configuration():
+    config = tt.IMP(**IMP).get_config()
+    assert config["criterion"] == "movement"
+    assert config["fidelity"] == IMP["fidelity"].get_config()
+
+
+def test_a_function_that_is_not_registered_cannot_be_configured():
+    search = tt.IMP(criterion=lambda weight: weight)
+    with pytest.raises(ValueError, match="register"):
+        search.get_config()
+
+
+@pytest.mark.parametrize("mask", [masks.FixedMask(), "fixed"])
+def test_a_prunable_layer_survives_being_saved(mask):
+    layer = layers.Prunable(keras.layers.Dense(3), kernels=["kernel"], mask=mask)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    restored = keras.saving.deserialize_keras_object(config)
+    assert restored.get_config() == layer.get_config()
+    arguments = set(parameters(layers.Prunable)) - {"self", "kwargs"}
+    assert arguments <= set(layer.get_config())
+
+
+@pytest.mark.parametrize(
+    "cls, arguments, error, message",
+    [
+        (tt.IMP, {"rounds": 0}, ValueError, "`rounds`.*Received: 0"),
+        (tt.IMP, {"rounds": 1.5}, ValueError, "`rounds`.*Received: 1.5"),
+        (tt.IMP, {"epochs_per_round": -1}, ValueError, "`epochs_per_round`.*Received: -1"),
+        (tt.IMP, {"rate": 1.0}, ValueError, "Received: rate=1.0"),
+        (tt.IMP, {"rate": -0.1}, ValueError, "Received: rate=-0.1"),
+        (tt.IMP, {"rate": {"a": 20}}, ValueError, "Received: rate={'a': 20}"),
+        (tt.IMP, {"rate": "fast"}, ValueError, "Received: rate=fast"),
+        (tt.IMP, {"rewind_to": "soon"}, ValueError, "Received: 'soon'"),
+        (tt.IMP, {"rewind_to": 3}, ValueError, "Received: 3"),
+        (tt.IMP, {"rewind_to": "20 epochs"}, ValueError, "'20 epochs'"),
+        (tt.IMP, {"fidelity": "full"}, ValueError, "Received: 'full'"),
+        (tt.IMP, {"criterion": "size"}, ValueError, "Received: 'size'"),
+        (tt.IMP, {"criterion": lambda gradient: 1}, ValueError, "'gradient'"),
+        (tt.IMP, {"allocation": "even"}, ValueError, "Received: 'even'"),
+        (tt.IMP, {"stop_at": 90}, ValueError, "Received: 90"),
+        (tt.IMP, {"stop_at": 1.0}, ValueError, "Received: 1.0"),
+        (tt.IMP, {"stop_at": "dense"}, ValueError, "Received: 'dense'"),
+        (tt.GradualPruning, {"schedule": 0.5}, TypeError, "Received: 0.5"),
+        (tt.GradualPruning, GRADUAL | {"criterion": "size"}, ValueError, "'size'"),
+        (tt.GradualPruning, GRADUAL | {"allocation": "even"}, ValueError, "'even'"),
+        (snapshots.Fidelity, {"seeds": "fresh"}, ValueError, "Received: 'fresh'"),
+        (schedules.ConstantSparsity, {"target_sparsity": 80, "begin_step": 0},
+         ValueError, "Received: 80"),
+        (schedules.IterativeRate, {"rate": 0.2, "begin_step": -1}, ValueError, "=-1"),
+    ],
+)
+def test_bad_arguments_raise_with_what_was_received(cls, arguments, error, message):
+    with pytest.raises(error, match=message):
+        cls(**arguments)

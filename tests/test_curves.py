@@ -1,0 +1,77 @@
+"""The picture of a search."""
+
+import struct
+import sys
+
+import pytest
+
+from tf_tickets import curves
+
+RESULTS = [
+    {"round": 1, "sparsity": 0.2, "ticket": 0.97, "reinit": 0.96, "shuffled": 0.95},
+    {"round": 2, "sparsity": 0.36, "ticket": 0.98, "reinit": None},
+    {"round": 10, "sparsity": 0.9},
+]
+
+
+def drawn_axes(results, monkeypatch, tmp_path, **kwargs):
+    """The axes of the picture that `plot_search` wrote."""
+    figure = curves._figure()
+    monkeypatch.setattr(curves, "_figure", lambda: figure)
+    curves.plot_search(results, tmp_path / "curve.png", **kwargs)
+    return figure.axes[0]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_picture_is_a_png_of_sensible_size(count, tmp_path):
+    pytest.importorskip("matplotlib")
+    curves.plot_search(RESULTS[:count], tmp_path / "curve.png", dense=0.97)
+    data = (tmp_path / "curve.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", data[16:24]) == (1080, 660)
+    assert 10_000 < len(data) < 200_000
+    assert [file.name for file in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_the_picture_has_a_line_for_each_accuracy_given(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    axes = drawn_axes(RESULTS, monkeypatch, tmp_path, dense=0.971, title="A title")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {
+        "dense network": [[0, 0.971], [1, 0.971]], "shuffled masks": [[0.8, 0.95]],
+        "random reinit": [[0.8, 0.96]], "ticket": [[0.64, 0.98], [0.8, 0.97]],
+    }
+    assert axes.get_title("left") == "A title"
+    assert [t.get_text() for t in axes.get_legend().texts] == list(lines)[::-1]
+
+
+def test_the_picture_has_fewer_weights_to_the_right_on_a_log_scale(
+    monkeypatch, tmp_path
+):
+    pytest.importorskip("matplotlib")
+    axes = drawn_axes(RESULTS, monkeypatch, tmp_path)
+    left, right = axes.get_xlim()
+    assert left > right
+    assert axes.get_xscale() == "log"
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["80", "64", "10"]
+    assert "dense network" not in [line.get_label() for line in axes.lines]
+
+
+def test_the_ticks_of_a_long_search_are_thinned_out(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    results = [{"sparsity": 1 - 0.8**n, "ticket": 0.9} for n in range(30)]
+    axes = drawn_axes(results, monkeypatch, tmp_path)
+    assert 5 <= len(axes.get_xticks()) <= 9
+
+
+@pytest.mark.parametrize("results", [[], [{"sparsity": 1.0, "ticket": 0.1}]])
+def test_a_picture_of_nothing_is_refused(results, tmp_path):
+    with pytest.raises(ValueError, match="no round with weights left.*Received"):
+        curves.plot_search(results, tmp_path / "curve.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_the_pip_line_is_given(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        curves.plot_search(RESULTS, tmp_path / "curve.png")

@@ -1,0 +1,209 @@
+"""Files: whole or not at all, and nothing in them is believed unchecked."""
+
+import json
+import os
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tf_tickets import files
+
+ARRAYS = {
+    "a": np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4),
+    "mask": np.arange(13) % 3 == 0,
+}
+
+
+def written(folder, arrays=None, content=None):
+    path = folder / "a.file"
+    files.write(path, "demo", content or {"n": [1, "x", None]}, arrays or ARRAYS)
+    return path
+
+
+def forge(path, **changes):
+    """Writes the same zip with another manifest."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(entries["manifest.json"]) | changes
+    entries["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def read_or_none(path):
+    try:
+        return files.read(path, "demo")
+    except ValueError:
+        return None
+
+
+def as_bytes(found):
+    content, arrays = found
+    return content, {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()}
+
+
+@pytest.mark.parametrize("dtype", files.DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (11,), (3, 5), (2, 0, 3)])
+def test_every_dtype_and_shape_comes_back_to_the_bit(tmp_path, dtype, shape):
+    array = (np.arange(np.prod(shape)) % 2).reshape(shape).astype(dtype)
+    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_infinities_nan_and_minus_zero_come_back(tmp_path, dtype):
+    array = np.array([np.inf, -np.inf, np.nan, -0.0, 1e-7]).astype(dtype)
+    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12).reshape(3, 4).T, np.arange(12)[::2], np.asfortranarray(ARRAYS["a"]),
+        np.arange(5, dtype=">i4"), np.arange(5, dtype=">f8"), ARRAYS["mask"][::-1],
+    ],
+)
+def test_other_layouts_in_memory_come_back_with_their_values(tmp_path, array):
+    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    np.testing.assert_array_equal(found, array)
+
+
+def test_what_is_read_can_be_written_to(tmp_path):
+    for array in files.read(written(tmp_path), "demo")[1].values():
+        array[...] = 0
+        assert not array.any()
+
+
+def test_masks_take_a_bit_a_weight(tmp_path):
+    mask = np.random.default_rng(0).random(80_000) < 0.5
+    assert written(tmp_path, {"m": mask}).stat().st_size < 10_000 + 1_000
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    first = written(tmp_path / "one").read_bytes()
+    assert written(tmp_path / "two").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([{}]), np.array(["x"]), np.array([1j]), np.array([b"x"])]
+)
+def test_nothing_that_needs_a_pickle_is_written(tmp_path, array):
+    with pytest.raises(TypeError, match="'a' has dtype"):
+        written(tmp_path, {"a": array})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path):
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="damaged or is no demo file"):
+            files.read(path, "demo")
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path):
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    truth = as_bytes(files.read(path, "demo"))
+    results = []
+    for index in range(len(whole)):
+        path.write_bytes(
+            whole[:index] + bytes([whole[index] ^ 0xFF]) + whole[index + 1 :]
+        )
+        results.append(read_or_none(path))
+    assert all(as_bytes(r) == truth for r in results if r is not None)
+    assert sum(r is None for r in results) > len(whole) // 2
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"not a zip", b"\x93NUMPY\x01\x00" * 40])
+def test_another_kind_of_file_is_refused(tmp_path, data):
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(ValueError, match="is no demo file"):
+        files.read(tmp_path / "a", "demo")
+
+
+def test_a_foreign_zip_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="is no demo file"):
+        files.read(tmp_path / "a.npz", "demo")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"format": "other"}, "not written by tf_tickets"),
+        ({"kind": "ticket"}, "is a ticket file, expected a demo file"),
+        ({"version": 2}, "format version 2.*Install a newer"),
+        ({"version": "x"}, "format version x"),
+        ({"arrays": [["a", "float32", [10**9, 10**9]]]}, "must take 4000000000000000000"),
+        ({"arrays": [["a", "float32", [-3, -4]]]}, r"shape \[-3, -4\]"),
+        ({"arrays": [["a", "float32", [2.5]]]}, r"shape \[2.5\]"),
+        ({"arrays": [["a", "float32", "ab"]]}, "shape ab"),
+        ({"arrays": [["a", "float64", [3, 4]]]}, "must take 96 bytes, the file has 48"),
+        ({"arrays": [["a", "object", [3, 4]]]}, "dtype 'object'"),
+        ({"arrays": [["a", "float32,O", [3, 4]]]}, "dtype 'float32,O'"),
+        ({"arrays": [["a", ["f4"], [3, 4]]]}, "no file may hold"),
+        ({"arrays": [["a", "bool", [3, 4]]]}, "must take 2 bytes"),
+        ({"arrays": [["a"]]}, "damaged"),
+        ({"arrays": 3}, "damaged"),
+        ({"arrays": [["a", "float32", [3, 4]]] * 3}, "damaged"),
+    ],
+)
+def test_a_forged_description_is_refused(tmp_path, changes, message):
+    path = written(tmp_path)
+    forge(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        files.read(path, "demo")
+
+
+def test_no_file_is_told_from_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no demo file"):
+        files.read(tmp_path / "absent", "demo")
+
+
+def test_a_manifest_that_is_no_dict_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a", "w") as archive:
+        archive.writestr("manifest.json", "[1]")
+    with pytest.raises(ValueError, match="not written by tf_tickets"):
+        files.read(tmp_path / "a", "demo")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, failing
+):
+    path = written(tmp_path)
+    before = path.read_bytes()
+
+    def fail(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(OSError, match="No space"):
+        written(tmp_path, {"other": np.zeros(3)})
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]
+
+
+def test_content_that_json_cannot_hold_leaves_the_old_file(tmp_path):
+    before = written(tmp_path).read_bytes()
+    with pytest.raises(TypeError):
+        written(tmp_path, content={"f": print})
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]
+
+
+def test_sweep_removes_drafts_and_keeps_files(tmp_path):
+    path = written(tmp_path)
+    (tmp_path / ".a.file.123.tmp").write_bytes(b"PK")
+    files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bfloat16_is_no_other_type_after_reading(tmp_path):
+    path = written(tmp_path, {"a": np.ones(3, ml_dtypes.bfloat16)})
+    assert files.read(path, "demo")[1]["a"].dtype == ml_dtypes.bfloat16

@@ -1,0 +1,242 @@
+"""find_ticket: interrupted at any moment, it ends with the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+
+# A process of its own that kills itself, in an epoch or while it writes a file.
+PROGRAM = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import keras, tiny, test_finding
+def kill(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+calls = []
+def count(descriptor):
+    calls.append(descriptor)
+    return kill() if len(calls) == {write} else None
+os.fsync = count
+class Killer(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == {moment}:
+            kill()
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+test_finding.find_as_a_new_process({directory!r}, [Killer()])
+"""
+FILES = ["round_01.ticket", "round_02.ticket", "round_03.ticket", "search.state"]
+
+
+def find(directory=None, callbacks=(), search=None, data=None, **kwargs):
+    search = search or tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
+    given = {"seed": 3, "batch_size": 16, "verbose": 0, **kwargs}
+    return tt.find_ticket(
+        given.pop("build", tiny.build_compiled), tiny.splits() if data is None else data,
+        search, directory,
+        callbacks=callbacks, **given,
+    )
+
+
+def find_as_a_new_process(directory, callbacks=()):
+    """The files have names of layers in them, which Keras numbers on."""
+    keras.utils.clear_session()
+    return find(directory, callbacks)
+
+
+class Epochs(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.trained = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.trained.append(epoch)
+
+
+def contents(directory):
+    return {name: (directory / name).read_bytes() for name in os.listdir(directory)}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """The directory of a search that was not interrupted, and its tickets."""
+    directory = tmp_path_factory.mktemp("complete")
+    return directory, find_as_a_new_process(directory)
+
+
+def killed(directory, write=0, moment=()):
+    program = PROGRAM.format(
+        tests=os.path.dirname(__file__), directory=str(directory), write=write,
+        moment=moment,
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "kill, epochs",
+    [
+        # In round 0, in round 2; in the write of round 1's ticket and of its state.
+        ({"moment": (1, 2)}, 8), ({"moment": (5, 0)}, 4),
+        ({"write": 2}, 8), ({"write": 6}, 6),
+    ],
+)
+def test_a_killed_search_goes_on_to_the_same_bytes(tmp_path, complete, kill, epochs):
+    killed(tmp_path, **kill)
+    watch = Epochs()
+    found = find_as_a_new_process(tmp_path, [watch])
+    assert contents(tmp_path) == contents(complete[0])
+    assert [t.metrics for t in found] == [t.metrics for t in complete[1]]
+    assert watch.trained == list(range(8 - epochs, 8))
+
+
+def test_the_directory_has_a_ticket_a_round_and_the_state(complete):
+    directory, found = complete
+    assert sorted(os.listdir(directory)) == FILES
+    loaded = [tt.Ticket.load(directory / name) for name in FILES[:3]]
+    assert [t.id for t in loaded] == [t.id for t in found]
+    assert [t.metrics for t in loaded] == [t.metrics for t in found]
+
+
+def test_test_data_are_evaluated_for_each_ticket(complete):
+    assert all({"test_loss", "test_accuracy"} <= set(t.metrics) for t in complete[1])
+
+
+def test_without_a_directory_the_tickets_are_the_same(complete):
+    assert [t.id for t in find()] == [t.id for t in complete[1]]
+
+
+def test_a_complete_directory_returns_without_training(complete):
+    before, watch = contents(complete[0]), Epochs()
+    search = tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
+    found = find(complete[0], callbacks=[watch], search=search)
+    assert watch.trained == []
+    assert [t.id for t in found] == [t.id for t in complete[1]]
+    assert search.complete and search.best is not None
+    assert search.dense["test_accuracy"] > 0
+    assert contents(complete[0]) == before
+
+
+def unnamed():
+    """Keras numbers these layers on, so each build has other names."""
+    layers = [keras.Input((6,)), keras.layers.Dense(5), keras.layers.BatchNormalization()]
+    return tiny.compiled(keras.Sequential([*layers, keras.layers.Dense(3)]))
+
+
+class Failing(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+
+def test_layers_under_running_numbers_go_on_with_the_same_masks(tmp_path):
+    through = find(build=unnamed)
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, build=unnamed, callbacks=[Failing()])
+    resumed = find(tmp_path, build=unnamed)
+    assert [t.metrics for t in resumed] == [t.metrics for t in through]
+    for one, other in zip(through, resumed, strict=True):
+        assert one.compare(other)["all"] == 1.0
+
+
+@pytest.mark.parametrize("fidelity", ["exact", "learning_rate", "fine_tune"])
+def test_every_fidelity_goes_on_with_the_same_bits(tmp_path, fidelity):
+    def search():
+        return tiny.imp(fidelity=fidelity, monitor="val_accuracy")
+
+    through = find(search=search())
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, search=search(), callbacks=[Failing()])
+    resumed = find(tmp_path, search=search())
+    assert [t.id for t in resumed] == [t.id for t in through]
+    assert [t.metrics for t in resumed] == [t.metrics for t in through]
+
+
+def larger():
+    return tiny.compiled(tiny.build(), keras.optimizers.Adam(0.02))
+
+
+@pytest.mark.parametrize(
+    "changes, name, others",
+    [
+        ({"search": tiny.imp(rewind_to="2 steps", monitor="val_accuracy", rate=0.4)},
+         "settings.rate: 0.3 there, 0.4 here", "rounds"),
+        ({"seed": 4}, "seed: 3 there, 4 here", "rate"),
+        ({"batch_size": 8}, "batch_size: 16 there, 8 here", "seed"),
+        ({"build": larger}, "optimizer.learning_rate: 0.00", "kernels"),
+        ({"data": (tiny.data(64, seed=5), *tiny.splits()[1:])}, "data.train", "validation"),
+        ({"data": (*tiny.splits()[:2], tiny.data(32, seed=5))}, "data.test", "train"),
+    ],
+)
+def test_other_settings_are_refused_and_only_these_are_named(
+    complete, changes, name, others
+):
+    before = contents(complete[0])
+    with pytest.raises(ValueError, match="keeps another search") as raised:
+        find(complete[0], **changes)
+    assert name in str(raised.value)
+    assert others not in str(raised.value)
+    assert contents(complete[0]) == before
+
+
+def test_a_damaged_state_is_refused(tmp_path, complete):
+    data = contents(complete[0])["search.state"]
+    (tmp_path / "search.state").write_bytes(data[:1000])
+    with pytest.raises(ValueError, match="damaged or is no search file"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("mnist", "Received: <class 'str'>"),
+        (np.zeros((4, 2)), "Received: <class 'numpy.ndarray'>"),
+        (tiny.data(), "Received for train: <class 'numpy.ndarray'>"),
+        ((tiny.data(),), "Received: <class 'tuple'>"),
+        ((tiny.data(), None), "Received for validation: <class 'NoneType'>"),
+    ],
+)
+def test_wrong_data_are_refused(data, message):
+    with pytest.raises(TypeError, match=message):
+        find(data=data)
+
+
+@pytest.mark.parametrize("build", [tiny.build, lambda: None])
+def test_a_model_that_is_not_compiled_is_refused(build):
+    with pytest.raises(ValueError, match="must give a compiled Keras model"):
+        find(build=build)
+
+
+def test_more_examples_a_step_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="64 inputs, 64 targets, batch_size=65"):
+        find(batch_size=65)
+
+
+def test_callbacks_see_sparsity_and_round():
+    seen = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((logs["round"], logs["sparsity"]))
+    )
+    find(search=tiny.imp(rounds=1, monitor="val_accuracy"), callbacks=[note])
+    assert seen == [(0, 0.0), (0, 0.0), (1, 0.3), (1, 0.3)]
+
+
+def test_a_full_rewind_at_rate_0_repeats_round_0_to_the_bit():
+    search = tiny.imp(rate=0.0, fidelity="exact", monitor="val_accuracy")
+    found = find(search=search)
+    dense = {**search.dense}
+    assert [t.metrics for t in found] == [dense] * 3
+
+
+def test_what_a_search_tells_of_its_data_is_not_told_by_the_next_fit():
+    search = tiny.imp(rounds=1, epochs_per_round=1)
+    assert "build_seed" in find(search=search)[0].provenance
+    tiny.run(tiny.network(), search)
+    assert "build_seed" not in search.tickets[0].provenance

@@ -1,0 +1,129 @@
+"""A real search through every way in which Keras compiles a step."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import optimizers
+
+import tf_tickets as tt
+from tf_tickets import snapshots, wrapping
+
+POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
+OPTIMIZERS = {
+    "plain": {}, "EMA": {"use_ema": True},
+    "accumulation": {"gradient_accumulation_steps": 2},
+}
+# Without it JAX runs each operation by itself and compiles no step.
+COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}
+JIT = COMPILED[keras.config.backend()]
+
+
+class Loss:
+    """Counts how often its Python is run: once a trace."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def get_config(self):
+        return {}
+
+    def __call__(self, y_true, y_pred):
+        self.traces += 1
+        return keras.losses.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits=True
+        )
+
+
+def network(wrap, policy, options, **compiling):
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(10, activation="relu")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, dtype="float32")(x))
+    model = tt.wrap(model, verbose=False) if wrap else model
+    model.compile(optimizers.SGD(0.05, momentum=0.9, **options), Loss(), **compiling)
+    return model
+
+
+def fit(model, epochs, callbacks=()):
+    x, y = tiny.data()
+    model.fit(
+        x, y, batch_size=16, epochs=epochs, verbose=0, callbacks=list(callbacks)
+    )
+    return model
+
+
+def zeros(arrays, masks):
+    pairs = zip(arrays, masks.values(), strict=True)
+    return [bool((array[~mask] == 0).all()) for array, mask in pairs]
+
+
+def kernels_among(arrays):
+    return [a for a in arrays if a.ndim == 2 and a.dtype != bool]
+
+
+def effective(model):
+    return [
+        keras.ops.convert_to_numpy(mask.apply(variable.value))
+        for layer in wrapping.prunables(model)
+        for variable, mask in zip(
+            layer.kernel_variables.values(), layer.kernel_masks, strict=True
+        )
+    ]
+
+
+def predictions(model):
+    """Without XLA, which rounds one and the same sum in more than one way."""
+    return keras.ops.convert_to_numpy(model(tiny.data()[0], training=False))
+
+
+def check_every_reader(model, path):
+    """Zeros in weights, effective kernels, the stripped model and the file."""
+    masks = wrapping.masks(model)
+    wanted = predictions(model)
+    model.save(path)
+    loaded = keras.models.load_model(path, compile=False)
+    plain = tt.strip(model)
+    for arrays in (model.get_weights(), plain.get_weights(), loaded.get_weights()):
+        assert zeros(kernels_among(arrays), masks) == [True, True]
+    assert zeros(effective(model), masks) == [True, True]
+    assert tiny.same(wrapping.masks(loaded).values(), masks.values())
+    for other in (plain, loaded):
+        np.testing.assert_array_equal(predictions(other), wanted)
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("spe", [1, 4])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("jit", JIT)
+def test_a_search_leaves_exact_zeros_and_traces_no_more_than_a_dense_fit(
+    tmp_path, jit, policy, spe, options
+):
+    compiling = {"jit_compile": jit, "steps_per_execution": spe}
+    search = tt.IMP(4, 1, 0.3, monitor="loss")
+    model = fit(network(True, policy, options, **compiling), search.epochs, [search])
+    assert [sum(t.kept.values()) for t in search.tickets] == [63, 44, 31, 22]
+    assert wrapping.sparsity(model) == 68 / 90
+    assert tiny.pruned_weights(model).tolist() == [0.0] * 68
+    assert all(np.isfinite(t.metrics["loss"]) for t in search.tickets)
+    dense = network(False, policy, options, **compiling)
+    # Keras traces once more where the optimizer is built within the step.
+    snapshots.built_optimizer(dense)
+    fit(dense, 1)
+    assert model.loss.traces == dense.loss.traces > 0
+    check_every_reader(model, tmp_path / "a.keras")
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_weights_of_half_precision_are_ranked_and_rewound(policy):
+    model = network(True, policy, {}, jit_compile=JIT[-1])
+    search = tt.IMP(2, 1, 0.3, monitor="loss")
+    before = snapshots.record(model)
+    fit(model, search.epochs, [search])
+    assert [sum(t.kept.values()) for t in search.tickets] == [63, 44]
+    assert tiny.pruned_weights(model).tolist() == [0.0] * 46
+    first = next(iter(search.tickets[1].masks))
+    assert str(search.tickets[1].weights[first].dtype) == policy
+    for path, weight in before["weights"].items():
+        assert search.tickets[1].weights[path].tobytes() == weight.tobytes()

@@ -1,0 +1,266 @@
+import keras
+import numpy as np
+import pytest
+import samples
+from keras import layers as kl
+from keras import ops
+
+import tf_tickets as tt
+from tf_tickets import wrapping
+from tf_tickets.layers import Prunable
+
+
+class Counting(keras.layers.Layer):
+    """Counts how often Python goes through its call: once for a compiled step."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.counter = {"calls": 0}
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
+
+    def call(self, inputs):
+        self.counter["calls"] += 1
+        return ops.matmul(inputs, self.kernel)
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoArguments(keras.layers.Layer):
+    """Has no `build`, and takes two tensors and a keyword."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.left, self.right = kl.Dense(3), kl.Dense(3)
+
+    def call(self, one, other, scale=1.0):
+        return self.left(one) + scale * self.right(other)
+
+
+class Float32Inside(keras.layers.Layer):
+    """A block of mixed precision that keeps one layer in float32."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mixed = kl.Dense(5, activation="relu")
+        self.exact = kl.Dense(3, dtype="float32")
+
+    def build(self, shape):
+        self.mixed.build(shape)
+        self.exact.build((*shape[:-1], 5))
+
+    def call(self, inputs):
+        return self.exact(self.mixed(inputs))
+
+
+class PrunableInside(keras.layers.Layer):
+    """Holds a wrapped layer of its own, then state that is updated in a call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = Prunable(kl.SpectralNormalization(kl.Dense(4)))
+        self.norm, self.outer = kl.BatchNormalization(), kl.Dense(2)
+
+    def call(self, inputs, training=None):
+        x = self.norm(self.inner(inputs, training=training), training=training)
+        return self.outer(x)
+
+
+def dense(**kwargs):
+    layer = Prunable(kl.Dense(2, use_bias=False), **kwargs)
+    layer.build((None, 3))
+    return layer
+
+
+def test_a_layer_wrapped_by_hand_is_built_when_it_is_called():
+    model = keras.Sequential([Prunable(kl.Dense(4, name="a")), kl.Dense(2)], name="net")
+    model(np.ones((1, 3)))
+    assert list(wrapping.kernels(model)) == ["net/a/kernel"]
+    assert wrapping.masks(model)["net/a/kernel"].shape == (3, 4)
+
+
+def test_the_wrapper_has_the_name_of_the_layer():
+    assert Prunable(kl.Dense(2, name="head")).name == "head"
+    assert Prunable(kl.Dense(2, name="head"), name="other").name == "other"
+
+
+def test_masks_are_kept_as_booleans():
+    assert [v.dtype for v in dense().kernel_masks[0].variables] == ["bool"]
+
+
+def test_a_mask_of_other_values_than_0_and_1_raises():
+    with pytest.raises(ValueError, match="0.5"):
+        dense().set_masks({"kernel": np.full((3, 2), 0.5)})
+
+
+def test_a_mask_of_another_shape_raises():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        dense().set_masks({"kernel": np.ones((2, 3))})
+
+
+def test_a_mask_for_an_unknown_kernel_raises():
+    with pytest.raises(ValueError, match="'query/kernel'.*'kernel'"):
+        dense().set_masks({"query/kernel": np.ones((3, 2))})
+
+
+def test_only_the_named_kernels_are_wrapped():
+    layer = Prunable(kl.GRU(2), kernels=["gru_cell/recurrent_kernel"])
+    layer.build((None, 3, 4))
+    assert list(layer.masks()) == ["gru_cell/recurrent_kernel"]
+
+
+def test_an_unknown_kernel_raises_and_the_known_are_listed():
+    with pytest.raises(ValueError, match="'weight'.*'kernel'"):
+        dense(kernels=["weight"])
+
+
+def test_a_layer_without_kernels_raises_with_the_reasons():
+    with pytest.raises(ValueError, match="gamma: rank 1"):
+        Prunable(kl.BatchNormalization()).build((None, 3))
+
+
+def test_an_unknown_mask_raises_and_the_known_are_listed():
+    with pytest.raises(ValueError, match="'loose'.*'fixed'"):
+        Prunable(kl.Dense(2), mask="loose")
+
+
+def test_every_argument_survives_get_config():
+    layer = Prunable(
+        kl.GRU(2), kernels=["gru_cell/kernel"], mask=tt.masks.FixedMask(), name="other",
+        trainable=False,
+    )
+    again = Prunable.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    assert (again.kernels, again.name, again.trainable) == (
+        ["gru_cell/kernel"], "other", False
+    )
+
+
+def test_pruned_weights_get_no_gradient():
+    model = keras.Sequential([keras.Input((3,)), dense()])
+    model.layers[0].set_masks({"kernel": [[1, 0], [0, 1], [0, 0]]})
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    stored = samples.array(model.layers[0].layer.kernel)
+    assert (stored != 0).tolist() == [[True, False], [False, True], [False, False]]
+
+
+def test_new_masks_need_no_new_trace():
+    layer = Counting()
+    model = samples.compiled(wrapping.wrap(samples.single(layer, 6), verbose=False))
+    inputs, targets = samples.data(model)
+    samples.fit(model, inputs, targets)
+    traced = layer.counter["calls"]
+    wrapping.set_masks(model, samples.half_masks(model))
+    samples.fit(model, inputs, targets)
+    assert layer.counter["calls"] == traced > 0
+
+
+def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
+    found = samples.twins(samples.residual, 2, jit_compile=True)
+    assert found.losses[0] == found.losses[1]
+    before = samples.outputs(found.wrapped, found.inputs)
+    tt.strip(found.wrapped)
+    for path, kernel in wrapping.kernels(found.wrapped).items():
+        assert not samples.array(kernel)[~found.masks[path]].any()
+    after = samples.outputs(found.wrapped, found.inputs)
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_bit_identical_with_a_float32_layer_inside(policy):
+    keras.config.set_dtype_policy(policy)
+    found = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
+    assert found.losses[0] == found.losses[1]
+    np.testing.assert_equal(*found.weights)
+    assert {v.dtype for v in wrapping.kernels(found.wrapped).values()} == {"float32"}
+    assert found.wrapped.output.dtype == found.plain.output.dtype
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_the_wrapper_gives_the_layers_dtype(policy):
+    plain = samples.single(kl.Dense(4, dtype=policy), 6)
+    wrapped = wrapping.wrap(plain, verbose=False)
+    assert wrapped.layers[1].output.dtype == plain.layers[1].output.dtype
+    assert wrapped.layers[1].layer.kernel is plain.layers[1].kernel
+
+
+def losses(model, inputs):
+    model(inputs, training=True)
+    return [samples.array(loss) for loss in model.losses]
+
+
+def test_losses_made_inside_a_wrapped_layer_reach_the_model():
+    make = samples.LAYERS["a block without build"][0]
+    plain = samples.built(make)
+    wrapped = wrapping.wrap(samples.built(make), verbose=False)
+    inputs, _ = samples.data(plain)
+    for _ in range(2):
+        expected = losses(plain, inputs)
+        assert len(expected) == 2
+        assert sorted(losses(wrapped, inputs)) == sorted(expected)
+
+
+def test_regularizers_are_counted_once():
+    plain = samples.built(samples.sequential)
+    wrapped = wrapping.wrap(samples.built(samples.sequential), verbose=False)
+    inputs, _ = samples.data(plain)
+    expected = losses(plain, inputs)
+    assert len(expected) == 2
+    np.testing.assert_array_equal(losses(wrapped, inputs), expected)
+
+
+def test_a_constraint_still_holds():
+    found = samples.twins(samples.sequential, 2)
+    norms = np.linalg.norm(samples.array(found.wrapped.layers[-1].layer.kernel), axis=0)
+    assert (norms <= 0.7 + 1e-6).all()
+
+
+def test_a_wrapper_inside_a_wrapper_updates_state_and_stays_masked():
+    block = PrunableInside()
+    block(np.ones((2, 3), "float32"))
+    outer = Prunable(block)
+    outer.set_masks({path: np.zeros_like(m) for path, m in outer.masks().items()})
+    block.outer.kernel.assign(np.ones((4, 2)))
+    block.inner.layer.layer.kernel.assign(np.ones((3, 4)))
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    assert not samples.array(outer(x, training=True)).any()
+    assert samples.array(block.norm.moving_variance).max() < 1
+
+
+def test_a_wrapped_layer_works_inside_another_wrapper():
+    layer = Prunable(kl.Dense(3, use_bias=False))
+    model = samples.single(kl.TimeDistributed(layer), 4, 2)
+    layer.set_masks({"kernel": np.zeros((2, 3))})
+    layer.layer.kernel.assign(np.ones((2, 3)))
+    assert not samples.outputs(model, np.ones((1, 4, 2), "float32"))[0].any()
+    assert len(wrapping.kernels(model)) == 1
+
+
+def test_a_block_of_two_inputs_without_build_survives_a_file(tmp_path):
+    one, other = keras.Input((4,)), keras.Input((5,))
+    plain = keras.Model([one, other], TwoArguments()(one, other, scale=2.0))
+    model = wrapping.wrap(plain, verbose=False)
+    wrapping.set_masks(model, samples.half_masks(model))
+    inputs, _ = samples.data(plain)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    before = samples.outputs(model, inputs)
+    np.testing.assert_array_equal(samples.outputs(again, inputs), before)
+
+
+def padded(wrap):
+    """A convolution between padding and an LSTM: in Keras it ends the padding."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,), dtype="int32")
+    x = kl.Embedding(7, 4, mask_zero=True)(inputs)
+    x = wrap(kl.Conv1D(4, 3, padding="same"))(x)
+    return keras.Model(inputs, kl.LSTM(3)(x))
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+def test_a_layer_that_ends_padding_ends_it_when_wrapped():
+    tokens = np.tril(np.ones((6, 6), "int32"))
+    plain, wrapped = padded(lambda layer: layer), padded(Prunable)
+    expected = samples.outputs(plain, tokens)
+    np.testing.assert_array_equal(samples.outputs(wrapped, tokens), expected)

@@ -1,0 +1,243 @@
+"""Tickets: saved, loaded, applied and compared."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import snapshots, wrapping
+
+OTHER_NAMES = ("hidden_7", "norm_3", "output_1")
+
+
+def ticket_of(model, **provenance):
+    """A ticket of half the weights, starting from the model's present ones."""
+    weights = snapshots.start_weights(model, snapshots.record(model))
+    return tt.Ticket(tiny.half(model), weights, {"loss": 0.5}, provenance)
+
+
+def searched(**kwargs):
+    search = tiny.imp(rounds=1, epochs_per_round=1, **kwargs)
+    found = tt.find_ticket(
+        tiny.build_compiled, tiny.splits(), search, seed=3, batch_size=16, verbose=0
+    )
+    return found[0]
+
+
+def test_saving_and_loading_keeps_everything(tmp_path):
+    ticket = ticket_of(tiny.network(), round=2, parent=None, settings={"rate": 0.2})
+    ticket.save(tmp_path / "a.ticket")
+    loaded = tt.Ticket.load(tmp_path / "a.ticket")
+    assert loaded.id == ticket.id
+    assert list(loaded.weights) == list(ticket.weights)
+    assert tiny.same(loaded.weights.values(), ticket.weights.values())
+    assert (loaded.metrics, loaded.provenance) == (ticket.metrics, ticket.provenance)
+    assert loaded.sparsity == ticket.sparsity == 0.5
+
+
+def test_numpy_numbers_in_metrics_and_provenance_are_saved(tmp_path):
+    ticket = tt.Ticket(
+        {"k": [1, 0]}, None, {"loss": np.float32(0.5)}, {"step": np.int64(3), "a": (1,)}
+    )
+    ticket.save(tmp_path / "a.ticket")
+    loaded = tt.Ticket.load(tmp_path / "a.ticket")
+    assert (loaded.metrics, loaded.provenance) == ({"loss": 0.5}, {"step": 3, "a": [1]})
+
+
+@pytest.mark.parametrize(
+    "masks, message",
+    [({}, "one mask at least"), ({"k": [0, 2]}, r"\[0 2\] for 'k'"),
+     ({"k": [0.5, 1]}, "0 .pruned. and 1")],
+)
+def test_wrong_masks_are_refused(masks, message):
+    with pytest.raises(ValueError, match=message):
+        tt.Ticket(masks)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        tt.Ticket({"k": [1, 1, 0, 1]}), tt.Ticket({"j": [1, 0, 0, 1]}),
+        tt.Ticket({"k": [[1, 0], [0, 1]]}), tt.Ticket({"k": [1, 0, 0, 1]}, {"k": [1.0]}),
+    ],
+)
+def test_the_id_tells_tickets_apart(other):
+    ticket = tt.Ticket({"k": [1, 0, 0, 1]})
+    assert ticket.id == tt.Ticket({"k": [True, False, False, True]}).id
+    assert ticket.id != other.id
+
+
+def test_the_id_is_of_masks_and_weights_only():
+    left, right = tt.Ticket({"k": [1]}, None, {"a": 1}), tt.Ticket({"k": [1]})
+    assert left.id == right.id
+
+
+def wrapped_anew():
+    return tiny.network(seed=9)
+
+
+def plain_anew():
+    return tiny.build()
+
+
+def wrapped_with_other_names():
+    return tiny.network(seed=9, names=OTHER_NAMES)
+
+
+def plain_with_other_names():
+    return tiny.build(names=OTHER_NAMES)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [wrapped_anew, plain_anew, wrapped_with_other_names, plain_with_other_names],
+)
+def test_a_ticket_fits_every_build_of_its_model(target):
+    ticket = ticket_of(tiny.network())
+    model = ticket.apply(target())
+    assert tiny.same(wrapping.masks(model).values(), ticket.masks.values())
+    kernels = [snapshots.to_numpy(v) for v in wrapping.kernels(model).values()]
+    wanted = [ticket.weights[path] * mask for path, mask in ticket.masks.items()]
+    assert all((a == b).all() for a, b in zip(kernels, wanted, strict=True))
+
+
+def test_statistics_and_biases_are_applied_too():
+    source = tiny.network()
+    tiny.run(source, tiny.imp(rounds=1, epochs_per_round=1))
+    ticket = ticket_of(source)
+    state = snapshots.record(ticket.apply(tiny.network(seed=9)))
+    for part in ("weights", "statistics"):
+        rest = [p for p in state[part] if p not in ticket.masks]
+        assert all((state[part][p] == ticket.weights[p]).all() for p in rest)
+    assert state["statistics"]["net/norm/moving_mean"].any()
+
+
+def test_a_ticket_of_some_layers_wraps_these_only():
+    model = tt.wrap(tiny.build(), filters="output", verbose=False)
+    ticket = ticket_of(tiny.compiled(model))
+    applied = ticket.apply(plain_with_other_names())
+    assert list(wrapping.kernels(applied)) == ["net/output_1/kernel"]
+
+
+def three_alike(first):
+    """Three layers of one shape under running numbers, as Keras gives them."""
+    layers = [keras.layers.Dense(4, name=f"dense_{first + i}") for i in range(3)]
+    return keras.Sequential([keras.Input((4,)), *layers], name=f"net_{first}")
+
+
+def test_running_numbers_do_not_lead_to_another_layer():
+    model = tt.wrap(three_alike(1), filters=["dense_2"], verbose=False)
+    ticket = ticket_of(tiny.compiled(model))
+    assert list(ticket.masks) == ["net_1/dense_2/kernel"]
+    applied = ticket.apply(three_alike(2))
+    assert list(wrapping.kernels(applied)) == ["net_2/dense_3/kernel"]
+
+
+def test_applying_clears_the_optimizer_and_places_the_schedule():
+    model = tiny.network()
+    tiny.run(model, tiny.imp(rounds=1))
+    ticket_of(model, step=7).apply(model)
+    assert snapshots.iteration(model) == 7
+    assert not any(a.any() for a in snapshots.record(model)["optimizer"].values())
+
+
+def test_applying_goes_on_from_other_masks():
+    model = tiny.network()
+    wrapping.set_masks(model, tiny.half(model, seed=5))
+    ticket = ticket_of(tiny.network())
+    ticket.apply(model)
+    assert tiny.same(wrapping.masks(model).values(), ticket.masks.values())
+    assert tiny.pruned_weights(model).tolist() == [0.0] * 45
+
+
+def one_layer(units=3, inputs=6, name="hidden", **kwargs):
+    layer = keras.layers.Dense(units, name=name, **kwargs)
+    return keras.Sequential([keras.Input((inputs,)), layer], name="net")
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (lambda: one_layer(units=4), r"net/hidden/kernel: \(6, 3\) in the ticket, \(6, 4\)"),
+        (lambda: one_layer(name="other"), "ticket: .*hidden/kernel.*model: .*other/kernel"),
+        (lambda: one_layer(dtype="float16"), "kernel: float32 in the ticket, float16"),
+        (lambda: one_layer(use_bias=False), "Only in the ticket: .'net/hidden/bias'"),
+        (tiny.build, "only in the model: .*net/output/kernel"),
+    ],
+)
+def test_a_ticket_of_another_model_is_refused_with_what_differs(model, message):
+    ticket = ticket_of(tiny.compiled(tt.wrap(one_layer(), verbose=False)))
+    plain = model()
+    before = [snapshots.to_numpy(v) for v in plain.variables]
+    with pytest.raises(ValueError, match=message):
+        ticket.apply(plain)
+    assert tiny.same([snapshots.to_numpy(v) for v in plain.variables], before)
+
+
+def test_other_wrapped_kernels_are_named():
+    ticket = ticket_of(tiny.network())
+    model = tiny.compiled(tt.wrap(tiny.build(), filters="output", verbose=False))
+    with pytest.raises(ValueError, match="masks do not fit.*'net/hidden/kernel'"):
+        ticket.apply(model)
+
+
+def test_without_weights_seed_and_model_give_them_again(tmp_path):
+    ticket = searched()
+    ticket.save(tmp_path / "with")
+    ticket.save(tmp_path / "without", weights=False)
+    loaded = tt.Ticket.load(tmp_path / "without")
+    assert loaded.weights is None
+    keras.utils.set_random_seed(77)
+    assert tiny.same(loaded.start_weights().values(), ticket.weights.values())
+    assert tiny.same(
+        tiny.flat(snapshots.record(loaded.apply(tiny.network(seed=9)))),
+        tiny.flat(snapshots.record(ticket.apply(tiny.network(seed=9)))),
+    )
+
+
+def test_a_rewound_ticket_is_not_saved_without_weights(tmp_path):
+    ticket = searched(rewind_to="2 steps")
+    with pytest.raises(ValueError, match="weights=True"):
+        ticket.save(tmp_path / "a", weights=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ticket_of_trained_weights_is_not_saved_without_them(tmp_path):
+    ticket = searched(fidelity="learning_rate")
+    with pytest.raises(ValueError, match="do not give this ticket's start weights"):
+        ticket.save(tmp_path / "a", weights=False)
+
+
+def test_a_ticket_from_fit_is_not_saved_without_weights(tmp_path):
+    search = tiny.imp(rounds=1, epochs_per_round=1)
+    tiny.run(tiny.network(), search)
+    with pytest.raises(ValueError, match="comes from find_ticket"):
+        search.tickets[0].save(tmp_path / "a", weights=False)
+
+
+def test_masks_alone_cannot_be_applied():
+    with pytest.raises(ValueError, match="cannot do without its start weights"):
+        tt.Ticket(tiny.half(tiny.network())).apply(tiny.network())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04\x95pickle", b"PK\x03\x04"])
+def test_no_other_file_is_loaded_as_a_ticket(tmp_path, data):
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(ValueError, match="is no ticket file"):
+        tt.Ticket.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "left, right, overlap",
+    [([1, 1, 0], [1, 1, 0], 1.0), ([1, 0, 0], [0, 1, 1], 0.0),
+     ([1, 1, 0], [0, 1, 1], 1 / 3), ([0, 0, 0], [0, 0, 0], 0.0)],
+)
+def test_comparing_gives_both_over_either(left, right, overlap):
+    found = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))
+    assert found == {"k": overlap, "all": overlap}
+
+
+def test_comparing_tickets_of_other_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"k: \(2,\) in the ticket, \(3,\)"):
+        tt.Ticket({"k": [1, 0]}).compare(tt.Ticket({"k": [1, 0, 1]}))

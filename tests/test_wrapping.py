@@ -1,0 +1,516 @@
+import collections
+import copy
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import samples
+from keras import layers as kl
+from keras import ops
+
+import tf_tickets as tt
+from tf_tickets import paths, wrapping
+from tf_tickets.layers import Prunable
+
+X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+Pair = collections.namedtuple("Pair", ["first", "second"])
+
+
+def called(model):
+    model(X)
+    return model
+
+
+def wrapped(model, **kwargs):
+    return tt.wrap(model, verbose=False, **kwargs)
+
+
+# What is wrapped, and what is not
+
+
+def four():
+    """An embedding is not wrapped by default; three dense layers and attention are."""
+    inputs = keras.Input((5,), dtype="int32")
+    x = kl.Embedding(9, 4, name="tokens")(inputs)
+    x = kl.MultiHeadAttention(2, 2, name="attention")(x, x)
+    x = kl.Dense(4, name="hidden")(kl.Flatten()(x))
+    return keras.Model(inputs, kl.Dense(2, name="out")(x), name="net")
+
+
+TO_OUTPUT = "attention/attention_output/kernel"
+ATTENTION = {TO_OUTPUT, *(f"attention/{p}/kernel" for p in ("query", "key", "value"))}
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (None, ATTENTION | {"hidden/kernel", "out/kernel"}),
+        (r"^(?!out$)", ATTENTION | {"hidden/kernel"}),
+        ("hid|out", {"hidden/kernel", "out/kernel", TO_OUTPUT}),
+        ("attention/query", {"attention/query/kernel"}),
+        (["out", "key"], {"out/kernel", "attention/key/kernel"}),
+        (("attention",), ATTENTION),
+        ({"hidden"}, {"hidden/kernel"}),
+        (lambda layer: isinstance(layer, kl.Dense), {"hidden/kernel", "out/kernel"}),
+        (lambda layer: layer.name != "attention", {"hidden/kernel", "out/kernel"}),
+    ],
+)
+def test_filters_choose_the_layers(filters, expected):
+    assert set(wrapping.kernels(wrapped(four(), filters=filters))) == expected
+
+
+def test_filters_of_another_type_raise():
+    with pytest.raises(TypeError, match="Received: 3"):
+        tt.wrap(four(), filters=3)
+
+
+def test_embeddings_are_wrapped_on_request():
+    model = wrapped(four(), embeddings=True, filters="tokens")
+    table = model.get_layer("tokens").layer.embeddings
+    wrapping.set_masks(model, {"tokens/embeddings": np.zeros((9, 4))})
+    table.assign(np.ones((9, 4)))
+    assert list(wrapping.kernels(model)) == ["tokens/embeddings"]
+    assert not samples.array(model.get_layer("tokens")(np.ones((1, 5)))).any()
+
+
+def test_a_model_with_nothing_to_prune_raises_with_every_reason():
+    model = four()
+    model.get_layer("hidden").trainable = False
+    with pytest.raises(ValueError) as error:
+        tt.wrap(model, filters="^(hidden|tokens)")
+    for reason in (
+        "tokens/embeddings: an embedding: pass embeddings=True",
+        "attention/query/bias: a bias",
+        "hidden/kernel: frozen",
+        "out/kernel: excluded by filters",
+        "out/bias: rank 1",
+    ):
+        assert reason in str(error.value)
+
+
+def test_the_report_counts_kernels_and_the_rest(capsys):
+    tt.wrap(keras.Sequential([keras.Input((3,)), kl.Dense(4), kl.Dense(2)]))
+    assert capsys.readouterr().out == (
+        "tf_tickets: 2 kernels of 20 weights are prunable; "
+        "2 variables of 6 weights are not.\n"
+    )
+
+
+def test_frozen_layers_are_left_alone():
+    model = samples.nested()
+    model.layers[0].trainable = False
+    found = wrapped(model)
+    assert len(wrapping.kernels(found)) == 1
+    kinds = [type(layer).__name__ for layer in found.layers]
+    assert kinds == ["Functional", "Prunable"]
+
+
+def test_quantized_kernels_are_left_alone():
+    model = samples.sequential()
+    model.layers[0].quantize("int8")
+    found = wrapped(model)
+    assert list(wrapping.kernels(found)) == [model.layers[-1].kernel.path]
+    assert found.layers[0] is model.layers[0]
+
+
+# What raises
+
+
+def test_an_unbuilt_model_raises_and_names_what_is_unbuilt():
+    with pytest.raises(ValueError, match=r"not built.*'hidden'"):
+        tt.wrap(keras.Sequential([kl.Dense(3, name="hidden")]))
+
+
+def test_a_layer_raises_and_points_to_the_wrapper():
+    with pytest.raises(TypeError, match=r"keras\.src.*Prunable\(layer\)"):
+        tt.wrap(kl.Dense(3))
+
+
+def test_wrapping_twice_raises():
+    with pytest.raises(ValueError, match="wrapped already"):
+        tt.wrap(wrapped(samples.sequential()))
+
+
+def test_stripping_a_plain_model_raises():
+    with pytest.raises(ValueError, match="nothing to strip"):
+        tt.strip(samples.sequential())
+
+
+class Tied(keras.layers.Layer):
+    """Multiplies with the transposed kernel of another layer."""
+
+    def __init__(self, other, **kwargs):
+        super().__init__(**kwargs)
+        self.other = other
+
+    def call(self, inputs):
+        return ops.matmul(inputs, ops.transpose(self.other.kernel))
+
+
+def tied():
+    inputs = keras.Input((6,))
+    first = kl.Dense(3, name="first", use_bias=False)
+    x = Tied(first, name="second")(first(inputs))
+    return keras.Model(inputs, kl.Dense(2, name="out")(x))
+
+
+def test_a_kernel_of_two_layers_raises():
+    with pytest.raises(ValueError, match="used by two layers"):
+        tt.wrap(tied())
+
+
+def test_a_kernel_of_two_layers_can_be_excluded():
+    assert list(wrapping.kernels(wrapped(tied(), filters=["out"]))) == ["out/kernel"]
+
+
+class OwnConstructor(keras.Model):
+    def __init__(self):
+        inputs = keras.Input((6,))
+        super().__init__(inputs, kl.Dense(2)(inputs))
+
+
+def test_a_functional_model_with_a_constructor_of_its_own_raises():
+    with pytest.raises(ValueError, match="OwnConstructor"):
+        tt.wrap(OwnConstructor())
+
+
+def test_masks_for_what_is_no_kernel_raise():
+    model = wrapped(four())
+    with pytest.raises(ValueError, match="'out/bias'.*'out/kernel'"):
+        wrapping.set_masks(model, {"out/bias": np.ones(2)})
+
+
+# What stays
+
+
+def test_variables_stay_the_same_objects_and_keep_their_values():
+    model = samples.sequential()
+    before = [samples.array(v) for v in model.variables]
+    found = wrapped(model)
+    assert all(
+        one is other for one, other in
+        zip(wrapping.plain_paths(found).values(), model.variables, strict=True)
+    )
+    again = tt.strip(found)
+    assert [id(v) for v in again.variables] == [id(v) for v in model.variables]
+    np.testing.assert_equal([samples.array(v) for v in again.variables], before)
+
+
+def test_names_for_losses_and_logs_stay():
+    inputs = keras.Input((6,))
+    heads = [kl.Dense(1, name="one")(inputs), kl.Dense(1, name="two")(inputs)]
+    model = wrapped(keras.Model(inputs, heads))
+    model.compile("sgd", {"one": "mse", "two": "mae"}, jit_compile=False)
+    targets = {"one": np.ones((4, 1)), "two": np.ones((4, 1))}
+    logs = model.fit(X, targets, verbose=0).history
+    assert set(logs) == {"loss", "one_loss", "two_loss"}
+    assert model.get_layer("one").layer.name == "one"
+
+
+def half_squared(truth, prediction):
+    return 0.5 * ops.mean(ops.square(truth - prediction), axis=-1)
+
+
+def test_a_compiled_model_stays_compiled_with_functions_of_the_users_own():
+    model = samples.sequential()
+    optimizer = keras.optimizers.Adam(0.125)
+    metrics = [half_squared, "mae"]
+    model.compile(optimizer, half_squared, metrics=metrics, steps_per_execution=2)
+    found = wrapped(model)
+    assert found.loss is half_squared
+    assert found.steps_per_execution == 2
+    assert float(found.optimizer.learning_rate) == 0.125
+    assert found.optimizer is optimizer
+    found.fit(X, np.ones((4, 4)), verbose=0)
+    assert int(found.optimizer.iterations) == 1
+    assert set(found.get_metrics_result()) == {"loss", "half_squared", "mae"}
+    assert model.compiled
+    assert not tt.strip(found).compiled
+
+
+def test_what_an_optimizer_leaves_out_of_weight_decay_stays_left_out():
+    model = samples.sequential()
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, lambda y, p: 0.0 * ops.sum(p, axis=-1))
+    found = wrapped(model)
+    bias = next(v for v in found.trainable_variables if v.name == "bias")
+    bias.assign(ops.ones_like(bias))
+    found.fit(X, np.ones((4, 4)), verbose=0)
+    assert samples.array(bias).tolist() == [1.0] * bias.shape[0]
+
+
+class OwnTraining(keras.Model):
+    def train_step(self, *args):
+        return {**super().train_step(*args), "own": 1.0}
+
+
+def test_the_class_with_its_train_step_stays():
+    inputs = keras.Input((6,))
+    model = wrapped(OwnTraining(inputs, kl.Dense(2)(inputs)))
+    assert type(model) is OwnTraining
+    assert type(tt.strip(model)) is OwnTraining
+
+
+class OwnCompile(keras.Model):
+    def compile(self, strength, **kwargs):
+        super().compile(**kwargs)
+        self.strength = strength
+
+
+def test_a_model_with_a_compile_of_its_own_says_that_it_must_be_compiled():
+    inputs = keras.Input((6,))
+    model = OwnCompile(inputs, kl.Dense(2)(inputs))
+    model.compile(3, loss="mse")
+    with pytest.warns(UserWarning, match="OwnCompile has a `compile` of its own"):
+        found = wrapped(model)
+    assert not found.compiled
+
+
+def test_a_shared_layer_has_one_mask():
+    model = wrapped(samples.siamese())
+    assert len(wrapping.prunables(model)) == 3
+    assert len(model.get_layer("shared_tower").layers) == 1
+
+
+# Paths
+
+
+@pytest.mark.parametrize("name", ["nested to three levels", "Sequential", "residual"])
+def test_paths_after_a_reload_are_those_of_the_reloaded_plain_model(name, tmp_path):
+    plain = samples.built(samples.TOPOLOGIES[name][0])
+    plain.save(tmp_path / "plain.keras")
+    plain_again = keras.models.load_model(tmp_path / "plain.keras")
+    model = wrapped(plain)
+    model.save(tmp_path / "wrapped.keras")
+    again = keras.models.load_model(tmp_path / "wrapped.keras")
+    without_seeds = [v.path for v in plain_again.variables if "seed" not in v.path]
+    found = [path for path in wrapping.plain_paths(again) if "seed" not in path]
+    assert found == without_seeds
+    assert list(paths.match(wrapping.kernels(model), wrapping.kernels(again))) == list(
+        wrapping.kernels(model)
+    )
+
+
+def test_a_layer_built_by_its_wrapper_has_the_path_of_a_plain_one():
+    block = kl.Bidirectional(kl.GRU(2, name="gru"), name="both")
+    model = keras.Sequential([Prunable(block, name="other")], name="net")
+    model(np.ones((1, 3, 2)))
+    assert list(wrapping.kernels(model))[:2] == [
+        "net/both/forward_gru/gru_cell/kernel",
+        "net/both/forward_gru/gru_cell/recurrent_kernel",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "expected"),
+    [
+        (["a/k"], ["b/k", "a/k"], ["a/k"]),
+        (["d_3/k", "d_4/k"], ["d/k", "d_1/k"], ["d/k", "d_1/k"]),
+        (["net/a/k", "net/b/k"], ["a/k", "b/k"], ["a/k", "b/k"]),
+        (["a/k", "a/k#2"], ["x/a/k", "y/a/k"], ["x/a/k", "y/a/k"]),
+        (["a_1/k"], ["a_2/k", "b/k"], ["a_2/k"]),
+    ],
+)
+def test_names_are_matched(wanted, available, expected):
+    assert list(paths.match(wanted, available).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available"),
+    [
+        (["conv/k"], ["dense/k"]),
+        (["d_3/k"], ["d/k", "d_1/k"]),
+        (["a/k", "b/k"], ["a/k"]),
+        (["xa/k"], ["a/k"]),
+        (["a/k", "b/k"], ["b/k", "a_1/k"]),
+    ],
+)
+def test_names_that_do_not_fit_are_not_matched(wanted, available):
+    assert paths.match(wanted, available) is None
+
+
+# Subclassed models, which are changed in place
+
+
+def test_a_subclassed_model_is_wrapped_in_its_containers():
+    plain = samples.subclassed()
+    model = wrapped(plain)
+    assert model is plain
+    assert len(wrapping.kernels(model)) == 8
+    held = [model.stem, model.blocks[0], model.blocks[1][0], model.pair[0],
+            model.heads["main"], model.tail.layers[0], model.inner]
+    assert all(isinstance(layer, Prunable) for layer in held)
+    assert isinstance(model.pair[1], kl.ReLU)
+
+
+def test_a_subclassed_model_trains_bit_identically_and_holds_its_zeros():
+    plain = samples.compiled(samples.built(samples.subclassed))
+    model = samples.compiled(wrapped(samples.built(samples.subclassed)))
+    targets = X[:, :4]
+    losses = [samples.fit(m, X, targets, epochs=2) for m in (plain, model)]
+    assert losses[0] == losses[1]
+    np.testing.assert_equal(samples.weights(model), samples.weights(plain))
+    masks = samples.half_masks(model)
+    wrapping.set_masks(model, masks)
+    samples.fit(model, X, targets)
+    before = samples.outputs(model, X)
+    tt.strip(model)
+    np.testing.assert_array_equal(samples.outputs(model, X), before)
+    table = wrapping.plain_paths(model)
+    pruned = [samples.array(table[path])[~mask] for path, mask in masks.items()]
+    assert not np.concatenate(pruned).any()
+
+
+def test_a_subclassed_model_that_has_trained_can_be_wrapped():
+    model = samples.compiled(samples.built(samples.subclassed))
+    samples.fit(model, X, X[:, :4])
+    wrapped(model)
+    masks = {path: np.zeros(m.shape) for path, m in wrapping.masks(model).items()}
+    wrapping.set_masks(model, masks)
+    kernel = wrapping.kernels(model)["subclassed/inner/out/kernel"]
+    kernel.assign(np.ones(kernel.shape))
+    spread = np.ptp(model.predict(X, verbose=0), axis=0)
+    np.testing.assert_array_equal(spread, np.zeros(4))
+
+
+def test_the_weights_of_a_subclassed_model_stay_and_keep_their_order():
+    model = samples.subclassed()
+    before = [id(v) for v in model.variables]
+    wrapped(model)
+    assert [id(v) for v in wrapping.plain_paths(model).values()] == before
+    assert tt.strip(model) is model
+    assert wrapping.prunables(model) == []
+    assert [id(v) for v in model.variables] == before
+
+
+def test_the_weights_of_a_wrapped_subclassed_model_go_through_a_file(tmp_path):
+    model = wrapped(samples.subclassed())
+    masks = samples.half_masks(model)
+    wrapping.set_masks(model, masks)
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = wrapped(samples.subclassed())
+    again.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(model, X))
+    found = list(wrapping.masks(again).values())
+    np.testing.assert_equal(found, list(masks.values()))
+
+
+@pytest.mark.parametrize(
+    "save",
+    [lambda model, path: model.save(path), lambda model, _: copy.deepcopy(model)],
+)
+def test_a_wrapped_subclassed_model_refuses_a_file_of_no_use(save, tmp_path):
+    with pytest.raises(NotImplementedError, match="save_weights"):
+        save(wrapped(samples.subclassed()), tmp_path / "model.keras")
+
+
+def test_a_stripped_subclassed_model_can_be_saved(tmp_path):
+    model = tt.strip(wrapped(samples.subclassed()))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(
+        tmp_path / "model.keras", custom_objects={"Subclassed": samples.Subclassed}
+    )
+    np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(model, X))
+
+
+class Containers(keras.Model):
+    """A named tuple, a set, and a layer in two nested models and an attribute."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pair = Pair(kl.Dense(6), kl.Dense(6))
+        self.alone = {kl.Dense(6)}
+        self.shared = kl.Dense(6, name="shared")
+        self.one = keras.Sequential([keras.Input((6,)), self.shared])
+        self.two = keras.Sequential([keras.Input((6,)), self.shared, kl.Dense(6)])
+
+    def call(self, inputs):
+        (alone,) = self.alone
+        x = self.pair.second(self.pair.first(inputs))
+        return self.two(self.one(alone(self.shared(x))))
+
+
+def test_named_tuples_and_sets_keep_their_kind():
+    model = wrapped(called(Containers()))
+    assert isinstance(model.pair.first, Prunable)
+    assert isinstance(model.pair.second, Prunable)
+    assert all(isinstance(layer, Prunable) for layer in model.alone)
+    assert samples.outputs(model, X)[0].shape == (4, 6)
+
+
+def test_a_layer_shared_between_nested_models_is_wrapped_once():
+    model = called(Containers())
+    shared, before = model.shared, samples.outputs(model, X)
+    wrapped(model)
+    assert model.one.layers[0] is model.two.layers[0] is model.shared
+    assert model.shared.layer is shared
+    assert len(wrapping.prunables(model)) == 5
+    np.testing.assert_array_equal(samples.outputs(model, X), before)
+
+
+class Holder:
+    def __init__(self, layer):
+        self.layer = layer
+
+
+class OutOfReach(keras.Model):
+    """Holds a layer in an object of its own, known to Keras by `build` only."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.kept = kl.Dense(6, name="kept")
+        self.holder = Holder(self.kept)
+        self._layers.append(self.kept)
+        del self.kept
+
+    def call(self, inputs):
+        return self.holder.layer(inputs)
+
+
+def test_a_layer_that_cannot_be_replaced_raises():
+    with pytest.raises(ValueError, match="'kept'.*cannot be replaced"):
+        wrapped(called(OutOfReach()))
+
+
+# Distribution
+
+MIRRORED = """
+import numpy as np, tensorflow as tf
+devices = [tf.config.LogicalDeviceConfiguration()] * 2
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, devices)
+import keras, tf_tickets as tt
+from tf_tickets import wrapping
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert strategy.num_replicas_in_sync == 2
+with strategy.scope():
+    model = keras.Sequential([
+        keras.Input((6,)), keras.layers.Dense(8, activation="relu"),
+        keras.layers.BatchNormalization(), keras.layers.Dense(2)])
+    model = tt.wrap(model, verbose=False)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+masks = {p: np.arange(m.size).reshape(m.shape) % 2 == 0
+         for p, m in wrapping.masks(model).items()}
+wrapping.set_masks(model, masks)
+before = [v.numpy() for v in wrapping.kernels(model).values()]
+x = np.random.default_rng(0).normal(size=(8, 6))
+model.fit(x, np.ones((8, 2)), batch_size=4, verbose=0)
+for (path, v), old in zip(wrapping.kernels(model).items(), before):
+    assert (v.numpy()[~masks[path]] == 0).all() and (v.numpy() != old).any()
+print("zeros held on", strategy.num_replicas_in_sync)
+"""
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
+)
+def test_masks_hold_under_a_mirrored_strategy():
+    found = subprocess.run(
+        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "zeros held on 2" in found.stdout, found.stderr

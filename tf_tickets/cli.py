@@ -1,0 +1,209 @@
+"""The command `tf-tickets`."""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+
+_EXAMPLES = """\
+examples:
+  tf-tickets search
+      a ticket for LeNet-300-100 on the 8x8 digits that come with scikit-learn
+  tf-tickets search --dataset mnist --data-dir ~/tensorflow_datasets --epochs 10
+  tf-tickets search --dataset cifar10 --model resnet20 --rewind-to "10 epochs"
+  tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
+  tf-tickets report tickets/digits-lenet300/model.keras
+  tf-tickets compare one.ticket other.ticket
+
+The Keras backend is the one in KERAS_BACKEND; without it TensorFlow, or JAX where
+TensorFlow is not installed.
+"""
+
+
+def main(arguments=None):
+    """Runs the command line and gives its exit status."""
+    options = _parser().parse_args(arguments)
+    _choose_backend()
+    try:
+        return _COMMANDS[options.command](options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"tf-tickets: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ntf-tickets: interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="tf-tickets", description="Find and use lottery tickets in Keras models.",
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_search(commands)
+    _add_train(commands)
+    report = commands.add_parser("report", help="show a ticket or a model by layer")
+    report.add_argument("file", help="a .ticket or a .keras file")
+    compare = commands.add_parser("compare", help="how far two tickets agree")
+    compare.add_argument("files", nargs=2, metavar="TICKET")
+    return parser
+
+
+def _add_search(commands):
+    search = commands.add_parser(
+        "search", help="find a ticket by iterative magnitude pruning",
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
+        description="Trains, prunes and rewinds round by round, trains the control "
+        "experiments\nbeside it, and keeps everything in one folder. The same "
+        "command again goes on\nwhere it was interrupted, or says that it is done.",
+    )
+    _add_data(search)
+    what = search.add_argument_group("the search (by default as in the paper)")
+    what.add_argument("--rounds", type=int, metavar="N",
+                      help="how many times to prune (default: 12)")
+    what.add_argument("--epochs", type=int, metavar="N", help="epochs per round")
+    what.add_argument("--rate", type=float, metavar="R",
+                      help="fraction of the kept weights that a round prunes, 0..1")
+    what.add_argument("--rewind-to", metavar="WHEN",
+                      help="'init', 'N steps' or 'N epochs' of the first training")
+    what.add_argument("--batch-size", type=int, metavar="N", help="examples a step")
+    what.add_argument("--tolerance", type=float, metavar="T",
+                      help="the best ticket may be so much less accurate than the "
+                      "dense network, in validation (default: 0.01)")
+    what.add_argument("--no-controls", action="store_true",
+                      help="leave out random reinit and shuffled masks, and with "
+                      "them two thirds of the time")
+    out = search.add_argument_group("results")
+    out.add_argument("--out", metavar="DIR",
+                     help="folder of the results (default: tickets/DATASET-MODEL)")
+
+
+def _add_train(commands):
+    train = commands.add_parser("train", help="train a ticket and strip the model")
+    train.add_argument("ticket", help="a .ticket file")
+    _add_data(train)
+    train.add_argument("--epochs", type=int, metavar="N", help="for how long")
+    train.add_argument("--batch-size", type=int, metavar="N", help="examples a step")
+    train.add_argument("--out", required=True, metavar="FILE.keras",
+                       help="the stripped model; must not exist yet")
+
+
+def _add_data(parser):
+    data = parser.add_argument_group("data and network")
+    data.add_argument("--dataset", default="digits", metavar="NAME",
+                      help="digits, mnist, cifar10 or a path to an .npz with x_train, "
+                      "y_train, x_test, y_test (default: digits)")
+    data.add_argument("--data-dir", metavar="DIR",
+                      help="where tensorflow-datasets has prepared mnist and cifar10 "
+                      "(default: TFDS_DATA_DIR)")
+    data.add_argument("--model", default="lenet300", metavar="NAME",
+                      help="lenet300, conv2, conv4, conv6, resnet20, resnet18 or vgg16 "
+                      "(default: lenet300)")
+    data.add_argument("--width", type=float, metavar="W",
+                      help="scales the layers of the network (default: 1)")
+    data.add_argument("--take", type=int, metavar="N",
+                      help="train on the first N examples only")
+    data.add_argument("--scaling", choices=("standard", "unit"), default="standard",
+                      help="of the images: mean 0 and deviation 1, or 0 to 1 "
+                      "(default: standard)")
+    data.add_argument("--seed", type=int, default=0, metavar="N",
+                      help="seed of weights, data order and controls (default: 0)")
+
+
+def _choose_backend():
+    """JAX where TensorFlow, the default of Keras, is not installed."""
+    if "KERAS_BACKEND" in os.environ or importlib.util.find_spec("tensorflow"):
+        # TensorFlow greets with a screen of notes otherwise.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        return
+    if importlib.util.find_spec("jax"):
+        os.environ["KERAS_BACKEND"] = "jax"
+
+
+def _setting(options, jobs):
+    """The setting that the options describe; they are named as it names them."""
+    return jobs.Setting(
+        options.dataset, options.model, options.data_dir, options.seed, vars(options)
+    )
+
+
+def _search(options):
+    from tf_tickets import jobs, progress, tables
+
+    out = options.out or f"tickets/{_plain_name(options.dataset)}-{options.model}"
+    setting = _setting(options, jobs)
+    with progress.Bars() as bars:
+        job = jobs.SearchJob(
+            setting, out, not options.no_controls, bars.say, bars.callbacks
+        )
+        results = job.run()
+    print(tables.search_table(results["rows"], results["dense"]))
+    print(_verdict(results))
+    for name, meaning in _FILES.items():
+        print(f"  {pathlib.Path(out) / name}  {meaning}")
+    return 0
+
+
+_FILES = {
+    "best.ticket": "the best ticket: masks and start weights",
+    "model.keras": "plain Keras model, trained from it, zeros in place",
+    "model.txt": "its layers, weights kept and multiplications",
+    "curve.png": "accuracy by weights kept",
+    "table.txt": "the table above",
+    "results.json": "all numbers and settings",
+    "round_NN.ticket": "the ticket of every round",
+}
+
+
+def _verdict(results):
+    row = next(r for r in results["rows"] if r["round"] == results["best_round"])
+    return (
+        f"Best: round {row['round']}, sparsity {row['sparsity']:.1%}, test accuracy "
+        f"{row['ticket']:.2%} (dense {results['dense']:.2%}).\nFiles:"
+    )
+
+
+def _plain_name(dataset):
+    return pathlib.Path(dataset).stem if dataset.endswith(".npz") else dataset
+
+
+def _train(options):
+    from tf_tickets import jobs
+
+    metrics = jobs.train(options.ticket, _setting(options, jobs), options.out)
+    for name, value in metrics.items():
+        print(f"{name:>16}  {value:.4f}")
+    print(f"Stripped model: {options.out}")
+    return 0
+
+
+def _report(options):
+    import keras
+
+    from tf_tickets import report, tables, tickets
+
+    if options.file.endswith(".keras"):
+        print(report.summary(keras.saving.load_model(options.file)))
+        return 0
+    print(tables.ticket_table(tickets.Ticket.load(options.file)))
+    return 0
+
+
+def _compare(options):
+    from tf_tickets import tickets
+
+    first, second = (tickets.Ticket.load(file) for file in options.files)
+    print(f"sparsity {first.sparsity:.4f} and {second.sparsity:.4f}")
+    print("kept in both / kept in either:")
+    for path, overlap in first.compare(second).items():
+        print(f"  {overlap:.4f}  {path}")
+    return 0
+
+
+_COMMANDS = {
+    "search": _search, "train": _train, "report": _report, "compare": _compare,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Numbers as aligned text: of a ticket, of a search, for any report."""
+
+
+def ticket_table(ticket):
+    """The kernels of a ticket as a text table.
+
+    Args:
+        ticket: A `tf_tickets.Ticket`.
+
+    Returns:
+        The table, without a newline at its end.
+
+    Example:
+
+    >>> print(ticket_table(tt.Ticket({"d/kernel": np.array([[True], [False]])})))
+    kernel    shape  size  kept  sparsity
+    d/kernel  2x1       2     1    0.5000
+    total               2     1    0.5000
+    """
+    kept = ticket.kept
+    rows = [(p, shape_text(m.shape), m.size, kept[p]) for p, m in ticket.masks.items()]
+    size = sum(size for _, _, size, _ in rows)
+    rows.append(("total", "", size, sum(kept.values())))
+    cells = [("kernel", "shape", "size", "kept", "sparsity")]
+    for path, shape, size, count in rows:
+        sparsity = f"{fraction(size - count, size):.4f}"
+        cells.append((path, shape, f"{size:,}", f"{count:,}", sparsity))
+    return align(cells, left=2)
+
+
+def search_table(results, dense=None):
+    """The rounds of a search as a text table.
+
+    Args:
+        results: One dict a round with "round", "sparsity" and the accuracies
+            "ticket", "reinit", "shuffled", where known.
+        dense: Accuracy of the dense network.
+
+    Returns:
+        The table, without a newline at its end.
+
+    Example:
+
+    >>> print(search_table([{"round": 1, "sparsity": 0.2, "ticket": 0.97}], dense=0.96))
+    round  sparsity  kept weights  ticket   dense  reinit  shuffled
+        1    0.2000        80.00%  0.9700  0.9600       -         -
+    """
+    names = ("ticket", "dense", "reinit", "shuffled")
+    cells = [("round", "sparsity", "kept weights", *names)]
+    for result in results:
+        known = {**result, "dense": dense}
+        cells.append((
+            str(result["round"]), f"{result['sparsity']:.4f}",
+            f"{1 - result['sparsity']:.2%}",
+            *(_accuracy(known.get(name)) for name in names),
+        ))
+    return align(cells)
+
+
+def align(cells, left=0):
+    """Rows of text in columns, the first `left` of them flush left."""
+    cells = list(cells)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    marks = ["<" if i < left else ">" for i in range(len(widths))]
+    return "\n".join(
+        "  ".join(
+            f"{cell:{mark}{width}}"
+            for cell, mark, width in zip(row, marks, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def shape_text(shape):
+    return "x".join(map(str, shape))
+
+
+def number(value):
+    return "?" if value is None else f"{value:,}"
+
+
+def _accuracy(value):
+    return "-" if value is None else f"{value:.4f}"
+
+
+def fraction(part, whole):
+    return part / whole if whole else 0.0
+
+
+def count_of(count, noun):
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
