@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import statistics
-import sys
 
 HERE = pathlib.Path(__file__).parent
 
@@ -47,7 +46,7 @@ def collect(options):
             row[name] = _spread([r[name] for r in rounds])
         rows.append(row)
     found = {
-        "command": "python benchmarks/mnist_imp.py " + " ".join(sys.argv[1:]),
+        "command": _command(options, runs[0]["versions"]["backend"]),
         "machine": f"{runs[0]['cores']} CPU cores", "seeds": options.seeds,
         "scaling": options.scaling,
         "rounds": options.rounds, "epochs_per_round": options.epochs,
@@ -57,6 +56,14 @@ def collect(options):
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1))
     return found
+
+
+def _command(options, backend):
+    return (
+        f"KERAS_BACKEND={backend} python benchmarks/mnist_imp.py --data-dir DIR "
+        f"--seeds {' '.join(map(str, options.seeds))} --rounds {options.rounds} "
+        f"--epochs {options.epochs} --scaling {options.scaling}"
+    )
 
 
 def _spread(values):

@@ -16,14 +16,23 @@ def everything_from_the_last(scores, masks, keep):
 
 
 IMP = {
-    "rounds": 3, "epochs_per_round": 7, "rate": {"output": 0.1, ".": 0.3},
-    "rewind_to": "5 steps", "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
-    "criterion": "movement", "allocation": "erk", "stop_at": 0.9, "monitor": "loss",
-    "tolerance": 0.02, "seed": 4,
+    "rounds": 3,
+    "epochs_per_round": 7,
+    "rate": {"output": 0.1, ".": 0.3},
+    "rewind_to": "5 steps",
+    "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+    "criterion": "movement",
+    "allocation": "erk",
+    "stop_at": 0.9,
+    "monitor": "loss",
+    "tolerance": 0.02,
+    "seed": 4,
 }
 GRADUAL = {
     "schedule": schedules.ConstantSparsity(0.3, 4, 50, 5),
-    "criterion": "random", "allocation": "uniform", "seed": 3,
+    "criterion": "random",
+    "allocation": "uniform",
+    "seed": 3,
 }
 # name: (class, a value for every argument, none of them the default)
 TABLE = {
@@ -32,12 +41,18 @@ TABLE = {
     "IMP, own allocation": (tt.IMP, IMP | {"allocation": everything_from_the_last}),
     "GradualPruning": (tt.GradualPruning, GRADUAL),
     "GradualPruning, own allocation": (
-        tt.GradualPruning, GRADUAL | {"allocation": everything_from_the_last},
+        tt.GradualPruning,
+        GRADUAL | {"allocation": everything_from_the_last},
     ),
     "Fidelity": (
         snapshots.Fidelity,
-        {"weights": "keep", "statistics": "keep", "optimizer": "keep",
-         "learning_rate": "keep", "seeds": "rewind"},
+        {
+            "weights": "keep",
+            "statistics": "keep",
+            "optimizer": "keep",
+            "learning_rate": "keep",
+            "seeds": "rewind",
+        },
     ),
     "ConstantSparsity": (
         schedules.ConstantSparsity,
@@ -45,8 +60,14 @@ TABLE = {
     ),
     "PolynomialDecay": (
         schedules.PolynomialDecay,
-        {"initial_sparsity": 0.1, "final_sparsity": 0.7, "begin_step": 3,
-         "end_step": 30, "power": 2, "frequency": 4},
+        {
+            "initial_sparsity": 0.1,
+            "final_sparsity": 0.7,
+            "begin_step": 3,
+            "end_step": 30,
+            "power": 2,
+            "frequency": 4,
+        },
     ),
     "IterativeRate": (
         schedules.IterativeRate,
@@ -89,7 +110,9 @@ def test_the_values_are_kept_as_attributes(name):
     cls, arguments = TABLE[name]
     found = vars(cls(**arguments))
     kept = {n: found[n] for n in arguments if n not in ("criterion", "fidelity")}
-    assert {n: plain(v) for n, v in kept.items()} == {n: plain(arguments[n]) for n in kept}
+    assert {n: plain(v) for n, v in kept.items()} == {
+        n: plain(arguments[n]) for n in kept
+    }
 
 
 @pytest.mark.parametrize("name", SERIALIZED)
@@ -131,7 +154,12 @@ def test_a_prunable_layer_survives_being_saved(mask):
     [
         (tt.IMP, {"rounds": 0}, ValueError, "`rounds`.*Received: 0"),
         (tt.IMP, {"rounds": 1.5}, ValueError, "`rounds`.*Received: 1.5"),
-        (tt.IMP, {"epochs_per_round": -1}, ValueError, "`epochs_per_round`.*Received: -1"),
+        (
+            tt.IMP,
+            {"epochs_per_round": -1},
+            ValueError,
+            "`epochs_per_round`.*Received: -1",
+        ),
         (tt.IMP, {"rate": 1.0}, ValueError, "Received: rate=1.0"),
         (tt.IMP, {"rate": -0.1}, ValueError, "Received: rate=-0.1"),
         (tt.IMP, {"rate": {"a": 20}}, ValueError, "Received: rate={'a': 20}"),
@@ -150,8 +178,12 @@ def test_a_prunable_layer_survives_being_saved(mask):
         (tt.GradualPruning, GRADUAL | {"criterion": "size"}, ValueError, "'size'"),
         (tt.GradualPruning, GRADUAL | {"allocation": "even"}, ValueError, "'even'"),
         (snapshots.Fidelity, {"seeds": "fresh"}, ValueError, "Received: 'fresh'"),
-        (schedules.ConstantSparsity, {"target_sparsity": 80, "begin_step": 0},
-         ValueError, "Received: 80"),
+        (
+            schedules.ConstantSparsity,
+            {"target_sparsity": 80, "begin_step": 0},
+            ValueError,
+            "Received: 80",
+        ),
         (schedules.IterativeRate, {"rate": 0.2, "begin_step": -1}, ValueError, "=-1"),
     ],
 )

@@ -108,13 +108,23 @@ def test_training_a_ticket_again_gives_its_metrics_to_the_bit(tickets, tmp_path)
 
 @pytest.mark.parametrize(
     "settings, epochs",
-    [({}, 2), ({"fidelity": "learning_rate"}, 2), ({"rewind_to": "1 epoch"}, 1),
-     ({"fidelity": "exact"}, 2)],
+    [
+        ({}, 2),
+        ({"fidelity": "learning_rate"}, 2),
+        ({"rewind_to": "1 epoch"}, 1),
+        ({"fidelity": "exact"}, 2),
+    ],
 )
 def test_every_kind_of_rewinding_can_be_trained_again(settings, epochs):
     ticket = search_for(rounds=1, **settings)[0]
     trained = train_ticket(
-        tiny.build_without_dropout, DATA, ticket, epochs, seed=3, batch_size=16, verbose=0
+        tiny.build_without_dropout,
+        DATA,
+        ticket,
+        epochs,
+        seed=3,
+        batch_size=16,
+        verbose=0,
     )[1]
     assert trained == {name: ticket.metrics[name] for name in trained}
 

@@ -64,8 +64,12 @@ def test_infinities_nan_and_minus_zero_come_back(tmp_path, dtype):
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(12).reshape(3, 4).T, np.arange(12)[::2], np.asfortranarray(ARRAYS["a"]),
-        np.arange(5, dtype=">i4"), np.arange(5, dtype=">f8"), ARRAYS["mask"][::-1],
+        np.arange(12).reshape(3, 4).T,
+        np.arange(12)[::2],
+        np.asfortranarray(ARRAYS["a"]),
+        np.arange(5, dtype=">i4"),
+        np.arange(5, dtype=">f8"),
+        ARRAYS["mask"][::-1],
     ],
 )
 def test_other_layouts_in_memory_come_back_with_their_values(tmp_path, array):
@@ -141,7 +145,10 @@ def test_a_foreign_zip_is_refused(tmp_path):
         ({"kind": "ticket"}, "is a ticket file, expected a demo file"),
         ({"version": 2}, "format version 2.*Install a newer"),
         ({"version": "x"}, "format version x"),
-        ({"arrays": [["a", "float32", [10**9, 10**9]]]}, "must take 4000000000000000000"),
+        (
+            {"arrays": [["a", "float32", [10**9, 10**9]]]},
+            "must take 4000000000000000000",
+        ),
         ({"arrays": [["a", "float32", [-3, -4]]]}, r"shape \[-3, -4\]"),
         ({"arrays": [["a", "float32", [2.5]]]}, r"shape \[2.5\]"),
         ({"arrays": [["a", "float32", "ab"]]}, "shape ab"),

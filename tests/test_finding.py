@@ -39,9 +39,12 @@ def find(directory=None, callbacks=(), search=None, data=None, **kwargs):
     search = search or tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
     given = {"seed": 3, "batch_size": 16, "verbose": 0, **kwargs}
     return tt.find_ticket(
-        given.pop("build", tiny.build_compiled), tiny.splits() if data is None else data,
-        search, directory,
-        callbacks=callbacks, **given,
+        given.pop("build", tiny.build_compiled),
+        tiny.splits() if data is None else data,
+        search,
+        directory,
+        callbacks=callbacks,
+        **given,
     )
 
 
@@ -73,10 +76,14 @@ def complete(tmp_path_factory):
 
 def killed(directory, write=0, moment=()):
     program = PROGRAM.format(
-        tests=os.path.dirname(__file__), directory=str(directory), write=write,
+        tests=os.path.dirname(__file__),
+        directory=str(directory),
+        write=write,
         moment=moment,
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
@@ -84,8 +91,10 @@ def killed(directory, write=0, moment=()):
     "kill, epochs",
     [
         # In round 0, in round 2; in the write of round 1's ticket and of its state.
-        ({"moment": (1, 2)}, 8), ({"moment": (5, 0)}, 4),
-        ({"write": 2}, 8), ({"write": 6}, 6),
+        ({"moment": (1, 2)}, 8),
+        ({"moment": (5, 0)}, 4),
+        ({"write": 2}, 8),
+        ({"write": 6}, 6),
     ],
 )
 def test_a_killed_search_goes_on_to_the_same_bytes(tmp_path, complete, kill, epochs):
@@ -126,7 +135,11 @@ def test_a_complete_directory_returns_without_training(complete):
 
 def unnamed():
     """Keras numbers these layers on, so each build has other names."""
-    layers = [keras.Input((6,)), keras.layers.Dense(5), keras.layers.BatchNormalization()]
+    layers = [
+        keras.Input((6,)),
+        keras.layers.Dense(5),
+        keras.layers.BatchNormalization(),
+    ]
     return tiny.compiled(keras.Sequential([*layers, keras.layers.Dense(3)]))
 
 
@@ -166,12 +179,19 @@ def larger():
 @pytest.mark.parametrize(
     "changes, name, others",
     [
-        ({"search": tiny.imp(rewind_to="2 steps", monitor="val_accuracy", rate=0.4)},
-         "settings.rate: 0.3 there, 0.4 here", "rounds"),
+        (
+            {"search": tiny.imp(rewind_to="2 steps", monitor="val_accuracy", rate=0.4)},
+            "settings.rate: 0.3 there, 0.4 here",
+            "rounds",
+        ),
         ({"seed": 4}, "seed: 3 there, 4 here", "rate"),
         ({"batch_size": 8}, "batch_size: 16 there, 8 here", "seed"),
         ({"build": larger}, "optimizer.learning_rate: 0.00", "kernels"),
-        ({"data": (tiny.data(64, seed=5), *tiny.splits()[1:])}, "data.train", "validation"),
+        (
+            {"data": (tiny.data(64, seed=5), *tiny.splits()[1:])},
+            "data.train",
+            "validation",
+        ),
         ({"data": (*tiny.splits()[:2], tiny.data(32, seed=5))}, "data.test", "train"),
     ],
 )

@@ -11,7 +11,8 @@ from tf_tickets import snapshots, wrapping
 
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 OPTIMIZERS = {
-    "plain": {}, "EMA": {"use_ema": True},
+    "plain": {},
+    "EMA": {"use_ema": True},
     "accumulation": {"gradient_accumulation_steps": 2},
 }
 # Without it JAX runs each operation by itself and compiles no step.
@@ -48,9 +49,7 @@ def network(wrap, policy, options, **compiling):
 
 def fit(model, epochs, callbacks=()):
     x, y = tiny.data()
-    model.fit(
-        x, y, batch_size=16, epochs=epochs, verbose=0, callbacks=list(callbacks)
-    )
+    model.fit(x, y, batch_size=16, epochs=epochs, verbose=0, callbacks=list(callbacks))
     return model
 
 

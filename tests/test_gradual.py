@@ -46,8 +46,13 @@ def test_the_last_sparsity_is_reached_exactly(allocation, spe):
 
 @pytest.mark.parametrize(
     "spe, frequency, steps",
-    [(1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (1, 3, [0, 3, 6]), (4, 1, [0, 4, 8]),
-     (4, 3, [0, 4, 8]), (1, 4, [0, 4, 8])],
+    [
+        (1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (1, 3, [0, 3, 6]),
+        (4, 1, [0, 4, 8]),
+        (4, 3, [0, 4, 8]),
+        (1, 4, [0, 4, 8]),
+    ],
 )
 def test_it_fires_once_at_every_step_that_is_due(spe, frequency, steps):
     schedule = schedules.IterativeRate(0.05, 0, frequency=frequency)
@@ -56,7 +61,9 @@ def test_it_fires_once_at_every_step_that_is_due(spe, frequency, steps):
 
 
 def test_of_several_that_are_due_the_last_counts():
-    _, pruning, _ = pruned(schedules.IterativeRate(0.5, 1, end_step=3, frequency=1), spe=4)
+    _, pruning, _ = pruned(
+        schedules.IterativeRate(0.5, 1, end_step=3, frequency=1), spe=4
+    )
     assert pruning.prunings == [(4, 0.875)]
 
 
@@ -93,8 +100,13 @@ def test_a_function_of_one_step_is_a_schedule():
 def test_schedules_of_tensorflow_model_optimization_prune_alike(name):
     sparsity = pytest.importorskip("tensorflow_model_optimization").sparsity.keras
     given = {
-        "PolynomialDecay": dict(initial_sparsity=0.0, final_sparsity=0.5, begin_step=0,
-                                end_step=8, frequency=4),
+        "PolynomialDecay": dict(
+            initial_sparsity=0.0,
+            final_sparsity=0.5,
+            begin_step=0,
+            end_step=8,
+            frequency=4,
+        ),
         "ConstantSparsity": dict(target_sparsity=0.5, begin_step=1, frequency=2),
     }[name]
     _, theirs, _ = pruned(vars(sparsity)[name](**given))
@@ -122,7 +134,9 @@ def test_between_prunings_the_model_is_not_touched():
     )
     schedule = schedules.ConstantSparsity(0.5, 4, end_step=4, frequency=1)
     x, y = tiny.data(160)
-    tiny.network().fit(x, y, batch_size=16, verbose=0, callbacks=[Counting(schedule), note])
+    tiny.network().fit(
+        x, y, batch_size=16, verbose=0, callbacks=[Counting(schedule), note]
+    )
     assert len(set(counts[:4])) == len(set(counts[4:])) == 1
     assert counts[4] > counts[3]
 

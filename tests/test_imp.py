@@ -105,7 +105,10 @@ def test_lenet_comes_down_the_published_ladder():
     search = tt.IMP(18, 1, {"output": 0.1, ".": 0.2}, monitor="accuracy")
     x = np.random.default_rng(0).normal(size=(4, 784)).astype("float32")
     lenet().fit(x, np.arange(4), epochs=search.epochs, verbose=0, callbacks=[search])
-    kept = {r: round(100 * (1 - search.tickets[r - 1].sparsity), 1) for r in (3, 7, 12, 15, 18)}
+    kept = {
+        r: round(100 * (1 - search.tickets[r - 1].sparsity), 1)
+        for r in (3, 7, 12, 15, 18)
+    }
     assert kept == {3: 51.3, 7: 21.1, 12: 7.0, 15: 3.6, 18: 1.9}
 
 
@@ -136,7 +139,8 @@ def test_a_rewind_to_an_edge_of_epochs_gives_what_was_there(rewind_to, epoch, st
     for path, weight in {**there["weights"], **there["statistics"]}.items():
         assert (ticket.weights[path] == weight).all()
     assert tiny.same(
-        tiny.flat(diary.before[3], ["learning_rate"]), tiny.flat(there, ["learning_rate"])
+        tiny.flat(diary.before[3], ["learning_rate"]),
+        tiny.flat(there, ["learning_rate"]),
     )
 
 
@@ -160,7 +164,8 @@ def test_learning_rate_rewinding_keeps_weights_and_restarts_the_schedule():
         assert (begin["weights"][path] == weight * mask).all()
     assert tiny.same(tiny.flat(begin, ["statistics"]), tiny.flat(end, ["statistics"]))
     assert tiny.same(
-        tiny.flat(begin, ["learning_rate"]), tiny.flat(diary.before[0], ["learning_rate"])
+        tiny.flat(begin, ["learning_rate"]),
+        tiny.flat(diary.before[0], ["learning_rate"]),
     )
     assert not any(array.any() for array in begin["optimizer"].values())
 
@@ -181,7 +186,9 @@ def test_the_schedule_of_learning_rates_restarts_with_each_round():
     search, rates = tiny.imp(rounds=2), []
     model = tiny.network(schedule())
     note = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: rates.append(float(model.optimizer.learning_rate))
+        on_epoch_end=lambda epoch, logs: rates.append(
+            float(model.optimizer.learning_rate)
+        )
     )
     tiny.run(model, search, [search, note])
     assert rates == rates[:2] * 3
@@ -194,14 +201,18 @@ def first_layer_only(weight):
 
 
 def test_an_emptied_layer_is_rescued_with_a_warning_that_names_it():
-    search = tiny.imp(rounds=1, epochs_per_round=1, rate=0.5, criterion=first_layer_only)
+    search = tiny.imp(
+        rounds=1, epochs_per_round=1, rate=0.5, criterion=first_layer_only
+    )
     with pytest.warns(UserWarning, match="net/output/kernel"):
         searched(search)
     assert search.tickets[0].kept == {"net/hidden/kernel": 44, "net/output/kernel": 1}
 
 
 def test_a_function_as_criterion_needs_no_registration(tmp_path):
-    search = tiny.imp(rounds=1, epochs_per_round=1, criterion=lambda weight: -abs(weight))
+    search = tiny.imp(
+        rounds=1, epochs_per_round=1, criterion=lambda weight: -abs(weight)
+    )
     _, diary, _ = searched(search)
     trained = diary.after[0]["weights"]
     ticket = search.tickets[0]
@@ -218,7 +229,9 @@ def everything_from_the_first(scores, masks, keep):
 
 
 def test_a_function_as_allocation_is_used_and_named(tmp_path):
-    search = tiny.imp(rounds=1, epochs_per_round=1, allocation=everything_from_the_first)
+    search = tiny.imp(
+        rounds=1, epochs_per_round=1, allocation=everything_from_the_first
+    )
     searched(search)
     search.tickets[0].save(tmp_path / "a.ticket")
     assert search.tickets[0].kept == {"net/hidden/kernel": 33, "net/output/kernel": 30}
@@ -238,7 +251,10 @@ def test_a_sparsity_to_stop_at_is_reached_exactly(rate, stop_at):
 def test_below_dense_stops_after_the_first_ticket_that_falls_below():
     search = tiny.imp(rounds=6, epochs_per_round=1, rate=0.85, stop_at="below_dense")
     searched(search, tiny.network(optimizers.Adam(0.05)))
-    values = [search.dense["accuracy"], *(t.metrics["accuracy"] for t in search.tickets)]
+    values = [
+        search.dense["accuracy"],
+        *(t.metrics["accuracy"] for t in search.tickets),
+    ]
     assert values[-1] < values[0]
     assert all(value >= values[0] for value in values[1:-1])
 
@@ -344,7 +360,8 @@ def judged(monitor, dense, values, tolerance=0.0):
     search.dense = {monitor: dense}
     masks = [np.arange(8) >= kept for kept in (2, 4, 6)]
     search.tickets = [
-        tt.Ticket({"k": m}, None, {monitor: v}) for m, v in zip(masks, values, strict=True)
+        tt.Ticket({"k": m}, None, {monitor: v})
+        for m, v in zip(masks, values, strict=True)
     ]
     return search
 
@@ -375,13 +392,17 @@ def test_best_without_its_metric_says_what_was_logged():
 
 def test_other_callbacks_read_sparsity_and_round(tmp_path):
     search = tiny.imp(rounds=3, epochs_per_round=1)
-    stop = keras.callbacks.EarlyStopping("sparsity", mode="max", baseline=0.0, patience=9)
+    stop = keras.callbacks.EarlyStopping(
+        "sparsity", mode="max", baseline=0.0, patience=9
+    )
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     tiny.run(tiny.network(), search, [search, stop, logger])
     with open(tmp_path / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["round"] for row in rows] == ["0", "1", "2", "3"]
-    assert [float(row["sparsity"]) for row in rows][1:] == [t.sparsity for t in search.tickets]
+    assert [float(row["sparsity"]) for row in rows][1:] == [
+        t.sparsity for t in search.tickets
+    ]
     assert stop.best == search.tickets[-1].sparsity
 
 

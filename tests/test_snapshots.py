@@ -39,7 +39,12 @@ def trained(optimizer, epochs=1):
 def fit(model, epochs=1, callbacks=()):
     x, y = tiny.data()
     model.fit(
-        x, y, batch_size=16, epochs=epochs, shuffle=False, verbose=0,
+        x,
+        y,
+        batch_size=16,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
         callbacks=list(callbacks),
     )
     return model
@@ -68,7 +73,11 @@ def prune_and_clean(model):
 
 def changed(before, after):
     """The parts of which an array has changed."""
-    return {p for p in before if not tiny.same(tiny.flat(before, [p]), tiny.flat(after, [p]))}
+    return {
+        p
+        for p in before
+        if not tiny.same(tiny.flat(before, [p]), tiny.flat(after, [p]))
+    }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -175,7 +184,8 @@ def test_a_fresh_average_starts_from_the_weights():
         snapshots.restore(model, state, snapshots.get("weights"), state)
         found.extend(
             (snapshots.to_numpy(slot), snapshots.to_numpy(variable))
-            for slot, variable in snapshots._slots(model) if "average" in slot.name
+            for slot, variable in snapshots._slots(model)
+            if "average" in slot.name
         )
 
     fit(tiny.network(OPTIMIZERS["EMA"]()), 2, [Before(1, restart)])

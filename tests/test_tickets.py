@@ -47,8 +47,11 @@ def test_numpy_numbers_in_metrics_and_provenance_are_saved(tmp_path):
 
 @pytest.mark.parametrize(
     "masks, message",
-    [({}, "one mask at least"), ({"k": [0, 2]}, r"\[0 2\] for 'k'"),
-     ({"k": [0.5, 1]}, "0 .pruned. and 1")],
+    [
+        ({}, "one mask at least"),
+        ({"k": [0, 2]}, r"\[0 2\] for 'k'"),
+        ({"k": [0.5, 1]}, "0 .pruned. and 1"),
+    ],
 )
 def test_wrong_masks_are_refused(masks, message):
     with pytest.raises(ValueError, match=message):
@@ -58,8 +61,10 @@ def test_wrong_masks_are_refused(masks, message):
 @pytest.mark.parametrize(
     "other",
     [
-        tt.Ticket({"k": [1, 1, 0, 1]}), tt.Ticket({"j": [1, 0, 0, 1]}),
-        tt.Ticket({"k": [[1, 0], [0, 1]]}), tt.Ticket({"k": [1, 0, 0, 1]}, {"k": [1.0]}),
+        tt.Ticket({"k": [1, 1, 0, 1]}),
+        tt.Ticket({"j": [1, 0, 0, 1]}),
+        tt.Ticket({"k": [[1, 0], [0, 1]]}),
+        tt.Ticket({"k": [1, 0, 0, 1]}, {"k": [1.0]}),
     ],
 )
 def test_the_id_tells_tickets_apart(other):
@@ -159,8 +164,14 @@ def one_layer(units=3, inputs=6, name="hidden", **kwargs):
 @pytest.mark.parametrize(
     "model, message",
     [
-        (lambda: one_layer(units=4), r"net/hidden/kernel: \(6, 3\) in the ticket, \(6, 4\)"),
-        (lambda: one_layer(name="other"), "ticket: .*hidden/kernel.*model: .*other/kernel"),
+        (
+            lambda: one_layer(units=4),
+            r"net/hidden/kernel: \(6, 3\) in the ticket, \(6, 4\)",
+        ),
+        (
+            lambda: one_layer(name="other"),
+            "ticket: .*hidden/kernel.*model: .*other/kernel",
+        ),
         (lambda: one_layer(dtype="float16"), "kernel: float32 in the ticket, float16"),
         (lambda: one_layer(use_bias=False), "Only in the ticket: .'net/hidden/bias'"),
         (tiny.build, "only in the model: .*net/output/kernel"),
@@ -230,8 +241,12 @@ def test_no_other_file_is_loaded_as_a_ticket(tmp_path, data):
 
 @pytest.mark.parametrize(
     "left, right, overlap",
-    [([1, 1, 0], [1, 1, 0], 1.0), ([1, 0, 0], [0, 1, 1], 0.0),
-     ([1, 1, 0], [0, 1, 1], 1 / 3), ([0, 0, 0], [0, 0, 0], 0.0)],
+    [
+        ([1, 1, 0], [1, 1, 0], 1.0),
+        ([1, 0, 0], [0, 1, 1], 0.0),
+        ([1, 1, 0], [0, 1, 1], 1 / 3),
+        ([0, 0, 0], [0, 0, 0], 0.0),
+    ],
 )
 def test_comparing_gives_both_over_either(left, right, overlap):
     found = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))

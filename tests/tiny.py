@@ -21,11 +21,16 @@ def splits():
 def build(dropout=0.3, names=("hidden", "norm", "output")):
     """Dense, batch normalization, dropout, dense: 90 prunable weights."""
     hidden, norm, output = names
-    return keras.Sequential([
-        keras.Input((6,)), kl.Dense(10, activation="relu", name=hidden),
-        kl.BatchNormalization(name=norm), kl.Dropout(dropout, seed=1),
-        kl.Dense(3, name=output),
-    ], name="net")
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            kl.Dense(10, activation="relu", name=hidden),
+            kl.BatchNormalization(name=norm),
+            kl.Dropout(dropout, seed=1),
+            kl.Dense(3, name=output),
+        ],
+        name="net",
+    )
 
 
 def compiled(model, optimizer=None, **kwargs):
@@ -34,7 +39,8 @@ def compiled(model, optimizer=None, **kwargs):
     model.compile(
         optimizer or keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], **kwargs,
+        metrics=["accuracy"],
+        **kwargs,
     )
     return model
 

@@ -63,7 +63,7 @@ def shuffle_masks(ticket, seed=1):
 
     Example:
 
-    >>> ticket = Ticket({"k": np.arange(6).reshape(2, 3) < 2})
+    >>> ticket = tt.Ticket({"k": np.arange(6).reshape(2, 3) < 2})
     >>> shuffle_masks(ticket).kept
     {'k': 2}
     """
@@ -86,7 +86,7 @@ def random_masks(ticket, spread="same", seed=1):
 
     Example:
 
-    >>> ticket = Ticket({"a": np.ones((4, 4)), "b": np.zeros((2, 8))})
+    >>> ticket = tt.Ticket({"a": np.ones((4, 4)), "b": np.zeros((2, 8))})
     >>> random_masks(ticket).kept, random_masks(ticket, "uniform").kept
     ({'a': 16, 'b': 0}, {'a': 8, 'b': 8})
     """
@@ -103,7 +103,9 @@ def random_masks(ticket, spread="same", seed=1):
 
 def _derived(ticket, control, seed, **changes):
     provenance = {
-        **ticket.provenance, "control": control, "control_seed": seed,
+        **ticket.provenance,
+        "control": control,
+        "control_seed": seed,
         "parent": ticket.id,
     }
     return dataclasses.replace(ticket, metrics={}, provenance=provenance, **changes)

@@ -92,6 +92,8 @@ def _tensorflow_feed(x, y, batch_size, key):
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
-    return batches.apply(
-        tf.data.experimental.assert_cardinality(steps)
-    ).prefetch(4).with_options(options)
+    return (
+        batches.apply(tf.data.experimental.assert_cardinality(steps))
+        .prefetch(4)
+        .with_options(options)
+    )

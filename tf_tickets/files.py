@@ -22,9 +22,19 @@ DTYPES = (
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
 _SIGNS_OF_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError, EOFError,
-    KeyError, IndexError, TypeError, ValueError, OverflowError, NotImplementedError,
-    RuntimeError, OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
 )
 
 
@@ -45,7 +55,10 @@ def write(path, kind, content, arrays):
     """
     arrays = {name: _storable(name, array) for name, array in arrays.items()}
     manifest = {
-        "format": "tf_tickets", "version": VERSION, "kind": kind, "content": content,
+        "format": "tf_tickets",
+        "version": VERSION,
+        "kind": kind,
+        "content": content,
         "arrays": [[n, a.dtype.name, list(a.shape)] for n, a in arrays.items()],
     }
     with replacing(path) as draft, open(draft, "wb") as file:
@@ -170,7 +183,9 @@ def _check_size(name, dtype, shape, found):
 
 
 def _to_bytes(array):
-    return np.packbits(array.ravel()).tobytes() if array.dtype == bool else array.tobytes()
+    return (
+        np.packbits(array.ravel()).tobytes() if array.dtype == bool else array.tobytes()
+    )
 
 
 def _from_bytes(data, dtype, shape):

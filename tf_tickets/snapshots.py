@@ -121,7 +121,9 @@ def start_weights(model, state):
     ['net/d/kernel', 'net/d/bias']
     """
     values = {**state["weights"], **state["statistics"]}
-    return {path: values[path] for path in wrapping.plain_paths(model) if path in values}
+    return {
+        path: values[path] for path in wrapping.plain_paths(model) if path in values
+    }
 
 
 def adopt(model, state):
@@ -148,7 +150,9 @@ def restore(model, snapshot, fidelity, fresh):
         fresh: The state when the search began, for a fresh optimizer.
     """
     for part, variables in variables_by_part(model).items():
-        source = {"rewind": snapshot, "fresh": fresh, "keep": None}[getattr(fidelity, part)]
+        source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
+            getattr(fidelity, part)
+        ]
         if source is not None:
             assign(variables, source[part])
     if fidelity.optimizer == "fresh":
@@ -232,7 +236,7 @@ def zero_slots(model):
     owners = {id(v): path for path, v in wrapping.kernels(model).items()}
     for slot, variable in _slots(model):
         # Ftrl divides by its accumulator, which only scales: it stays.
-        divisor = slot.name[len(variable.path):] == "_accumulator"
+        divisor = slot.name[len(variable.path) :] == "_accumulator"
         if id(variable) in owners and not divisor:
             slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
 

@@ -81,7 +81,10 @@ class Ticket:
         arrays = {f"masks/{path_}": mask for path_, mask in self.masks.items()}
         if weights and self.weights is not None:
             arrays |= {f"weights/{path_}": w for path_, w in self.weights.items()}
-        content = {"metrics": _plain(self.metrics), "provenance": _plain(self.provenance)}
+        content = {
+            "metrics": _plain(self.metrics),
+            "provenance": _plain(self.provenance),
+        }
         files.write(path, "ticket", content, arrays)
 
     @classmethod
@@ -163,7 +166,7 @@ class Ticket:
 
         Example:
 
-        >>> a = Ticket({"k": np.array([1, 1, 0])}); b = Ticket({"k": np.array([1, 0, 0])})
+        >>> a, b = Ticket({"k": [1, 1, 0]}), Ticket({"k": [1, 0, 0]})
         >>> a.compare(b)
         {'k': 0.5, 'all': 0.5}
         """
@@ -176,7 +179,9 @@ class Ticket:
 
 
 def _split(arrays, prefix):
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    return {
+        n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)
+    }
 
 
 def _boolean(path, mask):
@@ -213,7 +218,8 @@ def _fit(wanted, available, what, partial=False):
     if what == "weights":
         differing += [
             f"{p}: {wanted[p].dtype} in the ticket, {available[q].dtype} in the model"
-            for p, q in found.items() if str(wanted[p].dtype) != str(available[q].dtype)
+            for p, q in found.items()
+            if str(wanted[p].dtype) != str(available[q].dtype)
         ]
     if differing:
         raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))

@@ -11,8 +11,15 @@ STATE = "search.state"
 
 
 def find_ticket(
-    build_model, data, search, directory=None, seed=0, *,
-    batch_size=32, callbacks=(), verbose="auto",
+    build_model,
+    data,
+    search,
+    directory=None,
+    seed=0,
+    *,
+    batch_size=32,
+    callbacks=(),
+    verbose="auto",
 ):
     """Builds a model, searches, and gives the tickets, one a round.
 
@@ -55,22 +62,31 @@ def find_ticket(
     model, config = build(build_model)
     search.clear()
     search.context = {
-        "dataset": getattr(data, "name", None), "batch_size": batch_size,
-        "build_seed": seed, "model": config,
+        "dataset": getattr(data, "name", None),
+        "batch_size": batch_size,
+        "build_seed": seed,
+        "model": config,
     }
     keeper = _Keeper(search, directory, seed, parts.get("test"))
     keeper.check(_identity(search, seed, batch_size, data, parts, model))
-    if keeper.resume(model):
-        return search.tickets
-    x, y = parts["train"]
-    model.fit(
-        feeding.feed(x, y, batch_size, lambda: search.data_key(seed)),
-        validation_data=parts["validation"], epochs=search.epochs, shuffle=False,
-        initial_epoch=search.next_epoch, validation_batch_size=512,
-        callbacks=[search, keeper, *callbacks], verbose=verbose,
-    )
+    if not keeper.resume(model):
+        _train(model, keeper, parts, batch_size, callbacks, verbose)
     search.context = {}
     return search.tickets
+
+
+def _train(model, keeper, parts, batch_size, callbacks, verbose):
+    search = keeper.search
+    model.fit(
+        feeding.feed(*parts["train"], batch_size, lambda: search.data_key(keeper.seed)),
+        validation_data=parts["validation"],
+        epochs=search.epochs,
+        shuffle=False,
+        initial_epoch=search.next_epoch,
+        validation_batch_size=512,
+        callbacks=[search, keeper, *callbacks],
+        verbose=verbose,
+    )
 
 
 def split(data):
@@ -137,8 +153,11 @@ def test_metrics(model, test):
 def _identity(search, seed, batch_size, data, parts, model):
     """What must be equal for a directory to be the same search's."""
     return {
-        "method": search.method, "settings": search.settings(), "seed": seed,
-        "batch_size": batch_size, "dataset": getattr(data, "name", None),
+        "method": search.method,
+        "settings": search.settings(),
+        "seed": seed,
+        "batch_size": batch_size,
+        "dataset": getattr(data, "name", None),
         "examples": {name: len(pair[0]) for name, pair in parts.items()},
         "data": {name: feeding.digest(pair) for name, pair in parts.items()},
         "backend": keras.config.backend(),
@@ -232,6 +251,9 @@ class _Keeper(keras.callbacks.Callback):
             name = f"round_{ticket.provenance['round']:02}.ticket"
             ticket.save(self.directory / name)
         state, arrays = self.search.state(self.model)
-        content = {"identity": self.identity, "round": self.search.round, "search": state}
+        content = {
+            "identity": self.identity,
+            "round": self.search.round,
+            "search": state,
+        }
         files.write(self.directory / STATE, "search", content, arrays)
-

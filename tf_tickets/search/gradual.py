@@ -66,8 +66,11 @@ class GradualPruning(keras.callbacks.Callback):
         """The masks reached, with the present weights to start from."""
         state = snapshots.record(self.model)
         provenance = {
-            "method": "gradual", "step": snapshots.iteration(self.model),
-            "versions": version.versions(), "parent": None, "seed": self.seed,
+            "method": "gradual",
+            "step": snapshots.iteration(self.model),
+            "versions": version.versions(),
+            "parent": None,
+            "seed": self.seed,
         }
         weights = snapshots.start_weights(self.model, state)
         return tickets.Ticket(wrapping.masks(self.model), weights, {}, provenance)
@@ -81,7 +84,8 @@ class GradualPruning(keras.callbacks.Callback):
         self._step = 0
         self._asked = None
         self._start = {
-            path: snapshots.to_numpy(v) for path, v in wrapping.kernels(self.model).items()
+            path: snapshots.to_numpy(v)
+            for path, v in wrapping.kernels(self.model).items()
         }
         self._due = []
         self._looked_at = 0
@@ -112,7 +116,8 @@ class GradualPruning(keras.callbacks.Callback):
             warnings.warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
                 f"model has {reached:.4f}. Its last pruning was asked for "
-                f"{self._asked}. Let it fire later, or train longer.", stacklevel=2,
+                f"{self._asked}. Let it fire later, or train longer.",
+                stacklevel=2,
             )
 
     def _warn_if_idle(self):
@@ -124,7 +129,8 @@ class GradualPruning(keras.callbacks.Callback):
         if not fires.any():
             warnings.warn(
                 f"The schedule fires at none of the {planned} planned steps: nothing "
-                "will be pruned. Lower its begin_step or frequency.", stacklevel=2,
+                "will be pruned. Lower its begin_step or frequency.",
+                stacklevel=2,
             )
 
     def _look_ahead(self, until):

@@ -55,13 +55,29 @@ class IMP(RoundSearch):
     method = "imp"
 
     def __init__(
-        self, rounds=10, epochs_per_round=20, rate=0.2, rewind_to="init", *,
-        fidelity="weights", criterion="magnitude", allocation="global",
-        stop_at=None, monitor="val_accuracy", tolerance=0.0, seed=0,
+        self,
+        rounds=10,
+        epochs_per_round=20,
+        rate=0.2,
+        rewind_to="init",
+        *,
+        fidelity="weights",
+        criterion="magnitude",
+        allocation="global",
+        stop_at=None,
+        monitor="val_accuracy",
+        tolerance=0.0,
+        seed=0,
     ):
         super().__init__(
-            rounds, epochs_per_round, rewind_to, fidelity, stop_at, monitor,
-            tolerance, seed,
+            rounds,
+            epochs_per_round,
+            rewind_to,
+            fidelity,
+            stop_at,
+            monitor,
+            tolerance,
+            seed,
         )
         _check_rate(rate)
         self.rate = rate
@@ -79,7 +95,10 @@ class IMP(RoundSearch):
         rng = np.random.default_rng([self.seed, self.round])
         return {
             path: criteria.score(
-                self.criterion, np.array(keras.ops.convert_to_numpy(v)), start[path], rng
+                self.criterion,
+                np.array(keras.ops.convert_to_numpy(v)),
+                start[path],
+                rng,
             )
             for path, v in wrapping.kernels(model).items()
         }

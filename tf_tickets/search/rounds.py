@@ -44,8 +44,15 @@ class RoundSearch(keras.callbacks.Callback):
     method = "rounds"
 
     def __init__(
-        self, rounds, epochs_per_round, rewind_to="init", fidelity="weights",
-        stop_at=None, monitor="val_accuracy", tolerance=0.0, seed=0,
+        self,
+        rounds,
+        epochs_per_round,
+        rewind_to="init",
+        fidelity="weights",
+        stop_at=None,
+        monitor="val_accuracy",
+        tolerance=0.0,
+        seed=0,
     ):
         super().__init__()
         _check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
@@ -167,11 +174,16 @@ class RoundSearch(keras.callbacks.Callback):
     def state(self, model):
         """What to keep of a search between two rounds: (content, arrays)."""
         own = self.snapshot is not None and self.snapshot is not self.fresh
-        parts = {"now": snapshots.record(model), "fresh": self.fresh,
-                 "snapshot": self.snapshot if own else {}}
+        parts = {
+            "now": snapshots.record(model),
+            "fresh": self.fresh,
+            "snapshot": self.snapshot if own else {},
+        }
         arrays = {
-            f"{kind}|{part}|{name}": array for kind, table in parts.items()
-            for part, values in table.items() for name, array in values.items()
+            f"{kind}|{part}|{name}": array
+            for kind, table in parts.items()
+            for part, values in table.items()
+            for name, array in values.items()
         }
         names = ("dense", "round", "complete", "_next_epoch", "_step")
         content = {name: getattr(self, name) for name in names}
@@ -270,7 +282,8 @@ class RoundSearch(keras.callbacks.Callback):
         if not self.complete:
             warnings.warn(
                 f"`fit` ended in round {self.round} of {self.rounds}: the search is "
-                "not complete, its last ticket may be untrained.", stacklevel=2,
+                "not complete, its last ticket may be untrained.",
+                stacklevel=2,
             )
 
     # The parts of a round.
@@ -305,11 +318,15 @@ class RoundSearch(keras.callbacks.Callback):
 
     def _ticket(self, masks):
         provenance = {
-            "method": self.method, "settings": self.settings(), "round": self.round,
-            "step": snapshots.iteration(self.model), "seed": self.seed,
+            "method": self.method,
+            "settings": self.settings(),
+            "round": self.round,
+            "step": snapshots.iteration(self.model),
+            "seed": self.seed,
             "order": self.data_key(0)[1:],
             "parent": self.tickets[-1].id if self.tickets else None,
-            "versions": version.versions(), **self.context,
+            "versions": version.versions(),
+            **self.context,
         }
         return tickets.Ticket(masks, self._start(), {}, provenance)
 
@@ -317,14 +334,18 @@ class RoundSearch(keras.callbacks.Callback):
         """Unmasked where rewound, so that other masks can be tried with them."""
         now = snapshots.record(self.model)
         parts = {
-            part: self.snapshot[part] if getattr(self.fidelity, part) == "rewind"
-            else now[part] for part in ("weights", "statistics")
+            part: self.snapshot[part]
+            if getattr(self.fidelity, part) == "rewind"
+            else now[part]
+            for part in ("weights", "statistics")
         }
         return snapshots.start_weights(self.model, parts)
 
     def _finish_round(self, logs):
         self._tell_round("on_train_end")
-        self.metrics.update({k: float(v) for k, v in logs.items() if k not in ("round",)})
+        self.metrics.update(
+            {k: float(v) for k, v in logs.items() if k not in ("round",)}
+        )
         self.complete = self.round == self.rounds or self._stops()
         self._turn_due = not self.complete
         if self._turn_due and self.snapshot is None:
@@ -380,10 +401,14 @@ class RoundSearch(keras.callbacks.Callback):
 
     def get_config(self):
         return {
-            "rounds": self.rounds, "epochs_per_round": self.epochs_per_round,
-            "rewind_to": self.rewind_to, "fidelity": self.fidelity.get_config(),
-            "stop_at": self.stop_at, "monitor": self.monitor,
-            "tolerance": self.tolerance, "seed": self.seed,
+            "rounds": self.rounds,
+            "epochs_per_round": self.epochs_per_round,
+            "rewind_to": self.rewind_to,
+            "fidelity": self.fidelity.get_config(),
+            "stop_at": self.stop_at,
+            "monitor": self.monitor,
+            "tolerance": self.tolerance,
+            "seed": self.seed,
         }
 
     @classmethod
@@ -392,7 +417,7 @@ class RoundSearch(keras.callbacks.Callback):
 
 
 def allocation_named(identifier):
-    """What was given for an allocation, out of a configuration too, and its function."""
+    """An allocation as given, or out of a configuration, and its function."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     return identifier, allocation.get(identifier)

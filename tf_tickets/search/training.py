@@ -59,9 +59,13 @@ class TicketTrainer:
             on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
         )
         history = self.model.fit(
-            self._feed, validation_data=self.parts["validation"], epochs=epochs,
-            shuffle=False, validation_batch_size=512,
-            callbacks=[follow, *callbacks], verbose=verbose,
+            self._feed,
+            validation_data=self.parts["validation"],
+            epochs=epochs,
+            shuffle=False,
+            validation_batch_size=512,
+            callbacks=[follow, *callbacks],
+            verbose=verbose,
         )
         metrics = {name: float(values[-1]) for name, values in history.history.items()}
         if "test" in self.parts:
