@@ -2,8 +2,9 @@
 
     python benchmarks/mnist_imp.py --data-dir DIR --seeds 0 1 2
 
-Adam 1.2e-3, batch 60, pixels from 0 to 1 as in the published replication; a round prunes 20 % of the hidden layers and 10 % of the
-output layer, tickets start from the weights at init. Trained beside each ticket,
+Adam 1.2e-3, batch 60, pixels from 0 to 1 as in the published replication; a round
+prunes 20 % of the hidden layers and 10 % of the output layer, tickets start from the
+weights at init. Trained beside each ticket,
 with the same batches: its masks over other start weights, and its masks shuffled
 within the layers. Accuracies are those of the test set after the last epoch.
 A run that was interrupted goes on; `--collect` only gathers what is there.
@@ -47,10 +48,14 @@ def collect(options):
         rows.append(row)
     found = {
         "command": _command(options, runs[0]["versions"]["backend"]),
-        "machine": f"{runs[0]['cores']} CPU cores", "seeds": options.seeds,
+        "machine": f"{runs[0]['cores']} CPU cores",
+        "seeds": options.seeds,
         "scaling": options.scaling,
-        "rounds": options.rounds, "epochs_per_round": options.epochs,
-        "versions": runs[0]["versions"], "dense": _spread(dense), "rows": rows,
+        "rounds": options.rounds,
+        "epochs_per_round": options.epochs,
+        "versions": runs[0]["versions"],
+        "dense": _spread(dense),
+        "rows": rows,
         "runs": runs,
     }
     options.out.parent.mkdir(exist_ok=True)
@@ -103,14 +108,20 @@ def main():
     parser.add_argument("--rounds", type=int, default=13)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--scaling", default="unit", choices=("unit", "standard"))
-    parser.add_argument("--work", type=pathlib.Path, default=HERE / "runs" / "mnist_imp")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE / "results/mnist_imp.json")
+    parser.add_argument(
+        "--work", type=pathlib.Path, default=HERE / "runs" / "mnist_imp"
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=HERE / "results/mnist_imp.json"
+    )
     parser.add_argument("--collect", action="store_true")
     options = parser.parse_args()
     if not options.collect:
         for seed in options.seeds:
             run(options, seed)
-    if all((options.work / f"seed{s}" / "results.json").exists() for s in options.seeds):
+    if all(
+        (options.work / f"seed{s}" / "results.json").exists() for s in options.seeds
+    ):
         print(table(collect(options)))
 
 

@@ -113,7 +113,8 @@ LAYERS = {
     "Bidirectional": (lambda: single(kl.Bidirectional(kl.SimpleRNN(3)), 4, 2), 4),
     "TimeDistributed": (lambda: single(kl.TimeDistributed(kl.Dense(3)), 4, 2), 1),
     "SpectralNormalization": (
-        lambda: single(kl.SpectralNormalization(kl.Dense(4)), 6), 1,
+        lambda: single(kl.SpectralNormalization(kl.Dense(4)), 6),
+        1,
     ),
     "a kernel of its own": (lambda: single(OwnKernel(), 6), 2),
     "a block without build": (lambda: single(BlockWithoutBuild(), 6), 3),
@@ -155,8 +156,9 @@ def nested():
 
 
 def siamese():
-    tower = keras.Sequential([keras.Input((6,)), kl.Dense(4, name="shared")],
-                             name="shared_tower")
+    tower = keras.Sequential(
+        [keras.Input((6,)), kl.Dense(4, name="shared")], name="shared_tower"
+    )
     own = kl.Dense(4)
     left, right = keras.Input((6,)), keras.Input((6,))
     x = kl.Subtract()([own(tower(left)), own(tower(right))])
@@ -164,12 +166,20 @@ def siamese():
 
 
 def sequential():
-    return keras.Sequential([
-        keras.Input((6,)), kl.Dense(8, kernel_regularizer="l1l2", activation="relu"),
-        kl.BatchNormalization(), kl.Dropout(0.3, seed=2),
-        kl.Dense(4, kernel_constraint=keras.constraints.MaxNorm(0.7),
-                 bias_regularizer="l2"),
-    ], name="seq")
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            kl.Dense(8, kernel_regularizer="l1l2", activation="relu"),
+            kl.BatchNormalization(),
+            kl.Dropout(0.3, seed=2),
+            kl.Dense(
+                4,
+                kernel_constraint=keras.constraints.MaxNorm(0.7),
+                bias_regularizer="l2",
+            ),
+        ],
+        name="seq",
+    )
 
 
 def subclassed_inside():
@@ -292,8 +302,14 @@ def _half(rng, shape):
 # On TensorFlow these are compiled in the matrix, for they have loops or assign
 # inside; the other layers run eagerly, which takes half the time.
 WITH_STATE = {
-    "LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "Bidirectional", "padding",
-    "SpectralNormalization", "a block without build",
+    "LSTM",
+    "GRU",
+    "SimpleRNN",
+    "ConvLSTM1D",
+    "Bidirectional",
+    "padding",
+    "SpectralNormalization",
+    "a block without build",
 }
 
 

@@ -38,8 +38,10 @@ def test_the_picture_has_a_line_for_each_accuracy_given(monkeypatch, tmp_path):
     axes = drawn_axes(RESULTS, monkeypatch, tmp_path, dense=0.971, title="A title")
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines == {
-        "dense network": [[0, 0.971], [1, 0.971]], "shuffled masks": [[0.8, 0.95]],
-        "random reinit": [[0.8, 0.96]], "ticket": [[0.64, 0.98], [0.8, 0.97]],
+        "dense network": [[0, 0.971], [1, 0.971]],
+        "shuffled masks": [[0.8, 0.95]],
+        "random reinit": [[0.8, 0.96]],
+        "ticket": [[0.64, 0.98], [0.8, 0.97]],
     }
     assert axes.get_title("left") == "A title"
     assert [t.get_text() for t in axes.get_legend().texts] == list(lines)[::-1]

@@ -126,13 +126,18 @@ def test_an_unknown_mask_raises_and_the_known_are_listed():
 
 def test_every_argument_survives_get_config():
     layer = Prunable(
-        kl.GRU(2), kernels=["gru_cell/kernel"], mask=tt.masks.FixedMask(), name="other",
+        kl.GRU(2),
+        kernels=["gru_cell/kernel"],
+        mask=tt.masks.FixedMask(),
+        name="other",
         trainable=False,
     )
     again = Prunable.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
     assert (again.kernels, again.name, again.trainable) == (
-        ["gru_cell/kernel"], "other", False
+        ["gru_cell/kernel"],
+        "other",
+        False,
     )
 
 

@@ -67,22 +67,29 @@ FLOPS = {
     "Dense on a sequence": (lambda: single(kl.Dense(4), 5, 6), [120]),
     "EinsumDense": (lambda: single(kl.EinsumDense("abc,cd->abd", (3, 4)), 3, 5), [60]),
     "EinsumDense with ...": (
-        lambda: single(kl.EinsumDense("...x,xy->...y", 4), 2, 3, 5), [120],
+        lambda: single(kl.EinsumDense("...x,xy->...y", 4), 2, 3, 5),
+        [120],
     ),
     "EinsumDense over two dimensions": (
-        lambda: single(kl.EinsumDense("abcd,cde->abe", (3, 4)), 3, 2, 5), [120],
+        lambda: single(kl.EinsumDense("abcd,cde->abe", (3, 4)), 3, 2, 5),
+        [120],
     ),
     "Conv1D": (lambda: single(kl.Conv1D(3, 3), 6, 2), [72]),
     "Conv1D, causal": (lambda: single(kl.Conv1D(3, 3, padding="causal"), 6, 2), [108]),
     "Conv2D": (lambda: single(kl.Conv2D(3, 3), 5, 6, 2), [648]),
     "Conv2D, same, strides": (
-        lambda: single(kl.Conv2D(3, 3, strides=2, padding="same"), 4, 4, 2), [216],
+        lambda: single(kl.Conv2D(3, 3, strides=2, padding="same"), 4, 4, 2),
+        [216],
     ),
     "Conv2D in groups": (lambda: single(kl.Conv2D(4, 3, groups=2), 5, 5, 2), [324]),
     "Conv2D, channels first": (
-        lambda: keras.Sequential([
-            keras.Input((2, 5, 6)), kl.Conv2D(3, 3, data_format="channels_first"),
-        ]), [648],
+        lambda: keras.Sequential(
+            [
+                keras.Input((2, 5, 6)),
+                kl.Conv2D(3, 3, data_format="channels_first"),
+            ]
+        ),
+        [648],
     ),
     "Conv3D": (lambda: single(kl.Conv3D(2, 2), 3, 3, 3, 2), [256]),
     "DepthwiseConv1D": (lambda: single(kl.DepthwiseConv1D(3), 6, 2), [24]),
@@ -90,7 +97,8 @@ FLOPS = {
     "SeparableConv1D": (lambda: single(kl.SeparableConv1D(3, 3), 6, 2), [24, 24]),
     "SeparableConv2D": (lambda: single(kl.SeparableConv2D(3, 3), 5, 5, 2), [162, 54]),
     "Conv1DTranspose": (
-        lambda: single(kl.Conv1DTranspose(3, 3, strides=2), 4, 2), [72],
+        lambda: single(kl.Conv1DTranspose(3, 3, strides=2), 4, 2),
+        [72],
     ),
     "Conv2DTranspose": (lambda: single(kl.Conv2DTranspose(3, 3), 4, 4, 2), [864]),
     "Conv3DTranspose": (lambda: single(kl.Conv3DTranspose(2, 2), 2, 2, 2, 2), [256]),
@@ -108,14 +116,17 @@ FLOPS = {
     "attention at two lengths": (attention_at_two_lengths, [None] * 4),
     "GroupQueryAttention": (samples.group_attention, [288, 180, 180, 288]),
     "Bidirectional": (
-        lambda: single(kl.Bidirectional(kl.GRU(3)), 4, 2), [72, 108, 72, 108],
+        lambda: single(kl.Bidirectional(kl.GRU(3)), 4, 2),
+        [72, 108, 72, 108],
     ),
     "TimeDistributed": (lambda: single(kl.TimeDistributed(kl.Dense(3)), 4, 2), [24]),
     "TimeDistributed convolution": (
-        lambda: single(kl.TimeDistributed(kl.Conv1D(3, 3)), 4, 6, 2), [288],
+        lambda: single(kl.TimeDistributed(kl.Conv1D(3, 3)), 4, 6, 2),
+        [288],
     ),
     "SpectralNormalization": (
-        lambda: single(kl.SpectralNormalization(kl.Dense(4)), 6), [24],
+        lambda: single(kl.SpectralNormalization(kl.Dense(4)), 6),
+        [24],
     ),
     "a kernel of its own": (lambda: single(samples.OwnKernel(), 6), [None, None]),
     "a call of its own": (lambda: single(DoubledDense(4), 6), [None]),
@@ -275,8 +286,13 @@ def test_json_gives_back_what_the_report_holds(tmp_path):
     data = json.loads((tmp_path / "deep" / "report.json").read_text("utf-8"))
     assert data == found.to_dict()
     assert data["kernels"][0] == {
-        "path": "a/kernel", "shape": [6, 4], "size": 24, "kept": 6, "flops": 72,
-        "flops_kept": 18, "sparsity": 0.75,
+        "path": "a/kernel",
+        "shape": [6, 4],
+        "size": 24,
+        "kept": 6,
+        "flops": 72,
+        "flops_kept": 18,
+        "sparsity": 0.75,
     }
     assert data["totals"]["flops_kept"] == 0.3
 
@@ -286,8 +302,16 @@ def test_csv_gives_back_the_kernels_and_the_skipped_variables(tmp_path):
     with open(tmp_path / "report.csv", newline="") as file:
         lines = list(csv.reader(file))
     assert lines == [
-        ["path", "shape", "size", "kept", "sparsity", "flops", "flops_kept",
-         "skipped_because"],
+        [
+            "path",
+            "shape",
+            "size",
+            "kept",
+            "sparsity",
+            "flops",
+            "flops_kept",
+            "skipped_because",
+        ],
         ["a/kernel", "6x4", "24", "6", "0.75", "72", "18", ""],
         ["b/kernel", "4x2", "8", "6", "0.25", "8", "6", ""],
         ["a/bias", "4", "4", "", "", "", "", "rank 1"],

@@ -37,8 +37,14 @@ def test_every_step_equals_that_of_tfmot(schedule, peer):
 
 @pytest.mark.parametrize(
     ("step", "fires", "sparsity"),
-    [(0, False, 0.1), (10, True, 0.1), (14, False, 0.42), (15, True, 0.475),
-     (20, True, 0.6), (25, False, 0.6)],
+    [
+        (0, False, 0.1),
+        (10, True, 0.1),
+        (14, False, 0.42),
+        (15, True, 0.475),
+        (20, True, 0.6),
+        (25, False, 0.6),
+    ],
 )
 def test_a_decay_goes_through_points_worked_out_by_hand(step, fires, sparsity):
     schedule = schedules.PolynomialDecay(0.1, 0.6, 10, 20, power=2, frequency=5)

@@ -73,7 +73,8 @@ def test_scaling_scores_changes_nothing():
 @pytest.mark.parametrize(
     "view",
     [
-        np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        np.asfortranarray,
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
         lambda a: a[::-1].copy()[::-1],
     ],
 )

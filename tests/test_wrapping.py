@@ -191,8 +191,10 @@ def test_variables_stay_the_same_objects_and_keep_their_values():
     before = [samples.array(v) for v in model.variables]
     found = wrapped(model)
     assert all(
-        one is other for one, other in
-        zip(wrapping.plain_paths(found).values(), model.variables, strict=True)
+        one is other
+        for one, other in zip(
+            wrapping.plain_paths(found).values(), model.variables, strict=True
+        )
     )
     again = tt.strip(found)
     assert [id(v) for v in again.variables] == [id(v) for v in model.variables]
@@ -341,8 +343,15 @@ def test_a_subclassed_model_is_wrapped_in_its_containers():
     model = wrapped(plain)
     assert model is plain
     assert len(wrapping.kernels(model)) == 8
-    held = [model.stem, model.blocks[0], model.blocks[1][0], model.pair[0],
-            model.heads["main"], model.tail.layers[0], model.inner]
+    held = [
+        model.stem,
+        model.blocks[0],
+        model.blocks[1][0],
+        model.pair[0],
+        model.heads["main"],
+        model.tail.layers[0],
+        model.inner,
+    ]
     assert all(isinstance(layer, Prunable) for layer in held)
     assert isinstance(model.pair[1], kl.ReLU)
 
@@ -510,7 +519,10 @@ print("zeros held on", strategy.num_replicas_in_sync)
 )
 def test_masks_hold_under_a_mirrored_strategy():
     found = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", MIRRORED],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert "zeros held on 2" in found.stdout, found.stderr

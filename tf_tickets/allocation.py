@@ -85,7 +85,8 @@ def _saturated(shares, room, keep):
         left = keep - sum(room[p] for p in full)
         total = sum(s for p, s in shares.items() if p not in full)
         over = {
-            p for p, s in shares.items()
+            p
+            for p, s in shares.items()
             if p not in full and left * s / total >= room[p]
         }
         if not over:

@@ -37,8 +37,10 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="tf-tickets", description="Find and use lottery tickets in Keras models.",
-        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="tf-tickets",
+        description="Find and use lottery tickets in Keras models.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands)
@@ -52,31 +54,51 @@ def _parser():
 
 def _add_search(commands):
     search = commands.add_parser(
-        "search", help="find a ticket by iterative magnitude pruning",
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES,
+        "search",
+        help="find a ticket by iterative magnitude pruning",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EXAMPLES,
         description="Trains, prunes and rewinds round by round, trains the control "
         "experiments\nbeside it, and keeps everything in one folder. The same "
         "command again goes on\nwhere it was interrupted, or says that it is done.",
     )
     _add_data(search)
     what = search.add_argument_group("the search (by default as in the paper)")
-    what.add_argument("--rounds", type=int, metavar="N",
-                      help="how many times to prune (default: 12)")
+    what.add_argument(
+        "--rounds", type=int, metavar="N", help="how many times to prune (default: 12)"
+    )
     what.add_argument("--epochs", type=int, metavar="N", help="epochs per round")
-    what.add_argument("--rate", type=float, metavar="R",
-                      help="fraction of the kept weights that a round prunes, 0..1")
-    what.add_argument("--rewind-to", metavar="WHEN",
-                      help="'init', 'N steps' or 'N epochs' of the first training")
+    what.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="fraction of the kept weights that a round prunes, 0..1",
+    )
+    what.add_argument(
+        "--rewind-to",
+        metavar="WHEN",
+        help="'init', 'N steps' or 'N epochs' of the first training",
+    )
     what.add_argument("--batch-size", type=int, metavar="N", help="examples a step")
-    what.add_argument("--tolerance", type=float, metavar="T",
-                      help="the best ticket may be so much less accurate than the "
-                      "dense network, in validation (default: 0.01)")
-    what.add_argument("--no-controls", action="store_true",
-                      help="leave out random reinit and shuffled masks, and with "
-                      "them two thirds of the time")
+    what.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="T",
+        help="the best ticket may be so much less accurate than the "
+        "dense network, in validation (default: 0.01)",
+    )
+    what.add_argument(
+        "--no-controls",
+        action="store_true",
+        help="leave out random reinit and shuffled masks, and with "
+        "them two thirds of the time",
+    )
     out = search.add_argument_group("results")
-    out.add_argument("--out", metavar="DIR",
-                     help="folder of the results (default: tickets/DATASET-MODEL)")
+    out.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the results (default: tickets/DATASET-MODEL)",
+    )
 
 
 def _add_train(commands):
@@ -85,30 +107,58 @@ def _add_train(commands):
     _add_data(train)
     train.add_argument("--epochs", type=int, metavar="N", help="for how long")
     train.add_argument("--batch-size", type=int, metavar="N", help="examples a step")
-    train.add_argument("--out", required=True, metavar="FILE.keras",
-                       help="the stripped model; must not exist yet")
+    train.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE.keras",
+        help="the stripped model; must not exist yet",
+    )
 
 
 def _add_data(parser):
     data = parser.add_argument_group("data and network")
-    data.add_argument("--dataset", default="digits", metavar="NAME",
-                      help="digits, mnist, cifar10 or a path to an .npz with x_train, "
-                      "y_train, x_test, y_test (default: digits)")
-    data.add_argument("--data-dir", metavar="DIR",
-                      help="where tensorflow-datasets has prepared mnist and cifar10 "
-                      "(default: TFDS_DATA_DIR)")
-    data.add_argument("--model", default="lenet300", metavar="NAME",
-                      help="lenet300, conv2, conv4, conv6, resnet20, resnet18 or vgg16 "
-                      "(default: lenet300)")
-    data.add_argument("--width", type=float, metavar="W",
-                      help="scales the layers of the network (default: 1)")
-    data.add_argument("--take", type=int, metavar="N",
-                      help="train on the first N examples only")
-    data.add_argument("--scaling", choices=("standard", "unit"), default="standard",
-                      help="of the images: mean 0 and deviation 1, or 0 to 1 "
-                      "(default: standard)")
-    data.add_argument("--seed", type=int, default=0, metavar="N",
-                      help="seed of weights, data order and controls (default: 0)")
+    data.add_argument(
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help="digits, mnist, cifar10 or a path to an .npz with x_train, "
+        "y_train, x_test, y_test (default: digits)",
+    )
+    data.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where tensorflow-datasets has prepared mnist and cifar10 "
+        "(default: TFDS_DATA_DIR)",
+    )
+    data.add_argument(
+        "--model",
+        default="lenet300",
+        metavar="NAME",
+        help="lenet300, conv2, conv4, conv6, resnet20, resnet18 or vgg16 "
+        "(default: lenet300)",
+    )
+    data.add_argument(
+        "--width",
+        type=float,
+        metavar="W",
+        help="scales the layers of the network (default: 1)",
+    )
+    data.add_argument(
+        "--take", type=int, metavar="N", help="train on the first N examples only"
+    )
+    data.add_argument(
+        "--scaling",
+        choices=("standard", "unit"),
+        default="standard",
+        help="of the images: mean 0 and deviation 1, or 0 to 1 (default: standard)",
+    )
+    data.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of weights, data order and controls (default: 0)",
+    )
 
 
 def _choose_backend():
@@ -202,7 +252,10 @@ def _compare(options):
 
 
 _COMMANDS = {
-    "search": _search, "train": _train, "report": _report, "compare": _compare,
+    "search": _search,
+    "train": _train,
+    "report": _report,
+    "compare": _compare,
 }
 
 if __name__ == "__main__":

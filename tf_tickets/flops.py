@@ -31,7 +31,8 @@ class UseCounter:
         if not count:
             return ()
         return (
-            f"FLOPs of {count:,} kernel{'' if count == 1 else 's'} inside subclassed models or layers "
+            f"FLOPs of {count:,} kernel{'' if count == 1 else 's'} inside subclassed "
+            "models or layers "
             "are for one call per example: more calls cannot be seen from outside",
         )
 
@@ -107,7 +108,8 @@ class _Probe(keras.Operation):
 
     def compute_output_spec(self, *args, **kwargs):
         tensors = [
-            t for t in keras.tree.flatten((args, kwargs))
+            t
+            for t in keras.tree.flatten((args, kwargs))
             if isinstance(t, keras.KerasTensor)
         ]
         self.calls.append((self.operation, [tuple(t.shape) for t in tensors]))
@@ -163,7 +165,7 @@ def _child_shapes(layer, child):
         return shapes
     # Keras leaves the length of the query out when it builds this one.
     query = _built_shapes(layer)[0][:-1]
-    return [(*query, *shapes[0][len(query):])]
+    return [(*query, *shapes[0][len(query) :])]
 
 
 def _steps(shapes):
@@ -218,8 +220,10 @@ def _einsum_uses(layer, shape):
         # Digits name no dimension of an equation, so they meet none of a kernel.
         data = data.replace("...", "0" * free)
     letters = list(zip(data, shape, strict=True))
-    return None if "." in kernel else _product(
-        [n for letter, n in letters[1:] if letter not in kernel]
+    return (
+        None
+        if "." in kernel
+        else _product([n for letter, n in letters[1:] if letter not in kernel])
     )
 
 
@@ -258,7 +262,9 @@ _USES = {
     keras.layers.GRUCell: _once,
 }
 _CONV_LSTMS = (
-    keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D
+    keras.layers.ConvLSTM1D,
+    keras.layers.ConvLSTM2D,
+    keras.layers.ConvLSTM3D,
 )
 _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 # Blocks that are known to call each layer of theirs once.

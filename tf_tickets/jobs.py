@@ -25,7 +25,14 @@ from tf_tickets.version import versions
 # Not a paper's: small enough to be done in two minutes on two cores.
 _DIGITS = {"rounds": 12, "epochs": 15, "batch_size": 32}
 _OPTIONS = (
-    "epochs", "batch_size", "width", "take", "scaling", "rounds", "rate", "rewind_to",
+    "epochs",
+    "batch_size",
+    "width",
+    "take",
+    "scaling",
+    "rounds",
+    "rate",
+    "rewind_to",
     "tolerance",
 )
 _CONTROLS = {"reinit": controls.reinit, "shuffled": controls.shuffle_masks}
@@ -65,9 +72,12 @@ class Setting:
     def build_model(self):
         """A compiled model by the recipe."""
         return recipes.build(
-            self.recipe.name, self.data.input_shape, self.data.num_classes,
+            self.recipe.name,
+            self.data.input_shape,
+            self.data.num_classes,
             steps_per_epoch=len(self.data.x_train) // self.batch_size,
-            epochs=self.recipe.epochs, width=self.width,
+            epochs=self.recipe.epochs,
+            width=self.width,
             steps_per_execution=_steps_per_execution(self.rewind_to),
         )
 
@@ -117,12 +127,19 @@ class SearchJob:
         found = self._path("results.json")
         already = found.exists()
         finding.find_ticket(
-            self.setting.build_model, self.setting.data, self.search, self.out,
-            self.setting.seed, batch_size=self.setting.batch_size,
-            callbacks=self.bars(self.search), verbose=0,
+            self.setting.build_model,
+            self.setting.data,
+            self.search,
+            self.out,
+            self.setting.seed,
+            batch_size=self.setting.batch_size,
+            callbacks=self.bars(self.search),
+            verbose=0,
         )
         if already:
-            self.say(f"This search is complete; nothing was trained. It is in {self.out}.")
+            self.say(
+                f"This search is complete; nothing was trained. It is in {self.out}."
+            )
             return json.loads(found.read_text())
         rows = self._rows()
         self._write_best()
@@ -135,7 +152,8 @@ class SearchJob:
         """Test accuracies of the tickets and of their controls, by round."""
         rows = [
             {
-                "round": ticket.provenance["round"], "sparsity": ticket.sparsity,
+                "round": ticket.provenance["round"],
+                "sparsity": ticket.sparsity,
                 "kept": sum(ticket.kept.values()),
                 "ticket": ticket.metrics["test_accuracy"],
                 "val_accuracy": ticket.metrics["val_accuracy"],
@@ -185,15 +203,23 @@ class SearchJob:
         best = self.search.best
         setting = self.setting
         results = {
-            "dense": dense, "dense_val_accuracy": self.search.dense["val_accuracy"],
-            "rows": rows, "best_round": best.provenance["round"],
-            "best_sparsity": best.sparsity, "dataset": setting.data.name,
-            "model": setting.recipe.name, "options": setting.options,
-            "seed": setting.seed, "batch_size": setting.batch_size,
-            "settings": self.search.get_config(), "versions": versions(),
+            "dense": dense,
+            "dense_val_accuracy": self.search.dense["val_accuracy"],
+            "rows": rows,
+            "best_round": best.provenance["round"],
+            "best_sparsity": best.sparsity,
+            "dataset": setting.data.name,
+            "model": setting.recipe.name,
+            "options": setting.options,
+            "seed": setting.seed,
+            "batch_size": setting.batch_size,
+            "settings": self.search.get_config(),
+            "versions": versions(),
             "cores": os.cpu_count(),
         }
-        title = f"{setting.recipe.name} on {setting.data.name}, IMP, seed {setting.seed}"
+        title = (
+            f"{setting.recipe.name} on {setting.data.name}, IMP, seed {setting.seed}"
+        )
         curves.plot_search(rows, self._path("curve.png"), dense=dense, title=title)
         _write_text(self._path("table.txt"), f"{tables.search_table(rows, dense)}\n")
         # Last, for it is what says that the job is done.

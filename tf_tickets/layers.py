@@ -258,11 +258,13 @@ def _build_signature(layer):
     if _has_build(layer):
         return inspect.signature(layer.build)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature([
-        inspect.Parameter(f"{name}_shape", kind)
-        for name, parameter in inspect.signature(layer.call).parameters.items()
-        if parameter.kind in (kind, inspect.Parameter.KEYWORD_ONLY)
-    ])
+    return inspect.Signature(
+        [
+            inspect.Parameter(f"{name}_shape", kind)
+            for name, parameter in inspect.signature(layer.call).parameters.items()
+            if parameter.kind in (kind, inspect.Parameter.KEYWORD_ONLY)
+        ]
+    )
 
 
 def _build(layer, *args, **kwargs):

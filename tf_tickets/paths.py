@@ -88,7 +88,7 @@ def plain_paths(variables, renamed):
 def _renamed(path, renamed):
     for old, new in renamed.items():
         if path.startswith(f"{old}/"):
-            return new + path[len(old):]
+            return new + path[len(old) :]
     return path
 
 
@@ -116,9 +116,8 @@ def match(wanted, available):
     wanted, available = list(wanted), list(available)
     if set(wanted) <= set(available):
         return {name: name for name in wanted}
-    return (
-        _match_in_order(wanted, available, operator.eq)
-        or _match_in_order(wanted, available, _ends_alike)
+    return _match_in_order(wanted, available, operator.eq) or _match_in_order(
+        wanted, available, _ends_alike
     )
 
 

@@ -17,9 +17,12 @@ class Bars:
     def __init__(self):
         self.console = console.Console(highlight=False, soft_wrap=True)
         self.progress = progress.Progress(
-            progress.TextColumn("{task.description}"), progress.BarColumn(),
-            progress.MofNCompleteColumn(), progress.TextColumn("epochs"),
-            progress.TimeElapsedColumn(), progress.TextColumn("{task.fields[result]}"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("epochs"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[result]}"),
             console=self.console,
         )
 
@@ -55,10 +58,13 @@ class _RoundBars(keras.callbacks.Callback):
             length = self.search.epochs_per_round
             self.bars.start()
             self.task = self.bars.add_task(
-                f"{name} sparsity {self.search.sparsity:6.1%}", result="",
+                f"{name} sparsity {self.search.sparsity:6.1%}",
+                result="",
                 total=self.search.epochs_of_tickets if self.round else length,
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        result = f"val_accuracy {logs['val_accuracy']:.4f}" if "val_accuracy" in logs else ""
+        result = (
+            f"val_accuracy {logs['val_accuracy']:.4f}" if "val_accuracy" in logs else ""
+        )
         self.bars.update(self.task, advance=1, result=result)

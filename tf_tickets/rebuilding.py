@@ -51,7 +51,8 @@ def _rebuild(model, change):
 def _as_if_not_compiled(model):
     """Keras would compile the clone from a file's form of the settings."""
     compiled = [
-        part for part in paths.walk(model)
+        part
+        for part in paths.walk(model)
         if isinstance(part, keras.Model) and part.compiled
     ]
     for part in compiled:
@@ -72,7 +73,8 @@ def compile_like(new, model):
     if type(model).compile is not keras.Model.compile:
         warnings.warn(
             f"{type(model).__name__} has a `compile` of its own, so the new model is "
-            "not compiled. Call compile(...) on it.", stacklevel=4,
+            "not compiled. Call compile(...) on it.",
+            stacklevel=4,
         )
         return
     # The public `get_compile_config` loses functions that are not registered.

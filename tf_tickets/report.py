@@ -13,9 +13,16 @@ from tf_tickets import files, flops, paths, tables, wrapping
 from tf_tickets.layers import why_not
 
 _COLUMNS = (
-    "path", "shape", "size", "kept", "sparsity", "flops", "flops_kept",
+    "path",
+    "shape",
+    "size",
+    "kept",
+    "sparsity",
+    "flops",
+    "flops_kept",
     "skipped_because",
 )
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelRow:
@@ -129,8 +136,11 @@ class Report:
         return {
             "model": self.name,
             "kernels": [
-                {**dataclasses.asdict(row), "shape": list(row.shape),
-                 "sparsity": row.sparsity}
+                {
+                    **dataclasses.asdict(row),
+                    "shape": list(row.shape),
+                    "sparsity": row.sparsity,
+                }
                 for row in self.rows
             ],
             "skipped": [
@@ -138,10 +148,13 @@ class Report:
                 for row in self.skipped
             ],
             "totals": {
-                "weights": self.weights, "size": self.size, "kept": self.kept,
+                "weights": self.weights,
+                "size": self.size,
+                "kept": self.kept,
                 "sparsity": self.sparsity,
                 "sparsity_of_all_weights": self.sparsity_of_all_weights,
-                "flops": self.flops, "flops_kept": self.flops_kept,
+                "flops": self.flops,
+                "flops_kept": self.flops_kept,
             },
             "notes": list(self.notes),
         }
@@ -179,13 +192,23 @@ class Report:
         yield ("kernel", "shape", "size", "kept", "sparsity", "FLOPs", "FLOPs kept")
         for row in self.rows:
             yield (
-                row.path, tables.shape_text(row.shape), f"{row.size:,}", f"{row.kept:,}",
-                f"{row.sparsity:.4f}", tables.number(row.flops), tables.number(row.flops_kept),
+                row.path,
+                tables.shape_text(row.shape),
+                f"{row.size:,}",
+                f"{row.kept:,}",
+                f"{row.sparsity:.4f}",
+                tables.number(row.flops),
+                tables.number(row.flops_kept),
             )
         kept = sum(row.flops_kept for row in self._counted) if self._counted else None
         yield (
-            "total", "", f"{self.size:,}", f"{self.kept:,}", f"{self.sparsity:.4f}",
-            tables.number(self.flops if self._counted else None), tables.number(kept),
+            "total",
+            "",
+            f"{self.size:,}",
+            f"{self.kept:,}",
+            f"{self.sparsity:.4f}",
+            tables.number(self.flops if self._counted else None),
+            tables.number(kept),
         )
 
     def _remarks(self):
@@ -193,7 +216,8 @@ class Report:
             yield f"FLOPs (multiply-adds per example) kept: {self.flops_kept:.4f}"
         unknown = len(self.rows) - len(self._counted)
         if unknown:
-            yield f"? FLOPs of {tables.count_of(unknown, 'kernel')} are unknown and in no total"
+            kernels = tables.count_of(unknown, "kernel")
+            yield f"? FLOPs of {kernels} are unknown and in no total"
         yield from self.notes
 
     def _left_alone(self):
@@ -207,7 +231,8 @@ class Report:
             size = sum(row.size for row in rows)
             shown = ", ".join(row.path for row in rows[:3])
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-            count = f"{tables.count_of(len(rows), 'variable')} of {tables.count_of(size, 'value')}"
+            variables = tables.count_of(len(rows), "variable")
+            count = f"{variables} of {tables.count_of(size, 'value')}"
             yield f"  {reason}: {count}: {shown}{more}"
 
 
@@ -278,7 +303,8 @@ def _kernels(model, names):
     return {
         names[id(o.variable)]: (o.variable, _count_nonzero(o.variable))
         for unit in wrapping.units(model)
-        for o in paths.variables_of(unit) if why_not(o) is None
+        for o in paths.variables_of(unit)
+        if why_not(o) is None
     }
 
 
@@ -300,10 +326,13 @@ def _skipped(model, kernels):
             reasons.setdefault(id(owned.variable), reason)
     return [
         SkippedRow(
-            path, tuple(v.shape), _size(v),
+            path,
+            tuple(v.shape),
+            _size(v),
             reasons.get(id(v), "held by the model itself, not by a layer of it"),
         )
-        for path, v in wrapping.plain_paths(model).items() if path not in kernels
+        for path, v in wrapping.plain_paths(model).items()
+        if path not in kernels
     ]
 
 

@@ -102,8 +102,13 @@ class PolynomialDecay(_Schedule):
     """
 
     def __init__(
-        self, initial_sparsity, final_sparsity, begin_step, end_step,
-        power=3, frequency=100,
+        self,
+        initial_sparsity,
+        final_sparsity,
+        begin_step,
+        end_step,
+        power=3,
+        frequency=100,
     ):
         _check_sparsity("initial_sparsity", initial_sparsity)
         _check_sparsity("final_sparsity", final_sparsity)

@@ -49,11 +49,14 @@ def search_table(results, dense=None):
     cells = [("round", "sparsity", "kept weights", *names)]
     for result in results:
         known = {**result, "dense": dense}
-        cells.append((
-            str(result["round"]), f"{result['sparsity']:.4f}",
-            f"{1 - result['sparsity']:.2%}",
-            *(_accuracy(known.get(name)) for name in names),
-        ))
+        cells.append(
+            (
+                str(result["round"]),
+                f"{result['sparsity']:.4f}",
+                f"{1 - result['sparsity']:.2%}",
+                *(_accuracy(known.get(name)) for name in names),
+            )
+        )
     return align(cells)
 
 

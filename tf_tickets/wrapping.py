@@ -70,7 +70,8 @@ def wrap_kernels(model, variables):
     wanted = {id(v) for v in variables}
     chosen = {
         id(unit): [
-            (o.path, o.variable) for o in paths.variables_of(unit)
+            (o.path, o.variable)
+            for o in paths.variables_of(unit)
             if id(o.variable) in wanted
         ]
         for unit in units(model)
@@ -235,7 +236,8 @@ def units(model):
     for layer in paths.children(model):
         found += units(layer) if rebuilding.is_graph(layer) else [layer]
     return [
-        layer for layer in {id(layer): layer for layer in found}.values()
+        layer
+        for layer in {id(layer): layer for layer in found}.values()
         if not isinstance(layer, keras.layers.InputLayer)
     ]
 
@@ -246,7 +248,8 @@ def _choose(model, accept, embeddings):
     for unit in units(model):
         owned = paths.variables_of(unit)
         chosen[id(unit)] = [
-            (o.path, o.variable) for o in owned
+            (o.path, o.variable)
+            for o in owned
             if why_not(o, embeddings) is None and accept(unit, _way(unit, o))
         ]
     return chosen
@@ -326,7 +329,8 @@ def _check_untied(chosen):
 def _nothing_to_prune(model, embeddings):
     lines = [
         f"  {o.variable.path}: {why_not(o, embeddings) or 'excluded by filters'}"
-        for unit in units(model) for o in paths.variables_of(unit)
+        for unit in units(model)
+        for o in paths.variables_of(unit)
     ]
     return "\n".join(
         [f"Model {model.name!r} has nothing to prune. Its variables:", *lines]
@@ -337,16 +341,20 @@ def _one_line(model):
     table = plain_paths(model)
     found = kernels(model)
     rest = [v for path, v in table.items() if path not in found]
-    return f"tf_tickets: {_count(found.values(), 'kernel')} prunable; " \
-           f"{_count(rest, 'variable')} not."
+    return (
+        f"tf_tickets: {_count(found.values(), 'kernel')} prunable; "
+        f"{_count(rest, 'variable')} not."
+    )
 
 
 def _count(variables, noun):
     variables = list(variables)
     weights = sum(_size(v) for v in variables)
     one = len(variables) == 1
-    return f"{len(variables)} {noun}{'' if one else 's'} of {weights:,} weights " \
-           f"{'is' if one else 'are'}"
+    return (
+        f"{len(variables)} {noun}{'' if one else 's'} of {weights:,} weights "
+        f"{'is' if one else 'are'}"
+    )
 
 
 def _size(variable):
