@@ -16,13 +16,30 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 # A module may import only from modules before it. The file of a method may use
 # the engine of the rounds and `finding`, not another method.
 ORDER = [
-    *("version", "paths", "files", "feeding", "tables", "curves", "selection"),
-    *("criteria", "allocation", "schedules", "masks", "layers", "rebuilding"),
+    *("version", "paths", "files", "feeding", "datasets", "tables", "curves"),
+    *(
+        "selection",
+        "criteria",
+        "allocation",
+        "schedules",
+        "masks",
+        "layers",
+        "rebuilding",
+    ),
     *("flops", "wrapping"),
     *("report", "snapshots", "tickets", "controls"),
     *("search.rounds", "search.finding", "search.*", "search"),
-    *("datasets", "models", "recipes", "jobs", "progress", "cli", "__init__"),
+    *("models", "recipes", "jobs", "progress", "cli", "__init__"),
 ]
+
+# Keras calls these, with what it likes.
+KERAS_CALLS = {
+    *("build", "build_from_config", "get_build_config", "get_config", "from_config"),
+    *("compute_mask", "compute_output_shape", "compute_output_spec"),
+    *("get_current_value", "add_update"),
+    *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
+    *("on_train_batch_begin", "on_train_batch_end"),
+}
 
 
 def name_of(file):
@@ -80,6 +97,28 @@ def lengths_of_functions():
         for node in ast.walk(TREES[module])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
+
+
+def public_functions(tree):
+    """Functions of the module and methods of its public classes, `__init__` too."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from (f for f in public_functions(node) if f.name not in KERAS_CALLS)
+        public = isinstance(node, ast.FunctionDef) and (
+            node.name == "__init__" or not node.name.startswith("_")
+        )
+        if public:
+            yield node
+
+
+def bare_parts(function):
+    """The arguments without annotation, and "return" where that has none."""
+    given = function.args
+    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    arguments += [a for a in (given.vararg, given.kwarg) if a is not None]
+    bare = [a.arg for a in arguments if a.annotation is None]
+    bare = [name for name in bare if name not in ("self", "cls")]
+    return bare + ["return"] * (function.returns is None)
 
 
 def test_all_lists_names_that_exist_in_sorted_order():
@@ -149,3 +188,24 @@ def test_blank_lines_comments_and_docstrings_are_no_code():
     source = 'def f():\n    """One.\n    Two."""\n\n    # Why.\n    return 1'
     function = ast.parse(source).body[0]
     assert code_lines(function, source.splitlines()) == 2
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_and_methods_are_annotated(module):
+    bare = {f.name: bare_parts(f) for f in public_functions(TREES[module])}
+    assert {name: parts for name, parts in bare.items() if parts} == {}
+
+
+@pytest.mark.parametrize(
+    "source, bare",
+    [
+        ("def f(a, b: int): pass", [["a", "return"]]),
+        ("def f(*a, b: int = 1, **c) -> None: pass", [["a", "c"]]),
+        ("class C:\n def __init__(self, a) -> None: pass", [["a"]]),
+        ("class C:\n def on_epoch_end(self, epoch, logs=None): pass", []),
+        ("class C:\n def _f(self): pass\ndef _g(): pass", []),
+        ("def f(a: int) -> int: pass", [[]]),
+    ],
+)
+def test_every_missing_annotation_is_seen(source, bare):
+    assert [bare_parts(f) for f in public_functions(ast.parse(source))] == bare

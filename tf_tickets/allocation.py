@@ -6,13 +6,18 @@ path; `keep` is how many prunable weights the whole model is to keep.
 
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from tf_tickets import selection
 
+Allocation = Callable[..., dict[str, int]]
 
-def global_(scores, masks, keep):
+
+def global_(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
+) -> dict[str, int]:
     """One ranking over all kernels: each keeps what is in the model's best.
 
     Example:
@@ -30,7 +35,9 @@ def global_(scores, masks, keep):
     return {p: int(part.sum()) for p, part in zip(masks, parts, strict=True)}
 
 
-def uniform(scores, masks, keep):
+def uniform(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
+) -> dict[str, int]:
     """The same sparsity in every kernel.
 
     Example:
@@ -42,7 +49,9 @@ def uniform(scores, masks, keep):
     return _apportion({p: float(m.size) for p, m in masks.items()}, masks, keep)
 
 
-def erk(scores, masks, keep):
+def erk(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
+) -> dict[str, int]:
     """Erdos-Renyi-kernel: the kept fraction goes with sum(shape)/prod(shape).
 
     A kernel that would keep more than all it has is filled, and what is left
@@ -80,7 +89,7 @@ def _apportion(shares, masks, keep):
 
 def _saturated(shares, room, keep):
     """The kernels that are filled; found anew until no other one overflows."""
-    full = set()
+    full: set[str] = set()
     while len(full) < len(shares):
         left = keep - sum(room[p] for p in full)
         total = sum(s for p, s in shares.items() if p not in full)
@@ -98,7 +107,7 @@ def _saturated(shares, room, keep):
 _ALLOCATIONS = {"global": global_, "uniform": uniform, "erk": erk}
 
 
-def get(identifier):
+def get(identifier: str | Allocation) -> Allocation:
     """An allocation by name, or the function itself.
 
     Example:
@@ -116,7 +125,9 @@ def get(identifier):
     return _ALLOCATIONS[identifier]
 
 
-def after_rates(masks, rates):
+def after_rates(
+    masks: dict[str, np.ndarray], rates: dict[str, float]
+) -> dict[str, int]:
     """Counts when every kernel loses its own rate of what it still keeps.
 
     Args:
@@ -136,7 +147,7 @@ def after_rates(masks, rates):
     }
 
 
-def after_rate(masks, rate):
+def after_rate(masks: dict[str, np.ndarray], rate: float) -> int:
     """How many weights the model keeps when it loses `rate` of the kept ones.
 
     Example:
@@ -166,7 +177,7 @@ def _rate_of(path, rates):
     )
 
 
-def guard(counts, masks):
+def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int]:
     """Leaves one weight at least in every kernel that still has one.
 
     An emptied kernel cuts the network in two. What a rescued kernel gets is

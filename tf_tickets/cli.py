@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 _EXAMPLES = """\
 examples:
@@ -21,7 +22,7 @@ TensorFlow is not installed.
 """
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and gives its exit status."""
     options = _parser().parse_args(arguments)
     _choose_backend()

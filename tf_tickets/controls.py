@@ -6,14 +6,19 @@ and compare.
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from tf_tickets import allocation, paths, selection, snapshots, wrapping
+from tf_tickets import allocation, paths, selection, snapshots, tickets, wrapping
 
 
-def reinit(ticket, build_model=None, seed=1):
+def reinit(
+    ticket: tickets.Ticket,
+    build_model: Callable[[], keras.Model] | None = None,
+    seed: int = 1,
+) -> tickets.Ticket:
     """The same masks over newly drawn start weights.
 
     Args:
@@ -58,7 +63,7 @@ def _build(ticket, build_model):
     return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
-def shuffle_masks(ticket, seed=1):
+def shuffle_masks(ticket: tickets.Ticket, seed: int = 1) -> tickets.Ticket:
     """Every kernel's mask shuffled: the start weights and counts stay.
 
     Example:
@@ -75,7 +80,9 @@ def shuffle_masks(ticket, seed=1):
     return _derived(ticket, "shuffle_masks", seed, masks=masks)
 
 
-def random_masks(ticket, spread="same", seed=1):
+def random_masks(
+    ticket: tickets.Ticket, spread: str = "same", seed: int = 1
+) -> tickets.Ticket:
     """Random masks of the same total; by default of the same counts a kernel.
 
     Args:

@@ -6,14 +6,17 @@ kernel), `start` (the same kernel where the ticket starts from) and `rng` (a
 """
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 
-_CRITERIA = {}
+Criterion = Callable[..., np.ndarray]
+
+_CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")
 
 
-def register(criterion):
+def register(criterion: Criterion) -> Criterion:
     """Makes a criterion available by its function's name.
 
     Example:
@@ -29,7 +32,7 @@ def register(criterion):
     return criterion
 
 
-def get(identifier):
+def get(identifier: str | Criterion) -> Criterion:
     """A criterion by name, or the function itself.
 
     Example:
@@ -48,7 +51,7 @@ def get(identifier):
     return _CRITERIA[identifier]
 
 
-def serialize(criterion):
+def serialize(criterion: Criterion) -> str:
     """The name by which `get` finds the criterion again.
 
     Example:
@@ -66,7 +69,12 @@ def serialize(criterion):
     return name
 
 
-def score(criterion, weight, start, rng):
+def score(
+    criterion: Criterion,
+    weight: np.ndarray,
+    start: np.ndarray | None,
+    rng: np.random.Generator | None,
+) -> np.ndarray:
     """Calls a criterion with those of the three arguments that it names.
 
     Example:
@@ -104,7 +112,7 @@ def _name(criterion):
 
 
 @register
-def magnitude(weight):
+def magnitude(weight: np.ndarray) -> np.ndarray:
     """|w|: the criterion of Han et al. and of iterative magnitude pruning.
 
     Example:
@@ -116,7 +124,7 @@ def magnitude(weight):
 
 
 @register
-def magnitude_increase(weight, start):
+def magnitude_increase(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
     """|w| - |w at the start| (Zhou et al. 2019).
 
     Example:
@@ -128,7 +136,7 @@ def magnitude_increase(weight, start):
 
 
 @register
-def movement(weight, start):
+def movement(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
     """|w - w at the start| (Zhou et al. 2019).
 
     Example:
@@ -140,7 +148,7 @@ def movement(weight, start):
 
 
 @register
-def random(weight, rng):
+def random(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Uniform noise: the control for every other criterion.
 
     Example:

@@ -1,6 +1,8 @@
 """The curve of a search as a picture."""
 
 import math
+import os
+from collections.abc import Iterable, Mapping
 
 from tf_tickets import files
 
@@ -11,7 +13,12 @@ _LINES = (
 )
 
 
-def plot_search(results, path, dense=None, title="Accuracy of the tickets"):
+def plot_search(
+    results: Iterable[Mapping[str, float]],
+    path: os.PathLike | str,
+    dense: float | None = None,
+    title: str = "Accuracy of the tickets",
+) -> None:
     """Draws the accuracies of a search over the weights kept, as a PNG.
 
     Args:

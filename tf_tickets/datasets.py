@@ -12,6 +12,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from typing import Self
 
 import keras
 import numpy as np
@@ -53,7 +54,7 @@ class Dataset:
     y_test: np.ndarray
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """Shape of one image.
 
         Example:
@@ -64,7 +65,7 @@ class Dataset:
         return self.x_train.shape[1:]
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of classes: one more than the largest label of any split.
 
         Example:
@@ -74,7 +75,7 @@ class Dataset:
         """
         return 1 + int(max(y.max() for y in (self.y_train, self.y_val, self.y_test)))
 
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256 of all six arrays, in hex: equal for equal data and split.
 
         It is computed once; do not change the arrays in place.
@@ -97,7 +98,7 @@ class Dataset:
             sha.update(array.data)
         return sha.hexdigest()
 
-    def take(self, n):
+    def take(self, n: int) -> Self:
         """The same data with the first `n` training rows only.
 
         The rows were shuffled when they were split, so these are a random part.
@@ -129,7 +130,13 @@ class Dataset:
         )
 
 
-def load(name, data_dir=None, validation=None, seed=0, scaling="standard"):
+def load(
+    name: os.PathLike | str,
+    data_dir: os.PathLike | str | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+    scaling: str = "standard",
+) -> Dataset:
     """Loads a data set, splits off the validation rows and scales the images.
 
     Args:

@@ -5,12 +5,15 @@ search that was killed could not go on as if it had not been.
 """
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
 
 
-def feed(x, y, batch_size, key):
+def feed(
+    x: np.ndarray, y: np.ndarray, batch_size: int, key: Callable[[], Sequence[int]]
+) -> Iterable[tuple]:
     """Batches for `model.fit(..., shuffle=False)`.
 
     A rest that does not fill a batch is left out, another one each epoch, so that
@@ -39,7 +42,7 @@ def feed(x, y, batch_size, key):
     return _Batches(x, y, batch_size, key)
 
 
-def digest(pair):
+def digest(pair: Iterable[np.ndarray]) -> str:
     """SHA-256 over a pair of arrays, to tell one data set from another.
 
     Example:

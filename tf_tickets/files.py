@@ -12,6 +12,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
@@ -38,7 +39,9 @@ _SIGNS_OF_DAMAGE = (
 )
 
 
-def write(path, kind, content, arrays):
+def write(
+    path: os.PathLike | str, kind: str, content: dict, arrays: dict[str, np.ndarray]
+) -> None:
     """Writes a file atomically.
 
     Args:
@@ -66,7 +69,7 @@ def write(path, kind, content, arrays):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
     """A path to write to, which takes the place of `path` once all is written.
 
     Example:
@@ -88,7 +91,7 @@ def replacing(path):
         draft.unlink(missing_ok=True)
 
 
-def sweep(folder):
+def sweep(folder: os.PathLike | str) -> None:
     """Removes what writes that were killed have left in a folder."""
     for draft in pathlib.Path(folder).glob(".*.tmp*"):
         draft.unlink(missing_ok=True)
@@ -119,7 +122,7 @@ def _write_entry(archive, name, data):
     archive.writestr(info, data)
 
 
-def read(path, kind):
+def read(path: os.PathLike | str, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     """Reads what `write` wrote, and checks that it is whole and of that kind."""
     path = pathlib.Path(path)
     if not path.is_file():

@@ -1,6 +1,7 @@
 """How often the entries of a kernel are multiplied for one example."""
 
 import math
+from collections.abc import Iterable
 
 import keras
 
@@ -18,12 +19,12 @@ class UseCounter:
     `uses` is a dict from a variable's id to the count, or None where unknown.
     """
 
-    def __init__(self, model):
-        self.uses = {}
-        self.assumed = set()
+    def __init__(self, model: keras.Model) -> None:
+        self.uses: dict[int, int | None] = {}
+        self.assumed: set[int] = set()
         self.visit(model, _built_shapes(model), 1)
 
-    def notes(self, kernels):
+    def notes(self, kernels: Iterable[keras.Variable]) -> tuple[str, ...]:
         """What was assumed on the way to these kernels."""
         count = sum(
             id(v) in self.assumed and self.uses.get(id(v)) is not None for v in kernels
@@ -36,7 +37,9 @@ class UseCounter:
             "are for one call per example: more calls cannot be seen from outside",
         )
 
-    def visit(self, layer, shapes, times):
+    def visit(
+        self, layer: keras.layers.Layer, shapes: list[tuple], times: int | None
+    ) -> None:
         """Adds `times` calls of a layer on inputs of these shapes."""
         if isinstance(layer, keras.Sequential | keras.Function):
             for inner, inner_shapes in _graph_calls(layer, shapes):
@@ -120,7 +123,7 @@ def _graph_calls(model, shapes):
     """The (layer, shapes of its inputs) of each call in a functional model."""
     if len(shapes) != len(model.inputs):
         shapes = _built_shapes(model)
-    calls = []
+    calls: list[tuple[keras.Operation, list[tuple]]] = []
     # A view without the optimizer, which would be cloned as well.
     view = keras.Model(model.inputs, model.outputs, name=model.name)
     inputs = [
@@ -271,5 +274,5 @@ _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 _KNOWN_BLOCKS = (*_ATTENTIONS, keras.layers.SpectralNormalization)
 
 
-def unwrapped(layer):
+def unwrapped(layer: keras.Operation) -> keras.Operation:
     return layer.layer if isinstance(layer, Prunable) else layer

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import keras
 
@@ -35,7 +36,10 @@ _OPTIONS = (
     "rewind_to",
     "tolerance",
 )
-_CONTROLS = {"reinit": controls.reinit, "shuffled": controls.shuffle_masks}
+_CONTROLS: dict[str, Callable[..., tickets.Ticket]] = {
+    "reinit": controls.reinit,
+    "shuffled": controls.shuffle_masks,
+}
 
 
 class Setting:
@@ -51,7 +55,14 @@ class Setting:
             None, the recipe's.
     """
 
-    def __init__(self, dataset, model, data_dir=None, seed=0, options=None):
+    def __init__(
+        self,
+        dataset: os.PathLike | str,
+        model: str,
+        data_dir: os.PathLike | str | None = None,
+        seed: int = 0,
+        options: dict | None = None,
+    ) -> None:
         given = options or {}
         options = {k: given[k] for k in _OPTIONS if given.get(k) is not None}
         if dataset == "digits":
@@ -69,7 +80,7 @@ class Setting:
         self.width = options.get("width", 1.0)
         self.rewind_to = options.get("rewind_to", self.recipe.rewind_to)
 
-    def build_model(self):
+    def build_model(self) -> keras.Model:
         """A compiled model by the recipe."""
         return recipes.build(
             self.recipe.name,
@@ -81,7 +92,7 @@ class Setting:
             steps_per_execution=_steps_per_execution(self.rewind_to),
         )
 
-    def search(self):
+    def search(self) -> IMP:
         """The search by the recipe."""
         return IMP(
             rounds=self.options.get("rounds", 12),
@@ -93,7 +104,7 @@ class Setting:
             seed=self.seed,
         )
 
-    def trainer(self):
+    def trainer(self) -> training.TicketTrainer:
         """Trains tickets as the search does."""
         return training.TicketTrainer(
             self.build_model, self.data, self.seed, self.batch_size
@@ -114,7 +125,14 @@ class SearchJob:
         bars: Function of a search that gives callbacks which show its progress.
     """
 
-    def __init__(self, setting, out, run_controls=True, say=print, bars=None):
+    def __init__(
+        self,
+        setting: Setting,
+        out: os.PathLike | str,
+        run_controls: bool = True,
+        say: Callable[[str], object] = print,
+        bars: Callable[[IMP], list[keras.callbacks.Callback]] | None = None,
+    ) -> None:
         self.setting = setting
         self.search = setting.search()
         self.out = pathlib.Path(out)
@@ -122,7 +140,7 @@ class SearchJob:
         self.say = say
         self.bars = bars or (lambda search: [])
 
-    def run(self):
+    def run(self) -> dict:
         """Searches, runs the controls, writes the results; gives them as a dict."""
         found = self._path("results.json")
         already = found.exists()
@@ -227,7 +245,9 @@ class SearchJob:
         return results
 
 
-def train(ticket_file, setting, out):
+def train(
+    ticket_file: os.PathLike | str, setting: Setting, out: os.PathLike | str
+) -> dict[str, float]:
     """Trains a ticket from its file, writes the plain model, gives the metrics.
 
     Args:

@@ -1,9 +1,12 @@
 """Prunable: a layer that sees `mask * kernel` wherever it reads its kernel."""
 
 import inspect
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 
 import keras
+import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_tickets import masks as masks_module
 from tf_tickets import paths
@@ -24,7 +27,9 @@ class ReadOverlay(keras.StatelessScope):
         values: Dict from id to the masked value.
     """
 
-    def __init__(self, masks, values):
+    def __init__(
+        self, masks: dict[int, keras.layers.Layer], values: dict[int, object]
+    ) -> None:
         super().__init__(initialize_variables=False)
         self.masks = masks
         self.values = values
@@ -102,7 +107,13 @@ class Prunable(keras.layers.Wrapper):
     0.0
     """
 
-    def __init__(self, layer, kernels=None, mask="fixed", **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        kernels: Iterable[str] | None = None,
+        mask: str | dict | keras.layers.Layer = "fixed",
+        **kwargs: object,
+    ) -> None:
         # Keras inspects both signatures, `call` while the layer is being made.
         self.call = _Call(self, layer)
         self.build.__signature__ = _build_signature(layer)
@@ -113,7 +124,7 @@ class Prunable(keras.layers.Wrapper):
         super().__init__(layer, autocast=False, **kwargs)
         self.supports_masking = layer.supports_masking
         self.kernels = kernels if kernels is None else list(kernels)
-        self.kernel_masks = []
+        self.kernel_masks: list[keras.layers.Layer] = []
         # In a namespace, for Keras would count a tracked variable twice, and would
         # build a model with an unbuilt layer in it anew at every `fit`.
         self._untracked = SimpleNamespace(kernels={}, mask=masks_module.get(mask))
@@ -147,7 +158,7 @@ class Prunable(keras.layers.Wrapper):
             )
         return {found[name]: table[found[name]] for name in self.kernels}
 
-    def call_masked(self, *args, **kwargs):
+    def call_masked(self, *args: object, **kwargs: object) -> object:
         """Runs the layer under the overlay; `call` in all but the signature."""
         masks = {id(variable): mask for variable, mask in self._pairs()}
         values = {id(v): mask.apply(v.value) for v, mask in self._pairs()}
@@ -160,20 +171,20 @@ class Prunable(keras.layers.Wrapper):
         return outputs
 
     @property
-    def kernel_variables(self):
+    def kernel_variables(self) -> dict[str, keras.Variable]:
         """Dict from a kernel's path below the layer to its stored variable."""
         return self._untracked.kernels
 
     @property
-    def mask(self):
+    def mask(self) -> keras.layers.Layer:
         """The mask parametrization that those of the kernels are copies of."""
         return self._untracked.mask
 
-    def masks(self):
+    def masks(self) -> dict[str, np.ndarray]:
         """Dict from a kernel's path below the layer to its hard 0/1 mask."""
         return {name: mask.value() for name, mask in self._masks_by_kernel().items()}
 
-    def set_masks(self, masks):
+    def set_masks(self, masks: Mapping[str, ArrayLike]) -> None:
         """Sets masks by path below the layer and zeroes what they prune."""
         table = self._masks_by_kernel()
         unknown = set(masks) - set(table)
@@ -186,7 +197,7 @@ class Prunable(keras.layers.Wrapper):
             table[name].assign(mask)
         self.zero_pruned()
 
-    def zero_pruned(self):
+    def zero_pruned(self) -> None:
         """Writes the zeros into the stored kernels as well."""
         for variable, mask in self._pairs():
             variable.assign(mask.apply(variable.value))
@@ -225,7 +236,7 @@ class Prunable(keras.layers.Wrapper):
         return config
 
 
-def why_not(owned, embeddings=False):
+def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
     """Why a variable is no kernel to prune, or None where it is one."""
     variable = owned.variable
     if len(variable.shape) < 2:

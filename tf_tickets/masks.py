@@ -5,9 +5,15 @@ parametrization is a layer, so that its state is saved, cloned and trained by
 Keras; it belongs to one kernel.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
+
+# The backends' tensors have no class in common.
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -31,15 +37,15 @@ class FixedMask(keras.layers.Layer):
             shape=shape, dtype="bool", initializer="ones", trainable=False, name="mask"
         )
 
-    def apply(self, kernel):
+    def apply(self, kernel: Tensor) -> Tensor:
         """The effective kernel, in the kernel's own dtype."""
         return kernel * ops.cast(self.mask, kernel.dtype)
 
-    def value(self):
+    def value(self) -> np.ndarray:
         """The hard 0/1 mask as a NumPy array of booleans."""
         return ops.convert_to_numpy(self.mask).astype(bool)
 
-    def assign(self, mask):
+    def assign(self, mask: ArrayLike) -> None:
         """Sets the mask; values other than 0 and 1 are refused."""
         mask = np.asarray(mask)
         if not np.isin(mask, (0, 1)).all():
@@ -53,7 +59,7 @@ class FixedMask(keras.layers.Layer):
 _MASKS = {"fixed": FixedMask}
 
 
-def get(identifier):
+def get(identifier: str | dict | keras.layers.Layer) -> keras.layers.Layer:
     """A mask parametrization from its name, configuration or an instance.
 
     Example:

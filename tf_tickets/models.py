@@ -11,7 +11,9 @@ from keras import layers
 _VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
-def lenet300(input_shape=(28, 28, 1), classes=10, width=1.0):
+def lenet300(
+    input_shape: tuple[int, ...] = (28, 28, 1), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """LeNet-300-100: two hidden layers of 300 and 100 units.
 
     Args:
@@ -34,7 +36,9 @@ def lenet300(input_shape=(28, 28, 1), classes=10, width=1.0):
     return _classifier(image, x, classes, "lenet300", "glorot_normal")
 
 
-def conv2(input_shape=(32, 32, 3), classes=10, width=1.0):
+def conv2(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """Conv-2 of Frankle and Carbin: 2 convolutions of 64, two layers of 256.
 
     Args:
@@ -53,7 +57,9 @@ def conv2(input_shape=(32, 32, 3), classes=10, width=1.0):
     return _conv_net("conv2", (64,), input_shape, classes, width)
 
 
-def conv4(input_shape=(32, 32, 3), classes=10, width=1.0):
+def conv4(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """Conv-4 of Frankle and Carbin: Conv-2 with 2 convolutions of 128 more.
 
     Args:
@@ -72,7 +78,9 @@ def conv4(input_shape=(32, 32, 3), classes=10, width=1.0):
     return _conv_net("conv4", (64, 128), input_shape, classes, width)
 
 
-def conv6(input_shape=(32, 32, 3), classes=10, width=1.0):
+def conv6(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """Conv-6 of Frankle and Carbin: Conv-4 with 2 convolutions of 256 more.
 
     Args:
@@ -91,7 +99,9 @@ def conv6(input_shape=(32, 32, 3), classes=10, width=1.0):
     return _conv_net("conv6", (64, 128, 256), input_shape, classes, width)
 
 
-def resnet20(input_shape=(32, 32, 3), classes=10, width=1.0):
+def resnet20(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """ResNet-20 for small images: 3 stages of 3 blocks, 16-32-64 channels.
 
     Shortcuts that change the shape are 1x1 convolutions with batch
@@ -113,7 +123,9 @@ def resnet20(input_shape=(32, 32, 3), classes=10, width=1.0):
     return _resnet("resnet20", (16, 32, 64), 3, input_shape, classes, width)
 
 
-def resnet18(input_shape=(32, 32, 3), classes=10, width=1.0):
+def resnet18(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """ResNet-18 for small images: 3x3 stem, 4 stages of 2 blocks, 64 to 512.
 
     Args:
@@ -132,7 +144,9 @@ def resnet18(input_shape=(32, 32, 3), classes=10, width=1.0):
     return _resnet("resnet18", (64, 128, 256, 512), 2, input_shape, classes, width)
 
 
-def vgg16(input_shape=(32, 32, 3), classes=10, width=1.0):
+def vgg16(
+    input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
+) -> keras.Model:
     """VGG-16 for small images: 13 convolutions with batch normalization.
 
     The three wide layers of the original are one classifier here, as is usual

@@ -6,6 +6,7 @@ attributes, lists and dicts, in the order in which they were made.
 
 import operator
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
@@ -19,7 +20,7 @@ class Owned(NamedTuple):
     owner: keras.layers.Layer
 
 
-def children(layer):
+def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds directly, each once.
 
     Example:
@@ -32,7 +33,7 @@ def children(layer):
     return _unique(_instances([*held, *_attributes(layer)], keras.layers.Layer))
 
 
-def walk(layer):
+def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layer itself and all below it, each once, parents first.
 
     Example:
@@ -44,7 +45,7 @@ def walk(layer):
     return [found for _, found in _walk(layer, (), set())]
 
 
-def variables_of(layer):
+def variables_of(layer: keras.layers.Layer) -> list[Owned]:
     """All variables of a layer with owner and path below the layer.
 
     The path is made of layer names and does not change when the layer is
@@ -61,7 +62,8 @@ def variables_of(layer):
     for chain, found in _walk(layer, (), set()):
         for variable in _instances(_attributes(found), keras.Variable):
             owners[id(variable)] = (chain[1:], found)
-    names, rows = {}, []
+    names: dict[str, int] = {}
+    rows = []
     for variable in _unique(layer.variables):
         chain, owner = owners.get(id(variable), ((), layer))
         path = _numbered("/".join([*chain, variable.name]), names)
@@ -69,7 +71,9 @@ def variables_of(layer):
     return rows
 
 
-def plain_paths(variables, renamed):
+def plain_paths(
+    variables: Iterable[keras.Variable], renamed: dict[str, str]
+) -> dict[str, keras.Variable]:
     """The paths that variables have in the model without its wrappers.
 
     Args:
@@ -81,7 +85,7 @@ def plain_paths(variables, renamed):
         Dict from path to variable, in order. A second variable of the same path
         gets `#2`.
     """
-    names = {}
+    names: dict[str, int] = {}
     return {_numbered(_renamed(v.path, renamed), names): v for v in variables}
 
 
@@ -92,7 +96,7 @@ def _renamed(path, renamed):
     return path
 
 
-def match(wanted, available):
+def match(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str] | None:
     """Finds each wanted name among the available ones.
 
     Names made by Keras carry a running number (`dense_7`), another one each time
@@ -155,7 +159,7 @@ def _walk(layer, chain, seen):
         yield from _walk(child, chain, seen)
 
 
-def layers_in(value):
+def layers_in(value: object) -> list[keras.layers.Layer]:
     """The layers in an attribute's value, in its containers too.
 
     Example:

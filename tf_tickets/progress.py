@@ -3,6 +3,8 @@
 import keras
 from rich import console, progress
 
+from tf_tickets.search.rounds import RoundSearch
+
 
 class Bars:
     """Shows one bar for each round of a search.
@@ -14,7 +16,7 @@ class Bars:
     ready
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.console = console.Console(highlight=False, soft_wrap=True)
         self.progress = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -32,11 +34,11 @@ class Bars:
     def __exit__(self, *error):
         self.progress.stop()
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         """Shows a line above the bars."""
         self.console.print(line)
 
-    def callbacks(self, search):
+    def callbacks(self, search: RoundSearch) -> list[keras.callbacks.Callback]:
         """The callbacks that draw the bars of a search."""
         return [_RoundBars(self.progress, search)]
 

@@ -7,6 +7,7 @@ changed in place, in the attributes that hold their layers.
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable
 
 import keras
 
@@ -14,12 +15,14 @@ from tf_tickets import paths
 from tf_tickets.layers import Prunable
 
 
-def is_graph(layer):
+def is_graph(layer: keras.layers.Layer) -> bool:
     """Whether Keras can rebuild the model from its list or graph of layers."""
     return isinstance(layer, keras.Sequential | keras.Function)
 
 
-def transform(model, change):
+def transform(
+    model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
     """The model with `change` applied to its units, to each of them once."""
     changed = {}
 
@@ -64,7 +67,7 @@ def _as_if_not_compiled(model):
             part.compiled = True
 
 
-def compile_like(new, model):
+def compile_like(new: keras.Model, model: keras.Model) -> None:
     """Compiles as `model` is, with its optimizer and metrics of its own.
 
     The optimizer is the same object, for its settings are not all in its

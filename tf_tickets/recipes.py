@@ -5,6 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Self
 
 import keras
 
@@ -35,16 +36,16 @@ class Recipe:
     """
 
     name: str
-    build: Callable
-    optimizer: Callable
+    build: Callable[..., keras.Model]
+    optimizer: Callable[..., keras.optimizers.Optimizer]
     batch_size: int
     epochs: int
-    rate: float | dict
+    rate: float | dict[str, float]
     allocation: str | None
     rewind_to: str
     source: str
 
-    def with_epochs(self, epochs):
+    def with_epochs(self, epochs: int) -> Self:
         """The recipe for rounds of another length, its rewind point in proportion.
 
         Example:
@@ -156,7 +157,7 @@ RECIPES = {
 }
 
 
-def recipe(name):
+def recipe(name: str) -> Recipe:
     """The recipe of a network, by name.
 
     Example:
@@ -173,14 +174,14 @@ def recipe(name):
 
 
 def build(
-    name,
-    input_shape,
-    classes,
-    steps_per_epoch=None,
-    epochs=None,
-    width=1.0,
-    **compile_arguments,
-):
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    steps_per_epoch: int | None = None,
+    epochs: int | None = None,
+    width: float = 1.0,
+    **compile_arguments: object,
+) -> keras.Model:
     """A network compiled by its recipe, with cross-entropy from logits.
 
     Args:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 
 import keras
 import numpy as np
@@ -44,14 +45,14 @@ class KernelRow:
     """
 
     path: str
-    shape: tuple
+    shape: tuple[int, ...]
     size: int
     kept: int
     flops: int | None
     flops_kept: int | None
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros."""
         return tables.fraction(self.size - self.kept, self.size)
 
@@ -67,7 +68,7 @@ class SkippedRow:
     """
 
     path: str
-    shape: tuple
+    shape: tuple[int, ...]
     size: int
     reason: str
 
@@ -91,38 +92,38 @@ class Report:
     """
 
     name: str
-    rows: list
-    skipped: list
+    rows: list[KernelRow]
+    skipped: list[SkippedRow]
     weights: int
-    notes: tuple = ()
+    notes: tuple[str, ...] = ()
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of prunable weights."""
         return sum(row.size for row in self.rows)
 
     @property
-    def kept(self):
+    def kept(self) -> int:
         """Number of prunable weights that are kept."""
         return sum(row.kept for row in self.rows)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros among the prunable weights."""
         return tables.fraction(self.size - self.kept, self.size)
 
     @property
-    def sparsity_of_all_weights(self):
+    def sparsity_of_all_weights(self) -> float:
         """Pruned weights over all weights, prunable or not."""
         return tables.fraction(self.size - self.kept, self.weights)
 
     @property
-    def flops(self):
+    def flops(self) -> int:
         """Multiply-adds per example of the dense kernels whose FLOPs are known."""
         return sum(row.flops for row in self._counted)
 
     @property
-    def flops_kept(self):
+    def flops_kept(self) -> float | None:
         """Fraction of `flops` that is kept, or None where none is known."""
         kept = sum(row.flops_kept for row in self._counted)
         return kept / self.flops if self.flops else None
@@ -131,7 +132,7 @@ class Report:
     def _counted(self):
         return [row for row in self.rows if row.flops is not None]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, object]:
         """The report as plain Python data."""
         return {
             "model": self.name,
@@ -159,12 +160,12 @@ class Report:
             "notes": list(self.notes),
         }
 
-    def to_json(self, path):
+    def to_json(self, path: os.PathLike | str) -> None:
         """Writes `to_dict()` as JSON, whole or not at all."""
         with files.replacing(path) as draft:
             draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
 
-    def to_csv(self, path):
+    def to_csv(self, path: os.PathLike | str) -> None:
         """Writes a line a variable as CSV, kernels first, whole or not at all."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -172,9 +173,10 @@ class Report:
         for row in self.rows:
             cells = {**dataclasses.asdict(row), "sparsity": row.sparsity}
             writer.writerow({**cells, "shape": tables.shape_text(row.shape)})
-        for row in self.skipped:
-            cells = {"path": row.path, "shape": tables.shape_text(row.shape)}
-            writer.writerow({**cells, "size": row.size, "skipped_because": row.reason})
+        for left in self.skipped:
+            cells = {"path": left.path, "shape": tables.shape_text(left.shape)}
+            cells |= {"size": left.size, "skipped_because": left.reason}
+            writer.writerow(cells)
         with files.replacing(path) as draft:
             draft.write_text(text.getvalue(), "utf-8")
 
@@ -222,7 +224,7 @@ class Report:
 
     def _left_alone(self):
         """A line a reason, with the first few paths."""
-        groups = {}
+        groups: dict[str, list[SkippedRow]] = {}
         for row in self.skipped:
             groups.setdefault(row.reason, []).append(row)
         if groups:
@@ -236,7 +238,7 @@ class Report:
             yield f"  {reason}: {count}: {shown}{more}"
 
 
-def summary(model):
+def summary(model: keras.Model) -> Report:
     """Lists the kernels of a model, what is kept of them, and what is no kernel.
 
     FLOPs are multiply-adds per example and count each call of a shared layer,
@@ -319,7 +321,7 @@ def _row(path, variable, kept, uses):
 
 
 def _skipped(model, kernels):
-    reasons = {}
+    reasons: dict[int, str] = {}
     for unit in wrapping.units(model):
         for owned in paths.variables_of(flops.unwrapped(unit)):
             reason = why_not(owned) or "excluded by filters"

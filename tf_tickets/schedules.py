@@ -13,6 +13,10 @@ import numpy as np
 class _Schedule:
     """Fires every `frequency` steps between `begin_step` and `end_step`."""
 
+    begin_step: int
+    end_step: int
+    frequency: int
+
     def __call__(self, step):
         return self._fires(np.asarray(step)), self._sparsity(np.asarray(step))
 
@@ -20,6 +24,9 @@ class _Schedule:
         started = step >= self.begin_step
         running = (self.end_step == -1) | (step <= self.end_step)
         return started & running & ((step - self.begin_step) % self.frequency == 0)
+
+    def _sparsity(self, step):
+        raise NotImplementedError
 
     def get_config(self):
         return dict(vars(self))
@@ -67,7 +74,13 @@ class ConstantSparsity(_Schedule):
     0.5
     """
 
-    def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=100):
+    def __init__(
+        self,
+        target_sparsity: float,
+        begin_step: int,
+        end_step: int = -1,
+        frequency: int = 100,
+    ) -> None:
         _check_sparsity("target_sparsity", target_sparsity)
         _check_steps(begin_step, end_step, frequency)
         self.target_sparsity = target_sparsity
@@ -103,13 +116,13 @@ class PolynomialDecay(_Schedule):
 
     def __init__(
         self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        power=3,
-        frequency=100,
-    ):
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        power: float = 3,
+        frequency: int = 100,
+    ) -> None:
         _check_sparsity("initial_sparsity", initial_sparsity)
         _check_sparsity("final_sparsity", final_sparsity)
         _check_steps(begin_step, end_step, frequency)
@@ -149,7 +162,9 @@ class IterativeRate(_Schedule):
     [0.0, 0.5, 0.75, 0.875]
     """
 
-    def __init__(self, rate, begin_step, end_step=-1, frequency=100):
+    def __init__(
+        self, rate: float, begin_step: int, end_step: int = -1, frequency: int = 100
+    ) -> None:
         _check_sparsity("rate", rate)
         _check_steps(begin_step, end_step, frequency)
         self.rate = rate

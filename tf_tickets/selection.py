@@ -6,9 +6,12 @@ so misses the count; here ties are settled by index, the lower index is kept.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def keep_largest(scores, count, within=None):
+def keep_largest(
+    scores: ArrayLike, count: int, within: ArrayLike | None = None
+) -> np.ndarray:
     """Keeps exactly `count` entries: those with the largest scores.
 
     Args:
@@ -71,7 +74,9 @@ def _check_count(count, size):
         )
 
 
-def select(scores, masks, counts):
+def select(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], counts: dict[str, int]
+) -> dict[str, np.ndarray]:
     """Prunes every kernel to its count, within what its mask still keeps.
 
     Args:

@@ -9,10 +9,13 @@ those that are not trained (moving averages); `optimizer` its slots;
 import collections
 import dataclasses
 
+import keras
 import numpy as np
 from keras import ops
 
 from tf_tickets import paths, wrapping
+
+State = dict[str, dict[str, np.ndarray]]
 
 PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 _PLACES = ("iteration", "learning_rate")
@@ -67,7 +70,7 @@ FIDELITIES = {
 }
 
 
-def get(identifier):
+def get(identifier: str | dict | Fidelity) -> Fidelity:
     """A fidelity by name, from its configuration, or itself.
 
     "weights": weight rewinding with a new optimizer (OpenLTH); "exact": all of
@@ -92,7 +95,7 @@ def get(identifier):
     return FIDELITIES[identifier]
 
 
-def record(model):
+def record(model: keras.Model) -> State:
     """A copy of the whole state: dict from part to dict from name to array.
 
     Example:
@@ -109,7 +112,7 @@ def record(model):
     }
 
 
-def start_weights(model, state):
+def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     """Weights and statistics of a state, as a ticket keeps them: in model order.
 
     Example:
@@ -126,7 +129,7 @@ def start_weights(model, state):
     }
 
 
-def adopt(model, state):
+def adopt(model: keras.Model, state: State) -> State:
     """A state of another build of the model, under the names of this one."""
     return {
         part: {name: state.get(part, {})[old] for name, old in names.items()}
@@ -135,12 +138,14 @@ def adopt(model, state):
     }
 
 
-def to_numpy(variable):
+def to_numpy(variable: keras.Variable) -> np.ndarray:
     """A copy: both backends may reuse the memory of what they hand out."""
     return np.array(ops.convert_to_numpy(variable.value), copy=True)
 
 
-def restore(model, snapshot, fidelity, fresh):
+def restore(
+    model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State
+) -> None:
     """Rewinds the parts that the fidelity names.
 
     Args:
@@ -159,7 +164,7 @@ def restore(model, snapshot, fidelity, fresh):
         _restart_averages(model)
 
 
-def assign(variables, values):
+def assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
     """Assigns arrays to variables by name; both must have the same names.
 
     Running numbers in names (`dense_7`) may differ, as they do between builds.
@@ -180,9 +185,9 @@ def _names(variables, values):
     return names
 
 
-def variables_by_part(model):
+def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]]:
     """Dict from part to dict from name to variable."""
-    table = {part: {} for part in PARTS}
+    table: dict[str, dict[str, keras.Variable]] = {part: {} for part in PARTS}
     trainable = {id(v) for v in model.trainable_variables}
     for path, variable in wrapping.plain_paths(model).items():
         table[_part(variable, trainable)][path] = variable
@@ -194,7 +199,7 @@ def variables_by_part(model):
     return table
 
 
-def iteration(model):
+def iteration(model: keras.Model) -> int:
     """The optimizer's own count of its steps.
 
     Example:
@@ -215,7 +220,7 @@ def _part(variable, trainable):
     return "weights" if id(variable) in trainable else "statistics"
 
 
-def built_optimizer(model):
+def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
     """The model's optimizer with its slots made."""
     if not model.compiled or model.optimizer is None:
         raise ValueError(
@@ -226,7 +231,7 @@ def built_optimizer(model):
     return model.optimizer
 
 
-def zero_slots(model):
+def zero_slots(model: keras.Model) -> None:
     """Zeroes the optimizer's slots where a mask prunes.
 
     Old momentum, and the averages that `use_ema` writes over the weights at the
@@ -241,7 +246,7 @@ def zero_slots(model):
             slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
 
 
-def reset_optimizer(model, step):
+def reset_optimizer(model: keras.Model, step: int) -> None:
     """Clears an optimizer's slots and places its schedule at a step.
 
     Slots are made anew by an optimizer of the same configuration, for not all of
@@ -266,7 +271,7 @@ def _slots(model):
     owners = collections.defaultdict(list)
     for variable in model.trainable_variables:
         owners[variable.path.replace("/", "_")].append(variable)
-    seen = collections.Counter()
+    seen: collections.Counter[str] = collections.Counter()
     for slot in built_optimizer(model).variables:
         names = [n for n in owners if slot.name.startswith(f"{n}_")]
         if names:

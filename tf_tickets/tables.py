@@ -1,7 +1,19 @@
 """Numbers as aligned text: of a ticket, of a search, for any report."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-def ticket_table(ticket):
+import numpy as np
+
+
+class _Ticket(Protocol):
+    masks: dict[str, np.ndarray]
+
+    @property
+    def kept(self) -> dict[str, int]: ...
+
+
+def ticket_table(ticket: _Ticket) -> str:
     """The kernels of a ticket as a text table.
 
     Args:
@@ -28,7 +40,9 @@ def ticket_table(ticket):
     return align(cells, left=2)
 
 
-def search_table(results, dense=None):
+def search_table(
+    results: Iterable[Mapping[str, float]], dense: float | None = None
+) -> str:
     """The rounds of a search as a text table.
 
     Args:
@@ -60,7 +74,7 @@ def search_table(results, dense=None):
     return align(cells)
 
 
-def align(cells, left=0):
+def align(cells: Iterable[Sequence[str]], left: int = 0) -> str:
     """Rows of text in columns, the first `left` of them flush left."""
     cells = list(cells)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -74,11 +88,11 @@ def align(cells, left=0):
     )
 
 
-def shape_text(shape):
+def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def number(value):
+def number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
@@ -86,9 +100,9 @@ def _accuracy(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def fraction(part, whole):
+def fraction(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def count_of(count, noun):
+def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import hashlib
+import os
+from typing import Self
 
 import keras
 import numpy as np
@@ -30,9 +32,9 @@ class Ticket:
     0.5
     """
 
-    masks: dict
-    weights: dict | None = None
-    metrics: dict = dataclasses.field(default_factory=dict)
+    masks: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray] | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -43,18 +45,18 @@ class Ticket:
             self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Fraction of zeros among the prunable weights."""
         size = sum(m.size for m in self.masks.values())
         return (size - sum(self.kept.values())) / size
 
     @property
-    def kept(self):
+    def kept(self) -> dict[str, int]:
         """Number of weights kept, by kernel path."""
         return {path: int(mask.sum()) for path, mask in self.masks.items()}
 
     @property
-    def id(self):
+    def id(self) -> str:
         """SHA-256 over masks and start weights: equal for equal tickets.
 
         A ticket that was saved without its weights has another one.
@@ -67,7 +69,7 @@ class Ticket:
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def save(self, path, weights=True):
+    def save(self, path: os.PathLike | str, weights: bool = True) -> None:
         """Writes the ticket into one file, whole or not at all.
 
         Args:
@@ -88,13 +90,13 @@ class Ticket:
         files.write(path, "ticket", content, arrays)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: os.PathLike | str) -> Self:
         """Reads a ticket; a damaged or foreign file raises a ValueError."""
         content, arrays = files.read(path, "ticket")
         masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
         return cls(masks, weights or None, content["metrics"], content["provenance"])
 
-    def apply(self, model):
+    def apply(self, model: keras.Model) -> keras.Model:
         """Puts masks and start weights into a model and makes it train from there.
 
         Args:
@@ -123,7 +125,7 @@ class Ticket:
         """The masks under the model's names, which weights and masks share."""
         return {names.get(path, path): mask for path, mask in self.masks.items()}
 
-    def start_weights(self):
+    def start_weights(self) -> dict[str, np.ndarray]:
         """The start weights by path, rebuilt from seed and model where left out."""
         if self.weights is not None:
             return self.weights
@@ -158,7 +160,7 @@ class Ticket:
                 "weights=True."
             )
 
-    def compare(self, other):
+    def compare(self, other: Self) -> dict[str, float]:
         """How far two tickets keep the same weights.
 
         Returns:

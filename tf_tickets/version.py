@@ -8,7 +8,7 @@ import numpy as np
 __version__ = "0.1.0"
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Dict of the versions that a ticket's provenance keeps.
 
     Example:

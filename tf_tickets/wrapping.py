@@ -6,14 +6,26 @@ layers. In both cases the variables stay the same objects.
 """
 
 import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import keras
+import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_tickets import paths, rebuilding
 from tf_tickets.layers import Prunable, why_not
 
 
-def wrap(model, filters=None, embeddings=False, mask="fixed", verbose=True):
+def wrap(
+    model: keras.Model,
+    filters: str
+    | Collection[str]
+    | Callable[[keras.layers.Layer], object]
+    | None = None,
+    embeddings: bool = False,
+    mask: str | keras.layers.Layer = "fixed",
+    verbose: bool = True,
+) -> keras.Model:
     """Makes the kernels of a built model prunable.
 
     Every trainable floating variable of rank 2 or more is a kernel, whatever its
@@ -56,7 +68,9 @@ def wrap(model, filters=None, embeddings=False, mask="fixed", verbose=True):
     return wrapped
 
 
-def wrap_kernels(model, variables):
+def wrap_kernels(
+    model: keras.Model, variables: Iterable[keras.Variable]
+) -> keras.Model:
     """Wraps precisely the layers of the given kernel variables.
 
     Example:
@@ -79,7 +93,7 @@ def wrap_kernels(model, variables):
     return _wrap_chosen(model, chosen, "fixed")
 
 
-def strip(model):
+def strip(model: keras.Model) -> keras.Model:
     """Takes the wrappers off and leaves the zeros in the kernels.
 
     Args:
@@ -109,7 +123,7 @@ def strip(model):
     return rebuilding.transform(model, _unwrap_layer)
 
 
-def prunables(model):
+def prunables(model: keras.Model) -> list[Prunable]:
     """The Prunable layers of a model, each once.
 
     Example:
@@ -120,7 +134,7 @@ def prunables(model):
     return [layer for layer in paths.walk(model) if isinstance(layer, Prunable)]
 
 
-def kernels(model):
+def kernels(model: keras.Model) -> dict[str, keras.Variable]:
     """Dict from a kernel's path in the plain model to its stored variable.
 
     Example:
@@ -133,7 +147,7 @@ def kernels(model):
     return {path: variable for path, variable, _ in _kernel_rows(model)}
 
 
-def masks(model):
+def masks(model: keras.Model) -> dict[str, np.ndarray]:
     """Dict from a kernel's path in the plain model to its hard 0/1 mask.
 
     Example:
@@ -146,7 +160,7 @@ def masks(model):
     return {path: mask.value() for path, _, mask in _kernel_rows(model)}
 
 
-def sparsity(model):
+def sparsity(model: keras.Model) -> float:
     """Fraction of zeros among the prunable weights.
 
     Example:
@@ -160,7 +174,7 @@ def sparsity(model):
     return (size - sum(int(mask.sum()) for mask in found)) / size
 
 
-def set_masks(model, new):
+def set_masks(model: keras.Model, new: Mapping[str, ArrayLike]) -> None:
     """Sets masks by path in the plain model and zeroes what they prune.
 
     Example:
@@ -185,7 +199,7 @@ def set_masks(model, new):
         variable.assign(mask.apply(variable.value))
 
 
-def plain_paths(model):
+def plain_paths(model: keras.Model) -> dict[str, keras.Variable]:
     """Dict from the path in the plain model to variable, masks left out.
 
     Example:
@@ -223,7 +237,7 @@ def _kernel_rows(model):
     ]
 
 
-def units(model):
+def units(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers that are wrapped as one: leaves of the tree of nested models.
 
     Example:
@@ -315,7 +329,7 @@ def _check_model(model):
 
 
 def _check_untied(chosen):
-    owners = {}
+    owners: dict[int, int] = {}
     for unit, found in chosen.items():
         for _, variable in found:
             if owners.setdefault(id(variable), unit) != unit:

@@ -1,26 +1,33 @@
 """find_ticket: a whole search from a build function, resumed from a directory."""
 
 import json
+import os
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
+import numpy as np
 
-from tf_tickets import feeding, files, tickets, wrapping
+from tf_tickets import datasets, feeding, files, tickets, wrapping
+from tf_tickets.search.rounds import RoundSearch
+
+Pair = tuple[np.ndarray, np.ndarray]
+Data = datasets.Dataset | Sequence[Pair]
 
 STATE = "search.state"
 
 
 def find_ticket(
-    build_model,
-    data,
-    search,
-    directory=None,
-    seed=0,
+    build_model: Callable[[], keras.Model],
+    data: Data,
+    search: RoundSearch,
+    directory: os.PathLike | str | None = None,
+    seed: int = 0,
     *,
-    batch_size=32,
-    callbacks=(),
-    verbose="auto",
-):
+    batch_size: int = 32,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+) -> list[tickets.Ticket]:
     """Builds a model, searches, and gives the tickets, one a round.
 
     With a directory, every round is kept there: a search that was interrupted at
@@ -77,8 +84,9 @@ def find_ticket(
 
 def _train(model, keeper, parts, batch_size, callbacks, verbose):
     search = keeper.search
+    x, y = parts["train"]
     model.fit(
-        feeding.feed(*parts["train"], batch_size, lambda: search.data_key(keeper.seed)),
+        feeding.feed(x, y, batch_size, lambda: search.data_key(keeper.seed)),
         validation_data=parts["validation"],
         epochs=search.epochs,
         shuffle=False,
@@ -89,7 +97,7 @@ def _train(model, keeper, parts, batch_size, callbacks, verbose):
     )
 
 
-def split(data):
+def split(data: Data) -> dict[str, Pair]:
     """Dict from "train", "validation" and, where given, "test" to (x, y)."""
     if isinstance(data, tuple | list) and len(data) in (2, 3):
         parts = dict(zip(("train", "validation", "test"), data, strict=False))
@@ -122,7 +130,7 @@ def _split_dataset(data):
         ) from None
 
 
-def build(build_model):
+def build(build_model: Callable[[], keras.Model]) -> tuple[keras.Model, dict | None]:
     """The wrapped model and, for a ticket without weights, its configuration."""
     model = build_model()
     if not isinstance(model, keras.Model) or not model.compiled:
@@ -139,12 +147,12 @@ def build(build_model):
     return wrapping.wrap(model, verbose=False), config
 
 
-def round_seed(seed, round_):
+def round_seed(seed: int, round_: int) -> int:
     """The global seed under which a round trains."""
     return seed * 1_000_003 + round_
 
 
-def test_metrics(model, test):
+def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:
     """Dict of the metrics on test data, as `test_*`."""
     found = model.evaluate(*test, batch_size=512, verbose=0, return_dict=True)
     return {f"test_{name}": float(value) for name, value in found.items()}

@@ -1,6 +1,7 @@
 """Gradual pruning within one training run (Zhu and Gupta 2017)."""
 
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from tf_tickets import (
     version,
     wrapping,
 )
+from tf_tickets.allocation import Allocation
 from tf_tickets.search.rounds import allocation_named
 
 
@@ -45,7 +47,13 @@ class GradualPruning(keras.callbacks.Callback):
     0.8
     """
 
-    def __init__(self, schedule, criterion="magnitude", allocation="global", seed=0):
+    def __init__(
+        self,
+        schedule: Callable[..., tuple],
+        criterion: str | criteria.Criterion = "magnitude",
+        allocation: str | dict | Allocation = "global",
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if not callable(schedule):
             raise TypeError(
@@ -56,13 +64,13 @@ class GradualPruning(keras.callbacks.Callback):
         self.criterion = criteria.get(criterion)
         self.allocation, self._allocate = allocation_named(allocation)
         self.seed = seed
-        self._due = []
+        self._due: list[tuple[int, float]] = []
         self._looked_at = 0
         self._step = 0
         self._asked = None
 
     @property
-    def ticket(self):
+    def ticket(self) -> tickets.Ticket:
         """The masks reached, with the present weights to start from."""
         state = snapshots.record(self.model)
         provenance = {

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 
 from tf_tickets import allocation, criteria, selection, wrapping
+from tf_tickets.allocation import Allocation
 from tf_tickets.search.rounds import RoundSearch, allocation_named
+from tf_tickets.snapshots import Fidelity
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -56,19 +58,19 @@ class IMP(RoundSearch):
 
     def __init__(
         self,
-        rounds=10,
-        epochs_per_round=20,
-        rate=0.2,
-        rewind_to="init",
+        rounds: int = 10,
+        epochs_per_round: int = 20,
+        rate: float | dict[str, float] = 0.2,
+        rewind_to: str = "init",
         *,
-        fidelity="weights",
-        criterion="magnitude",
-        allocation="global",
-        stop_at=None,
-        monitor="val_accuracy",
-        tolerance=0.0,
-        seed=0,
-    ):
+        fidelity: str | dict | Fidelity = "weights",
+        criterion: str | criteria.Criterion = "magnitude",
+        allocation: str | dict | Allocation = "global",
+        stop_at: float | str | None = None,
+        monitor: str = "val_accuracy",
+        tolerance: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             rounds,
             epochs_per_round,
@@ -84,7 +86,7 @@ class IMP(RoundSearch):
         self.criterion = criteria.get(criterion)
         self.allocation, self._allocate = allocation_named(allocation)
 
-    def next_masks(self, model):
+    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
         masks = wrapping.masks(model)
         scores = self._scores(model)
         counts = allocation.guard(self._counts(scores, masks), masks)
@@ -111,7 +113,7 @@ class IMP(RoundSearch):
         keep = allocation.after_rate(masks, self.rate)
         return self._allocate(scores, masks, max(keep, floor))
 
-    def settings(self):
+    def settings(self) -> dict:
         return {
             **super().get_config(),
             "rate": self.rate,

@@ -8,8 +8,10 @@ once more than that.
 
 import re
 import warnings
+from typing import Self
 
 import keras
+import numpy as np
 
 import tf_tickets.version as version
 from tf_tickets import allocation, paths, snapshots, tickets, wrapping
@@ -45,15 +47,15 @@ class RoundSearch(keras.callbacks.Callback):
 
     def __init__(
         self,
-        rounds,
-        epochs_per_round,
-        rewind_to="init",
-        fidelity="weights",
-        stop_at=None,
-        monitor="val_accuracy",
-        tolerance=0.0,
-        seed=0,
-    ):
+        rounds: int,
+        epochs_per_round: int,
+        rewind_to: str = "init",
+        fidelity: str | dict | snapshots.Fidelity = "weights",
+        stop_at: float | str | None = None,
+        monitor: str = "val_accuracy",
+        tolerance: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         _check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         self.rounds = rounds
@@ -65,25 +67,25 @@ class RoundSearch(keras.callbacks.Callback):
         self.monitor = monitor
         self.tolerance = tolerance
         self.seed = seed
-        self.round_callbacks = []
-        self.context = {}
+        self.round_callbacks: list[keras.callbacks.Callback] = []
+        self.context: dict = {}
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
         """Forgets all rounds, as `fit` from epoch 0 does."""
-        self.tickets = []
-        self.dense = {}
+        self.tickets: list[tickets.Ticket] = []
+        self.dense: dict[str, float] = {}
         self.round = 0
         self.epoch_in_round = 0
         self.complete = False
-        self.snapshot = None
-        self.fresh = None
+        self.snapshot: snapshots.State | None = None
+        self.fresh: snapshots.State | None = None
         self._turn_due = False
         self._next_epoch = 0
         self._step = 0
-        self.start_masks = {}
+        self.start_masks: dict[str, np.ndarray] = {}
 
-    def in_round(self, *callbacks):
+    def in_round(self, *callbacks: keras.callbacks.Callback) -> Self:
         """Adds callbacks that see each round as a training of its own.
 
         Their epochs count from the round's beginning, and where they stop the
@@ -96,19 +98,19 @@ class RoundSearch(keras.callbacks.Callback):
         return self
 
     @property
-    def epochs(self):
+    def epochs(self) -> int:
         """How many epochs `fit` needs for the whole search."""
         return self.epochs_per_round + self.rounds * self.epochs_of_tickets
 
     @property
-    def epochs_of_tickets(self):
+    def epochs_of_tickets(self) -> int:
         """Epochs that a ticket trains: one rewound to epoch N, for those left."""
         unit, count = self.rewind_point
         rewound = unit == "epochs" and self.fidelity.learning_rate == "rewind"
         return self.epochs_per_round - (count if rewound else 0)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Sparsity of the network that is being trained."""
         masks = self._masks.values()
         size = sum(mask.size for mask in masks)
@@ -119,7 +121,7 @@ class RoundSearch(keras.callbacks.Callback):
         return self.tickets[-1].masks if self.tickets else self.start_masks
 
     @property
-    def best(self):
+    def best(self) -> tickets.Ticket:
         """The sparsest ticket whose metric is within tolerance of the dense one.
 
         Where none is, the ticket of the best metric.
@@ -145,21 +147,21 @@ class RoundSearch(keras.callbacks.Callback):
         return self._merit(metrics) < self._merit(self.dense) - self.tolerance
 
     @property
-    def next_epoch(self):
+    def next_epoch(self) -> int:
         """The epoch of `fit` before which the search stands."""
         return self._next_epoch
 
     @property
-    def round_is_over(self):
+    def round_is_over(self) -> bool:
         """Whether the present round has been trained to its end."""
         return self.complete or self._turn_due
 
     @property
-    def metrics(self):
+    def metrics(self) -> dict[str, float]:
         """The metrics of the network that is being trained, filled at its end."""
         return self.tickets[-1].metrics if self.tickets else self.dense
 
-    def data_key(self, seed):
+    def data_key(self, seed: int) -> tuple[int, int, int]:
         """What the order of the data depends on: another one in each epoch.
 
         Where seeds are rewound, every round sees the order of round 0, from the
@@ -171,7 +173,7 @@ class RoundSearch(keras.callbacks.Callback):
             return seed, 0, self.epoch_in_round + skipped
         return seed, self.round, self.epoch_in_round
 
-    def state(self, model):
+    def state(self, model: keras.Model) -> tuple[dict, dict[str, np.ndarray]]:
         """What to keep of a search between two rounds: (content, arrays)."""
         own = self.snapshot is not None and self.snapshot is not self.fresh
         parts = {
@@ -190,13 +192,15 @@ class RoundSearch(keras.callbacks.Callback):
         content["metrics"] = [ticket.metrics for ticket in self.tickets]
         return content, arrays
 
-    def load_state(self, content, arrays, model):
+    def load_state(
+        self, content: dict, arrays: dict[str, np.ndarray], model: keras.Model
+    ) -> None:
         """Goes back to what `state` gave; the tickets are loaded already."""
         for ticket, metrics in zip(self.tickets, content.pop("metrics"), strict=True):
             ticket.metrics = metrics
         for name, value in content.items():
             setattr(self, name, value)
-        tables = {"now": {}, "fresh": {}, "snapshot": {}}
+        tables: dict[str, snapshots.State] = {"now": {}, "fresh": {}, "snapshot": {}}
         for key, array in arrays.items():
             kind, part, name = key.split("|", 2)
             tables[kind].setdefault(part, {})[name] = array
@@ -305,7 +309,7 @@ class RoundSearch(keras.callbacks.Callback):
         self._turn_due = False
         self.tickets.append(self._ticket(masks))
 
-    def next_masks(self, model):
+    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
         """The masks of the round to come, by kernel path."""
         raise NotImplementedError
 
@@ -395,7 +399,7 @@ class RoundSearch(keras.callbacks.Callback):
         for callback in self.round_callbacks:
             getattr(callback, event)(*epoch, {} if logs is None else logs)
 
-    def settings(self):
+    def settings(self) -> dict:
         """The configuration for a ticket's provenance: functions by name only."""
         return self.get_config()
 
@@ -416,11 +420,16 @@ class RoundSearch(keras.callbacks.Callback):
         return cls(**config)
 
 
-def allocation_named(identifier):
+def allocation_named(
+    identifier: str | dict | allocation.Allocation,
+) -> tuple[str | allocation.Allocation, allocation.Allocation]:
     """An allocation as given, or out of a configuration, and its function."""
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    return identifier, allocation.get(identifier)
+    given = (
+        keras.saving.deserialize_keras_object(identifier)
+        if isinstance(identifier, dict)
+        else identifier
+    )
+    return given, allocation.get(given)
 
 
 def _iteration_in(snapshot):

@@ -1,8 +1,10 @@
 """Training from a ticket, in the way in which the search trained it."""
 
+from collections.abc import Callable, Iterable
+
 import keras
 
-from tf_tickets import feeding, snapshots
+from tf_tickets import feeding, snapshots, tickets
 from tf_tickets.search import finding
 
 
@@ -33,7 +35,13 @@ class TicketTrainer:
     True
     """
 
-    def __init__(self, build_model, data, seed=0, batch_size=32):
+    def __init__(
+        self,
+        build_model: Callable[[], keras.Model],
+        data: finding.Data,
+        seed: int = 0,
+        batch_size: int = 32,
+    ) -> None:
         self.parts = finding.split(data)
         self.seed = seed
         self.batch_size = batch_size
@@ -41,9 +49,16 @@ class TicketTrainer:
         self.model, _ = finding.build(build_model)
         self._start = snapshots.record(self.model)
         self._key = (seed, 0, 0)
-        self._feed = feeding.feed(*self.parts["train"], batch_size, lambda: self._key)
+        x, y = self.parts["train"]
+        self._feed = feeding.feed(x, y, batch_size, lambda: self._key)
 
-    def train(self, ticket, epochs, callbacks=(), verbose=0):
+    def train(
+        self,
+        ticket: tickets.Ticket,
+        epochs: int,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+        verbose: str | int = 0,
+    ) -> dict[str, float]:
         """Applies the ticket, trains it, and gives its metrics.
 
         Returns:
@@ -77,8 +92,15 @@ class TicketTrainer:
 
 
 def train_ticket(
-    build_model, data, ticket, epochs, seed=0, *, batch_size=32, verbose="auto"
-):
+    build_model: Callable[[], keras.Model],
+    data: finding.Data,
+    ticket: tickets.Ticket,
+    epochs: int,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+    verbose: str | int = "auto",
+) -> tuple[keras.Model, dict[str, float]]:
     """Trains a ticket and gives the wrapped model with its metrics.
 
     Args:
