@@ -53,6 +53,77 @@ def _parser():
     return parser
 
 
+_SEARCH_OPTIONS: dict[str, dict] = {
+    "--rounds": {
+        "type": int,
+        "metavar": "N",
+        "help": "how many times to prune (default: 12)",
+    },
+    "--epochs": {"type": int, "metavar": "N", "help": "epochs per round"},
+    "--rate": {
+        "type": float,
+        "metavar": "R",
+        "help": "fraction of the kept weights that a round prunes, 0..1",
+    },
+    "--rewind-to": {
+        "metavar": "WHEN",
+        "help": "'init', 'N steps' or 'N epochs' of the first training",
+    },
+    "--batch-size": {"type": int, "metavar": "N", "help": "examples a step"},
+    "--tolerance": {
+        "type": float,
+        "metavar": "T",
+        "help": "the best ticket may be so much less accurate than the "
+        "dense network, in validation (default: 0.01)",
+    },
+    "--no-controls": {
+        "action": "store_true",
+        "help": "leave out random reinit and shuffled masks, and with "
+        "them two thirds of the time",
+    },
+}
+_DATA_OPTIONS: dict[str, dict] = {
+    "--dataset": {
+        "default": "digits",
+        "metavar": "NAME",
+        "help": "digits, mnist, cifar10 or a path to an .npz with x_train, "
+        "y_train, x_test, y_test (default: digits)",
+    },
+    "--data-dir": {
+        "metavar": "DIR",
+        "help": "where tensorflow-datasets has prepared mnist and cifar10 "
+        "(default: TFDS_DATA_DIR)",
+    },
+    "--model": {
+        "default": "lenet300",
+        "metavar": "NAME",
+        "help": "lenet300, conv2, conv4, conv6, resnet20, resnet18 or vgg16 "
+        "(default: lenet300)",
+    },
+    "--width": {
+        "type": float,
+        "metavar": "W",
+        "help": "scales the layers of the network (default: 1)",
+    },
+    "--take": {
+        "type": int,
+        "metavar": "N",
+        "help": "train on the first N examples only",
+    },
+    "--scaling": {
+        "choices": ("standard", "unit"),
+        "default": "standard",
+        "help": "of the images: mean 0 and deviation 1, or 0 to 1 (default: standard)",
+    },
+    "--seed": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "seed of weights, data order and controls (default: 0)",
+    },
+}
+
+
 def _add_search(commands):
     search = commands.add_parser(
         "search",
@@ -65,35 +136,7 @@ def _add_search(commands):
     )
     _add_data(search)
     what = search.add_argument_group("the search (by default as in the paper)")
-    what.add_argument(
-        "--rounds", type=int, metavar="N", help="how many times to prune (default: 12)"
-    )
-    what.add_argument("--epochs", type=int, metavar="N", help="epochs per round")
-    what.add_argument(
-        "--rate",
-        type=float,
-        metavar="R",
-        help="fraction of the kept weights that a round prunes, 0..1",
-    )
-    what.add_argument(
-        "--rewind-to",
-        metavar="WHEN",
-        help="'init', 'N steps' or 'N epochs' of the first training",
-    )
-    what.add_argument("--batch-size", type=int, metavar="N", help="examples a step")
-    what.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="T",
-        help="the best ticket may be so much less accurate than the "
-        "dense network, in validation (default: 0.01)",
-    )
-    what.add_argument(
-        "--no-controls",
-        action="store_true",
-        help="leave out random reinit and shuffled masks, and with "
-        "them two thirds of the time",
-    )
+    _add_options(what, _SEARCH_OPTIONS)
     out = search.add_argument_group("results")
     out.add_argument(
         "--out",
@@ -117,49 +160,12 @@ def _add_train(commands):
 
 
 def _add_data(parser):
-    data = parser.add_argument_group("data and network")
-    data.add_argument(
-        "--dataset",
-        default="digits",
-        metavar="NAME",
-        help="digits, mnist, cifar10 or a path to an .npz with x_train, "
-        "y_train, x_test, y_test (default: digits)",
-    )
-    data.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="where tensorflow-datasets has prepared mnist and cifar10 "
-        "(default: TFDS_DATA_DIR)",
-    )
-    data.add_argument(
-        "--model",
-        default="lenet300",
-        metavar="NAME",
-        help="lenet300, conv2, conv4, conv6, resnet20, resnet18 or vgg16 "
-        "(default: lenet300)",
-    )
-    data.add_argument(
-        "--width",
-        type=float,
-        metavar="W",
-        help="scales the layers of the network (default: 1)",
-    )
-    data.add_argument(
-        "--take", type=int, metavar="N", help="train on the first N examples only"
-    )
-    data.add_argument(
-        "--scaling",
-        choices=("standard", "unit"),
-        default="standard",
-        help="of the images: mean 0 and deviation 1, or 0 to 1 (default: standard)",
-    )
-    data.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of weights, data order and controls (default: 0)",
-    )
+    _add_options(parser.add_argument_group("data and network"), _DATA_OPTIONS)
+
+
+def _add_options(group, options):
+    for flag, settings in options.items():
+        group.add_argument(flag, **settings)
 
 
 def _choose_backend():
