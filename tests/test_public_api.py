@@ -28,7 +28,8 @@ ORDER = [
     ),
     *("flops", "wrapping"),
     *("report", "snapshots", "tickets", "controls"),
-    *("search.rounds", "search.finding", "search.*", "search"),
+    *("search.arguments", "search.judging", "search.rounds", "search.finding"),
+    *("search.*", "search"),
     *("models", "recipes", "jobs", "progress", "cli", "__init__"),
 ]
 

@@ -16,7 +16,7 @@ from tf_tickets import (
     wrapping,
 )
 from tf_tickets.allocation import Allocation
-from tf_tickets.search.rounds import allocation_named
+from tf_tickets.search.arguments import allocation_named
 
 
 @keras.saving.register_keras_serializable("tf_tickets")

@@ -5,7 +5,8 @@ import numpy as np
 
 from tf_tickets import allocation, criteria, selection, wrapping
 from tf_tickets.allocation import Allocation
-from tf_tickets.search.rounds import RoundSearch, allocation_named
+from tf_tickets.search.arguments import allocation_named
+from tf_tickets.search.rounds import RoundSearch
 from tf_tickets.snapshots import Fidelity
 
 

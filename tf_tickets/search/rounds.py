@@ -6,7 +6,6 @@ trained. A search of `rounds` rounds therefore gives as many tickets and trains
 once more than that.
 """
 
-import re
 import warnings
 from typing import Self
 
@@ -14,11 +13,8 @@ import keras
 import numpy as np
 
 import tf_tickets.version as version
-from tf_tickets import allocation, paths, snapshots, tickets, wrapping
-
-_SMALLER_IS_BETTER = re.compile(
-    "loss|err|mse|mae|mape|msle|crossentropy|divergence|hinge|poisson|perplexity"
-)
+from tf_tickets import paths, snapshots, tickets, wrapping
+from tf_tickets.search import arguments, judging
 
 
 class RoundSearch(keras.callbacks.Callback):
@@ -57,15 +53,16 @@ class RoundSearch(keras.callbacks.Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
         self.rewind_to = rewind_to
-        self.rewind_point = _parse_moment(rewind_to, epochs_per_round)
+        self.rewind_point = arguments.parse_moment(rewind_to, epochs_per_round)
         self.fidelity = snapshots.get(fidelity)
-        self.stop_at = _check_stop(stop_at)
+        self.stop_at = arguments.check_stop(stop_at)
         self.monitor = monitor
         self.tolerance = tolerance
+        self._judge = judging.Judge(monitor, tolerance)
         self.seed = seed
         self.round_callbacks: list[keras.callbacks.Callback] = []
         self.context: dict = {}
@@ -126,25 +123,7 @@ class RoundSearch(keras.callbacks.Callback):
 
         Where none is, the ticket of the best metric.
         """
-        trained = [t for t in self.tickets if self.monitor in t.metrics]
-        if not trained or self.monitor not in self.dense:
-            raise ValueError(
-                f"No trained ticket has the metric {self.monitor!r}. Logged: "
-                f"{sorted(self.dense)}. Set `monitor` to one of them, and let the "
-                "search train one round at least."
-            )
-        good = [t for t in trained if not self._falls_below_dense(t.metrics)]
-        if good:
-            return max(good, key=lambda t: t.sparsity)
-        return max(trained, key=lambda t: self._merit(t.metrics))
-
-    def _merit(self, metrics):
-        smaller_is_better = _SMALLER_IS_BETTER.search(self.monitor) is not None
-        value = metrics[self.monitor]
-        return -value if smaller_is_better else value
-
-    def _falls_below_dense(self, metrics):
-        return self._merit(metrics) < self._merit(self.dense) - self.tolerance
+        return self._judge.best(self.tickets, self.dense)
 
     @property
     def next_epoch(self) -> int:
@@ -367,7 +346,7 @@ class RoundSearch(keras.callbacks.Callback):
                 f"stop_at='below_dense' needs the metric {self.monitor!r}. "
                 f"Logged: {sorted(self.dense)}."
             )
-        return bool(self.tickets) and self._falls_below_dense(self.metrics)
+        return bool(self.tickets) and self._judge.falls_below(self.metrics, self.dense)
 
     def _floor(self):
         """How many weights remain where a sparsity to stop at is reached."""
@@ -420,57 +399,6 @@ class RoundSearch(keras.callbacks.Callback):
         return cls(**config)
 
 
-def allocation_named(
-    identifier: str | dict | allocation.Allocation,
-) -> tuple[str | allocation.Allocation, allocation.Allocation]:
-    """An allocation as given, or out of a configuration, and its function."""
-    given = (
-        keras.saving.deserialize_keras_object(identifier)
-        if isinstance(identifier, dict)
-        else identifier
-    )
-    return given, allocation.get(given)
-
-
 def _iteration_in(snapshot):
     places = snapshot["learning_rate"].items()
     return [int(value) for name, value in places if name.endswith("iteration")][-1]
-
-
-def _check_counts(**counts):
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
-            )
-
-
-def _check_stop(stop_at):
-    valid = stop_at in (None, "below_dense") or (
-        isinstance(stop_at, float) and 0.0 < stop_at < 1.0
-    )
-    if not valid:
-        raise ValueError(
-            "`stop_at` must be None, a sparsity in (0, 1) or 'below_dense'. "
-            f"Received: {stop_at!r}"
-        )
-    return stop_at
-
-
-def _parse_moment(text, epochs_per_round):
-    """("steps" or "epochs", count) from "init", "500 steps" or "2 epochs"."""
-    found = re.fullmatch(r"(\d+) (step|epoch)s?", str(text))
-    if text != "init" and found is None:
-        raise ValueError(
-            "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
-            f"'500 steps'. Received: {text!r}"
-        )
-    if text == "init" or found[1] == "0":
-        return "steps", 0
-    unit, count = f"{found[2]}s", int(found[1])
-    if unit == "epochs" and count >= epochs_per_round:
-        raise ValueError(
-            "`rewind_to` must lie before the end of round 0. Received: "
-            f"{text!r} with epochs_per_round={epochs_per_round}"
-        )
-    return unit, count

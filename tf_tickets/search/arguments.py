@@ -1,0 +1,83 @@
+"""What a search may be told: the arguments, checked and read."""
+
+import re
+
+import keras
+
+from tf_tickets import allocation
+
+
+def allocation_named(
+    identifier: str | dict | allocation.Allocation,
+) -> tuple[str | allocation.Allocation, allocation.Allocation]:
+    """An allocation as given, or out of a configuration, and its function.
+
+    Example:
+
+    >>> allocation_named("erk") == ("erk", allocation.erk)
+    True
+    """
+    given = (
+        keras.saving.deserialize_keras_object(identifier)
+        if isinstance(identifier, dict)
+        else identifier
+    )
+    return given, allocation.get(given)
+
+
+def check_counts(**counts: int) -> None:
+    """Counts must be whole numbers of 1 or more.
+
+    Example:
+
+    >>> check_counts(rounds=3)
+    """
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
+            )
+
+
+def check_stop(stop_at: str | float | None) -> str | float | None:
+    """Where a search may stop: None, a sparsity or "below_dense".
+
+    Example:
+
+    >>> check_stop(0.9)
+    0.9
+    """
+    valid = stop_at in (None, "below_dense") or (
+        isinstance(stop_at, float) and 0.0 < stop_at < 1.0
+    )
+    if not valid:
+        raise ValueError(
+            "`stop_at` must be None, a sparsity in (0, 1) or 'below_dense'. "
+            f"Received: {stop_at!r}"
+        )
+    return stop_at
+
+
+def parse_moment(text: str, epochs_per_round: int) -> tuple[str, int]:
+    """("steps" or "epochs", count) from "init", "500 steps" or "2 epochs".
+
+    Example:
+
+    >>> parse_moment("500 steps", epochs_per_round=2)
+    ('steps', 500)
+    """
+    found = re.fullmatch(r"(\d+) (step|epoch)s?", str(text))
+    if text != "init" and found is None:
+        raise ValueError(
+            "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
+            f"'500 steps'. Received: {text!r}"
+        )
+    if text == "init" or found[1] == "0":
+        return "steps", 0
+    unit, count = f"{found[2]}s", int(found[1])
+    if unit == "epochs" and count >= epochs_per_round:
+        raise ValueError(
+            "`rewind_to` must lie before the end of round 0. Received: "
+            f"{text!r} with epochs_per_round={epochs_per_round}"
+        )
+    return unit, count
