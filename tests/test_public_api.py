@@ -1,6 +1,7 @@
 """The shape of the package: names, imports, sizes. Read from the source."""
 
 import ast
+import importlib.util
 import os
 import pathlib
 import statistics
@@ -16,7 +17,16 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 # A module may import only from modules before it. The file of a method may use
 # the engine of the rounds and `finding`, not another method.
 ORDER = [
-    *("version", "paths", "files", "feeding", "datasets", "tables", "curves"),
+    *(
+        "backend",
+        "version",
+        "paths",
+        "files",
+        "feeding",
+        "datasets",
+        "tables",
+        "curves",
+    ),
     *(
         "selection",
         "criteria",
@@ -177,6 +187,18 @@ def test_importing_the_package_under_jax_does_not_import_tensorflow():
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
     assert output.stdout.strip() == "False", output.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch"), reason="PyTorch is there")
+def test_a_missing_backend_is_named_with_what_to_do():
+    environment = os.environ | {
+        "KERAS_BACKEND": "torch",
+        "PYTHONPATH": str(PACKAGE.parent),
+    }
+    command = [sys.executable, "-c", "import tf_tickets"]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "Keras wants the backend 'torch'" in output.stderr
+    assert "Set KERAS_BACKEND=jax" in output.stderr
 
 
 def test_functions_are_short():

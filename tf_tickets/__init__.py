@@ -14,6 +14,9 @@ Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
 >>> plain = tt.strip(model)
 """
 
+import tf_tickets.backend  # noqa: F401
+
+# isort: split
 from tf_tickets import (
     allocation,
     controls,

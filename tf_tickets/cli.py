@@ -1,8 +1,6 @@
 """The command `tf-tickets`."""
 
 import argparse
-import importlib.util
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,15 +15,14 @@ examples:
   tf-tickets report tickets/digits-lenet300/model.keras
   tf-tickets compare one.ticket other.ticket
 
-The Keras backend is the one in KERAS_BACKEND; without it TensorFlow, or JAX where
-TensorFlow is not installed.
+The Keras backend is the one in the environment variable KERAS_BACKEND (tensorflow or
+jax), without it TensorFlow.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and gives its exit status."""
     options = _parser().parse_args(arguments)
-    _choose_backend()
     try:
         return _COMMANDS[options.command](options)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -166,16 +163,6 @@ def _add_data(parser):
 def _add_options(group, options):
     for flag, settings in options.items():
         group.add_argument(flag, **settings)
-
-
-def _choose_backend():
-    """JAX where TensorFlow, the default of Keras, is not installed."""
-    if "KERAS_BACKEND" in os.environ or importlib.util.find_spec("tensorflow"):
-        # TensorFlow greets with a screen of notes otherwise.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        return
-    if importlib.util.find_spec("jax"):
-        os.environ["KERAS_BACKEND"] = "jax"
 
 
 def _setting(options, jobs):
