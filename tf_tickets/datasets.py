@@ -6,7 +6,6 @@ that picks its tickets by them never looks at the test set.
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import os
 import pathlib
@@ -16,6 +15,8 @@ from typing import Self
 
 import keras
 import numpy as np
+
+from tf_tickets import feeding
 
 _FROM_TFDS = ("mnist", "cifar10")
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -91,12 +92,8 @@ class Dataset:
 
     @functools.cached_property
     def _digest(self):
-        sha = hashlib.sha256()
-        for field in dataclasses.fields(self)[1:]:
-            array = np.ascontiguousarray(getattr(self, field.name))
-            sha.update(f"{field.name} {array.dtype.str} {array.shape};".encode())
-            sha.update(array.data)
-        return sha.hexdigest()
+        names = [field.name for field in dataclasses.fields(self)[1:]]
+        return feeding.digest([getattr(self, name) for name in names])
 
     def take(self, n: int) -> Self:
         """The same data with the first `n` training rows only.

@@ -42,8 +42,8 @@ def feed(
     return _Batches(x, y, batch_size, key)
 
 
-def digest(pair: Iterable[np.ndarray]) -> str:
-    """SHA-256 over a pair of arrays, to tell one data set from another.
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 over arrays, to tell one data set from another.
 
     Example:
 
@@ -51,7 +51,7 @@ def digest(pair: Iterable[np.ndarray]) -> str:
     False
     """
     found = hashlib.sha256()
-    for array in pair:
+    for array in arrays:
         array = np.ascontiguousarray(array)
         found.update(f"{array.dtype} {array.shape} ".encode())
         found.update(array.data)
