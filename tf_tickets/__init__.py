@@ -25,22 +25,29 @@ from tf_tickets import (
     layers,
     masks,
     models,
+    optimizers,
     recipes,
     schedules,
     snapshots,
 )
 from tf_tickets.report import summary
+from tf_tickets.search.cs import ContinuousSparsification
 from tf_tickets.search.finding import find_ticket
 from tf_tickets.search.gradual import GradualPruning
 from tf_tickets.search.imp import IMP
+from tf_tickets.search.iss import StochasticSparsification
+from tf_tickets.search.supermask import Supermask
 from tf_tickets.search.training import TicketTrainer, train_ticket
 from tf_tickets.tickets import Ticket
 from tf_tickets.version import __version__
 from tf_tickets.wrapping import strip, wrap
 
 __all__ = [
+    "ContinuousSparsification",
     "GradualPruning",
     "IMP",
+    "StochasticSparsification",
+    "Supermask",
     "Ticket",
     "TicketTrainer",
     "__version__",
@@ -52,6 +59,7 @@ __all__ = [
     "layers",
     "masks",
     "models",
+    "optimizers",
     "recipes",
     "schedules",
     "snapshots",

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import ArrayLike
 
 from tf_tickets import masks as masks_module
 from tf_tickets import paths
+from tf_tickets.parametrization import Mask, Tensor
 
 NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
@@ -23,15 +25,14 @@ class ReadOverlay(keras.StatelessScope):
     none.
 
     Args:
-        masks: Dict from a kernel variable's id to its mask parametrization.
+        factors: Dict from a kernel variable's id to what its value is multiplied
+            with.
         values: Dict from id to the masked value.
     """
 
-    def __init__(
-        self, masks: dict[int, keras.layers.Layer], values: dict[int, object]
-    ) -> None:
+    def __init__(self, factors: dict[int, Tensor], values: dict[int, Tensor]) -> None:
         super().__init__(initialize_variables=False)
-        self.masks = masks
+        self.factors = factors
         self.values = values
 
     def __enter__(self):
@@ -62,19 +63,22 @@ class ReadOverlay(keras.StatelessScope):
             super().__enter__()
             self.original_scope = outer
         if id(variable) in self.values:
-            self.values[id(variable)] = self.masks[id(variable)].apply(value)
+            self.values[id(variable)] = value * self.factors[id(variable)]
 
 
 class _Call:
     """`Prunable.call` under the signature of the wrapped layer's `call`.
 
     Keras reads from the signature whether a layer takes `training`, `mask`,
-    `initial_state` and so on.
+    `initial_state` and so on. A learned mask must be told `training` too.
     """
 
-    def __init__(self, prunable, layer):
+    def __init__(self, prunable, layer, learned):
         self.prunable = prunable
         self.__signature__ = inspect.signature(layer.call)
+        self.adds_training = learned and not _takes_training(self.__signature__)
+        if self.adds_training:
+            self.__signature__ = _with_training(self.__signature__)
 
     def __call__(self, *args, **kwargs):
         return self.prunable.call_masked(*args, **kwargs)
@@ -95,8 +99,8 @@ class Prunable(keras.layers.Wrapper):
             ("kernel", "query/kernel"). By default every trainable floating
             variable of rank 2 or more, apart from biases, normalization
             parameters and embeddings.
-        mask: The mask parametrization of each kernel: "fixed" or an instance to
-            copy.
+        mask: The mask parametrization of each kernel, one of `tf_tickets.masks` by
+            name, or an instance to copy.
 
     Example:
 
@@ -111,11 +115,12 @@ class Prunable(keras.layers.Wrapper):
         self,
         layer: keras.layers.Layer,
         kernels: Iterable[str] | None = None,
-        mask: str | dict | keras.layers.Layer = "fixed",
+        mask: str | dict | Mask = "fixed",
         **kwargs: object,
     ) -> None:
+        mask = masks_module.get(mask)
         # Keras inspects both signatures, `call` while the layer is being made.
-        self.call = _Call(self, layer)
+        self.call = _Call(self, layer, mask.learned)
         self.build.__signature__ = _build_signature(layer)
         kwargs["dtype"] = layer.variable_dtype
         # The same name: losses, metrics and `get_layer` go by it.
@@ -124,10 +129,10 @@ class Prunable(keras.layers.Wrapper):
         super().__init__(layer, autocast=False, **kwargs)
         self.supports_masking = layer.supports_masking
         self.kernels = kernels if kernels is None else list(kernels)
-        self.kernel_masks: list[keras.layers.Layer] = []
+        self.kernel_masks: list[Mask] = []
         # In a namespace, for Keras would count a tracked variable twice, and would
         # build a model with an unbuilt layer in it anew at every `fit`.
-        self._untracked = SimpleNamespace(kernels={}, mask=masks_module.get(mask))
+        self._untracked = SimpleNamespace(kernels={}, mask=mask)
         if layer.built:
             self.build()
 
@@ -160,9 +165,10 @@ class Prunable(keras.layers.Wrapper):
 
     def call_masked(self, *args: object, **kwargs: object) -> object:
         """Runs the layer under the overlay; `call` in all but the signature."""
-        masks = {id(variable): mask for variable, mask in self._pairs()}
-        values = {id(v): mask.apply(v.value) for v, mask in self._pairs()}
-        overlay = ReadOverlay(masks, values)
+        training = self._training(args, kwargs)
+        factors = {id(v): m.factor(v.dtype, training) for v, m in self._pairs()}
+        values = {id(v): v.value * factors[id(v)] for v, _ in self._pairs()}
+        overlay = ReadOverlay(factors, values)
         with overlay:
             outputs = self.layer(*args, **kwargs)
         if overlay.original_scope is None:
@@ -170,13 +176,20 @@ class Prunable(keras.layers.Wrapper):
                 self.add_loss(loss)
         return outputs
 
+    def _training(self, args, kwargs):
+        """Whether this is a call in training; the layer is told only if it asks."""
+        if self.call.adds_training:
+            return bool(kwargs.pop("training", False))
+        found = self.call.__signature__.bind_partial(*args, **kwargs).arguments
+        return bool(found.get("training", False))
+
     @property
     def kernel_variables(self) -> dict[str, keras.Variable]:
         """Dict from a kernel's path below the layer to its stored variable."""
         return self._untracked.kernels
 
     @property
-    def mask(self) -> keras.layers.Layer:
+    def mask(self) -> Mask:
         """The mask parametrization that those of the kernels are copies of."""
         return self._untracked.mask
 
@@ -200,7 +213,7 @@ class Prunable(keras.layers.Wrapper):
     def zero_pruned(self) -> None:
         """Writes the zeros into the stored kernels as well."""
         for variable, mask in self._pairs():
-            variable.assign(mask.apply(variable.value))
+            zero_pruned(variable, mask)
 
     def _masks_by_kernel(self):
         return dict(zip(self.kernel_variables, self.kernel_masks, strict=True))
@@ -250,6 +263,27 @@ def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
     if "embedding" in variable.name and not embeddings:
         return "an embedding: pass embeddings=True to prune it"
     return None
+
+
+def zero_pruned(variable: keras.Variable, mask: Mask) -> None:
+    """Writes the zeros of the hard mask into a stored kernel."""
+    variable.assign(variable.value * ops.cast(mask.value(), variable.dtype))
+
+
+def _takes_training(signature):
+    return "training" in signature.parameters
+
+
+def _with_training(signature):
+    """The signature with a keyword `training` more."""
+    parameters = list(signature.parameters.values())
+    keyword = inspect.Parameter.VAR_KEYWORD
+    end = len(parameters) - any(p.kind is keyword for p in parameters)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    training = inspect.Parameter("training", kind, default=False)
+    return signature.replace(
+        parameters=[*parameters[:end], training, *parameters[end:]]
+    )
 
 
 def _no_kernels(layer):

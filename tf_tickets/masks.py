@@ -1,10 +1,12 @@
 """Mask parametrizations: what a kernel is multiplied with on the forward pass.
 
-This is the one thing in which the forward passes of the methods differ. A
-parametrization is a layer, so that its state is saved, cloned and trained by
-Keras; it belongs to one kernel.
+This is the one thing in which the forward passes of the methods differ. Each is
+given to `tf_tickets.wrap(model, mask=...)`, by name or as an instance, of which
+every kernel gets a copy.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,16 +14,21 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-# The backends' tensors have no class in common.
-Tensor = Any
+from tf_tickets import schedules, selection
+from tf_tickets.clock import Clock
+from tf_tickets.parametrization import FAR, LearnedMask, Mask, Tensor, checked
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class FixedMask(keras.layers.Layer):
+class FixedMask(Mask):
     """A 0/1 mask that is set between steps and never trained.
 
     It is kept as booleans, an eighth of the memory of a float mask on disk and a
     quarter in memory.
+
+    Args:
+        scaled: Whether kept weights are multiplied with a number, as those of
+            tickets of scaled masks are; it costs a little time.
 
     Example:
 
@@ -32,34 +39,372 @@ class FixedMask(keras.layers.Layer):
     [1.0, 0.0, 3.0]
     """
 
+    def __init__(self, scaled: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scaled = scaled
+
     def build(self, shape):
         self.mask = self.add_weight(
             shape=shape, dtype="bool", initializer="ones", trainable=False, name="mask"
         )
+        if self.scaled:
+            self.scale = self.add_weight(
+                shape=(),
+                dtype="float32",
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+                name="scale",
+            )
 
-    def apply(self, kernel: Tensor) -> Tensor:
-        """The effective kernel, in the kernel's own dtype."""
-        return kernel * ops.cast(self.mask, kernel.dtype)
+    def factor(self, dtype: str, training: bool = False) -> Tensor:
+        mask = ops.cast(self.mask, dtype)
+        return mask * ops.cast(self.scale, dtype) if self.scaled else mask
+
+    @property
+    def kept_scale(self) -> float:
+        return float(ops.convert_to_numpy(self.scale.value)) if self.scaled else 1.0
 
     def value(self) -> np.ndarray:
-        """The hard 0/1 mask as a NumPy array of booleans."""
         return ops.convert_to_numpy(self.mask).astype(bool)
 
-    def assign(self, mask: ArrayLike) -> None:
-        """Sets the mask; values other than 0 and 1 are refused."""
-        mask = np.asarray(mask)
-        if not np.isin(mask, (0, 1)).all():
+    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
+        mask = checked(mask)
+        if self.scaled and scale is not None:
+            self.scale.assign(scale)
+        elif scale not in (None, 1.0):
             raise ValueError(
-                "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
-                f"{np.unique(mask)[:5]}"
+                f"These masks cannot scale what they keep. Received: scale={scale}. "
+                'Wrap with mask="scaled".'
             )
-        self.mask.assign(mask.astype(bool))
+        self.mask.assign(mask)
+
+    def get_config(self):
+        return {**super().get_config(), "scaled": self.scaled}
 
 
-_MASKS = {"fixed": FixedMask}
+@keras.saving.register_keras_serializable("tf_tickets")
+class SoftMask(LearnedMask):
+    """Continuous Sparsification's mask, `sigmoid(temperature * score)`.
+
+    While the temperature grows, the mask goes over into the hard one, which keeps
+    the weights of positive score.
+
+    Args:
+        initial_score: The score that every weight begins with; the greater it is,
+            the more weights remain.
+        penalty: Weight of the sum of the mask in the loss.
+        temperature: Schedule of the temperature, called as
+            `temperature(step, steps, epochs)` within the compiled step.
+        scale_mask: Whether the mask is divided by its first value, so that the
+            network begins as the dense one. The ticket keeps this factor.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the sum of the mask, instead.
+
+    Example:
+
+    >>> mask = SoftMask(initial_score=0.0)
+    >>> mask.build((2,))
+    >>> mask.scores.assign([0.0, -1.0]) is None or True
+    True
+    >>> np.asarray(mask.soft()).round(3).tolist(), mask.kept_scale
+    ([0.5, 0.269], 2.0)
+    """
+
+    def __init__(
+        self,
+        initial_score: float = 0.0,
+        penalty: float = 1e-8,
+        temperature: Callable[..., Tensor] | dict | None = None,
+        scale_mask: bool = True,
+        dynamic_scaling: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
+        self.temperature: Any = temperature or schedules.ExponentialTemperature()
+        if isinstance(temperature, dict):
+            self.temperature = keras.saving.deserialize_keras_object(temperature)
+        self.scale_mask = scale_mask
+        self.clock = Clock()
+
+    def build(self, shape):
+        super().build(shape)
+        self.clock.build(())
+
+    def restart(self, steps: int, epochs: int) -> None:
+        self.clock.start(steps, epochs)
+
+    def soft(self, training: bool = False) -> Tensor:
+        if training:
+            self.clock.tick()
+        return self.expected(self.scores)
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return ops.sigmoid(self._temperature() * scores)
+
+    def _temperature(self):
+        clock = self.clock
+        return self.temperature(clock.step, clock.steps.value, clock.epochs.value)
+
+    def after_forward(self, scores: Tensor) -> Tensor:
+        penalty = super().after_forward(scores)
+        self.clock.seal()
+        return penalty
+
+    @property
+    def present_temperature(self) -> float:
+        """The temperature of the last training step."""
+        return float(ops.convert_to_numpy(self._temperature()))
+
+    @property
+    def initial_scale(self) -> float:
+        return 1.0 + math.exp(-self.initial_score) if self.scale_mask else 1.0
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": keras.saving.serialize_keras_object(self.temperature),
+            "scale_mask": self.scale_mask,
+        }
 
 
-def get(identifier: str | dict | keras.layers.Layer) -> keras.layers.Layer:
+@keras.saving.register_keras_serializable("tf_tickets")
+class StochasticMask(LearnedMask):
+    """A mask drawn anew at every forward pass, kept with `sigmoid(score)`.
+
+    The gradient goes straight through to the probability. The hard mask keeps the
+    weights whose probability is above a half.
+
+    Args:
+        initial_score: The score that every weight begins with.
+        penalty: Weight of the sum of the probabilities in the loss.
+        evaluation: "sample": draws in evaluation too; "threshold": takes the hard
+            mask there.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the number of kept ones.
+        seed: Seed of the draws; by default from the global one. A search gives
+            every kernel its own.
+
+    Example:
+
+    >>> mask = StochasticMask(initial_score=20.0)
+    >>> mask.build((2,))
+    >>> np.asarray(mask.soft(training=True)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        initial_score: float = 0.0,
+        penalty: float = 0.0,
+        evaluation: str = "sample",
+        dynamic_scaling: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
+        if evaluation not in ("sample", "threshold"):
+            raise ValueError(
+                "`evaluation` must be 'sample' or 'threshold'. Received: "
+                f"{evaluation!r}"
+            )
+        self.evaluation = evaluation
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
+        super().begin(rng, steps, epochs)
+        state = self.generator.state
+        state.assign(rng.integers(0, 2**31, size=state.shape).astype(state.dtype))
+
+    def soft(self, training: bool = False) -> Tensor:
+        probability = self.expected(self.scores.value)
+        if training or self.evaluation == "sample":
+            draws = keras.random.uniform(self.scores.shape, seed=self.generator)
+        else:
+            draws = 0.5
+        hard = ops.cast(draws < probability, "float32")
+        # The difference is exactly zero, and has the probability's gradient.
+        return hard + (probability - ops.stop_gradient(probability))
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return ops.sigmoid(scores)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "evaluation": self.evaluation,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class TopKMask(LearnedMask):
+    """Keeps exactly the weights of greatest score, chosen at every forward pass.
+
+    The scores are trained straight through the choice (edge-popup, Ramanujan et
+    al. 2020). Of equal scores the first are kept.
+
+    Args:
+        sparsity: Fraction of zeros in each kernel, 0 to 1.
+        absolute: Whether it is the size of the score that counts, as in the
+            paper, or the score itself.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the number of kept ones.
+        seed: Seed of the first scores; by default from the global one. A search
+            draws them from its own.
+
+    Example:
+
+    >>> mask = TopKMask(sparsity=0.5)
+    >>> mask.build((4,))
+    >>> mask.scores.assign([0.1, -0.4, 0.3, 0.2]) is None or True
+    True
+    >>> np.asarray(mask.soft()).tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        sparsity: float = 0.5,
+        absolute: bool = True,
+        dynamic_scaling: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dynamic_scaling=dynamic_scaling, **kwargs)
+        if not 0.0 <= sparsity < 1.0:
+            raise ValueError(
+                f"`sparsity` must lie in [0, 1). Received: sparsity={sparsity!r}"
+            )
+        self.sparsity = sparsity
+        self.absolute = absolute
+        self.seed = seed
+
+    def build(self, shape):
+        super().build(shape)
+        self.count = self.add_weight(
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(self._count(math.prod(shape))),
+            trainable=False,
+            name="count",
+        )
+
+    def _count(self, size):
+        return max(1, size - int(round(self.sparsity * size)))
+
+    def score_initializer(self) -> keras.initializers.Initializer:
+        return keras.initializers.RandomUniform(-1.0, 1.0, seed=self.seed)
+
+    def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
+        shape = tuple(self.scores.shape)
+        bound = 1.0 / math.sqrt(max(1, math.prod(shape[:-1])))
+        self.scores.assign(rng.uniform(-bound, bound, shape).astype("float32"))
+        self.count.assign(self._count(math.prod(shape)))
+        self.scale.assign(self.initial_scale)
+
+    def soft(self, training: bool = False) -> Tensor:
+        merit = self._merit(self.scores.value)
+        hard = largest(ops.stop_gradient(merit), self.count.value)
+        return hard + (merit - ops.stop_gradient(merit))
+
+    def _merit(self, scores):
+        return ops.abs(scores) if self.absolute else scores
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return largest(self._merit(scores), self.count.value)
+
+    def value(self) -> np.ndarray:
+        merit = ops.convert_to_numpy(self._merit(self.scores.value))
+        return selection.keep_largest(merit, int(ops.convert_to_numpy(self.count)))
+
+    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
+        super().assign(mask, scale)
+        mask = checked(mask)
+        self.count.assign(int(mask.sum()))
+        pruned = 0.0 if self.absolute else -FAR
+        self.scores.assign(np.where(mask, FAR, pruned).astype("float32"))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["initial_score"], config["penalty"]
+        return {
+            **config,
+            "sparsity": self.sparsity,
+            "absolute": self.absolute,
+            "seed": self.seed,
+        }
+
+
+def largest(scores: Tensor, count: Tensor) -> Tensor:
+    """1.0 for exactly `count` of the largest scores, 0.0 elsewhere.
+
+    By counting, not by sorting, which is slow within a compiled step: first the
+    value, then, among those too near to it to tell apart, the index is halved.
+    Of equal scores the first are kept.
+
+    Example:
+
+    >>> scores = keras.ops.array([3.0, 1.0, 2.0, 2.0, 0.0])
+    >>> np.asarray(largest(scores, 2)).tolist()
+    [1.0, 0.0, 1.0, 0.0, 0.0]
+    """
+    flat = ops.reshape(scores, (-1,))
+    low, high = _threshold(flat, count)
+    above = flat > high
+    level = (flat > low) & (flat <= high)
+    wanted = count - _number(above)
+    place = ops.arange(flat.shape[0])
+    end = _end(level, place, wanted)
+    kept = above | (level & (place < end))
+    return ops.reshape(ops.cast(kept, "float32"), scores.shape)
+
+
+def _number(chosen):
+    return ops.sum(ops.cast(chosen, "int32"))
+
+
+def _threshold(flat, count):
+    """Bounds of the `count`-th largest: fewer lie above `high`, not above `low`."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        # Not (low + high) / 2, which overflows.
+        middle = low * 0.5 + high * 0.5
+        enough = _number(flat > middle) >= count
+        return ops.where(enough, middle, low), ops.where(enough, high, middle)
+
+    highest = ops.max(flat)
+    lowest = ops.min(flat)
+    start = lowest - ops.maximum(ops.abs(lowest), 1e-30), highest
+    return ops.fori_loop(0, 64, halve, start)
+
+
+def _end(level, place, wanted):
+    """The place before which `wanted` of the level entries lie."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        enough = _number(level & (place < middle)) >= wanted
+        return ops.where(enough, low, middle + 1), ops.where(enough, middle, high)
+
+    size = ops.convert_to_tensor(level.shape[0], "int32")
+    start = ops.zeros((), "int32"), size
+    return ops.fori_loop(0, level.shape[0].bit_length(), halve, start)[1]
+
+
+_MASKS: dict[str, Callable[[], Mask]] = {
+    "fixed": FixedMask,
+    "scaled": lambda: FixedMask(scaled=True),
+    "soft": SoftMask,
+    "stochastic": StochasticMask,
+    "topk": TopKMask,
+}
+
+
+def get(identifier: str | dict | keras.layers.Layer) -> Mask:
     """A mask parametrization from its name, configuration or an instance.
 
     Example:
@@ -67,7 +412,7 @@ def get(identifier: str | dict | keras.layers.Layer) -> keras.layers.Layer:
     >>> type(get("fixed")).__name__
     'FixedMask'
     """
-    if isinstance(identifier, keras.layers.Layer):
+    if isinstance(identifier, Mask):
         return identifier
     if isinstance(identifier, dict):
         return keras.saving.deserialize_keras_object(identifier)

@@ -67,11 +67,18 @@ def _as_if_not_compiled(model):
             part.compiled = True
 
 
-def compile_like(new: keras.Model, model: keras.Model) -> None:
+def compile_like(
+    new: keras.Model,
+    model: keras.Model,
+    change: Callable[
+        [keras.optimizers.Optimizer], keras.optimizers.Optimizer
+    ] = lambda optimizer: optimizer,
+) -> None:
     """Compiles as `model` is, with its optimizer and metrics of its own.
 
     The optimizer is the same object, for its settings are not all in its
-    configuration (`exclude_from_weight_decay`), and so are the variables.
+    configuration (`exclude_from_weight_decay`), and so are the variables; what
+    `change` makes of it is compiled with.
     """
     if type(model).compile is not keras.Model.compile:
         warnings.warn(
@@ -81,8 +88,16 @@ def compile_like(new: keras.Model, model: keras.Model) -> None:
         )
         return
     # The public `get_compile_config` loses functions that are not registered.
-    settings = model._compile_config.config
-    new.compile(**keras.tree.map_structure(_own, settings))
+    settings = keras.tree.map_structure(_own, model._compile_config.config)
+    new.compile(**{**settings, "optimizer": change(settings["optimizer"])})
+
+
+def copy(model: keras.Model) -> keras.Model:
+    """The same plain model with variables of its own, all of them trainable."""
+    new = keras.models.clone_model(model)
+    for variable, old in zip(new.variables, model.variables, strict=True):
+        variable.assign(old.value)
+    return new
 
 
 def _own(setting):

@@ -1,13 +1,17 @@
-"""Step to sparsity.
+"""Step to sparsity, step to temperature.
 
 The call convention is that of the schedules of tensorflow-model-optimization,
 `schedule(step) -> (should_prune, sparsity)`, so theirs can be used here and ours
 there. A step is one update of the optimizer; step 0 is before the first one.
-Ours also take an array of steps.
+Ours also take an array of steps. A temperature is called within the compiled step,
+as `temperature(step, steps, epochs)`, `step` counted from the round's beginning.
 """
+
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 
 class _Schedule:
@@ -176,3 +180,58 @@ class IterativeRate(_Schedule):
         last = step if self.end_step == -1 else np.minimum(step, self.end_step)
         prunings = np.maximum((last - self.begin_step) // self.frequency + 1, 0)
         return 1.0 - (1.0 - self.rate) ** prunings
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class ExponentialTemperature:
+    """Grows by the same factor every step, or every epoch, of a round.
+
+    `initial * (final / initial) ** way`, `way` going from 0 in the first step of a
+    round to 1 in its last. Continuous Sparsification's paper anneals by the step,
+    its published code by the epoch.
+
+    Args:
+        initial: Temperature in the first step.
+        final: Temperature in the last one.
+        per: "step" or "epoch".
+
+    Example:
+
+    >>> temperature = ExponentialTemperature(1.0, 100.0)
+    >>> [round(float(temperature(step, 5, 1))) for step in range(5)]
+    [1, 3, 10, 32, 100]
+    >>> by_epoch = ExponentialTemperature(1.0, 100.0, per="epoch")
+    >>> [round(float(by_epoch(step, 6, 3))) for step in range(6)]
+    [1, 1, 10, 10, 100, 100]
+    """
+
+    def __init__(
+        self, initial: float = 1.0, final: float = 200.0, per: str = "step"
+    ) -> None:
+        if not 0.0 < initial <= final:
+            raise ValueError(
+                "A temperature grows from `initial`, above 0, to `final`. Received: "
+                f"initial={initial}, final={final}"
+            )
+        if per not in ("step", "epoch"):
+            raise ValueError(f"`per` must be 'step' or 'epoch'. Received: {per!r}")
+        self.initial = initial
+        self.final = final
+        self.per = per
+
+    def __call__(self, step: Any, steps: Any, epochs: Any) -> Any:
+        """The temperature in a step of a round; before it has steps, the initial."""
+        if self.per == "epoch":
+            step = step // ops.maximum(steps // epochs, 1)
+            steps = ops.minimum(steps, epochs)
+        last = ops.cast(ops.maximum(steps - 1, 1), "float32")
+        way = ops.clip(ops.cast(step, "float32") / last, 0.0, 1.0)
+        way = way * ops.cast(steps > 0, "float32")
+        return self.initial * (self.final / self.initial) ** way
+
+    def get_config(self):
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)

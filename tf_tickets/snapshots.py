@@ -209,9 +209,16 @@ def iteration(model: keras.Model) -> int:
     >>> iteration(model)
     0
     """
-    # A LossScaleOptimizer has a counter that stands still before the true one.
+    # The greatest: a LossScaleOptimizer, and an optimizer in a group that has
+    # nothing to train, have counters that stand still.
     found = [v for v in built_optimizer(model).variables if v.name == "iteration"]
-    return int(to_numpy(found[-1]))
+    return max(int(to_numpy(v)) for v in found)
+
+
+def iteration_in(state: State) -> int:
+    """The optimizer's count of its steps in a recorded state."""
+    places = state["learning_rate"].items()
+    return max(int(value) for name, value in places if name.endswith("iteration"))
 
 
 def _part(variable, trainable):

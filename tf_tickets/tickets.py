@@ -24,6 +24,8 @@ class Ticket:
         metrics: What training from this ticket reached, by name.
         provenance: Where it comes from: method, settings, versions, seed, round,
             step, dataset, parent ticket.
+        scales: Dict from path to what the kernel's kept weights are multiplied with
+            on the forward pass, where that is not 1.
 
     Example:
 
@@ -36,6 +38,7 @@ class Ticket:
     weights: dict[str, np.ndarray] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     provenance: dict = dataclasses.field(default_factory=dict)
+    scales: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.masks = {path: _boolean(path, mask) for path, mask in self.masks.items()}
@@ -43,6 +46,12 @@ class Ticket:
             raise ValueError("A ticket needs one mask at least. Received: masks={}")
         if self.weights is not None:
             self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
+        unknown = set(self.scales) - set(self.masks)
+        if unknown:
+            raise ValueError(
+                f"`scales` has paths without a mask: {sorted(unknown)}. The masks: "
+                f"{list(self.masks)}."
+            )
 
     @property
     def sparsity(self) -> float:
@@ -57,7 +66,7 @@ class Ticket:
 
     @property
     def id(self) -> str:
-        """SHA-256 over masks and start weights: equal for equal tickets.
+        """SHA-256 over masks, start weights and scales: equal for equal tickets.
 
         A ticket that was saved without its weights has another one.
         """
@@ -67,6 +76,8 @@ class Ticket:
                 array = table[path]
                 digest.update(f"{path} {array.dtype} {array.shape} ".encode())
                 digest.update(array.tobytes())
+        for path, scale in sorted(self.scales.items()):
+            digest.update(f"{path} {scale!r} ".encode())
         return digest.hexdigest()
 
     def save(self, path: os.PathLike | str, weights: bool = True) -> None:
@@ -86,6 +97,7 @@ class Ticket:
         content = {
             "metrics": _plain(self.metrics),
             "provenance": _plain(self.provenance),
+            "scales": _plain(self.scales),
         }
         files.write(path, "ticket", content, arrays)
 
@@ -94,7 +106,13 @@ class Ticket:
         """Reads a ticket; a damaged or foreign file raises a ValueError."""
         content, arrays = files.read(path, "ticket")
         masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
-        return cls(masks, weights or None, content["metrics"], content["provenance"])
+        return cls(
+            masks,
+            weights or None,
+            content["metrics"],
+            content["provenance"],
+            content.get("scales", {}),
+        )
 
     def apply(self, model: keras.Model) -> keras.Model:
         """Puts masks and start weights into a model and makes it train from there.
@@ -111,12 +129,14 @@ class Ticket:
         names = _fit(start, table, "weights")
         if not wrapping.prunables(model):
             wanted = _fit(self._masks_as(names), table, "masks", partial=True)
-            model = wrapping.wrap_kernels(model, [table[p] for p in wanted])
+            kind = "scaled" if self.scales else "fixed"
+            model = wrapping.wrap_kernels(model, [table[p] for p in wanted], kind)
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model), "masks")
         for path, place in names.items():
             table[place].assign(start[path])
-        wrapping.set_masks(model, masks)
+        scales = {names.get(p, p): scale for p, scale in self.scales.items()}
+        wrapping.set_masks(model, masks, scales)
         if model.compiled and model.optimizer is not None:
             snapshots.reset_optimizer(model, self.provenance.get("step", 0))
         return model

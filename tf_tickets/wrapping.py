@@ -10,10 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import paths, rebuilding
+from tf_tickets import layers, optimizers, paths, rebuilding
+from tf_tickets import masks as masks_module
 from tf_tickets.layers import Prunable, why_not
+from tf_tickets.parametrization import Mask
 
 
 def wrap(
@@ -23,8 +26,9 @@ def wrap(
     | Callable[[keras.layers.Layer], object]
     | None = None,
     embeddings: bool = False,
-    mask: str | keras.layers.Layer = "fixed",
+    mask: str | Mask = "fixed",
     verbose: bool = True,
+    score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
 ) -> keras.Model:
     """Makes the kernels of a built model prunable.
 
@@ -41,13 +45,17 @@ def wrap(
             way there, such as "attention/query".
         embeddings: Whether embedding tables are kernels too. Their gradient
             becomes dense then, which makes a step slower.
-        mask: The mask parametrization, "fixed" for 0/1 masks.
+        mask: The mask parametrization: "fixed" for 0/1 masks, "soft", "stochastic"
+            or "topk" for learned ones, or one of `tf_tickets.masks` as an instance.
         verbose: Whether to print one line on what was done.
+        score_optimizer: The optimizer of a learned mask's scores, where `model` is
+            compiled; by default a copy of the model's, without weight decay.
 
     Returns:
         The model of wrapped layers, sharing the variables of `model`, and compiled
-        as `model` is, with its optimizer. A subclassed model is changed in place
-        and returned; while it is wrapped, only its weights can be saved.
+        as `model` is, with its optimizer, beside which learned masks have one of
+        their own (`tf_tickets.optimizers.with_scores`). A subclassed model is changed
+        in place and returned; while it is wrapped, only its weights can be saved.
 
     Example:
 
@@ -58,18 +66,20 @@ def wrap(
     'Prunable'
     """
     _check_model(model)
+    mask = masks_module.get(mask)
+    _check_score_optimizer(model, mask, score_optimizer)
     chosen = _choose(model, _filter(filters), embeddings)
     if not any(chosen.values()):
         raise ValueError(_nothing_to_prune(model, embeddings))
     _check_untied(chosen)
-    wrapped = _wrap_chosen(model, chosen, mask)
+    wrapped = _wrap_chosen(model, chosen, mask, score_optimizer)
     if verbose:
         print(_one_line(wrapped))
     return wrapped
 
 
 def wrap_kernels(
-    model: keras.Model, variables: Iterable[keras.Variable]
+    model: keras.Model, variables: Iterable[keras.Variable], mask: str | Mask = "fixed"
 ) -> keras.Model:
     """Wraps precisely the layers of the given kernel variables.
 
@@ -90,18 +100,20 @@ def wrap_kernels(
         ]
         for unit in units(model)
     }
-    return _wrap_chosen(model, chosen, "fixed")
+    return _wrap_chosen(model, chosen, masks_module.get(mask))
 
 
 def strip(model: keras.Model) -> keras.Model:
     """Takes the wrappers off and leaves the zeros in the kernels.
 
     Args:
-        model: A wrapped model.
+        model: A wrapped model. Of learned masks it is the hard mask that counts,
+            with its scale, and the model itself stays as it is.
 
     Returns:
         A plain Keras model that predicts the same and shares its variables with
-        `model`. It is not compiled, so that its file holds the weights alone;
+        `model`, or where masks are learned or scale what they keep, has variables
+        of its own. It is not compiled, so that its file holds the weights alone;
         compile it to evaluate or train it. A subclassed model is changed in place
         and returned.
 
@@ -118,9 +130,27 @@ def strip(model: keras.Model) -> keras.Model:
             f"Model {model.name!r} has no Prunable layers, so there is nothing to "
             "strip. Received a plain model."
         )
+    if scales(model) or any(mask.learned for mask in mask_layers(model).values()):
+        return _strip_apart(model)
     for layer in wrapped:
         layer.zero_pruned()
     return rebuilding.transform(model, _unwrap_layer)
+
+
+def _strip_apart(model):
+    """Without the wrappers, the hard masks multiplied into kernels of its own."""
+    factors = {
+        id(variable): mask.value() * np.float32(mask.kept_scale)
+        for _, variable, mask in _kernel_rows(model)
+    }
+    plain = rebuilding.transform(model, _unwrap_layer)
+    shared = plain.variables
+    if plain is not model:
+        plain = rebuilding.copy(plain)
+    for old, new in zip(shared, plain.variables, strict=True):
+        if id(old) in factors:
+            new.assign(new.value * ops.cast(factors[id(old)], new.dtype))
+    return plain
 
 
 def prunables(model: keras.Model) -> list[Prunable]:
@@ -160,6 +190,33 @@ def masks(model: keras.Model) -> dict[str, np.ndarray]:
     return {path: mask.value() for path, _, mask in _kernel_rows(model)}
 
 
+def mask_layers(model: keras.Model) -> dict[str, Mask]:
+    """Dict from a kernel's path in the plain model to its mask parametrization.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> mask_layers(wrap(model, verbose=False))["net/d/kernel"].learned
+    False
+    """
+    return {path: mask for path, _, mask in _kernel_rows(model)}
+
+
+def scales(model: keras.Model) -> dict[str, float]:
+    """Dict from kernel path to what kept weights are multiplied with, if not 1.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> scales(wrap(model, mask="soft", verbose=False))
+    {'net/d/kernel': 2.0}
+    """
+    found = {path: mask.kept_scale for path, mask in mask_layers(model).items()}
+    return {path: scale for path, scale in found.items() if scale != 1.0}
+
+
 def sparsity(model: keras.Model) -> float:
     """Fraction of zeros among the prunable weights.
 
@@ -174,8 +231,18 @@ def sparsity(model: keras.Model) -> float:
     return (size - sum(int(mask.sum()) for mask in found)) / size
 
 
-def set_masks(model: keras.Model, new: Mapping[str, ArrayLike]) -> None:
+def set_masks(
+    model: keras.Model,
+    new: Mapping[str, ArrayLike],
+    scales: Mapping[str, float] | None = None,
+) -> None:
     """Sets masks by path in the plain model and zeroes what they prune.
+
+    Args:
+        model: A wrapped model.
+        new: Dict from kernel path to mask.
+        scales: Dict from kernel path to what kept weights are multiplied with,
+            where that is not 1; None leaves it as it is.
 
     Example:
 
@@ -195,8 +262,8 @@ def set_masks(model: keras.Model, new: Mapping[str, ArrayLike]) -> None:
         )
     for path, values in new.items():
         variable, mask = rows[path]
-        mask.assign(values)
-        variable.assign(mask.apply(variable.value))
+        mask.assign(values, None if scales is None else scales.get(path, 1.0))
+        layers.zero_pruned(variable, mask)
 
 
 def plain_paths(model: keras.Model) -> dict[str, keras.Variable]:
@@ -289,11 +356,15 @@ def _filter(filters):
     )
 
 
-def _wrap_chosen(model, chosen, mask):
+def _wrap_chosen(model, chosen, mask, score_optimizer=None):
     wrapped = rebuilding.transform(
         model, lambda layer: _wrap_layer(layer, chosen, mask)
     )
-    if model.compiled and wrapped is not model:
+    if model.compiled and mask.learned:
+        rebuilding.compile_like(
+            wrapped, model, lambda given: optimizers.with_scores(given, score_optimizer)
+        )
+    elif model.compiled and wrapped is not model:
         rebuilding.compile_like(wrapped, model)
     return wrapped
 
@@ -326,6 +397,16 @@ def _check_model(model):
         )
     if prunables(model):
         raise ValueError(f"Model {model.name!r} is wrapped already.")
+
+
+def _check_score_optimizer(model, mask, score_optimizer):
+    if score_optimizer is not None and not (mask.learned and model.compiled):
+        raise ValueError(
+            "`score_optimizer` is for a compiled model and a learned mask. Received: "
+            f"mask={type(mask).__name__}, a model that is "
+            f"{'' if model.compiled else 'not '}compiled. Compile before wrapping, or "
+            "compile with tf_tickets.optimizers.with_scores(optimizer, scores=...)."
+        )
 
 
 def _check_untied(chosen):

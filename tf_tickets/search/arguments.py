@@ -4,7 +4,7 @@ import re
 
 import keras
 
-from tf_tickets import allocation
+from tf_tickets import allocation, wrapping
 
 
 def allocation_named(
@@ -37,6 +37,53 @@ def check_counts(**counts: int) -> None:
             raise ValueError(
                 f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
             )
+
+
+def check_wrapped(model: keras.Model) -> None:
+    """There must be something to prune.
+
+    Example:
+
+    >>> check_wrapped(tt.wrap(keras.Sequential([keras.Input((2,)),
+    ...     keras.layers.Dense(1)]), verbose=False))
+    """
+    if not wrapping.prunables(model):
+        raise ValueError(
+            f"Model {model.name!r} has no Prunable layers. Wrap it before compiling: "
+            "model = tf_tickets.wrap(model)."
+        )
+
+
+def check_fixed(model: keras.Model) -> None:
+    """Masks must be such as are set, not learned.
+
+    Example:
+
+    >>> check_fixed(tt.wrap(keras.Sequential([keras.Input((2,)),
+    ...     keras.layers.Dense(1)]), verbose=False))
+    """
+    check_wrapped(model)
+    found = {
+        type(m).__name__ for m in wrapping.mask_layers(model).values() if m.learned
+    }
+    if found:
+        raise ValueError(
+            f"This method sets the masks itself, but those of model {model.name!r} are "
+            f"learned. Received: {', '.join(sorted(found))}. Wrap with "
+            'mask="fixed".'
+        )
+
+
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer under a scaling of the loss.
+
+    Example:
+
+    >>> scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    >>> type(inner(scaled)).__name__
+    'SGD'
+    """
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def check_stop(stop_at: str | float | None) -> str | float | None:

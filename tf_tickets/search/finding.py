@@ -36,8 +36,8 @@ def find_ticket(
     the same machine).
 
     Args:
-        build_model: Function without arguments that gives a compiled model, plain
-            or wrapped.
+        build_model: Function without arguments that gives a compiled model: plain,
+            or as `search.wrap(model)` gives it.
         data: A `tf_tickets.datasets.Dataset`, or a pair or triple of (x, y) arrays
             for training, validation and, if wanted, test.
         search: `tf_tickets.IMP` or another search; it has `best`, `dense` and
@@ -66,7 +66,7 @@ def find_ticket(
     """
     parts = split(data)
     keras.utils.set_random_seed(seed)
-    model, config = build(build_model)
+    model, config = build(build_model, search.wrap)
     search.clear()
     search.context = {
         "dataset": getattr(data, "name", None),
@@ -130,8 +130,15 @@ def _split_dataset(data):
         ) from None
 
 
-def build(build_model: Callable[[], keras.Model]) -> tuple[keras.Model, dict | None]:
-    """The wrapped model and, for a ticket without weights, its configuration."""
+def build(
+    build_model: Callable[[], keras.Model], wrap: Callable[..., keras.Model]
+) -> tuple[keras.Model, dict | None]:
+    """The wrapped model and, for a ticket without weights, its configuration.
+
+    Args:
+        build_model: Function without arguments that gives a compiled model.
+        wrap: What wraps it where it is plain: `wrap(model, verbose=False)`.
+    """
     model = build_model()
     if not isinstance(model, keras.Model) or not model.compiled:
         raise ValueError(
@@ -144,7 +151,7 @@ def build(build_model: Callable[[], keras.Model]) -> tuple[keras.Model, dict | N
     config = keras.saving.serialize_keras_object(model) if rebuilds else None
     if config is not None:
         config.pop("compile_config", None)
-    return wrapping.wrap(model, verbose=False), config
+    return wrap(model, verbose=False), config
 
 
 def round_seed(seed: int, round_: int) -> int:
@@ -228,10 +235,10 @@ class _Keeper(keras.callbacks.Callback):
             return False
         files.sweep(self.directory)
         content, arrays = files.read(self.directory / STATE, "search")
-        names = [f"round_{i + 1:02}.ticket" for i in range(content["round"])]
+        names = [_file(number) for number in range(1, content["tickets"] + 1)]
         self.search.tickets = [tickets.Ticket.load(self.directory / n) for n in names]
         self.search.load_state(content["search"], arrays, model)
-        self.kept_round = content["round"]
+        self.kept_round = self.search.round
         return self.search.complete
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -256,12 +263,15 @@ class _Keeper(keras.callbacks.Callback):
         if self.directory is None:
             return
         for ticket in self.search.tickets[-2:]:
-            name = f"round_{ticket.provenance['round']:02}.ticket"
-            ticket.save(self.directory / name)
+            ticket.save(self.directory / _file(ticket.provenance["round"]))
         state, arrays = self.search.state(self.model)
         content = {
             "identity": self.identity,
-            "round": self.search.round,
+            "tickets": len(self.search.tickets),
             "search": state,
         }
         files.write(self.directory / STATE, "search", content, arrays)
+
+
+def _file(number):
+    return f"round_{number:02}.ticket"

@@ -16,7 +16,7 @@ from tf_tickets import (
     wrapping,
 )
 from tf_tickets.allocation import Allocation
-from tf_tickets.search.arguments import allocation_named
+from tf_tickets.search.arguments import allocation_named, check_fixed
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -81,14 +81,11 @@ class GradualPruning(keras.callbacks.Callback):
             "seed": self.seed,
         }
         weights = snapshots.start_weights(self.model, state)
-        return tickets.Ticket(wrapping.masks(self.model), weights, {}, provenance)
+        masks, scales = wrapping.masks(self.model), wrapping.scales(self.model)
+        return tickets.Ticket(masks, weights, {}, provenance, scales)
 
     def on_train_begin(self, logs=None):
-        if not wrapping.prunables(self.model):
-            raise ValueError(
-                f"Model {self.model.name!r} has no Prunable layers. Wrap it before "
-                "compiling: model = tf_tickets.wrap(model)."
-            )
+        check_fixed(self.model)
         self._step = 0
         self._asked = None
         self._start = {

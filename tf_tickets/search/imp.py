@@ -6,12 +6,12 @@ import numpy as np
 from tf_tickets import allocation, criteria, selection, wrapping
 from tf_tickets.allocation import Allocation
 from tf_tickets.search.arguments import allocation_named
-from tf_tickets.search.rounds import RoundSearch
+from tf_tickets.search.pruning import PruningSearch
 from tf_tickets.snapshots import Fidelity
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class IMP(RoundSearch):
+class IMP(PruningSearch):
     """Iterative magnitude pruning: train, prune the smallest, rewind, again.
 
     A callback that owns the rounds of one `fit` over a wrapped model. After it,
@@ -107,7 +107,7 @@ class IMP(RoundSearch):
         }
 
     def _counts(self, scores, masks):
-        floor = self._floor() if isinstance(self.stop_at, float) else 0
+        floor = self.floor() if isinstance(self.stop_at, float) else 0
         if isinstance(self.rate, dict):
             counts = allocation.after_rates(masks, self.rate)
             return _lift(counts, masks, floor)

@@ -30,15 +30,21 @@ class Judge:
         self.tolerance = tolerance
 
     def best(self, tickets: list[Ticket], dense: dict[str, float]) -> Ticket:
-        """The sparsest ticket within tolerance; without one, that of best metric."""
+        """The sparsest ticket within tolerance; without one, that of best metric.
+
+        Tolerance is below the dense network, or where a search trains none, below
+        the best of the tickets.
+        """
         trained = [t for t in tickets if self.monitor in t.metrics]
-        if not trained or self.monitor not in dense:
+        if not trained or (dense and self.monitor not in dense):
+            logged = {name for t in tickets for name in t.metrics} | set(dense)
             raise ValueError(
                 f"No trained ticket has the metric {self.monitor!r}. Logged: "
-                f"{sorted(dense)}. Set `monitor` to one of them, and let the "
+                f"{sorted(logged)}. Set `monitor` to one of them, and let the "
                 "search train one round at least."
             )
-        good = [t for t in trained if not self.falls_below(t.metrics, dense)]
+        reference = dense or max((t.metrics for t in trained), key=self._merit)
+        good = [t for t in trained if not self.falls_below(t.metrics, reference)]
         if good:
             return max(good, key=lambda t: t.sparsity)
         return max(trained, key=lambda t: self._merit(t.metrics))

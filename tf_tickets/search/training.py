@@ -1,10 +1,11 @@
 """Training from a ticket, in the way in which the search trained it."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 import keras
 
-from tf_tickets import feeding, snapshots, tickets
+from tf_tickets import feeding, snapshots, tickets, wrapping
 from tf_tickets.search import finding
 
 
@@ -45,12 +46,21 @@ class TicketTrainer:
         self.parts = finding.split(data)
         self.seed = seed
         self.batch_size = batch_size
-        keras.utils.set_random_seed(seed)
-        self.model, _ = finding.build(build_model)
-        self._start = snapshots.record(self.model)
+        self.build_model = build_model
+        self._built: dict[str, tuple[keras.Model, snapshots.State]] = {}
+        self._choose("fixed")
         self._key = (seed, 0, 0)
         x, y = self.parts["train"]
         self._feed = feeding.feed(x, y, batch_size, lambda: self._key)
+
+    def _choose(self, mask):
+        """Takes the model of such masks, built once: all start from the same."""
+        if mask not in self._built:
+            keras.utils.set_random_seed(self.seed)
+            wrap = functools.partial(wrapping.wrap, mask=mask)
+            model, _ = finding.build(self.build_model, wrap)
+            self._built[mask] = model, snapshots.record(model)
+        self.model, self._start = self._built[mask]
 
     def train(
         self,
@@ -65,6 +75,7 @@ class TicketTrainer:
             Dict of the metrics after the last epoch; `test_*` with test data.
         """
         origin = ticket.provenance
+        self._choose("scaled" if ticket.scales else "fixed")
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
         # Learning rate and seeds too: what was trained before must not matter.
         snapshots.restore(self.model, self._start, snapshots.get("exact"), self._start)

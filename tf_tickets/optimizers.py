@@ -1,0 +1,204 @@
+"""Several optimizers in one: scores are trained otherwise than weights."""
+
+import re
+from collections.abc import Iterable
+
+import keras
+
+# The variables of learned masks that are trained.
+SCORES = r"(^|/)scores$"
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class Grouped(keras.optimizers.Optimizer):
+    """Trains each group of variables by an optimizer of its own.
+
+    Each has its learning rate, schedule, weight decay and clipping by norm for
+    itself. The learning rate that callbacks read and set is that of `default`.
+
+    Args:
+        default: The optimizer of all variables that are in no group.
+        groups: Dict from a regular expression, searched in a variable's path, to
+            the optimizer of the variables where it is found; the first counts.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> fast = keras.optimizers.SGD(1.0)
+    >>> model.compile(Grouped("adam", {"bias": fast}), "mse")
+    >>> history = model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    >>> [len(optimizer.variables) for optimizer in model.optimizer.optimizers]
+    [4, 2]
+    """
+
+    def __init__(
+        self,
+        default: str | dict | keras.optimizers.Optimizer,
+        groups: dict[str, str | dict | keras.optimizers.Optimizer],
+        name: str = "grouped",
+    ) -> None:
+        super().__init__(learning_rate=0.0, name=name)
+        if not isinstance(groups, dict) or not groups:
+            raise ValueError(
+                "`groups` must be a dict from a regular expression over variable "
+                f"paths to an optimizer. Received: {groups!r}"
+            )
+        self.default = keras.optimizers.get(default)
+        self.groups = {p: keras.optimizers.get(o) for p, o in groups.items()}
+        self._known: list[keras.Variable] = []
+
+    @property
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """The default optimizer and those of the groups."""
+        return [self.default, *self.groups.values()]
+
+    def build(self, variables):
+        if self.built:
+            return
+        self._known = list(variables)
+        for optimizer, places in self._places(self._known):
+            if not optimizer.built:
+                optimizer.build([self._known[place] for place in places])
+        super().build(self._known)
+
+    def _places(self, variables):
+        """Pairs of an optimizer and where its variables are in the list."""
+        owners = [self.optimizer_of(variable) for variable in variables]
+        return [
+            (optimizer, [i for i, owner in enumerate(owners) if owner is optimizer])
+            for optimizer in self.optimizers
+        ]
+
+    def optimizer_of(self, variable: keras.Variable) -> keras.optimizers.Optimizer:
+        """The optimizer that trains a variable."""
+        for pattern, optimizer in self.groups.items():
+            if re.search(pattern, variable.path):
+                return optimizer
+        return self.default
+
+    @property
+    def variables(self):
+        return [v for optimizer in self.optimizers for v in optimizer.variables]
+
+    @property
+    def iterations(self):
+        return self._leading().iterations
+
+    def _leading(self):
+        """The default, or where it has nothing to train, the first that has."""
+        for optimizer, places in self._places(self._known):
+            if places:
+                return optimizer
+        return self.default
+
+    @property
+    def learning_rate(self):
+        return self._leading().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self._leading().learning_rate = learning_rate
+
+    def apply(self, grads, trainable_variables=None):
+        if not self.built:
+            self.build(trainable_variables)
+        known = self._known
+        variables = known if trainable_variables is None else list(trainable_variables)
+        grads = list(grads)
+        for optimizer, places in self._places(variables):
+            if places:
+                found = [variables[place] for place in places]
+                optimizer.apply([grads[place] for place in places], found)
+
+    def finalize_variable_values(self, var_list):
+        variables = list(var_list)
+        for optimizer, places in self._places(variables):
+            optimizer.finalize_variable_values([variables[i] for i in places])
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        for optimizer in self.optimizers:
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def get_config(self):
+        serialize = keras.optimizers.serialize
+        return {
+            "default": serialize(self.default),
+            "groups": {p: serialize(o) for p, o in self.groups.items()},
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        get = keras.optimizers.deserialize
+        groups = {p: get(o) for p, o in config["groups"].items()}
+        return cls(get(config["default"]), groups, config["name"])
+
+
+def with_scores(
+    optimizer: str | dict | keras.optimizers.Optimizer,
+    scores: str | dict | keras.optimizers.Optimizer | None = None,
+) -> keras.optimizers.Optimizer:
+    """The optimizer, with one for the scores of learned masks beside it.
+
+    Args:
+        optimizer: What trains the weights.
+        scores: What trains the scores. By default a copy of `optimizer`, without
+            its weight decay, which would pull scores to 0.
+
+    Returns:
+        A `Grouped` optimizer. One that has the scores in a group already is given
+        back as it is.
+
+    Example:
+
+    >>> both = with_scores(keras.optimizers.AdamW(3e-4), scores="sgd")
+    >>> [type(optimizer).__name__ for optimizer in both.optimizers]
+    ['AdamW', 'SGD']
+    """
+    optimizer = keras.optimizers.get(optimizer)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = with_scores(optimizer.inner_optimizer, scores)
+        config = {**optimizer.get_config(), "inner_optimizer": inner}
+        return keras.optimizers.LossScaleOptimizer(**config)
+    if isinstance(optimizer, Grouped) and SCORES in optimizer.groups:
+        return optimizer
+    if scores is None:
+        scores = _without_decay(optimizer)
+    return Grouped(optimizer, {SCORES: twin(keras.optimizers.get(scores))})
+
+
+def twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A new optimizer of the same configuration.
+
+    Example:
+
+    >>> twin(keras.optimizers.SGD(0.5)).get_config()["learning_rate"]
+    0.5
+    """
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def _without_decay(optimizer):
+    config = optimizer.get_config()
+    if config.get("weight_decay"):
+        config["weight_decay"] = 0.0
+    return type(optimizer).from_config(config)
+
+
+def decays(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]
+) -> bool:
+    """Whether an optimizer may pull any of the variables to 0 by weight decay.
+
+    What was excluded from weight decay counts as decayed, for an optimizer does
+    not say what it excludes.
+
+    Example:
+
+    >>> decays(keras.optimizers.Adam(), [])
+    False
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, Grouped):
+        return any(bool(inner.optimizer_of(v).weight_decay) for v in variables)
+    return bool(inner.weight_decay)

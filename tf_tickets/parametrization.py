@@ -1,0 +1,195 @@
+"""What every mask parametrization is, and what those that are learned share.
+
+A parametrization is a layer, so that its state is saved, cloned and trained by
+Keras; it belongs to one kernel.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import ArrayLike
+
+# The backends' tensors have no class in common.
+Tensor = Any
+
+# A score that is decided: its sigmoid is exactly 0 or 1 at any temperature, and
+# no step moves it. Finite, for infinity times zero would not be a number.
+FAR = 1e30
+
+
+class Mask(keras.layers.Layer):
+    """A mask parametrization: what a kernel is multiplied with.
+
+    A subclass gives `factor`, `value` and `assign`.
+    """
+
+    learned = False
+
+    def factor(self, dtype: str, training: bool = False) -> Tensor:
+        """What the kernel is multiplied with on a forward pass."""
+        raise NotImplementedError
+
+    def value(self) -> np.ndarray:
+        """The hard 0/1 mask as a NumPy array of booleans."""
+        raise NotImplementedError
+
+    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
+        """Sets the hard mask and, if given, what kept weights are multiplied with."""
+        raise NotImplementedError
+
+    @property
+    def kept_scale(self) -> float:
+        """What a kept weight is multiplied with under the hard mask."""
+        return 1.0
+
+    def apply(self, kernel: Tensor, training: bool = False) -> Tensor:
+        """The effective kernel, in the kernel's own dtype."""
+        return kernel * self.factor(kernel.dtype, training)
+
+
+def checked(mask: ArrayLike) -> np.ndarray:
+    """The mask as booleans; values other than 0 and 1 are refused."""
+    mask = np.asarray(mask)
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
+            f"{np.unique(mask)[:5]}"
+        )
+    return mask.astype(bool)
+
+
+class LearnedMask(Mask):
+    """A mask that is a function of trained scores, one a weight.
+
+    Scores and all that is computed from them are float32, whatever the dtype
+    policy. A subclass gives `soft(training)`, the mask of values in 0..1.
+
+    Args:
+        initial_score: The score that every weight begins with.
+        penalty: Weight of the sum of the mask in the loss.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the number of kept ones (Zhou et al. 2019).
+    """
+
+    learned = True
+
+    def __init__(
+        self,
+        initial_score: float = 0.0,
+        penalty: float = 0.0,
+        dynamic_scaling: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
+        if not penalty >= 0.0:
+            raise ValueError(f"`penalty` must be 0 or more. Received: {penalty!r}")
+        self.initial_score = initial_score
+        self.penalty = penalty
+        self.dynamic_scaling = dynamic_scaling
+
+    def build(self, shape):
+        self.scores = self.add_weight(
+            shape=shape,
+            initializer=self.score_initializer(),
+            dtype="float32",
+            autocast=False,
+            regularizer=self.after_forward,
+            name="scores",
+        )
+        self.scale = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(self.initial_scale),
+            dtype="float32",
+            autocast=False,
+            trainable=False,
+            name="scale",
+        )
+
+    def score_initializer(self) -> keras.initializers.Initializer:
+        """Where the scores begin."""
+        return keras.initializers.Constant(self.initial_score)
+
+    def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
+        """Goes back to the beginning of a search, of rounds of so many steps."""
+        self.scores.assign(np.full(self.scores.shape, self.initial_score, "float32"))
+        self.scale.assign(self.initial_scale)
+        self.restart(steps, epochs)
+
+    def restart(self, steps: int, epochs: int) -> None:
+        """Goes to the beginning of a round; the scores stay."""
+
+    def soft(self, training: bool = False) -> Tensor:
+        """The mask of values in 0..1, before it is scaled."""
+        raise NotImplementedError
+
+    def factor(self, dtype: str, training: bool = False) -> Tensor:
+        return ops.cast(self._scaled(self.soft(training)), dtype)
+
+    def _scaled(self, soft):
+        if not self.dynamic_scaling:
+            return soft * self.scale
+        kept = ops.stop_gradient(ops.maximum(ops.sum(soft), 1.0))
+        return soft * (float(np.prod(self.scores.shape)) / kept)
+
+    def after_forward(self, scores: Tensor) -> Tensor:
+        """The penalty; Keras collects it once a step, as that of a regularizer."""
+        if not self.penalty:
+            return ops.zeros(())
+        return self.penalty * ops.sum(self._scaled(self.expected(scores)))
+
+    @property
+    def present_penalty(self) -> float:
+        """The penalty at the present scores."""
+        scaled = self._scaled(self.expected(self.scores.value))
+        return self.penalty * float(ops.convert_to_numpy(ops.sum(scaled)))
+
+    def expected(self, scores: Tensor) -> Tensor:
+        """The mask's expected value, which the penalty acts on."""
+        raise NotImplementedError
+
+    @property
+    def initial_scale(self) -> float:
+        """What kept weights are multiplied with."""
+        return 1.0
+
+    @property
+    def kept_scale(self) -> float:
+        if self.dynamic_scaling:
+            value = self.value()
+            return value.size / max(int(value.sum()), 1)
+        return float(ops.convert_to_numpy(self.scale.value))
+
+    def value(self) -> np.ndarray:
+        return ops.convert_to_numpy(self.scores.value) > 0
+
+    def probability(self) -> np.ndarray:
+        """The expected mask, unscaled: its exact zeros are the soft sparsity."""
+        return np.array(ops.convert_to_numpy(self.expected(self.scores.value)))
+
+    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
+        """Decides all scores, so that training leaves the mask as it is."""
+        mask = checked(mask)
+        if scale is not None and self.dynamic_scaling:
+            self._check_scale(mask, scale)
+        elif scale is not None:
+            self.scale.assign(scale)
+        self.scores.assign(np.where(mask, FAR, -FAR).astype("float32"))
+
+    def _check_scale(self, mask, scale):
+        own = mask.size / max(int(mask.sum()), 1)
+        if abs(own - scale) > 1e-4 * own:
+            raise ValueError(
+                f"A mask with dynamic_scaling=True multiplies its kept weights by "
+                f"{own:.4g}. Received: scale={scale:.4g}. Use a parametrization "
+                "without dynamic scaling."
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "initial_score": self.initial_score,
+            "penalty": self.penalty,
+            "dynamic_scaling": self.dynamic_scaling,
+        }

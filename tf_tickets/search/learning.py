@@ -1,0 +1,235 @@
+"""Searches that learn the mask by gradient, round by round.
+
+A round trains weights and scores together; at its end the hard mask gives the
+ticket, which starts from the weights of the moment to rewind to. Then the scores
+are made ready for the next round. A search of `rounds` rounds trains as often.
+"""
+
+from collections.abc import Callable, Collection
+
+import keras
+import numpy as np
+
+from tf_tickets import optimizers, snapshots, wrapping
+from tf_tickets.masks import SoftMask
+from tf_tickets.parametrization import LearnedMask
+from tf_tickets.search import arguments
+from tf_tickets.search.rounds import RoundSearch
+
+
+class MaskSearch(RoundSearch):
+    """Learns masks; a subclass gives `mask` and what happens to the scores.
+
+    Args:
+        mask: The mask parametrization.
+        rounds: How many times to train, and how many tickets to find.
+        epochs_per_round: Epochs that each training takes.
+        rewind_to: "init", "N steps" or "N epochs": the moment of the first round
+            from which the tickets start.
+        rewind: Whether the search itself goes back to that moment between rounds.
+        score_optimizer: The optimizer of the scores; None for a copy of that of
+            the weights, without weight decay.
+        monitor: The logged metric by which tickets are judged.
+        tolerance: How far below the best ticket another one may be.
+        seed: Seed of what the search draws at random.
+    """
+
+    first_round = 1
+
+    def __init__(
+        self,
+        mask: LearnedMask,
+        rounds: int,
+        epochs_per_round: int,
+        rewind_to: str = "init",
+        rewind: bool = False,
+        score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
+        monitor: str = "val_accuracy",
+        tolerance: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(rounds, epochs_per_round, rewind_to, monitor, tolerance, seed)
+        self.mask = mask
+        self.rewind = rewind
+        self.score_optimizer = (
+            keras.optimizers.get(score_optimizer) if score_optimizer else None
+        )
+
+    def wrap(
+        self,
+        model: keras.Model,
+        filters: str
+        | Collection[str]
+        | Callable[[keras.layers.Layer], object]
+        | None = None,
+        embeddings: bool = False,
+        verbose: bool = True,
+    ) -> keras.Model:
+        """The model wrapped with masks of this search.
+
+        Args:
+            model: A plain model. If it is compiled, so is the wrapped one, with an
+                optimizer for the scores beside that of the weights.
+            filters: As in `tf_tickets.wrap`.
+            embeddings: As in `tf_tickets.wrap`.
+            verbose: As in `tf_tickets.wrap`.
+        """
+        scores = self.score_optimizer if model.compiled else None
+        return wrapping.wrap(model, filters, embeddings, self.mask, verbose, scores)
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        return wrapping.masks(self.model)
+
+    @property
+    def _learned(self) -> dict[str, LearnedMask]:
+        return wrapping.mask_layers(self.model)
+
+    def check_model(self) -> None:
+        super().check_model()
+        wanted = _settings(self.mask)
+        for path, mask in self._learned.items():
+            if _settings(mask) != wanted:
+                raise ValueError(
+                    f"Kernel {path!r} has another mask than this search's. Received: "
+                    f"{_settings(mask)}. Expected: {wanted}. Wrap the model with "
+                    "search.wrap(model)."
+                )
+        self._check_trained()
+        if not self.params.get("steps"):
+            raise ValueError(
+                "The number of steps an epoch must be known, for the temperature goes "
+                "by it. Received data of unknown length. Pass steps_per_epoch to fit."
+            )
+
+    def _check_trained(self):
+        trained = {id(v) for v in self.model.trainable_variables}
+        frozen = [p for p, m in self._learned.items() if id(m.scores) not in trained]
+        if frozen:
+            raise ValueError(
+                f"The scores of {frozen} cannot be learned, for their layers are "
+                "frozen. Leave those layers out with `filters`, or thaw them."
+            )
+        optimizer = self.model.optimizer
+        if optimizers.decays(optimizer, [m.scores for m in self._learned.values()]):
+            raise ValueError(
+                f"Optimizer {optimizer.name!r} has weight decay, which would pull the "
+                "scores to 0. Compile before search.wrap(model), or compile with "
+                "tf_tickets.optimizers.with_scores(optimizer)."
+            )
+        alone = isinstance(arguments.inner(optimizer), optimizers.Grouped)
+        if self.score_optimizer is not None and not alone:
+            raise ValueError(
+                f"This search trains the scores with {self.score_optimizer.name!r}, "
+                f"but the model was compiled with {optimizer.name!r} alone. Compile "
+                "before search.wrap(model), or compile with "
+                "tf_tickets.optimizers.with_scores(optimizer, scores=...)."
+            )
+
+    def begin(self) -> None:
+        for place, mask in enumerate(self._learned.values()):
+            rng = np.random.default_rng([self.seed, place])
+            mask.begin(rng, self._steps_of_round, self.epochs_per_round)
+        super().begin()
+
+    @property
+    def _steps_of_round(self):
+        return self.params["steps"] * self.epochs_per_round
+
+    def on_epoch_end(self, epoch, logs=None):
+        for path, mask in self._learned.items():
+            if isinstance(mask, SoftMask) and mask.clock.steps_done == 0:
+                raise ValueError(
+                    f"The temperature of {path!r} stands still, for the training step "
+                    "does not collect `model.losses`; penalties are lost with it. Add "
+                    "model.losses to the loss in your train_step."
+                )
+        super().on_epoch_end(epoch, logs)
+
+    def measures(self) -> dict[str, float]:
+        """Two sparsities: that of the hard mask, and the soft mask's exact zeros."""
+        found = [mask.probability() for mask in self._learned.values()]
+        size = sum(mask.size for mask in found)
+        ticket = self.sparsity
+        logs = {
+            "sparsity": ticket,
+            "ticket_sparsity": ticket,
+            "soft_sparsity": sum(int((mask == 0.0).sum()) for mask in found) / size,
+            "penalty": self._penalty(),
+            "round": self.round,
+        }
+        if isinstance(self.mask, SoftMask):
+            first = next(iter(self._learned.values()))
+            logs["temperature"] = first.present_temperature
+        return logs
+
+    def _penalty(self):
+        """The part of the loss that is the masks' penalty."""
+        if not self.mask.penalty:
+            return 0.0
+        return sum(mask.present_penalty for mask in self._learned.values())
+
+    def end_round(self, logs: dict) -> bool:
+        """Takes the ticket, before anything is reset."""
+        step = snapshots.iteration_in(self.snapshot)
+        ticket = self.ticket(self.ticket_masks(), self.snapshot, step)
+        self.tickets.append(ticket)
+        self.note_metrics(logs)
+        return super().end_round(logs)
+
+    def ticket_masks(self) -> dict[str, np.ndarray]:
+        """The masks of the round's ticket."""
+        return self.masks
+
+    def turn(self) -> None:
+        for mask in self._learned.values():
+            self.reset_scores(mask)
+            mask.restart(self._steps_of_round, self.epochs_per_round)
+        self._rewind()
+        super().turn()
+
+    def reset_scores(self, mask: LearnedMask) -> None:
+        """Makes a kernel's scores ready for the next round."""
+        raise NotImplementedError
+
+    def _rewind(self):
+        """New optimizers and the schedule from its beginning; weights if asked."""
+        weights = "rewind" if self.rewind else "keep"
+        fidelity = snapshots.Fidelity(weights, weights, "fresh", "rewind", "keep")
+        state = {**self.snapshot, "learning_rate": self.fresh["learning_rate"]}
+        snapshots.restore(self.model, state, fidelity, self.fresh)
+
+    def tables(self, model: keras.Model) -> dict[str, snapshots.State]:
+        states = _mask_states(model).items()
+        masks = {p: {n: snapshots.to_numpy(v) for n, v in s.items()} for p, s in states}
+        return {**super().tables(model), "masks": masks}
+
+    def load_tables(
+        self, tables: dict[str, snapshots.State], model: keras.Model
+    ) -> None:
+        super().load_tables(tables, model)
+        kept = list(tables["masks"].values())
+        for variables, values in zip(_mask_states(model).values(), kept, strict=True):
+            snapshots.assign(variables, values)
+
+    def get_config(self):
+        serialize = keras.optimizers.serialize
+        scores = self.score_optimizer
+        return {
+            **super().get_config(),
+            "rewind": self.rewind,
+            "score_optimizer": serialize(scores) if scores else None,
+        }
+
+
+def _settings(mask):
+    config = keras.saving.serialize_keras_object(mask)["config"]
+    return {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
+
+
+def _mask_states(model):
+    """Dict from kernel path to dict from name to variable of its mask."""
+    return {
+        path: {f"{i}:{v.name}": v for i, v in enumerate(mask.variables)}
+        for path, mask in wrapping.mask_layers(model).items()
+    }

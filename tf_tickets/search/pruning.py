@@ -1,0 +1,162 @@
+"""Searches that prune between rounds: train, prune, rewind, again.
+
+Round 0 trains the dense network. Each later round begins by pruning what the
+round before has trained and by rewinding; that makes its ticket, which is then
+trained. A search of `rounds` rounds therefore gives as many tickets and trains
+once more than that.
+"""
+
+import keras
+import numpy as np
+
+from tf_tickets import paths, snapshots, wrapping
+from tf_tickets.search import arguments
+from tf_tickets.search.rounds import RoundSearch
+
+
+class PruningSearch(RoundSearch):
+    """Prunes and rewinds between rounds; a subclass gives `next_masks(model)`.
+
+    Args:
+        rounds: How many times to prune.
+        epochs_per_round: Epochs that each training takes.
+        rewind_to: "init", "N steps" or "N epochs": the moment of round 0 from
+            which the tickets start.
+        fidelity: What is rewound: "weights", "exact", "learning_rate",
+            "fine_tune" or a `Fidelity`.
+        stop_at: None for all rounds; a sparsity at which to stop; or
+            "below_dense", to stop after the first ticket whose metric falls
+            below that of the dense network by more than `tolerance`.
+        monitor: The logged metric by which tickets are judged.
+        tolerance: How far below the dense network a ticket may be.
+        seed: Seed of what the search draws at random.
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        epochs_per_round: int,
+        rewind_to: str = "init",
+        fidelity: str | dict | snapshots.Fidelity = "weights",
+        stop_at: float | str | None = None,
+        monitor: str = "val_accuracy",
+        tolerance: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(rounds, epochs_per_round, rewind_to, monitor, tolerance, seed)
+        self.fidelity = snapshots.get(fidelity)
+        self.stop_at = arguments.check_stop(stop_at)
+
+    def clear(self) -> None:
+        super().clear()
+        self.start_masks: dict[str, np.ndarray] = {}
+
+    @property
+    def epochs(self) -> int:
+        return self.epochs_per_round + self.rounds * self.epochs_of_tickets
+
+    @property
+    def epochs_of_tickets(self) -> int:
+        """Epochs that a ticket trains: one rewound to epoch N, for those left."""
+        unit, count = self.rewind_point
+        rewound = unit == "epochs" and self.fidelity.learning_rate == "rewind"
+        return self.epochs_per_round - (count if rewound else 0)
+
+    @property
+    def epochs_of_round(self) -> int:
+        return self.epochs_of_tickets if self.round else self.epochs_per_round
+
+    @property
+    def may_stop(self) -> bool:
+        return self.stop_at is not None
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        return self.tickets[-1].masks if self.tickets else self.start_masks
+
+    def check_model(self) -> None:
+        super().check_model()
+        arguments.check_fixed(self.model)
+
+    def data_key(self, seed: int) -> tuple[int, int, int]:
+        """What the order of the data depends on: another one in each epoch.
+
+        Where seeds are rewound, every round sees the order of round 0, from the
+        epoch on to which it was rewound.
+        """
+        if self.fidelity.seeds == "rewind":
+            unit, count = self.rewind_point
+            skipped = count if self.round and unit == "epochs" else 0
+            return seed, 0, self.epoch_in_round + skipped
+        return super().data_key(seed)
+
+    def load_tables(
+        self, tables: dict[str, snapshots.State], model: keras.Model
+    ) -> None:
+        super().load_tables(tables, model)
+        names = paths.match(self.masks, wrapping.kernels(model)) or {}
+        self._apply_to(model, {names[p]: mask for p, mask in self.masks.items()})
+
+    def on_train_end(self, logs=None):
+        # Keras has just written averaged weights (use_ema) over the kernels.
+        self._apply_to(self.model, self.masks)
+        super().on_train_end(logs)
+
+    def begin(self) -> None:
+        super().begin()
+        self.start_masks = wrapping.masks(self.model)
+
+    def turn(self) -> None:
+        """Prunes, rewinds and makes the ticket of the round that begins."""
+        masks = self.next_masks(self.model)
+        snapshots.restore(self.model, self.snapshot, self.fidelity, self.fresh)
+        self._apply_to(self.model, masks)
+        super().turn()
+        step = snapshots.iteration(self.model)
+        self.tickets.append(self.ticket(masks, self._start(), step))
+
+    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
+        """The masks of the round to come, by kernel path."""
+        raise NotImplementedError
+
+    def _apply_to(self, model, masks):
+        wrapping.set_masks(model, masks or wrapping.masks(model))
+        snapshots.zero_slots(model)
+
+    def _start(self):
+        """Unmasked where rewound, so that other masks can be tried with them."""
+        now = snapshots.record(self.model)
+        return {
+            part: self.snapshot[part]
+            if getattr(self.fidelity, part) == "rewind"
+            else now[part]
+            for part in ("weights", "statistics")
+        }
+
+    def end_round(self, logs: dict) -> bool:
+        self.note_metrics(logs)
+        return super().end_round(logs) or self._stops()
+
+    def _stops(self):
+        if isinstance(self.stop_at, float):
+            return sum(int(m.sum()) for m in self.masks.values()) <= self.floor()
+        if self.stop_at != "below_dense":
+            return False
+        if self.monitor not in self.dense:
+            raise ValueError(
+                f"stop_at='below_dense' needs the metric {self.monitor!r}. "
+                f"Logged: {sorted(self.dense)}."
+            )
+        return bool(self.tickets) and self._judge.falls_below(self.metrics, self.dense)
+
+    def floor(self) -> int:
+        """How many weights remain where a sparsity to stop at is reached."""
+        size = sum(mask.size for mask in self.masks.values())
+        return size - int(round(float(self.stop_at or 0.0) * size))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "fidelity": self.fidelity.get_config(),
+            "stop_at": self.stop_at,
+        }
