@@ -33,6 +33,7 @@ from tf_tickets import (
 from tf_tickets.report import summary
 from tf_tickets.search.cs import ContinuousSparsification
 from tf_tickets.search.finding import find_ticket
+from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.gradual import GradualPruning
 from tf_tickets.search.imp import IMP
 from tf_tickets.search.iss import StochasticSparsification
@@ -44,6 +45,7 @@ from tf_tickets.wrapping import strip, wrap
 
 __all__ = [
     "ContinuousSparsification",
+    "Frontier",
     "GradualPruning",
     "IMP",
     "StochasticSparsification",
@@ -55,6 +57,7 @@ __all__ = [
     "controls",
     "criteria",
     "datasets",
+    "find_frontier",
     "find_ticket",
     "layers",
     "masks",

@@ -1,5 +1,6 @@
-"""The curve of a search as a picture."""
+"""The curves of searches as pictures."""
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -42,12 +43,68 @@ def plot_search(
         )
     figure = _figure()
     axes = figure.subplots()
+    _draw_dense(axes, dense)
+    for key, label, style in _LINES:
+        _draw_line(axes, results, key, label, style)
+    _label_axes(axes, [1 - r["sparsity"] for r in results], title)
+    _save(figure, path)
+
+
+def plot_frontier(
+    lines: Mapping[str, Iterable[tuple[float, float]]],
+    optimal: Iterable[tuple[float, float]],
+    path: os.PathLike | str,
+    dense: float | None = None,
+    metric: str = "accuracy",
+    title: str = "Frontier",
+) -> None:
+    """Draws the lines of several searches over the weights kept, as a PNG.
+
+    Args:
+        lines: Dict from a label to pairs of weights kept, 0 to 1, and the metric.
+        optimal: The pairs of which none other is sparser and no worse.
+        path: Where to write; the file appears whole or not at all.
+        dense: The dense network's metric.
+        metric: What the pairs' second numbers are.
+        title: Heading of the picture.
+
+    Example:
+
+    >>> plot_frontier({"a": [(0.5, 0.9), (0.2, 0.8)]}, [(0.5, 0.9)],
+    ...               tmp_path / "frontier.png")
+    >>> (tmp_path / "frontier.png").exists()
+    True
+    """
+    lines = {name: sorted(p for p in line if p[0] > 0) for name, line in lines.items()}
+    kept = [point[0] for line in lines.values() for point in line]
+    if not kept:
+        raise ValueError(f"There are no points to draw. Received: lines={lines!r}")
+    figure = _figure()
+    axes = figure.subplots()
+    band = {"color": "#9fd49f", "linewidth": 7, "solid_capstyle": "round"}
+    optimal = sorted(p for p in optimal if p[0] > 0)
+    axes.plot(*zip(*optimal, strict=True), label="optimal", **band)
+    _draw_dense(axes, dense)
+    for (label, line), marker in zip(lines.items(), itertools.cycle("os^Dv<>pX*")):
+        style = {"marker": marker, "linewidth": 1.4, "markersize": 5}
+        axes.plot(*zip(*line, strict=True), label=label, **style)
+    _label_axes(axes, _spaced(kept), title, metric)
+    _save(figure, path)
+
+
+def _spaced(kept):
+    """Places for ticks between the least and the most, evenly on a log axis."""
+    low, high = math.log(min(kept)), math.log(max(kept))
+    return [math.exp(low + (high - low) * i / 6) for i in range(7)]
+
+
+def _draw_dense(axes, dense):
     if dense is not None:
         dashes = {"color": "#555555", "linestyle": (0, (6, 3)), "linewidth": 1.3}
         axes.axhline(dense, label="dense network", **dashes)
-    for key, label, style in _LINES:
-        _draw_line(axes, results, key, label, style)
-    _label_axes(axes, results, title)
+
+
+def _save(figure, path):
     with files.replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=150)
 
@@ -71,15 +128,15 @@ def _draw_line(axes, results, key, label, style):
         axes.plot(*zip(*points, strict=True), label=label, **style)
 
 
-def _label_axes(axes, results, title):
-    kept = sorted({1 - r["sparsity"] for r in results}, reverse=True)
+def _label_axes(axes, kept, title, metric="accuracy"):
+    kept = sorted(set(kept), reverse=True)
     ticks = kept[:: math.ceil(len(kept) / 9)]
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{100 * k:.3g}" for k in ticks])
     axes.set_xticks([], minor=True)
     axes.invert_xaxis()
     axes.set_xlabel("weights kept (%)")
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel(metric.replace("_", " "))
     axes.set_title(title, loc="left", fontweight="bold")
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -105,10 +105,8 @@ class SoftMask(LearnedMask):
 
     >>> mask = SoftMask(initial_score=0.0)
     >>> mask.build((2,))
-    >>> mask.scores.assign([0.0, -1.0]) is None or True
-    True
-    >>> np.asarray(mask.soft()).round(3).tolist(), mask.kept_scale
-    ([0.5, 0.269], 2.0)
+    >>> np.asarray(mask.soft()).tolist(), mask.kept_scale
+    ([0.5, 0.5], 2.0)
     """
 
     def __init__(
@@ -256,12 +254,10 @@ class TopKMask(LearnedMask):
 
     Example:
 
-    >>> mask = TopKMask(sparsity=0.5)
-    >>> mask.build((4,))
-    >>> mask.scores.assign([0.1, -0.4, 0.3, 0.2]) is None or True
-    True
-    >>> np.asarray(mask.soft()).tolist()
-    [0.0, 1.0, 1.0, 0.0]
+    >>> mask = TopKMask(sparsity=0.75)
+    >>> mask.build((8, 4))
+    >>> float(keras.ops.sum(mask.soft()))
+    8.0
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """Continuous Sparsification (Savarese, Silva and Maire 2020)."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -78,10 +80,10 @@ class ContinuousSparsification(MaskSearch):
     ) -> None:
         temperature = schedules.ExponentialTemperature(1.0, final_temperature, anneal)
         mask = SoftMask(initial_score, penalty, temperature, scale_mask)
-        moment = rewind_to, rewind
-        judged = monitor, tolerance, seed
         scores = score_optimizer
-        super().__init__(mask, rounds, epochs_per_round, *moment, scores, *judged)
+        training: Any = (rounds, epochs_per_round, rewind_to, rewind, scores)
+        judged: Any = {"monitor": monitor, "tolerance": tolerance, "seed": seed}
+        super().__init__(mask, *training, **judged)
         self.initial_score = initial_score
         self.final_temperature = final_temperature
         self.penalty = penalty

@@ -1,5 +1,7 @@
 """Iterative Stochastic Sparsification (Savarese, Silva and Maire 2020)."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -68,10 +70,10 @@ class StochasticSparsification(MaskSearch):
         seed: int = 0,
     ) -> None:
         mask = StochasticMask(initial_score, penalty, evaluation)
-        moment = rewind_to, rewind
-        judged = monitor, tolerance, seed
         scores = score_optimizer or keras.optimizers.SGD(20.0)
-        super().__init__(mask, rounds, epochs_per_round, *moment, scores, *judged)
+        training: Any = (rounds, epochs_per_round, rewind_to, rewind, scores)
+        judged: Any = {"monitor": monitor, "tolerance": tolerance, "seed": seed}
+        super().__init__(mask, *training, **judged)
         if ticket_by not in ("sample", "threshold"):
             raise ValueError(
                 f"`ticket_by` must be 'sample' or 'threshold'. Received: {ticket_by!r}"

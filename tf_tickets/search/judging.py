@@ -54,5 +54,21 @@ class Judge:
         return self._merit(metrics) < self._merit(dense) - self.tolerance
 
     def _merit(self, metrics):
-        value = metrics[self.monitor]
-        return -value if _SMALLER_IS_BETTER.search(self.monitor) else value
+        return merit(metrics, self.monitor)
+
+
+def merit(metrics: dict[str, float], monitor: str) -> float:
+    """A metric as a number of which more is better.
+
+    Example:
+
+    >>> merit({"val_loss": 0.3}, "val_loss")
+    -0.3
+    """
+    if monitor not in metrics:
+        raise ValueError(
+            f"There is no metric {monitor!r}. Received: {sorted(metrics)}. Set "
+            "`monitor` to one of them."
+        )
+    value = metrics[monitor]
+    return -value if _SMALLER_IS_BETTER.search(monitor) else value

@@ -55,6 +55,13 @@ class PruningSearch(RoundSearch):
     def epochs(self) -> int:
         return self.epochs_per_round + self.rounds * self.epochs_of_tickets
 
+    def epochs_before(self, round_: int) -> int:
+        return self.epochs_per_round + (round_ - 1) * self.epochs_of_tickets
+
+    @property
+    def epochs_of_trained_ticket(self) -> int | None:
+        return self.epochs_of_tickets
+
     @property
     def epochs_of_tickets(self) -> int:
         """Epochs that a ticket trains: one rewound to epoch N, for those left."""

@@ -4,8 +4,9 @@ What happens between two rounds is the search's: `pruning` prunes and rewinds,
 `learning` resets the scores of learned masks.
 """
 
+import copy
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Self
 
 import keras
@@ -102,6 +103,37 @@ class RoundSearch(keras.callbacks.Callback):
     def epochs(self) -> int:
         """How many epochs `fit` needs for the whole search."""
         return self.rounds * self.epochs_per_round
+
+    def epochs_before(self, round_: int) -> int:
+        """How many epochs are trained before the ticket of a round is known."""
+        return round_ * self.epochs_per_round
+
+    @property
+    def epochs_of_trained_ticket(self) -> int | None:
+        """Epochs that the search trains its tickets; None where it does not."""
+        return None
+
+    def varied(self, **values: Iterable) -> dict[str, Self]:
+        """Searches like this one, in which one argument takes several values.
+
+        Args:
+            **values: The name of the argument with its values, such as
+                `initial_score=[-0.1, 0.0]`.
+
+        Returns:
+            Dict from a label to the search, for `find_frontier`.
+        """
+        if len(values) != 1 or not set(values) <= set(self.get_config()):
+            raise ValueError(
+                "Give one of the search's arguments with several values. Received: "
+                f"{sorted(values)}. The arguments: {sorted(self.get_config())}."
+            )
+        [(name, choices)] = values.items()
+        config = self.get_config()
+        return {
+            f"{name}={value}": type(self).from_config({**config, name: value})
+            for value in choices
+        }
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
@@ -218,8 +250,8 @@ class RoundSearch(keras.callbacks.Callback):
     def _refuse_moment(self, steps):
         raise ValueError(
             f"rewind_to={self.rewind_to!r} is not reached: the first round comes to "
-            f"step {steps} without it. Choose an earlier moment, or one that is a multiple "
-            "of steps_per_execution."
+            f"step {steps} without it. Choose an earlier moment, or one that is a "
+            "multiple of steps_per_execution."
         )
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -379,4 +411,5 @@ class RoundSearch(keras.callbacks.Callback):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        # Keras writes into the configurations that it reads.
+        return cls(**copy.deepcopy(config))

@@ -1,0 +1,193 @@
+"""Continuous Sparsification, stochastic sparsification and IMP on equal terms.
+
+    python benchmarks/frontier.py --dataset mnist --data-dir DIR --seeds 0 1 2
+
+Every search begins with the same weights; every ticket is trained from them for as
+many epochs as a round of the search has. Continuous Sparsification runs once for each
+initial score. Weights and scores are trained by the network's recipe (Adam), the
+scores of stochastic sparsification by SGD with learning rate 20. Accuracies are those
+of the test set after the last epoch. A run that was interrupted goes on;
+`--collect` only gathers what is there.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+HERE = pathlib.Path(__file__).parent
+NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
+
+
+def searches(options, rate, seed):
+    import tf_tickets as tt
+
+    cs = tt.ContinuousSparsification(4, options.epochs, seed=seed)
+    found = {f"CS {k}": s for k, s in cs.varied(initial_score=options.scores).items()}
+    found["ISS"] = tt.StochasticSparsification(10, options.epochs, seed=seed)
+    found["IMP"] = tt.IMP(options.imp_rounds, options.epochs, rate=rate, seed=seed)
+    return found
+
+
+def run(options, seed):
+    import tf_tickets as tt
+    from tf_tickets import recipes
+
+    data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
+    data = data.take(options.take) if options.take else data
+    network = NETWORKS[options.dataset]
+    recipe = recipes.recipe(network)
+
+    def build():
+        shape, classes = data.input_shape, data.num_classes
+        return recipes.build(network, shape, classes, width=options.width)
+
+    tt.find_frontier(
+        build,
+        data,
+        searches(options, recipe.rate, seed),
+        options.work / f"seed{seed}",
+        seed,
+        epochs=options.epochs,
+        batch_size=recipe.batch_size,
+    )
+
+
+def collect(options):
+    files = [options.work / f"seed{seed}" / "frontier.json" for seed in options.seeds]
+    runs = [json.loads(file.read_text()) for file in files]
+    found = {
+        "command": command(options, runs[0]["provenance"]["versions"]["backend"]),
+        "machine": f"{runs[0]['provenance']['cores']} CPU cores",
+        **{name: getattr(options, name) for name in ("dataset", "take", "width")},
+        "seeds": options.seeds,
+        "epochs_per_round": options.epochs,
+        "dense": spread([r["dense"]["test_accuracy"] for r in runs]),
+        "points": points(runs),
+        "first_matching": [matching(r, t) for r in runs for t in (0.0, 0.002)],
+        "runs": runs,
+    }
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1))
+    plot(found, options.out.with_suffix(".png"))
+    return found
+
+
+def points(runs):
+    """Means over the seeds, by search and round."""
+    rows = []
+    for same in zip(*(run["points"] for run in runs), strict=True):
+        row = {name: same[0][name] for name in ("label", "round", "search_epochs")}
+        row["sparsity"] = spread([p["sparsity"] for p in same])
+        row["accuracy"] = spread([p["metrics"]["test_accuracy"] for p in same])
+        rows.append(row)
+    return rows
+
+
+def matching(run, tolerance):
+    """By sparsity: epochs to the first ticket of each method that matches dense."""
+    least = run["dense"]["test_accuracy"] - tolerance
+    good = [p for p in run["points"] if p["metrics"]["test_accuracy"] >= least]
+    found = {}
+    for sparsity in (0.5, 0.8, 0.9, 0.95, 0.97):
+        for method in ("CS", "ISS", "IMP"):
+            costs = [
+                p["search_epochs"]
+                for p in good
+                if p["label"].startswith(method) and p["sparsity"] >= sparsity
+            ]
+            found.setdefault(str(sparsity), {})[method] = min(costs, default=None)
+    return {
+        "seed": run["provenance"]["seed"],
+        "tolerance": tolerance,
+        "epochs": found,
+    }
+
+
+def plot(found, path):
+    from tf_tickets import curves
+
+    lines = {}
+    for point in found["points"]:
+        pair = (1 - point["sparsity"]["mean"], point["accuracy"]["mean"])
+        lines.setdefault(point["label"], []).append(pair)
+    best = []
+    for pair in sorted(pair for line in lines.values() for pair in line):
+        if not best or pair[1] > best[-1][1]:
+            best.append(pair)
+    title = f"Trained tickets, {found['dataset']}, {len(found['seeds'])} seed(s)"
+    dense = found["dense"]["mean"]
+    curves.plot_frontier(lines, best, path, dense, "test accuracy", title)
+
+
+def command(options, backend):
+    taken = f" --take {options.take}" if options.take else ""
+    return (
+        f"KERAS_BACKEND={backend} python benchmarks/frontier.py --dataset "
+        f"{options.dataset} --data-dir DIR --seeds {_join(options.seeds)} --epochs "
+        f"{options.epochs} --imp-rounds {options.imp_rounds} --scores "
+        f"{_join(options.scores)} --width {options.width}{taken}"
+    )
+
+
+def _join(values):
+    return " ".join(map(str, values))
+
+
+def spread(values):
+    return {
+        "mean": statistics.mean(values),
+        "stdev": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "values": values,
+    }
+
+
+def table(found):
+    lines = [
+        "| search | round | search epochs | weights left | test accuracy |",
+        "|---|---|---|---|---|",
+        f"| dense | | | 100 % | {_show(found['dense'])} |",
+    ]
+    for p in found["points"]:
+        left = 1 - p["sparsity"]["mean"]
+        lines.append(
+            f"| {p['label']} | {p['round']} | {p['search_epochs']} | {left:.2%} | "
+            f"{_show(p['accuracy'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _show(values):
+    return f"{100 * values['mean']:.2f} ± {100 * values['stdev']:.2f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=list(NETWORKS), default="mnist")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--imp-rounds", type=int, default=15)
+    parser.add_argument(
+        "--scores", type=float, nargs="+", default=[-0.3, -0.2, -0.1, -0.03, 0.03]
+    )
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--take", type=int)
+    parser.add_argument("--work", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--collect", action="store_true")
+    options = parser.parse_args()
+    name = f"frontier_{options.dataset}"
+    options.work = options.work or HERE / "runs" / name
+    options.out = options.out or HERE / "results" / f"{name}.json"
+    if not options.collect:
+        for seed in options.seeds:
+            run(options, seed)
+    if all(
+        (options.work / f"seed{s}" / "frontier.json").exists() for s in options.seeds
+    ):
+        print(table(collect(options)))
+
+
+if __name__ == "__main__":
+    main()

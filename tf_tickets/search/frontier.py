@@ -1,0 +1,273 @@
+"""The frontier of sparsity and accuracy over several searches."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+
+import keras
+import numpy as np
+
+from tf_tickets import curves, files, tickets
+from tf_tickets.search import finding, judging
+from tf_tickets.search.rounds import RoundSearch
+from tf_tickets.search.training import TicketTrainer
+from tf_tickets.version import versions
+
+RESULTS = "frontier.json"
+
+
+@dataclasses.dataclass
+class Point:
+    """One trained ticket.
+
+    Args:
+        label: The search that found it.
+        round: In which of its rounds.
+        sparsity: Fraction of zeros among the prunable weights.
+        search_epochs: Epochs trained before the ticket was known.
+        metrics: What training from the ticket reached.
+        ticket: The ticket.
+    """
+
+    label: str
+    round: int
+    sparsity: float
+    search_epochs: int
+    metrics: dict[str, float]
+    ticket: tickets.Ticket
+
+
+@dataclasses.dataclass
+class Frontier:
+    """The trained tickets of several searches, and which of them are optimal.
+
+    Args:
+        points: The tickets, by search and round.
+        dense: Metrics of the dense network, trained from the same start.
+        monitor: The metric by which tickets are compared.
+        provenance: Seed, epochs, versions and the settings of the searches.
+
+    Example:
+
+    >>> ticket = tt.Ticket({"k": np.array([1, 0])})
+    >>> points = [Point("a", 1, 0.5, 3, {"accuracy": 0.9}, ticket),
+    ...           Point("a", 2, 0.7, 6, {"accuracy": 0.95}, ticket)]
+    >>> frontier = Frontier(points, {"accuracy": 0.94}, "accuracy")
+    >>> [point.sparsity for point in frontier.optimal]
+    [0.7]
+    >>> frontier.first_matching().search_epochs
+    6
+    """
+
+    points: list[Point]
+    dense: dict[str, float]
+    monitor: str
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def optimal(self) -> list[Point]:
+        """The points of which none other is sparser and no worse; sparsest first."""
+        found: list[Point] = []
+        by_sparsity = sorted(
+            self.points, key=lambda p: (-p.sparsity, -self._merit(p.metrics))
+        )
+        for point in by_sparsity:
+            if not found or self._merit(point.metrics) > self._merit(found[-1].metrics):
+                found.append(point)
+        return found
+
+    def first_matching(
+        self, sparsity: float = 0.0, tolerance: float = 0.0
+    ) -> Point | None:
+        """The cheapest point that is so sparse and as good as the dense network.
+
+        Args:
+            sparsity: The least sparsity.
+            tolerance: How far below the dense network it may be.
+        """
+        least = self._merit(self.dense) - tolerance
+        good = [p for p in self.points if p.sparsity >= sparsity]
+        good = [p for p in good if self._merit(p.metrics) >= least]
+        return min(good, key=lambda p: p.search_epochs, default=None)
+
+    def _merit(self, metrics):
+        return judging.merit(metrics, self.monitor)
+
+    def rows(self) -> list[dict]:
+        """The points as plain dicts, without their tickets."""
+        return [
+            {
+                "label": point.label,
+                "round": point.round,
+                "sparsity": point.sparsity,
+                "search_epochs": point.search_epochs,
+                "metrics": point.metrics,
+                "optimal": point in self.optimal,
+            }
+            for point in self.points
+        ]
+
+    def save(self, path: os.PathLike | str) -> None:
+        """Writes points, dense metrics and provenance as JSON."""
+        content = {
+            "monitor": self.monitor,
+            "dense": self.dense,
+            "points": self.rows(),
+            "provenance": self.provenance,
+        }
+        with files.replacing(path) as draft:
+            draft.write_text(json.dumps(content, indent=1))
+
+    def plot(self, path: os.PathLike | str, title: str = "Frontier") -> None:
+        """Draws every search as a line and the optimal points as a band, as a PNG."""
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for point in self.points:
+            value = point.metrics[self.monitor]
+            lines.setdefault(point.label, []).append((1 - point.sparsity, value))
+        optimal = [(1 - p.sparsity, p.metrics[self.monitor]) for p in self.optimal]
+        dense = self.dense.get(self.monitor)
+        curves.plot_frontier(lines, optimal, path, dense, self.monitor, title)
+
+
+def find_frontier(
+    build_model: Callable[[], keras.Model],
+    data: finding.Data,
+    searches: Mapping[str, RoundSearch],
+    directory: os.PathLike | str | None = None,
+    seed: int = 0,
+    *,
+    epochs: int,
+    monitor: str | None = None,
+    batch_size: int = 32,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    verbose: str | int = 0,
+) -> Frontier:
+    """Runs searches on equal terms, and trains every ticket for the same epochs.
+
+    All start from the same weights; `search.varied(initial_score=[...])` gives the
+    searches of Continuous Sparsification's frontier.
+
+    Args:
+        build_model: As in `find_ticket`.
+        data: As in `find_ticket`.
+        searches: Dict from a label to a search.
+        directory: Where to keep searches, trainings, `frontier.json` and
+            `frontier.png`. The same directory again goes on where it stopped.
+        seed: As in `find_ticket`.
+        epochs: For how long each ticket, and the dense network, is trained.
+        monitor: The metric to compare by; by default `test_accuracy` with test
+            data, else the searches' own.
+        batch_size: As in `find_ticket`.
+        callbacks: Further Keras callbacks of the searches.
+        verbose: As in `model.fit`.
+
+    Example:
+
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> search = tt.ContinuousSparsification(1, 1, monitor="val_loss")
+    >>> searches = search.varied(initial_score=[-0.1, 0.1])
+    >>> data = (x, y), (x, y)
+    >>> found = find_frontier(build, data, searches, epochs=1, batch_size=8)
+    >>> [point.label for point in found.points]
+    ['initial_score=-0.1', 'initial_score=0.1']
+    """
+    parts = finding.split(data)
+    first = next(iter(searches.values()))
+    monitor = monitor or ("test_accuracy" if "test" in parts else first.monitor)
+    trainings = _Trainings(
+        TicketTrainer(build_model, data, seed, batch_size), epochs, directory
+    )
+    points: list[Point] = []
+    for label, search in searches.items():
+        place = None if directory is None else pathlib.Path(directory) / _slug(label)
+        finding.find_ticket(
+            build_model,
+            data,
+            search,
+            place,
+            seed,
+            batch_size=batch_size,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        points += [_point(label, search, t, trainings) for t in search.tickets]
+    frontier = Frontier(points, trainings.dense(points[0].ticket), monitor)
+    frontier.provenance = _provenance(searches, seed, epochs, batch_size)
+    if directory is not None:
+        frontier.save(pathlib.Path(directory) / RESULTS)
+        frontier.plot(pathlib.Path(directory) / "frontier.png")
+    return frontier
+
+
+def _slug(label):
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)
+
+
+def _point(label, search, ticket, trainings):
+    round_ = ticket.provenance["round"]
+    return Point(
+        label,
+        round_,
+        ticket.sparsity,
+        search.epochs_before(round_),
+        trainings.metrics(label, search, ticket),
+        ticket,
+    )
+
+
+def _provenance(searches, seed, epochs, batch_size):
+    return {
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "searches": {
+            label: {"method": s.method, **s.settings()} for label, s in searches.items()
+        },
+        "versions": versions(),
+        "cores": os.cpu_count(),
+    }
+
+
+class _Trainings:
+    """Trains tickets once, and keeps what came out in a file."""
+
+    def __init__(self, trainer, epochs, directory):
+        self.trainer = trainer
+        self.epochs = epochs
+        self.path = None
+        self.known = {}
+        if directory is not None:
+            pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+            self.path = pathlib.Path(directory) / "trainings.json"
+            if self.path.exists():
+                self.known = json.loads(self.path.read_text())
+
+    def metrics(self, label, search, ticket):
+        """What the search has measured, where it trains its tickets so long."""
+        if search.epochs_of_trained_ticket == self.epochs:
+            return ticket.metrics
+        return self._train(f"{label} round {ticket.provenance['round']}", ticket)
+
+    def dense(self, ticket):
+        """The dense network from the start weights of a ticket."""
+        masks = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
+        return self._train("dense", dataclasses.replace(ticket, masks=masks, scales={}))
+
+    def _train(self, name, ticket):
+        known = self.known.get(name)
+        if known is None or known["ticket"] != ticket.id:
+            metrics = self.trainer.train(ticket, self.epochs)
+            self.known[name] = {"ticket": ticket.id, "metrics": metrics}
+            self._keep()
+        return self.known[name]["metrics"]
+
+    def _keep(self):
+        if self.path is not None:
+            with files.replacing(self.path) as draft:
+                draft.write_text(json.dumps(self.known, indent=1))
