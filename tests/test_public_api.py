@@ -41,7 +41,7 @@ ORDER = [
     *("flops", "optimizers", "wrapping"),
     *("report", "snapshots", "tickets", "controls"),
     *("search.arguments", "search.judging", "search.rounds"),
-    *("search.pruning", "search.learning", "search.finding"),
+    *("search.pruning", "search.learning", "search.finding", "search.training"),
     *("search.*", "search"),
     *("models", "recipes", "jobs", "progress", "cli", "__init__"),
 ]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 
@@ -15,6 +16,8 @@ class Grouped(keras.optimizers.Optimizer):
 
     Each has its learning rate, schedule, weight decay and clipping by norm for
     itself. The learning rate that callbacks read and set is that of `default`.
+    `keras.optimizers.MultiOptimizer`, which newer versions of Keras have, has no
+    learning rate, and cannot be asked which optimizer trains a variable.
 
     Args:
         default: The optimizer of all variables that are in no group.
@@ -27,7 +30,7 @@ class Grouped(keras.optimizers.Optimizer):
     >>> fast = keras.optimizers.SGD(1.0)
     >>> model.compile(Grouped("adam", {"bias": fast}), "mse")
     >>> history = model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-    >>> [len(optimizer.variables) for optimizer in model.optimizer.optimizers]
+    >>> [len(optimizer.variables) for optimizer in model.optimizer.members]
     [4, 2]
     """
 
@@ -48,8 +51,12 @@ class Grouped(keras.optimizers.Optimizer):
         self._known: list[keras.Variable] = []
 
     @property
-    def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """The default optimizer and those of the groups."""
+    def members(self) -> list[keras.optimizers.Optimizer]:
+        """The default optimizer and those of the groups.
+
+        Not called `optimizers`: the callbacks of Keras set the learning rate of all
+        optimizers under that name, to the same value.
+        """
         return [self.default, *self.groups.values()]
 
     def build(self, variables):
@@ -66,7 +73,7 @@ class Grouped(keras.optimizers.Optimizer):
         owners = [self.optimizer_of(variable) for variable in variables]
         return [
             (optimizer, [i for i, owner in enumerate(owners) if owner is optimizer])
-            for optimizer in self.optimizers
+            for optimizer in self.members
         ]
 
     def optimizer_of(self, variable: keras.Variable) -> keras.optimizers.Optimizer:
@@ -77,11 +84,11 @@ class Grouped(keras.optimizers.Optimizer):
         return self.default
 
     @property
-    def variables(self):
-        return [v for optimizer in self.optimizers for v in optimizer.variables]
+    def variables(self) -> list[keras.Variable]:
+        return [v for optimizer in self.members for v in optimizer.variables]
 
     @property
-    def iterations(self):
+    def iterations(self) -> Any:
         return self._leading().iterations
 
     def _leading(self):
@@ -92,14 +99,18 @@ class Grouped(keras.optimizers.Optimizer):
         return self.default
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self._leading().learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate):
+    def learning_rate(self, learning_rate: Any) -> None:
         self._leading().learning_rate = learning_rate
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Iterable,
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
         if not self.built:
             self.build(trainable_variables)
         known = self._known
@@ -110,13 +121,17 @@ class Grouped(keras.optimizers.Optimizer):
                 found = [variables[place] for place in places]
                 optimizer.apply([grads[place] for place in places], found)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
         variables = list(var_list)
         for optimizer, places in self._places(variables):
             optimizer.finalize_variable_values([variables[i] for i in places])
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        for optimizer in self.optimizers:
+    def exclude_from_weight_decay(
+        self,
+        var_list: list[keras.Variable] | None = None,
+        var_names: list[str] | None = None,
+    ) -> None:
+        for optimizer in self.members:
             optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self):
@@ -152,7 +167,7 @@ def with_scores(
     Example:
 
     >>> both = with_scores(keras.optimizers.AdamW(3e-4), scores="sgd")
-    >>> [type(optimizer).__name__ for optimizer in both.optimizers]
+    >>> [type(optimizer).__name__ for optimizer in both.members]
     ['AdamW', 'SGD']
     """
     optimizer = keras.optimizers.get(optimizer)
@@ -201,4 +216,6 @@ def decays(
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(inner, Grouped):
         return any(bool(inner.optimizer_of(v).weight_decay) for v in variables)
-    return bool(inner.weight_decay)
+    # Keras's own optimizer of several does not say which trains what.
+    members = getattr(inner, "optimizers", [inner])
+    return any(bool(member.weight_decay) for member in members)

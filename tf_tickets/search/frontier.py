@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -177,32 +178,28 @@ def find_frontier(
     >>> [point.label for point in found.points]
     ['initial_score=-0.1', 'initial_score=0.1']
     """
-    parts = finding.split(data)
-    first = next(iter(searches.values()))
-    monitor = monitor or ("test_accuracy" if "test" in parts else first.monitor)
-    trainings = _Trainings(
-        TicketTrainer(build_model, data, seed, batch_size), epochs, directory
-    )
+    place = None if directory is None else pathlib.Path(directory)
+    trainer = TicketTrainer(build_model, data, seed, batch_size)
+    trainings = _Trainings(trainer, epochs, place)
+    fit: Any = {"batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
     points: list[Point] = []
     for label, search in searches.items():
-        place = None if directory is None else pathlib.Path(directory) / _slug(label)
-        finding.find_ticket(
-            build_model,
-            data,
-            search,
-            place,
-            seed,
-            batch_size=batch_size,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+        own = None if place is None else place / _slug(label)
+        finding.find_ticket(build_model, data, search, own, seed, **fit)
         points += [_point(label, search, t, trainings) for t in search.tickets]
+    monitor = monitor or _monitor(data, searches)
     frontier = Frontier(points, trainings.dense(points[0].ticket), monitor)
     frontier.provenance = _provenance(searches, seed, epochs, batch_size)
-    if directory is not None:
-        frontier.save(pathlib.Path(directory) / RESULTS)
-        frontier.plot(pathlib.Path(directory) / "frontier.png")
+    if place is not None:
+        frontier.save(place / RESULTS)
+        frontier.plot(place / "frontier.png")
     return frontier
+
+
+def _monitor(data, searches):
+    if "test" in finding.split(data):
+        return "test_accuracy"
+    return next(iter(searches.values())).monitor
 
 
 def _slug(label):
@@ -243,8 +240,8 @@ class _Trainings:
         self.path = None
         self.known = {}
         if directory is not None:
-            pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
-            self.path = pathlib.Path(directory) / "trainings.json"
+            directory.mkdir(parents=True, exist_ok=True)
+            self.path = directory / "trainings.json"
             if self.path.exists():
                 self.known = json.loads(self.path.read_text())
 

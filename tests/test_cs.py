@@ -1,0 +1,382 @@
+"""Continuous Sparsification against its algorithm."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import optimizers, snapshots, wrapping
+from tf_tickets.search import finding
+
+
+def cs(rounds=3, epochs=2, **kwargs):
+    given = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
+    return tt.ContinuousSparsification(rounds, epochs, **given)
+
+
+def network(search, optimizer=None, **kwargs):
+    keras.utils.set_random_seed(0)
+    plain = tiny.compiled(tiny.build(**kwargs), optimizer)
+    return search.wrap(plain, verbose=False)
+
+
+def run(search, model=None, callbacks=(), **kwargs):
+    model = model or network(search)
+    return model, tiny.run(model, search, [search, *callbacks], **kwargs)
+
+
+def scores(model):
+    return {
+        path: snapshots.to_numpy(mask.scores)
+        for path, mask in wrapping.mask_layers(model).items()
+    }
+
+
+class Scores(keras.callbacks.Callback):
+    """Scores, weights and optimizer before the search acts and after."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended, self.begun, self.states = [], [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ended.append(scores(self.model))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(scores(self.model))
+        self.states.append(snapshots.record(self.model))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("score", [20.0, 25.0])
+def test_with_high_scores_and_no_penalty_it_is_dense_training_to_the_bit(
+    optimizer, score
+):
+    def one():
+        if optimizer == "adam":
+            return keras.optimizers.Adam(0.01)
+        return keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.01)
+
+    search = cs(1, 5, initial_score=score, penalty=0.0)
+    model, logs = run(search, network(search, one()))
+    keras.utils.set_random_seed(0)
+    dense = tiny.compiled(tiny.build(), one())
+    x, y = tiny.data()
+    fit = {"epochs": 5, "batch_size": 16, "shuffle": False, "verbose": 0}
+    wanted = dense.fit(x, y, **fit).history
+    assert logs["loss"] == wanted["loss"]
+    found = [snapshots.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    assert tiny.same(found, [snapshots.to_numpy(v) for v in dense.variables])
+    assert logs["sparsity"] == [0.0] * 5
+    assert all((s == np.float32(score)).all() for s in scores(model).values())
+
+
+def test_a_score_of_five_is_not_dense():
+    search = cs(1, 5, initial_score=5.0, penalty=0.0)
+    model, _ = run(search)
+    assert any((s != 5.0).any() for s in scores(model).values())
+
+
+def test_tickets_are_taken_before_the_scores_are_reset():
+    search, diary = cs(initial_score=-0.02), Scores()
+    run(search, network(search, keras.optimizers.Adam(0.05)), callbacks=[diary])
+    for round_, ticket in enumerate(search.tickets):
+        ended = diary.ended[2 * round_ + 1]
+        for path, mask in ticket.masks.items():
+            assert (mask == (ended[path] > 0)).all()
+        assert 0.0 < ticket.sparsity < 1.0
+    # After the reset all scores are below zero: a mask of them would be empty.
+    for epoch in (2, 4):
+        assert max(s.max() for s in diary.begun[epoch].values()) <= np.float32(-0.02)
+
+
+def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first():
+    search, diary = cs(final_temperature=50.0), Scores()
+    run(search, callbacks=[diary])
+    for before, after in ((1, 2), (3, 4)):
+        for path, reset in diary.begun[after].items():
+            grown = diary.ended[before][path] * np.float32(50.0)
+            wanted = np.minimum(grown, np.float32(-0.05))
+            np.testing.assert_allclose(reset, wanted, rtol=1e-6)
+
+
+def test_the_temperature_rises_in_every_round_and_the_logs_say_so():
+    search = cs(2, 3, final_temperature=100.0)
+    _, logs = run(search)
+    # 4 steps an epoch: the last step of an epoch is the 4th, 8th, 12th of 12.
+    wanted = [100.0 ** (t / 11) for t in (3, 7, 11)]
+    assert logs["temperature"] == pytest.approx(wanted * 2, rel=1e-5)
+    assert logs["round"] == [1, 1, 1, 2, 2, 2]
+    by_epoch = cs(1, 3, final_temperature=100.0, anneal="epoch")
+    assert run(by_epoch)[1]["temperature"] == pytest.approx([1.0, 10.0, 100.0])
+
+
+def test_two_sparsities_are_logged_and_are_not_the_same():
+    search = cs(1, 3, initial_score=-0.3, final_temperature=2000.0)
+    model, logs = run(search)
+    hard = wrapping.sparsity(model)
+    masks = [m.probability() for m in wrapping.mask_layers(model).values()]
+    exact = sum((m == 0).sum() for m in masks) / 90
+    assert logs["sparsity"][-1] == logs["ticket_sparsity"][-1] == hard
+    assert logs["soft_sparsity"][-1] == pytest.approx(exact)
+    assert logs["soft_sparsity"][0] < logs["ticket_sparsity"][0]
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+def test_weights_are_rewound_or_kept_and_the_optimizers_begin_anew(rewind):
+    search, diary = cs(2, 2, rewind=rewind, rewind_to="2 steps"), Scores()
+    model, _ = run(search, callbacks=[diary])
+    first, second = diary.states[0], diary.states[2]
+    assert tiny.same(
+        tiny.flat(second, ["optimizer", "learning_rate"]),
+        tiny.flat(first, ["optimizer", "learning_rate"]),
+    )
+    parts = ["weights", "statistics"]
+    rewound = tiny.same(tiny.flat(second, parts), tiny.flat(search.snapshot, parts))
+    assert rewound is rewind
+    for ticket in search.tickets:
+        assert ticket.provenance["step"] == 2
+        for path, weight in ticket.weights.items():
+            kept = {**search.snapshot["weights"], **search.snapshot["statistics"]}
+            assert weight.tobytes() == kept[path].tobytes()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_scale_is_in_the_soft_phase_the_ticket_and_its_training(scaled, tmp_path):
+    search = cs(1, 3, initial_score=-0.1, scale_mask=scaled, final_temperature=5000.0)
+    model, _ = run(search, network(search, dropout=0.0))
+    c = 1 + np.exp(0.1) if scaled else 1.0
+    ticket = search.tickets[0]
+    assert list(ticket.scales.values()) == (pytest.approx([c, c]) if scaled else [])
+    # The soft network of a high temperature, and the stripped one.
+    x, _ = tiny.data()
+    soft = keras.ops.convert_to_numpy(model(x))
+    # Scores so near to zero that even this temperature leaves them soft aside.
+    near = max(np.abs(s).min() for s in scores(model).values())
+    if near * 5000 > 20:
+        hard = keras.ops.convert_to_numpy(tt.strip(model)(x))
+        np.testing.assert_allclose(soft, hard, atol=1e-4)
+    ticket.save(tmp_path / "a.ticket")
+    loaded = tt.Ticket.load(tmp_path / "a.ticket")
+    assert loaded.scales == ticket.scales and loaded.id == ticket.id
+    plain = loaded.apply(tiny.build(dropout=0.0))
+    by_hand = tiny.build(dropout=0.0)
+    for path in wrapping.plain_paths(plain):
+        factor = ticket.masks.get(path, 1.0) * np.float32(
+            c if path in ticket.masks else 1
+        )
+        place = [v.path for v in by_hand.variables].index(path)
+        by_hand.variables[place].assign(ticket.weights[path] * factor)
+    first, second = (keras.ops.convert_to_numpy(m(x)) for m in (plain, by_hand))
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scaled_ticket_trains_by_the_gradient_of_scaled_weights():
+    """One step of SGD: the gradient to the stored weight has the factor c."""
+    search = cs(1, 1, initial_score=-0.1)
+    model, _ = run(search, network(search, dropout=0.0))
+    ticket = search.tickets[0]
+    x, y = tiny.data()
+    trainer = tt.TicketTrainer(
+        lambda: tiny.compiled(tiny.build(dropout=0.0), keras.optimizers.SGD(0.1)),
+        ((x, y), (x, y)),
+        batch_size=64,
+    )
+    trainer.train(ticket, epochs=1)
+    assert wrapping.scales(trainer.model) == pytest.approx(ticket.scales)
+    plain = tiny.build(dropout=0.0)
+    names = [path for path in ticket.weights if path in ticket.masks]
+    trained = {
+        p: snapshots.to_numpy(v) for p, v in wrapping.kernels(trainer.model).items()
+    }
+    # By hand: the network of kernels c * m * w, whose gradient g gives c * m * g.
+    by_hand = tiny.compiled(plain, keras.optimizers.SGD(0.1))
+    c = 1 + np.exp(0.1)
+    for v in by_hand.variables:
+        scale = ticket.masks[v.path] * np.float32(c) if v.path in names else 1.0
+        if v.path in ticket.weights:
+            v.assign(ticket.weights[v.path] * scale)
+    before = {v.path: snapshots.to_numpy(v) for v in by_hand.trainable_variables}
+    by_hand.fit(x, y, batch_size=64, shuffle=False, verbose=0)
+    for path in names:
+        variable = next(v for v in by_hand.variables if v.path == path)
+        moved = (snapshots.to_numpy(variable) - before[path]) * np.float32(c)
+        wanted = ticket.weights[path] + moved
+        kept = ticket.masks[path]
+        np.testing.assert_allclose(trained[path][kept], wanted[kept], atol=1e-5)
+
+
+def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
+    def kept(penalty):
+        search = cs(1, 10, initial_score=0.05, penalty=penalty)
+        run(search, network(search, keras.optimizers.SGD(0.1)))
+        return sum(search.tickets[0].kept.values())
+
+    found = [kept(penalty) for penalty in (0.0, 1e-3, 1e-2, 1e-1, 10.0)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 30 and found[-1] == 0
+
+
+def test_scores_receive_no_weight_decay():
+    """Without data and penalty no force acts on the scores, but on the weights."""
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    search = cs(2, 2, initial_score=0.25, penalty=0.0)
+    model = network(search, optimizer)
+    before = snapshots.to_numpy(wrapping.kernels(model)["net/hidden/kernel"])
+    x, y = np.zeros((64, 6), "float32"), np.zeros(64, int)
+    fit = {"batch_size": 16, "verbose": 0, "callbacks": [search]}
+    model.fit(x, y, epochs=search.epochs, **fit)
+    assert (scores(model)["net/hidden/kernel"] == 0.25).all()
+    after = snapshots.to_numpy(wrapping.kernels(model)["net/hidden/kernel"])
+    assert np.abs(after).sum() < 0.9 * np.abs(before).sum()
+
+
+def test_weight_decay_on_the_scores_is_refused():
+    search = cs()
+    model = search.wrap(tiny.build(), verbose=False)
+    tiny.compiled(model, keras.optimizers.AdamW(0.01))
+    with pytest.raises(ValueError, match="weight decay.*with_scores"):
+        tiny.run(model, search)
+    tiny.compiled(model, optimizers.with_scores(keras.optimizers.AdamW(0.01)))
+    tiny.run(model, search)
+    assert len(search.tickets) == 3
+
+
+def test_an_optimizer_of_its_own_trains_the_scores_or_is_asked_for():
+    search = cs(1, score_optimizer=keras.optimizers.SGD(0.0))
+    model, _ = run(search)
+    assert all((s == np.float32(-0.05)).all() for s in scores(model).values())
+    model = tiny.compiled(search.wrap(tiny.build(), verbose=False))
+    with pytest.raises(ValueError, match="alone.*with_scores"):
+        tiny.run(model, search)
+
+
+def test_what_filters_leave_out_has_no_mask():
+    search = cs()
+    plain = tiny.compiled(tiny.build())
+    model = search.wrap(plain, filters="hidden", verbose=False)
+    run(search, model)
+    assert list(search.tickets[-1].masks) == ["net/hidden/kernel"]
+
+
+def test_a_model_that_does_not_fit_the_search_is_refused():
+    search = cs()
+    with pytest.raises(ValueError, match="no Prunable layers"):
+        tiny.run(tiny.compiled(tiny.build()), search)
+    for mask in ("fixed", "stochastic", tt.masks.SoftMask(0.3)):
+        model = tiny.compiled(tt.wrap(tiny.build(), mask=mask, verbose=False))
+        with pytest.raises(ValueError, match="another mask.*search.wrap"):
+            tiny.run(model, search)
+    model = network(search)
+    with pytest.raises(ValueError, match="are learned"):
+        tiny.run(model, tiny.imp())
+    model = network(search)
+    model.layers[0].trainable = False
+    with pytest.raises(ValueError, match="frozen"):
+        tiny.run(model, search)
+
+
+class _Careless(keras.Model):
+    """A training step that forgets the model's losses."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=1):
+        return keras.ops.mean(self.loss(y, y_pred))
+
+
+def test_a_trainer_that_forgets_the_losses_is_found_out():
+    search = cs()
+    wrapped = search.wrap(tiny.build(), verbose=False)
+    model = _Careless(wrapped.inputs, wrapped.outputs)
+    tiny.compiled(model)
+    if keras.config.backend() == "jax":
+        pytest.skip("the trainer of JAX collects them in any case")
+    with pytest.raises(ValueError, match=r"model\.losses"):
+        tiny.run(model, search)
+
+
+def test_data_of_unknown_length_is_refused():
+    search = cs()
+
+    def batches():
+        while True:
+            yield tuple(a[:16] for a in tiny.data())
+
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        fit = {"shuffle": False, "verbose": 0, "callbacks": [search]}
+        network(search).fit(batches(), epochs=6, **fit)
+
+
+def test_the_best_ticket_is_the_sparsest_near_the_best_of_them():
+    search = cs(tolerance=0.1)
+    run(search)
+    metrics = [t.metrics["accuracy"] for t in search.tickets]
+    good = [t for t in search.tickets if t.metrics["accuracy"] >= max(metrics) - 0.1]
+    assert search.best is max(good, key=lambda t: t.sparsity)
+
+
+def test_a_second_fit_begins_anew():
+    search = cs()
+    model, _ = run(search)
+    kept = search.tickets
+    tiny.run(model, search)
+    assert len(search.tickets) == 3 and search.tickets[0] is not kept[0]
+
+
+SEARCHES = {
+    "cs": lambda: cs(3, 2, rewind_to="2 steps", monitor="val_accuracy"),
+    "cs, rewound": lambda: cs(3, 2, rewind=True, monitor="val_accuracy"),
+    "iss": lambda: tt.StochasticSparsification(
+        3, 2, monitor="val_accuracy", rewind_to="2 steps"
+    ),
+    "supermask": lambda: tt.Supermask(3, "topk", monitor="val_accuracy"),
+}
+
+
+class _Stop(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch and batch == 2:
+            raise KeyboardInterrupt
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+
+def find(name, directory, callbacks=()):
+    keras.utils.clear_session()
+    search = SEARCHES[name]()
+    given = {"directory": directory, "batch_size": 16, "verbose": 0, "seed": 3}
+    tt.find_ticket(
+        tiny.build_compiled, tiny.splits(), search, callbacks=callbacks, **given
+    )
+    return search
+
+
+@pytest.mark.parametrize("epoch", [0, 3, 4])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, epoch):
+    whole = find(name, tmp_path / "whole")
+    if epoch >= whole.epochs:
+        pytest.skip("the search is over by then")
+    with pytest.raises(KeyboardInterrupt):
+        find(name, tmp_path / "cut", [_Stop(epoch)])
+    resumed = find(name, tmp_path / "cut")
+    assert [t.id for t in resumed.tickets] == [t.id for t in whole.tickets]
+    assert [t.metrics for t in resumed.tickets] == [t.metrics for t in whole.tickets]
+    again = find(name, tmp_path / "cut", [_Stop(0)])
+    assert [t.metrics for t in again.tickets] == [t.metrics for t in whole.tickets]
+    assert (tmp_path / "whole" / finding.STATE).exists()
+
+
+def test_the_initial_score_steers_the_sparsity():
+    def sparsity(score):
+        search = cs(1, 10, initial_score=score)
+        run(search)
+        return search.tickets[0].sparsity
+
+    found = [sparsity(score) for score in (-0.3, -0.05, 0.3)]
+    assert found == sorted(found, reverse=True) and found[0] > found[-1]

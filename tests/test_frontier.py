@@ -1,0 +1,142 @@
+"""The frontier over several searches: equal terms, kept, resumed, drawn."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets.search import frontier
+
+
+def searches():
+    cs = tt.ContinuousSparsification(2, 2, monitor="val_accuracy")
+    imp = tiny.imp(rounds=2, monitor="val_accuracy")
+    return cs.varied(initial_score=[-0.1, 0.1]) | {"IMP": imp}
+
+
+def find(directory=None, **kwargs):
+    keras.utils.clear_session()
+    given = {"epochs": 2, "batch_size": 16, "seed": 3, **kwargs}
+    build = given.pop("build", tiny.build_without_dropout)
+    return tt.find_frontier(build, tiny.splits(), searches(), directory, **given)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("frontier")
+    return directory, find(directory)
+
+
+def test_every_ticket_of_every_search_is_a_point(found):
+    _, whole = found
+    labels = ["initial_score=-0.1"] * 2 + ["initial_score=0.1"] * 2 + ["IMP"] * 2
+    assert [p.label for p in whole.points] == labels
+    assert [p.round for p in whole.points] == [1, 2] * 3
+    assert [p.search_epochs for p in whole.points] == [2, 4] * 3
+    assert all(p.sparsity == p.ticket.sparsity for p in whole.points)
+    assert all("test_accuracy" in p.metrics for p in whole.points)
+
+
+def test_all_start_from_the_same_weights_and_train_as_a_trainer_does(found):
+    _, whole = found
+    first = whole.points[0].ticket.weights
+    for point in whole.points[1:]:
+        for path, weight in point.ticket.weights.items():
+            assert weight.tobytes() == first[path].tobytes()
+    trainer = tt.TicketTrainer(
+        tiny.build_without_dropout, tiny.splits(), seed=3, batch_size=16
+    )
+    for point in whole.points:
+        assert trainer.train(point.ticket, 2)["test_loss"] == pytest.approx(
+            point.metrics["test_loss"], rel=1e-6
+        )
+
+
+def test_the_dense_network_is_trained_from_the_same_start(found):
+    _, whole = found
+    keras.utils.set_random_seed(3)
+    assert set(whole.dense) == set(whole.points[0].metrics)
+
+
+def test_tickets_are_trained_anew_where_the_search_trained_them_otherwise():
+    whole = find(epochs=3)
+    last = whole.points[-1]
+    assert last.metrics != last.ticket.metrics
+
+
+def test_files_are_written_and_the_same_directory_trains_nothing(found, monkeypatch):
+    directory, whole = found
+    names = {path.name for path in directory.iterdir()}
+    assert names == {
+        "IMP",
+        "frontier.json",
+        "frontier.png",
+        "initial_score=-0.1",
+        "initial_score=0.1",
+        "trainings.json",
+    }
+    kept = json.loads((directory / "frontier.json").read_text())
+    assert kept["points"] == json.loads(json.dumps(whole.rows()))
+    assert kept["provenance"]["searches"]["IMP"]["method"] == "imp"
+    monkeypatch.setattr(keras.Model, "fit", None)
+    again = find(directory)
+    assert again.rows() == whole.rows() and again.dense == whole.dense
+
+
+def points(*rows):
+    ticket = tt.Ticket({"k": np.array([1, 0])})
+    return [
+        frontier.Point(f"{i}", 1, sparsity, cost, {"accuracy": accuracy}, ticket)
+        for i, (sparsity, accuracy, cost) in enumerate(rows)
+    ]
+
+
+def test_the_optimal_points_are_those_that_none_dominates():
+    rows = [(0.5, 0.9, 1), (0.6, 0.95, 2), (0.9, 0.8, 3), (0.8, 0.7, 4), (0.6, 0.9, 5)]
+    whole = tt.Frontier(points(*rows), {"accuracy": 0.93}, "accuracy")
+    assert [(p.sparsity, p.search_epochs) for p in whole.optimal] == [
+        (0.9, 3),
+        (0.6, 2),
+    ]
+    dominated = [
+        p
+        for p in whole.points
+        if any(
+            q.sparsity >= p.sparsity
+            and q.metrics["accuracy"] >= p.metrics["accuracy"]
+            and q is not p
+            for q in whole.points
+        )
+    ]
+    assert [p for p in whole.points if p not in dominated] == sorted(
+        whole.optimal, key=lambda p: p.sparsity
+    )
+
+
+def test_the_cheapest_ticket_as_good_as_the_dense_network():
+    rows = [(0.5, 0.95, 4), (0.6, 0.95, 2), (0.9, 0.92, 1), (0.95, 0.94, 9)]
+    whole = tt.Frontier(points(*rows), {"accuracy": 0.93}, "accuracy")
+    assert whole.first_matching().search_epochs == 2
+    assert whole.first_matching(sparsity=0.9).search_epochs == 9
+    assert whole.first_matching(tolerance=0.02).search_epochs == 1
+    assert whole.first_matching(sparsity=0.99) is None
+
+
+def test_variations_name_one_argument():
+    search = tt.ContinuousSparsification(2, 3)
+    varied = search.varied(penalty=[0.0, 1e-3])
+    assert [s.penalty for s in varied.values()] == [0.0, 1e-3]
+    assert list(varied) == ["penalty=0.0", "penalty=0.001"]
+    assert [s.rounds for s in varied.values()] == [2, 2]
+    for wrong in ({}, {"speed": [1]}, {"rounds": [1], "penalty": [1.0]}):
+        with pytest.raises(ValueError, match="one of the search's arguments"):
+            search.varied(**wrong)
+
+
+def test_a_metric_that_nobody_logged_is_named():
+    whole = tt.Frontier(points((0.5, 0.9, 1)), {"accuracy": 0.9}, "val_accuracy")
+    with pytest.raises(ValueError, match="no metric 'val_accuracy'"):
+        whole.optimal  # noqa: B018

@@ -1,0 +1,211 @@
+"""Supermasks and stochastic sparsification against their algorithms."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import masks, parametrization, snapshots, wrapping
+
+
+def iss(rounds=3, epochs=2, **kwargs):
+    given = {"monitor": "accuracy", **kwargs}
+    return tt.StochasticSparsification(rounds, epochs, **given)
+
+
+def run(search, optimizer=None, callbacks=(), plain=None):
+    keras.utils.set_random_seed(0)
+    model = search.wrap(plain or tiny.compiled(tiny.build(), optimizer), verbose=False)
+    return model, tiny.run(model, search, [search, *callbacks])
+
+
+class Scores(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.ended, self.begun = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ended.append(self._scores())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(self._scores())
+
+    def _scores(self):
+        found = wrapping.mask_layers(self.model).items()
+        return {path: snapshots.to_numpy(mask.scores) for path, mask in found}
+
+
+def test_stochastic_sparsification_with_high_scores_is_dense_training_to_the_bit():
+    search = iss(1, 4, initial_score=20.0, penalty=0.0)
+    model, logs = run(search)
+    keras.utils.set_random_seed(0)
+    dense = tiny.compiled(tiny.build())
+    x, y = tiny.data()
+    wanted = dense.fit(x, y, epochs=4, batch_size=16, shuffle=False, verbose=0).history
+    assert logs["loss"] == wanted["loss"]
+    found = [snapshots.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    assert tiny.same(found, [snapshots.to_numpy(v) for v in dense.variables])
+    assert search.tickets[0].sparsity == 0.0
+
+
+def test_what_fell_below_its_first_score_is_removed_for_good():
+    search, diary = iss(), Scores()
+    run(search, callbacks=[diary])
+    removed = {}
+    for before, after in ((1, 2), (3, 4)):
+        for path, now in diary.begun[after].items():
+            fell = diary.ended[before][path] < 1.0
+            assert fell.any() and not fell.all()
+            assert (now[fell] == np.float32(-parametrization.FAR)).all()
+            assert now[~fell].tobytes() == diary.ended[before][path][~fell].tobytes()
+            removed.setdefault(after, {})[path] = fell
+    for path, fell in removed[2].items():
+        assert (removed[4][path] | ~fell).all()
+        for ticket in search.tickets[1:]:
+            assert not ticket.masks[path][fell].any()
+
+
+@pytest.mark.parametrize("ticket_by", ["sample", "threshold"])
+def test_tickets_are_drawn_or_taken_by_threshold(ticket_by):
+    search, diary = iss(2, 3, ticket_by=ticket_by), Scores()
+    run(search, callbacks=[diary])
+    for ticket, place in zip(search.tickets, (2, 5), strict=True):
+        for path, mask in ticket.masks.items():
+            threshold = diary.ended[place][path] > 0
+            if ticket_by == "threshold":
+                assert (mask == threshold).all()
+            assert not mask[diary.ended[place][path] < -100].any()
+    drawn = {p: m.mean() for p, m in search.tickets[0].masks.items()}
+    if ticket_by == "sample":
+        scores = diary.ended[2]
+        for path, kept in drawn.items():
+            p = 1 / (1 + np.exp(-scores[path].astype("float64")))
+            sigma = np.sqrt((p * (1 - p)).sum()) / p.size
+            assert abs(kept - p.mean()) < 5 * sigma + 1e-9
+    again = iss(2, 3, ticket_by=ticket_by)
+    run(again)
+    assert [t.id for t in again.tickets] == [t.id for t in search.tickets]
+
+
+def test_another_seed_draws_other_masks():
+    first, second = iss(), iss(seed=1)
+    run(first)
+    run(second)
+    assert first.tickets[0].id != second.tickets[0].id
+
+
+def test_weights_are_rewound_and_scores_are_not():
+    search = iss(2, 2, rewind_to="2 steps")
+    diary = tiny.Diary()
+    run(search, callbacks=[diary])
+    parts = ["weights", "statistics"]
+    begun = diary.before[2]
+    assert tiny.same(tiny.flat(begun, parts), tiny.flat(search.snapshot, parts))
+
+
+def test_exact_zeros_of_the_probability_are_logged_beside_the_ticket_sparsity():
+    search = iss()
+    _, logs = run(search)
+    assert logs["soft_sparsity"][0] == 0.0 and logs["soft_sparsity"][-1] > 0.0
+    assert logs["sparsity"] == logs["ticket_sparsity"] != logs["soft_sparsity"]
+
+
+KINDS = {
+    "soft": masks.SoftMask(0.0, penalty=0.0),
+    "stochastic": "stochastic",
+    "topk": masks.TopKMask(0.5),
+}
+OPTIMIZERS = {"soft": "adam", "stochastic": keras.optimizers.SGD(100.0), "topk": None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_supermask_trains_nothing_but_scores(kind):
+    search = tt.Supermask(
+        3, KINDS[kind], score_optimizer=OPTIMIZERS[kind], monitor="accuracy"
+    )
+    keras.utils.set_random_seed(0)
+    plain = tiny.compiled(tiny.build(), keras.optimizers.AdamW(0.1, weight_decay=0.1))
+    before = [snapshots.to_numpy(v) for v in plain.trainable_variables]
+    model, _ = run(search, plain=plain)
+    kept = [snapshots.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    kept = [
+        a for a, v in zip(kept, plain.variables, strict=True) if "moving" not in v.path
+    ]
+    assert tiny.same([a for a in kept if a.dtype == "float32"], before)
+    names = {v.name for v in model.trainable_variables}
+    assert names == {"scores"}
+    scores = [snapshots.to_numpy(v) for v in model.trainable_variables]
+    assert all(len(np.unique(s)) > 1 for s in scores)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_supermask_learns_to_classify_with_random_weights(kind):
+    data = tt.datasets.load("digits")
+
+    def build():
+        model = keras.Sequential(
+            [
+                keras.Input(data.input_shape),
+                keras.layers.Flatten(),
+                keras.layers.Dense(200, activation="relu"),
+                keras.layers.Dense(10),
+            ]
+        )
+        return tiny.compiled(model, keras.optimizers.Adam(0.02))
+
+    optimizer = {"stochastic": keras.optimizers.SGD(100.0)}.get(kind)
+    search = tt.Supermask(12, KINDS[kind], score_optimizer=optimizer)
+    [ticket] = tt.find_ticket(build, data, search, batch_size=64, verbose=0)
+    assert ticket.metrics["val_accuracy"] > 0.8
+    # The ticket alone: random weights, its mask, and no training.
+    plain = ticket.apply(build())
+    x, y = data.x_test, data.y_test
+    accuracy = plain.evaluate(x, y, verbose=0, return_dict=True)["accuracy"]
+    assert accuracy > 0.75
+    assert 0.1 < ticket.sparsity < 0.9
+
+
+def test_signed_constants_are_the_sign_times_the_spread():
+    search = tt.Supermask(1, "topk", signed_constant=True, monitor="loss")
+    keras.utils.set_random_seed(0)
+    plain = tiny.compiled(tiny.build())
+    drawn = [snapshots.to_numpy(v) for v in plain.variables if v.name == "kernel"]
+    model, _ = run(search, plain=plain)
+    pairs = zip(drawn, wrapping.kernels(model).items(), strict=True)
+    for kernel, (path, variable) in pairs:
+        wanted = np.sign(kernel) * kernel.std()
+        np.testing.assert_allclose(snapshots.to_numpy(variable), wanted, rtol=1e-6)
+        np.testing.assert_allclose(search.tickets[0].weights[path], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["stochastic", "topk"])
+def test_dynamic_scaling_is_kept_in_the_ticket(kind):
+    mask = {
+        "stochastic": masks.StochasticMask(
+            dynamic_scaling=True, evaluation="threshold"
+        ),
+        "topk": masks.TopKMask(0.75, dynamic_scaling=True),
+    }[kind]
+    scores = keras.optimizers.SGD(1.0)
+    search = tt.Supermask(2, mask, score_optimizer=scores, monitor="loss")
+    model, _ = run(search, plain=tiny.compiled(tiny.build(dropout=0.0)))
+    [ticket] = search.tickets
+    for path, found in ticket.masks.items():
+        assert ticket.scales[path] == pytest.approx(found.size / found.sum())
+    x, _ = tiny.data()
+    wanted = keras.ops.convert_to_numpy(model(x))
+    # Statistics of the batches are the model's, the ticket starts from the first.
+    plain = tt.strip(model)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(plain(x)), wanted, atol=1e-5)
+
+
+def test_weights_that_would_be_trained_are_refused():
+    search = tt.Supermask(2, "topk", monitor="loss")
+    model = tt.wrap(tiny.build(), mask="topk", verbose=False)
+    with pytest.raises(ValueError, match="leaves the weights as they are"):
+        tiny.run(tiny.compiled(model), search)
+    with pytest.raises(ValueError, match="must be a learned one"):
+        tt.Supermask(2, "fixed")
+    with pytest.raises(ValueError, match="'vote'"):
+        iss(ticket_by="vote")
