@@ -17,6 +17,7 @@ import statistics
 
 HERE = pathlib.Path(__file__).parent
 NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
+SETTINGS = ("dataset", "take", "width", "learning_rate")
 
 
 def searches(options, rate, seed):
@@ -40,7 +41,10 @@ def run(options, seed):
 
     def build():
         shape, classes = data.input_shape, data.num_classes
-        return recipes.build(network, shape, classes, width=options.width)
+        model = recipes.build(network, shape, classes, width=options.width)
+        if options.learning_rate:
+            model.optimizer.learning_rate = options.learning_rate
+        return model
 
     tt.find_frontier(
         build,
@@ -59,7 +63,7 @@ def collect(options):
     found = {
         "command": command(options, runs[0]["provenance"]["versions"]["backend"]),
         "machine": f"{runs[0]['provenance']['cores']} CPU cores",
-        **{name: getattr(options, name) for name in ("dataset", "take", "width")},
+        **{name: getattr(options, name) for name in SETTINGS},
         "seeds": options.seeds,
         "epochs_per_round": options.epochs,
         "dense": spread([r["dense"]["test_accuracy"] for r in runs]),
@@ -122,6 +126,8 @@ def plot(found, path):
 
 def command(options, backend):
     taken = f" --take {options.take}" if options.take else ""
+    if options.learning_rate:
+        taken += f" --learning-rate {options.learning_rate}"
     return (
         f"KERAS_BACKEND={backend} python benchmarks/frontier.py --dataset "
         f"{options.dataset} --data-dir DIR --seeds {_join(options.seeds)} --epochs "
@@ -172,7 +178,8 @@ def main():
         "--scores", type=float, nargs="+", default=[-0.3, -0.2, -0.1, -0.03, 0.03]
     )
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--take", type=int)
+    parser.add_argument("--take", type=int, help="training images; all of them")
+    parser.add_argument("--learning-rate", type=float, help="the recipe's")
     parser.add_argument("--work", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--collect", action="store_true")

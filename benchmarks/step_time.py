@@ -8,6 +8,7 @@ B, the next pair has B first. A ratio is B / A of one pair; medians and quartile
 over the pairs.
 
 step    the compiled train step alone, on a batch in memory
+learned the same with learned masks, whose scores are trained by an Adam of their own
 fit     `model.fit` of n steps, with what a call of `fit` costs by itself
 tfmot   `fit` of n steps of tensorflow-model-optimization's pruning on tf_keras,
         with its callback, against its own dense model: compare it with `fit`
@@ -35,7 +36,7 @@ import tf_tickets as tt
 from tf_tickets import models, selection, wrapping
 
 SPARSITY = 0.8
-PARTS = ("step", "fit", "tfmot", "turn")
+PARTS = ("step", "learned", "fit", "tfmot", "turn")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "numpy"),
     *("tensorflow-model-optimization", "tf_keras"),
@@ -221,6 +222,19 @@ def step_part(setup, arguments):
     return results
 
 
+def learned_part(setup, arguments):
+    """The step alone: dense against masks that are learned."""
+    data = setup.data(1, arguments.seed)
+    dense = steps_of(dense_model(setup, arguments), data)
+    steps = steps_to_fill(dense, arguments.seconds)
+    results = {}
+    for kind in ("soft", "stochastic", "topk"):
+        plain = dense_model(setup, arguments)
+        other = steps_of(wrapping.wrap(plain, mask=kind, verbose=False), data)
+        results[kind] = compare(dense, other, steps, arguments.pairs)
+    return results
+
+
 def fit_part(setup, arguments):
     dense = dense_model(setup, arguments)
     wrapped = wrapped_model(setup, arguments, SPARSITY)
@@ -340,7 +354,13 @@ def gaps(model, setup, arguments, epochs, steps, callbacks):
     }
 
 
-RUN = {"step": step_part, "fit": fit_part, "tfmot": tfmot_part, "turn": turn_time}
+RUN = {
+    "step": step_part,
+    "learned": learned_part,
+    "fit": fit_part,
+    "tfmot": tfmot_part,
+    "turn": turn_time,
+}
 
 
 # The command.
@@ -403,7 +423,7 @@ def report(name, part, results):
     if part == "turn":
         found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
         unit = "steps"
-    elif part == "step":
+    elif part in ("step", "learned"):
         found, unit = {key: row["ratio"] for key, row in results.items()}, "x dense"
     else:
         found, unit = {part: results["ratio"]}, "x dense"

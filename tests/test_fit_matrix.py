@@ -37,6 +37,7 @@ class Loss:
 
 
 def network(wrap, policy, options, **compiling):
+    """Plain, or wrapped and then compiled."""
     keras.config.set_dtype_policy(policy)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(10, activation="relu")(inputs)
@@ -126,3 +127,50 @@ def test_weights_of_half_precision_are_ranked_and_rewound(policy):
     assert str(search.tickets[1].weights[first].dtype) == policy
     for path, weight in before["weights"].items():
         assert search.tickets[1].weights[path].tobytes() == weight.tobytes()
+
+
+LEARNED = {
+    "cs": lambda: tt.ContinuousSparsification(3, 1, monitor="loss"),
+    "iss": lambda: tt.StochasticSparsification(3, 1, monitor="loss"),
+    "supermask": lambda: tt.Supermask(3, "topk", monitor="loss"),
+}
+
+
+CASES = [("cs", policy) for policy in POLICIES]
+CASES += [("iss", "mixed_float16"), ("supermask", "mixed_float16")]
+
+
+@pytest.mark.parametrize("spe", [1, 4])
+@pytest.mark.parametrize("name, policy", CASES)
+@pytest.mark.parametrize("jit", JIT)
+def test_a_learned_mask_traces_no_more_than_a_dense_fit(name, jit, policy, spe):
+    compiling = {"jit_compile": jit, "steps_per_execution": spe}
+    search = LEARNED[name]()
+    plain = network(False, policy, {}, **compiling)
+    model = search.wrap(plain, verbose=False)
+    # Keras traces once more where the optimizer is built within the step.
+    snapshots.built_optimizer(model)
+    fit(model, search.epochs, [search])
+    assert len(search.tickets) == search.rounds
+    assert all(np.isfinite(t.metrics["loss"]) for t in search.tickets)
+    assert all(0.0 < t.sparsity < 1.0 for t in search.tickets)
+    for mask in wrapping.mask_layers(model).values():
+        assert mask.scores.dtype == "float32"
+        if name == "cs":
+            assert mask.clock.steps_done == 4
+    traces = model.loss.traces
+    dense = network(False, policy, {}, **compiling)
+    snapshots.built_optimizer(dense)
+    fit(dense, 1)
+    assert traces == dense.loss.traces > 0
+    masks, stripped = wrapping.masks(model), tt.strip(model)
+    assert zeros(kernels_among(stripped.get_weights()), masks) == [True, True]
+
+
+@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_learned_mask_goes_with_averages_and_accumulation(options):
+    search = LEARNED["cs"]()
+    plain = network(False, "float32", options, jit_compile=JIT[-1])
+    model = fit(search.wrap(plain, verbose=False), search.epochs, [search])
+    assert len(search.tickets) == 3
+    assert all(np.isfinite(v).all() for v in model.get_weights() if v.dtype == "f4")

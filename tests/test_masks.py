@@ -41,7 +41,8 @@ def soft(mask, training=False):
 @pytest.mark.parametrize("score", [-5.0, -0.3, -0.03, 0.0, 0.03, 0.3, 5.0])
 def test_a_scaled_mask_begins_as_the_dense_network(score):
     factor = NUMPY(built(masks.SoftMask(score)).factor("float32"))
-    assert np.abs(factor - 1.0).max() <= np.spacing(np.float32(1.0))
+    # Sigmoids of the backends differ by a unit in the last place.
+    assert np.abs(factor - 1.0).max() <= 2 * np.spacing(np.float32(1.0))
 
 
 def test_the_gradient_is_that_of_the_sigmoid_and_of_a_finite_difference():
@@ -361,7 +362,7 @@ def test_strip_takes_the_hard_mask_with_its_scale_and_leaves_the_model(kind):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: masks.SoftMask(penalty=-1.0), "Received: -1.0"),
+        (lambda: masks.SoftMask(penalty=-1.0), "penalty=-1.0"),
         (lambda: masks.StochasticMask(evaluation="mean"), "Received: 'mean'"),
         (lambda: masks.TopKMask(1.0), "sparsity=1.0"),
         (lambda: masks.TopKMask(-0.1), "sparsity=-0.1"),

@@ -83,7 +83,8 @@ def plot_frontier(
     axes = figure.subplots()
     band = {"color": "#9fd49f", "linewidth": 7, "solid_capstyle": "round"}
     optimal = sorted(p for p in optimal if p[0] > 0)
-    axes.plot(*zip(*optimal, strict=True), label="optimal", **band)
+    if optimal:
+        axes.plot(*zip(*optimal, strict=True), label="optimal", **band)
     _draw_dense(axes, dense)
     for (label, line), marker in zip(lines.items(), itertools.cycle("os^Dv<>pX*")):
         style = {"marker": marker, "linewidth": 1.4, "markersize": 5}

@@ -4,6 +4,7 @@ A parametrization is a layer, so that its state is saved, cloned and trained by
 Keras; it belongs to one kernel.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -83,8 +84,14 @@ class LearnedMask(Mask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
-        if not penalty >= 0.0:
-            raise ValueError(f"`penalty` must be 0 or more. Received: {penalty!r}")
+        for name, value in (("initial_score", initial_score), ("penalty", penalty)):
+            if not isinstance(value, int | float):
+                raise TypeError(f"`{name}` must be a number. Received: {value!r}")
+        if not (math.isfinite(initial_score) and 0.0 <= penalty < math.inf):
+            raise ValueError(
+                "`initial_score` must be finite and `penalty` 0 or more. Received: "
+                f"initial_score={initial_score!r}, penalty={penalty!r}"
+            )
         self.initial_score = initial_score
         self.penalty = penalty
         self.dynamic_scaling = dynamic_scaling
