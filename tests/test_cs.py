@@ -248,7 +248,7 @@ def test_an_optimizer_of_its_own_trains_the_scores_or_is_asked_for():
     model, _ = run(search)
     assert all((s == np.float32(-0.05)).all() for s in scores(model).values())
     model = tiny.compiled(search.wrap(tiny.build(), verbose=False))
-    with pytest.raises(ValueError, match="alone.*with_scores"):
+    with pytest.raises(ValueError, match="compiled so that.*with_scores"):
         tiny.run(model, search)
 
 
@@ -277,7 +277,7 @@ def test_a_model_that_does_not_fit_the_search_is_refused():
         tiny.run(model, search)
 
 
-class _Careless(keras.Model):
+class Careless(keras.Model):
     """A training step that forgets the model's losses."""
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=1):
@@ -287,7 +287,7 @@ class _Careless(keras.Model):
 def test_a_trainer_that_forgets_the_losses_is_found_out():
     search = cs()
     wrapped = search.wrap(tiny.build(), verbose=False)
-    model = _Careless(wrapped.inputs, wrapped.outputs)
+    model = Careless(wrapped.inputs, wrapped.outputs)
     tiny.compiled(model)
     if keras.config.backend() == "jax":
         pytest.skip("the trainer of JAX collects them in any case")
@@ -380,3 +380,64 @@ def test_the_initial_score_steers_the_sparsity():
 
     found = [sparsity(score) for score in (-0.3, -0.05, 0.3)]
     assert found == sorted(found, reverse=True) and found[0] > found[-1]
+
+
+def test_a_search_of_other_objects_with_other_names_goes_on(tmp_path):
+    """Keras numbers the names of optimizers and masks on within a process."""
+    makes = {
+        "iss": lambda: tt.StochasticSparsification(1, 1, monitor="val_accuracy"),
+        "supermask": lambda: tt.Supermask(1, "topk", monitor="val_accuracy"),
+        "cs": lambda: cs(1, 1, score_optimizer="sgd", monitor="val_accuracy"),
+    }
+    given = {"batch_size": 16, "verbose": 0}
+    for name, make in makes.items():
+        for _ in range(2):
+            search = make()
+            data = tiny.splits()
+            tt.find_ticket(tiny.build_compiled, data, search, tmp_path / name, **given)
+            assert len(search.tickets) == 1 and 0.0 <= search.sparsity <= 1.0
+
+
+def test_the_stripped_model_shares_no_memory_with_the_wrapped_one():
+    search = cs(1, 1)
+    model, _ = run(search)
+    plain = tt.strip(model)
+    x, _ = tiny.data()
+    wanted = plain.predict(x, verbose=0)
+    tiny.run(model, cs(1, 1))
+    model.predict(x, verbose=0)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), wanted)
+
+
+class WithoutTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_a_model_that_is_not_told_when_it_is_trained_is_refused():
+    plain = WithoutTraining()
+    plain(np.ones((1, 6)))
+    search = cs()
+    model = search.wrap(tiny.compiled(plain), verbose=False)
+    with pytest.raises(ValueError, match="takes no `training`"):
+        tiny.run(model, search)
+
+
+def test_a_second_fit_begins_with_clean_optimizers():
+    search, diary = cs(1, 1), tiny.Diary()
+    model, _ = run(search)
+    tiny.run(model, search, [search, diary])
+    slots = tiny.flat(diary.before[0], ["optimizer"])
+    assert all((slot == 0).all() for slot in slots)
+
+
+def test_averages_of_weights_do_not_change_the_scores_of_the_last_ticket():
+    optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9)
+    search = cs(1, 3, initial_score=0.0)
+    model, _ = run(search, network(search, optimizer))
+    for path, mask in wrapping.masks(model).items():
+        assert (mask == search.tickets[0].masks[path]).all()

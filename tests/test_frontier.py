@@ -140,3 +140,25 @@ def test_a_metric_that_nobody_logged_is_named():
     whole = tt.Frontier(points((0.5, 0.9, 1)), {"accuracy": 0.9}, "val_accuracy")
     with pytest.raises(ValueError, match="no metric 'val_accuracy'"):
         whole.optimal  # noqa: B018
+
+
+def test_a_directory_is_trained_anew_for_other_epochs(tmp_path):
+    short, long = find(tmp_path), find(tmp_path, epochs=3)
+    assert short.dense != long.dense
+    assert all(
+        p.metrics != q.metrics for p, q in zip(short.points, long.points, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "searches, epochs, message",
+    [
+        ({}, 1, "dict from a label"),
+        (None, 1, "dict from a label"),
+        ({"a b": tiny.imp(), "a_b": tiny.imp()}, 1, "must differ"),
+        ({"a": tiny.imp()}, 0, "`epochs`.*Received: 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(searches, epochs, message):
+    with pytest.raises(ValueError, match=message):
+        tt.find_frontier(tiny.build_compiled, tiny.splits(), searches, epochs=epochs)

@@ -75,7 +75,7 @@ def test_scores_that_stand_still_go_to_a_limit_by_their_sign(score, limit):
     mask = built(masks.SoftMask(score, temperature=schedule))
     mask.restart(steps=50, epochs=1)
     for _ in range(50):
-        mask.soft(training=True)
+        mask.factor("float32", training=True)
         mask.after_forward(mask.scores.value)
     assert mask.present_temperature == pytest.approx(200.0)
     np.testing.assert_allclose(NUMPY(mask.factor("float32")), limit, atol=1e-8)
@@ -115,7 +115,7 @@ def test_the_temperature_moves_by_the_step_or_by_the_epoch():
         mask.restart(steps=6, epochs=3)
         found = []
         for _ in range(8):
-            mask.soft(training=True)
+            mask.factor("float32", training=True)
             found.append(round(mask.present_temperature, 3))
             mask.after_forward(mask.scores.value)
         return found
@@ -363,6 +363,10 @@ def test_strip_takes_the_hard_mask_with_its_scale_and_leaves_the_model(kind):
     "make, message",
     [
         (lambda: masks.SoftMask(penalty=-1.0), "penalty=-1.0"),
+        (lambda: masks.SoftMask(float("nan")), "initial_score=nan"),
+        (lambda: masks.SoftMask(-90.0), "initial_score=-90.0"),
+        (lambda: tt.schedules.ExponentialTemperature(1, float("inf")), "final=inf"),
+        (lambda: tt.ContinuousSparsification(2, 1, anneal="epoch"), "two epochs"),
         (lambda: masks.StochasticMask(evaluation="mean"), "Received: 'mean'"),
         (lambda: masks.TopKMask(1.0), "sparsity=1.0"),
         (lambda: masks.TopKMask(-0.1), "sparsity=-0.1"),

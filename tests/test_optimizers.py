@@ -198,3 +198,18 @@ def test_excluding_from_weight_decay_reaches_every_group():
 def test_groups_must_be_a_dict_of_optimizers(groups):
     with pytest.raises(ValueError, match="regular expression"):
         optimizers.Grouped("adam", groups)
+
+
+def test_an_optimizer_of_groups_gets_one_for_the_scores():
+    decaying = keras.optimizers.AdamW(0.1, weight_decay=0.1)
+    grouped = optimizers.Grouped(decaying, {"bias": keras.optimizers.SGD(0.1)})
+    both = optimizers.with_scores(grouped)
+    assert list(both.groups) == [optimizers.SCORES, "bias"]
+    assert both.default is decaying and both.groups["bias"] is grouped.groups["bias"]
+    assert both.groups[optimizers.SCORES].weight_decay == 0.0
+    assert optimizers.with_scores(both) is both
+    with pytest.raises(ValueError, match="have an optimizer already"):
+        optimizers.with_scores(both, "sgd")
+    nested = optimizers.Grouped("sgd", {".": grouped})
+    [first, *_] = plain().trainable_variables
+    assert optimizers.decays(nested, [first])

@@ -134,7 +134,7 @@ def test_a_supermask_trains_nothing_but_scores(kind):
     ]
     assert tiny.same([a for a in kept if a.dtype == "float32"], before)
     names = {v.name for v in model.trainable_variables}
-    assert names == {"scores"}
+    assert names == {"mask_scores"}
     scores = [snapshots.to_numpy(v) for v in model.trainable_variables]
     assert all(len(np.unique(s)) > 1 for s in scores)
 
@@ -209,3 +209,57 @@ def test_weights_that_would_be_trained_are_refused():
         tt.Supermask(2, "fixed")
     with pytest.raises(ValueError, match="'vote'"):
         iss(ticket_by="vote")
+
+
+def test_signed_constants_are_the_same_after_an_interruption(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    def find(directory, callbacks=()):
+        search = tt.Supermask(2, "topk", signed_constant=True, monitor="val_accuracy")
+        given = {"batch_size": 16, "verbose": 0, "callbacks": callbacks}
+        return tt.find_ticket(
+            tiny.build_compiled, tiny.splits(), search, directory, **given
+        )
+
+    [whole] = find(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path / "cut", [Stop()])
+    [resumed] = find(tmp_path / "cut")
+    assert resumed.metrics == whole.metrics
+    for old, new in zip(whole.weights.values(), resumed.weights.values(), strict=True):
+        assert old.tobytes() == new.tobytes()
+
+
+def test_the_ticket_has_the_statistics_that_the_search_has_gathered():
+    search = tt.Supermask(3, "topk", monitor="accuracy")
+    model, _ = run(search, plain=tiny.compiled(tiny.build(dropout=0.0)))
+    keras.utils.set_random_seed(5)
+    fresh = search.tickets[0].apply(tiny.compiled(tiny.build(dropout=0.0)))
+    x, _ = tiny.data()
+    wanted = keras.ops.convert_to_numpy(model(x))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(fresh(x)), wanted)
+
+
+def test_a_trainer_of_frozen_weights_is_refused():
+    search = tt.Supermask(1, "topk", monitor="loss")
+    run(search)
+    trainer = tt.TicketTrainer(
+        lambda: search.wrap(tiny.build_compiled(), verbose=False),
+        tiny.splits(),
+        batch_size=16,
+    )
+    with pytest.raises(ValueError, match="frozen"):
+        trainer.train(search.tickets[0], 1)
+
+
+def test_random_masks_of_other_counts_are_scaled_by_their_own():
+    mask = masks.TopKMask(0.5, dynamic_scaling=True)
+    search = tt.Supermask(1, mask, monitor="loss")
+    run(search)
+    [ticket] = search.tickets
+    control = tt.controls.random_masks(ticket, "erk")
+    for path, kept in control.masks.items():
+        assert control.scales[path] == pytest.approx(kept.size / kept.sum())
+    assert tt.controls.shuffle_masks(ticket).scales == ticket.scales

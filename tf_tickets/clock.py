@@ -33,7 +33,8 @@ class Clock(keras.layers.Layer):
     def _counter(self, name, value):
         return self.add_weight(
             shape=(),
-            dtype="int32",
+            # Of TensorFlow's integers only those of 64 bits can be on a GPU.
+            dtype="int",
             initializer=keras.initializers.Constant(value),
             trainable=False,
             aggregation="only_first_replica",

@@ -105,7 +105,16 @@ def random_masks(
         keep = sum(counts.values())
         counts = allocation.get(spread)(scores, everything, keep)
     masks = selection.select(scores, everything, counts)
-    return _derived(ticket, f"random_masks ({spread})", seed, masks=masks)
+    changes = {"masks": masks, "scales": _scales(ticket, masks)}
+    return _derived(ticket, f"random_masks ({spread})", seed, **changes)
+
+
+def _scales(ticket, masks):
+    """The ticket's, or for dynamic scaling those of the new masks."""
+    mask = ticket.provenance.get("settings", {}).get("mask") or {}
+    if not mask.get("config", {}).get("dynamic_scaling"):
+        return ticket.scales
+    return {path: m.size / max(int(m.sum()), 1) for path, m in masks.items()}
 
 
 def _derived(ticket, control, seed, **changes):

@@ -15,7 +15,6 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from tf_tickets import schedules, selection
-from tf_tickets.clock import Clock
 from tf_tickets.parametrization import FAR, LearnedMask, Mask, Tensor, checked
 
 
@@ -122,19 +121,20 @@ class SoftMask(LearnedMask):
         self.temperature: Any = temperature or schedules.ExponentialTemperature()
         if isinstance(temperature, dict):
             self.temperature = keras.saving.deserialize_keras_object(temperature)
+        if not callable(self.temperature):
+            raise TypeError(
+                "`temperature` must be called as temperature(step, steps, epochs). "
+                f"Received: {temperature!r}"
+            )
         self.scale_mask = scale_mask
-        self.clock = Clock()
-
-    def build(self, shape):
-        super().build(shape)
-        self.clock.build(())
-
-    def restart(self, steps: int, epochs: int) -> None:
-        self.clock.start(steps, epochs)
+        if scale_mask and self.initial_score < -20.0:
+            raise ValueError(
+                "A scaled mask is divided by sigmoid(initial_score), which is too near "
+                f"to 0. Received: initial_score={initial_score}. Use -20 or more, or "
+                "scale_mask=False."
+            )
 
     def soft(self, training: bool = False) -> Tensor:
-        if training:
-            self.clock.tick()
         return self.expected(self.scores)
 
     def expected(self, scores: Tensor) -> Tensor:
@@ -143,11 +143,6 @@ class SoftMask(LearnedMask):
     def _temperature(self):
         clock = self.clock
         return self.temperature(clock.step, clock.steps.value, clock.epochs.value)
-
-    def after_forward(self, scores: Tensor) -> Tensor:
-        penalty = super().after_forward(scores)
-        self.clock.seal()
-        return penalty
 
     @property
     def present_temperature(self) -> float:
@@ -218,7 +213,9 @@ class StochasticMask(LearnedMask):
     def soft(self, training: bool = False) -> Tensor:
         probability = self.expected(self.scores.value)
         if training or self.evaluation == "sample":
-            draws = keras.random.uniform(self.scores.shape, seed=self.generator)
+            draws = keras.random.uniform(
+                self.scores.shape, dtype="float32", seed=self.generator
+            )
         else:
             draws = 0.5
         hard = ops.cast(draws < probability, "float32")
@@ -281,7 +278,7 @@ class TopKMask(LearnedMask):
         super().build(shape)
         self.count = self.add_weight(
             shape=(),
-            dtype="int32",
+            dtype="int",
             initializer=keras.initializers.Constant(self._count(math.prod(shape))),
             trainable=False,
             name="count",
@@ -299,6 +296,7 @@ class TopKMask(LearnedMask):
         self.scores.assign(rng.uniform(-bound, bound, shape).astype("float32"))
         self.count.assign(self._count(math.prod(shape)))
         self.scale.assign(self.initial_scale)
+        self.restart(steps, epochs)
 
     def soft(self, training: bool = False) -> Tensor:
         merit = self._merit(self.scores.value)
@@ -338,7 +336,8 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
 
     By counting, not by sorting, which is slow within a compiled step: first the
     value, then, among those too near to it to tell apart, the index is halved.
-    Of equal scores the first are kept.
+    Of equal scores the first are kept. Scores nearer to each other than 1e-19 of the
+    greatest count as equal.
 
     Example:
 
@@ -347,6 +346,7 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
     [1.0, 0.0, 1.0, 0.0, 0.0]
     """
     flat = ops.reshape(scores, (-1,))
+    count = ops.cast(count, "int32")
     low, high = _threshold(flat, count)
     above = flat > high
     level = (flat > low) & (flat <= high)

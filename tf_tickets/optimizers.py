@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 # The variables of learned masks that are trained.
-SCORES = r"(^|/)scores$"
+SCORES = r"(^|/)mask_scores$"
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -175,11 +175,62 @@ def with_scores(
         inner = with_scores(optimizer.inner_optimizer, scores)
         config = {**optimizer.get_config(), "inner_optimizer": inner}
         return keras.optimizers.LossScaleOptimizer(**config)
-    if isinstance(optimizer, Grouped) and SCORES in optimizer.groups:
+    groups = optimizer.groups if isinstance(optimizer, Grouped) else {}
+    default = optimizer.default if isinstance(optimizer, Grouped) else optimizer
+    if SCORES in groups:
+        _check_equal(groups[SCORES], scores)
         return optimizer
-    if scores is None:
-        scores = _without_decay(optimizer)
-    return Grouped(optimizer, {SCORES: twin(keras.optimizers.get(scores))})
+    own = _without_decay(default) if scores is None else keras.optimizers.get(scores)
+    return Grouped(default, {SCORES: twin(own), **groups})
+
+
+def _check_equal(present, wanted):
+    if wanted is not None and not same(present, keras.optimizers.get(wanted)):
+        raise ValueError(
+            "The scores have an optimizer already, and it is another one than "
+            f"`scores`. Received: {settings(keras.optimizers.get(wanted))}; there: "
+            f"{settings(present)}. Compile with the optimizer of the weights alone."
+        )
+
+
+def settings(optimizer: keras.optimizers.Optimizer) -> dict:
+    """Class and configuration, without the name that Keras numbers on.
+
+    Example:
+
+    >>> settings(keras.optimizers.SGD(0.5))["class_name"]
+    'SGD'
+    """
+    config = {k: v for k, v in optimizer.get_config().items() if k != "name"}
+    return {"class_name": type(optimizer).__name__, **config}
+
+
+def same(left: keras.optimizers.Optimizer, right: keras.optimizers.Optimizer) -> bool:
+    """Whether two optimizers are of the same class and configuration.
+
+    Example:
+
+    >>> same(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.1))
+    False
+    """
+    return settings(left) == settings(right)
+
+
+def trainer_of(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.optimizers.Optimizer:
+    """The optimizer that trains a variable, under loss scaling and in groups.
+
+    Example:
+
+    >>> sgd, variable = keras.optimizers.SGD(), keras.Variable([1.0], name="v")
+    >>> trainer_of(Grouped("adam", {"v": sgd}), variable) is sgd
+    True
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, Grouped):
+        return trainer_of(inner.optimizer_of(variable), variable)
+    return inner
 
 
 def twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -213,9 +264,7 @@ def decays(
     >>> decays(keras.optimizers.Adam(), [])
     False
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner, Grouped):
-        return any(bool(inner.optimizer_of(v).weight_decay) for v in variables)
+    found = [trainer_of(optimizer, variable) for variable in variables]
     # Keras's own optimizer of several does not say which trains what.
-    members = getattr(inner, "optimizers", [inner])
+    members = [m for one in found for m in getattr(one, "optimizers", [one])]
     return any(bool(member.weight_decay) for member in members)

@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets.clock import Clock
+
 # The backends' tensors have no class in common.
 Tensor = Any
 
@@ -85,16 +87,17 @@ class LearnedMask(Mask):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
         for name, value in (("initial_score", initial_score), ("penalty", penalty)):
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float | np.floating):
                 raise TypeError(f"`{name}` must be a number. Received: {value!r}")
         if not (math.isfinite(initial_score) and 0.0 <= penalty < math.inf):
             raise ValueError(
                 "`initial_score` must be finite and `penalty` 0 or more. Received: "
                 f"initial_score={initial_score!r}, penalty={penalty!r}"
             )
-        self.initial_score = initial_score
-        self.penalty = penalty
+        self.initial_score = float(initial_score)
+        self.penalty = float(penalty)
         self.dynamic_scaling = dynamic_scaling
+        self.clock = Clock()
 
     def build(self, shape):
         self.scores = self.add_weight(
@@ -103,7 +106,7 @@ class LearnedMask(Mask):
             dtype="float32",
             autocast=False,
             regularizer=self.after_forward,
-            name="scores",
+            name="mask_scores",
         )
         self.scale = self.add_weight(
             shape=(),
@@ -113,6 +116,7 @@ class LearnedMask(Mask):
             trainable=False,
             name="scale",
         )
+        self.clock.build(())
 
     def score_initializer(self) -> keras.initializers.Initializer:
         """Where the scores begin."""
@@ -126,12 +130,15 @@ class LearnedMask(Mask):
 
     def restart(self, steps: int, epochs: int) -> None:
         """Goes to the beginning of a round; the scores stay."""
+        self.clock.start(steps, epochs)
 
     def soft(self, training: bool = False) -> Tensor:
         """The mask of values in 0..1, before it is scaled."""
         raise NotImplementedError
 
     def factor(self, dtype: str, training: bool = False) -> Tensor:
+        if training:
+            self.clock.tick()
         return ops.cast(self._scaled(self.soft(training)), dtype)
 
     def _scaled(self, soft):
@@ -142,9 +149,12 @@ class LearnedMask(Mask):
 
     def after_forward(self, scores: Tensor) -> Tensor:
         """The penalty; Keras collects it once a step, as that of a regularizer."""
-        if not self.penalty:
-            return ops.zeros(())
-        return self.penalty * ops.sum(self._scaled(self.expected(scores)))
+        penalty = ops.zeros(())
+        if self.penalty:
+            found = self.penalty * ops.sum(self._scaled(self.expected(scores)))
+            penalty = ops.cast(found, keras.config.floatx())
+        self.clock.seal()
+        return penalty
 
     @property
     def present_penalty(self) -> float:

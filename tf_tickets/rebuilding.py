@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from tf_tickets import paths
 from tf_tickets.layers import Prunable
@@ -96,7 +97,8 @@ def copy(model: keras.Model) -> keras.Model:
     """The same plain model with variables of its own, all of them trainable."""
     new = keras.models.clone_model(model)
     for variable, old in zip(new.variables, model.variables, strict=True):
-        variable.assign(old.value)
+        # A copy: JAX reuses the memory of what a training step is given.
+        variable.assign(np.array(keras.ops.convert_to_numpy(old.value)))
     return new
 
 

@@ -7,6 +7,7 @@ Ours also take an array of steps. A temperature is called within the compiled st
 as `temperature(step, steps, epochs)`, `step` counted from the round's beginning.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -208,15 +209,15 @@ class ExponentialTemperature:
     def __init__(
         self, initial: float = 1.0, final: float = 200.0, per: str = "step"
     ) -> None:
-        if not 0.0 < initial <= final:
+        if not 0.0 < initial <= final < math.inf:
             raise ValueError(
                 "A temperature grows from `initial`, above 0, to `final`. Received: "
                 f"initial={initial}, final={final}"
             )
         if per not in ("step", "epoch"):
             raise ValueError(f"`per` must be 'step' or 'epoch'. Received: {per!r}")
-        self.initial = initial
-        self.final = final
+        self.initial = float(initial)
+        self.final = float(final)
         self.per = per
 
     def __call__(self, step: Any, steps: Any, epochs: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a search may be told: the arguments, checked and read."""
 
+import inspect
 import re
 
 import keras
@@ -74,16 +75,22 @@ def check_fixed(model: keras.Model) -> None:
         )
 
 
-def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer under a scaling of the loss.
+def check_tells_training(model: keras.Model) -> None:
+    """Keras must be able to tell a model that it is being trained.
 
     Example:
 
-    >>> scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
-    >>> type(inner(scaled)).__name__
-    'SGD'
+    >>> check_tells_training(keras.Sequential([keras.layers.Dense(1)]))
     """
-    return getattr(optimizer, "inner_optimizer", optimizer)
+    parameters = inspect.signature(model.call).parameters.values()
+    kinds = [p.kind for p in parameters]
+    named = any(p.name == "training" for p in parameters)
+    if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise ValueError(
+            f"`call` of model {model.name!r} takes no `training`, so its layers are "
+            "not told when they are trained, and learned masks must know. Write it as "
+            "call(self, inputs, training=None)."
+        )
 
 
 def check_stop(stop_at: str | float | None) -> str | float | None:

@@ -78,15 +78,16 @@ class ContinuousSparsification(MaskSearch):
         tolerance: float = 0.0,
         seed: int = 0,
     ) -> None:
+        _check_moves(anneal, epochs_per_round)
         temperature = schedules.ExponentialTemperature(1.0, final_temperature, anneal)
         mask = SoftMask(initial_score, penalty, temperature, scale_mask)
         scores = score_optimizer
         training: Any = (rounds, epochs_per_round, rewind_to, rewind, scores)
         judged: Any = {"monitor": monitor, "tolerance": tolerance, "seed": seed}
         super().__init__(mask, *training, **judged)
-        self.initial_score = initial_score
-        self.final_temperature = final_temperature
-        self.penalty = penalty
+        self.initial_score = mask.initial_score
+        self.final_temperature = temperature.final
+        self.penalty = mask.penalty
         self.scale_mask = scale_mask
         self.anneal = anneal
 
@@ -104,3 +105,11 @@ class ContinuousSparsification(MaskSearch):
             "scale_mask": self.scale_mask,
             "anneal": self.anneal,
         }
+
+
+def _check_moves(anneal, epochs_per_round):
+    if anneal == "epoch" and epochs_per_round == 1:
+        raise ValueError(
+            'anneal="epoch" needs two epochs a round at least, for the temperature '
+            "would stand still. Received: epochs_per_round=1"
+        )

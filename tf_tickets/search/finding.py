@@ -76,6 +76,7 @@ def find_ticket(
     }
     keeper = _Keeper(search, directory, seed, parts.get("test"))
     keeper.check(_identity(search, seed, batch_size, data, parts, model))
+    search.set_model(model)
     if not keeper.resume(model):
         _train(model, keeper, parts, batch_size, callbacks, verbose)
     search.context = {}
@@ -183,9 +184,14 @@ def _identity(search, seed, batch_size, data, parts, model):
 
 
 def _optimizer_config(model):
-    """Without names: `adam_3` is `adam_4` in the next build."""
+    """As far as JSON can say it."""
     config = keras.saving.serialize_keras_object(model.optimizer)["config"]
-    return json.loads(json.dumps(config, default=str), object_hook=_without_name)
+    return json.loads(json.dumps(config, default=str))
+
+
+def _nameless(content):
+    """As JSON gives it back, without names: `adam_3` is `adam_4` in the next build."""
+    return json.loads(json.dumps(content), object_hook=_without_name)
 
 
 def _without_name(config):
@@ -218,7 +224,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def check(self, identity):
         """Refuses a directory in which another search is kept."""
-        self.identity = json.loads(json.dumps(identity))
+        self.identity = _nameless(identity)
         if self.directory is None or not (self.directory / STATE).exists():
             return
         found = files.read(self.directory / STATE, "search")[0]["identity"]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tf_tickets import curves, files, tickets
-from tf_tickets.search import finding, judging
+from tf_tickets.search import arguments, finding, judging
 from tf_tickets.search.rounds import RoundSearch
 from tf_tickets.search.training import TicketTrainer
 from tf_tickets.version import versions
@@ -178,22 +178,44 @@ def find_frontier(
     >>> [point.label for point in found.points]
     ['initial_score=-0.1', 'initial_score=0.1']
     """
+    _check(searches, epochs)
+    monitor = monitor or _monitor(data, searches)
     place = None if directory is None else pathlib.Path(directory)
     trainer = TicketTrainer(build_model, data, seed, batch_size)
     trainings = _Trainings(trainer, epochs, place)
     fit: Any = {"batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
     points: list[Point] = []
     for label, search in searches.items():
-        own = None if place is None else place / _slug(label)
+        own = place and place / _slug(label)
         finding.find_ticket(build_model, data, search, own, seed, **fit)
-        points += [_point(label, search, t, trainings) for t in search.tickets]
-    monitor = monitor or _monitor(data, searches)
-    frontier = Frontier(points, trainings.dense(points[0].ticket), monitor)
-    frontier.provenance = _provenance(searches, seed, epochs, batch_size)
+        for ticket in search.tickets:
+            points.append(_point(label, search, ticket, trainings, monitor))
+    dense = trainings.dense(points[0].ticket)
+    origin = _provenance(searches, seed, epochs, batch_size)
+    frontier = Frontier(points, dense, monitor, origin)
     if place is not None:
-        frontier.save(place / RESULTS)
-        frontier.plot(place / "frontier.png")
+        _write(frontier, place)
     return frontier
+
+
+def _write(frontier, place):
+    frontier.save(place / RESULTS)
+    frontier.plot(place / "frontier.png")
+
+
+def _check(searches, epochs):
+    arguments.check_counts(epochs=epochs)
+    if not isinstance(searches, Mapping) or not searches:
+        raise ValueError(
+            "`searches` must be a dict from a label to a search, such as "
+            f"search.varied(initial_score=[-0.1, 0.1]). Received: {searches!r}"
+        )
+    slugs = [_slug(label) for label in searches]
+    if len(set(slugs)) < len(slugs):
+        raise ValueError(
+            "The labels of `searches` must differ in letters and digits, for they "
+            f"name folders. Received: {list(searches)}"
+        )
 
 
 def _monitor(data, searches):
@@ -206,16 +228,12 @@ def _slug(label):
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in label)
 
 
-def _point(label, search, ticket, trainings):
+def _point(label, search, ticket, trainings, monitor):
     round_ = ticket.provenance["round"]
-    return Point(
-        label,
-        round_,
-        ticket.sparsity,
-        search.epochs_before(round_),
-        trainings.metrics(label, search, ticket),
-        ticket,
-    )
+    metrics = trainings.metrics(label, search, ticket)
+    judging.merit(metrics, monitor)  # Refuses a metric that is not there.
+    cost = search.epochs_before(round_)
+    return Point(label, round_, ticket.sparsity, cost, metrics, ticket)
 
 
 def _provenance(searches, seed, epochs, batch_size):
@@ -257,10 +275,11 @@ class _Trainings:
         return self._train("dense", dataclasses.replace(ticket, masks=masks, scales={}))
 
     def _train(self, name, ticket):
-        known = self.known.get(name)
-        if known is None or known["ticket"] != ticket.id:
+        known = self.known.get(name, {})
+        wanted = {"ticket": ticket.id, "epochs": self.epochs}
+        if {key: known.get(key) for key in wanted} != wanted:
             metrics = self.trainer.train(ticket, self.epochs)
-            self.known[name] = {"ticket": ticket.id, "metrics": metrics}
+            self.known[name] = {**wanted, "metrics": metrics}
             self._keep()
         return self.known[name]["metrics"]
 

@@ -78,8 +78,8 @@ class StochasticSparsification(MaskSearch):
             raise ValueError(
                 f"`ticket_by` must be 'sample' or 'threshold'. Received: {ticket_by!r}"
             )
-        self.initial_score = initial_score
-        self.penalty = penalty
+        self.initial_score = mask.initial_score
+        self.penalty = mask.penalty
         self.evaluation = evaluation
         self.ticket_by = ticket_by
 

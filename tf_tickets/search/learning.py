@@ -15,6 +15,7 @@ from tf_tickets.masks import SoftMask
 from tf_tickets.parametrization import LearnedMask
 from tf_tickets.search import arguments
 from tf_tickets.search.rounds import RoundSearch
+from tf_tickets.snapshots import to_numpy
 
 
 class MaskSearch(RoundSearch):
@@ -96,6 +97,7 @@ class MaskSearch(RoundSearch):
                     "search.wrap(model)."
                 )
         self._check_trained()
+        arguments.check_tells_training(self.model)
         if not self.params.get("steps"):
             raise ValueError(
                 "The number of steps an epoch must be known, for the temperature goes "
@@ -111,18 +113,22 @@ class MaskSearch(RoundSearch):
                 "frozen. Leave those layers out with `filters`, or thaw them."
             )
         optimizer = self.model.optimizer
-        if optimizers.decays(optimizer, [m.scores for m in self._learned.values()]):
+        scores = [mask.scores for mask in self._learned.values()]
+        if optimizers.decays(optimizer, scores):
             raise ValueError(
                 f"Optimizer {optimizer.name!r} has weight decay, which would pull the "
                 "scores to 0. Compile before search.wrap(model), or compile with "
                 "tf_tickets.optimizers.with_scores(optimizer)."
             )
-        alone = isinstance(arguments.inner(optimizer), optimizers.Grouped)
-        if self.score_optimizer is not None and not alone:
+        found, wanted = (
+            optimizers.trainer_of(optimizer, scores[0]),
+            self.score_optimizer,
+        )
+        if wanted is not None and not optimizers.same(found, wanted):
             raise ValueError(
-                f"This search trains the scores with {self.score_optimizer.name!r}, "
-                f"but the model was compiled with {optimizer.name!r} alone. Compile "
-                "before search.wrap(model), or compile with "
+                f"This search trains the scores with {optimizers.settings(wanted)}, "
+                f"but the model was compiled so that {optimizers.settings(found)} "
+                "does. Compile before search.wrap(model), or compile with "
                 "tf_tickets.optimizers.with_scores(optimizer, scores=...)."
             )
 
@@ -130,6 +136,8 @@ class MaskSearch(RoundSearch):
         for place, mask in enumerate(self._learned.values()):
             rng = np.random.default_rng([self.seed, place])
             mask.begin(rng, self._steps_of_round, self.epochs_per_round)
+        # What an earlier search has left in the optimizer of the scores.
+        snapshots.reset_optimizer(self.model, snapshots.iteration(self.model))
         super().begin()
 
     @property
@@ -137,13 +145,15 @@ class MaskSearch(RoundSearch):
         return self.params["steps"] * self.epochs_per_round
 
     def on_epoch_end(self, epoch, logs=None):
-        for path, mask in self._learned.items():
-            if isinstance(mask, SoftMask) and mask.clock.steps_done == 0:
-                raise ValueError(
-                    f"The temperature of {path!r} stands still, for the training step "
-                    "does not collect `model.losses`; penalties are lost with it. Add "
-                    "model.losses to the loss in your train_step."
-                )
+        idle = [p for p, m in self._learned.items() if m.clock.steps_done == 0]
+        if idle:
+            raise ValueError(
+                f"The masks of {idle} saw no training step: either the step does not "
+                "collect `model.losses`, by which penalties are lost and temperatures "
+                "stand still, or their layers are not called with training=True. Add "
+                "model.losses to the loss in your train_step; pass `training` on in "
+                "your `call`."
+            )
         super().on_epoch_end(epoch, logs)
 
     def measures(self) -> dict[str, float]:
@@ -172,14 +182,26 @@ class MaskSearch(RoundSearch):
     def end_round(self, logs: dict) -> bool:
         """Takes the ticket, before anything is reset."""
         step = snapshots.iteration_in(self.snapshot)
-        ticket = self.ticket(self.ticket_masks(), self.snapshot, step)
+        ticket = self.ticket(self.ticket_masks(), self.ticket_start(), step)
         self.tickets.append(ticket)
         self.note_metrics(logs)
+        self._scores = {p: to_numpy(m.scores) for p, m in self._learned.items()}
         return super().end_round(logs)
+
+    def ticket_start(self) -> snapshots.State:
+        """The state that the round's ticket starts from."""
+        return self.snapshot
 
     def ticket_masks(self) -> dict[str, np.ndarray]:
         """The masks of the round's ticket."""
         return self.masks
+
+    def on_train_end(self, logs=None):
+        # Keras has just written averages (use_ema) over the scores too.
+        if self.complete:
+            for path, mask in self._learned.items():
+                mask.scores.assign(self._scores[path])
+        super().on_train_end(logs)
 
     def turn(self) -> None:
         for mask in self._learned.values():
@@ -201,7 +223,7 @@ class MaskSearch(RoundSearch):
 
     def tables(self, model: keras.Model) -> dict[str, snapshots.State]:
         states = _mask_states(model).items()
-        masks = {p: {n: snapshots.to_numpy(v) for n, v in s.items()} for p, s in states}
+        masks = {p: {n: to_numpy(v) for n, v in s.items()} for p, s in states}
         return {**super().tables(model), "masks": masks}
 
     def load_tables(

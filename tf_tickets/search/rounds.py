@@ -54,7 +54,7 @@ class RoundSearch(keras.callbacks.Callback):
         self.rewind_to = rewind_to
         self.rewind_point = arguments.parse_moment(rewind_to, epochs_per_round)
         self.monitor = monitor
-        self.tolerance = tolerance
+        self.tolerance = float(tolerance)
         self._judge = judging.Judge(monitor, tolerance)
         self.seed = seed
         self.round_callbacks: list[keras.callbacks.Callback] = []
@@ -127,6 +127,11 @@ class RoundSearch(keras.callbacks.Callback):
             raise ValueError(
                 "Give one of the search's arguments with several values. Received: "
                 f"{sorted(values)}. The arguments: {sorted(self.get_config())}."
+            )
+        if self.round_callbacks:
+            raise ValueError(
+                "Callbacks of a round belong to one search. Call in_round on each of "
+                "the varied searches."
             )
         [(name, choices)] = values.items()
         config = self.get_config()

@@ -8,6 +8,7 @@ import numpy as np
 from tf_tickets import masks as masks_module
 from tf_tickets import snapshots, wrapping
 from tf_tickets.parametrization import LearnedMask
+from tf_tickets.search.arguments import check_counts
 from tf_tickets.search.learning import MaskSearch
 
 
@@ -16,9 +17,12 @@ class Supermask(MaskSearch):
     """Learns nothing but the mask; all weights stay as they were drawn.
 
     A callback for one `fit` over a model that `search.wrap` gave, in which all
-    variables but the scores are frozen. With a stochastic mask this is the
-    supermask of Zhou et al. (2019), with a soft one that of Continuous
-    Sparsification, with "topk" edge-popup (Ramanujan et al. 2020).
+    variables but the scores are frozen, those of the model it was made from with
+    them; to train a ticket's weights, apply it to a model that is built anew.
+
+    With a stochastic mask this is the supermask of Zhou et al. (2019), with a soft
+    one that of Continuous Sparsification, with "topk" edge-popup (Ramanujan et al.
+    2020).
 
     Args:
         epochs: Epochs of the one round.
@@ -58,6 +62,7 @@ class Supermask(MaskSearch):
         monitor: str = "val_accuracy",
         seed: int = 0,
     ) -> None:
+        check_counts(epochs=epochs)
         mask = masks_module.get(mask)
         if not mask.learned:
             raise ValueError(
@@ -105,8 +110,15 @@ class Supermask(MaskSearch):
         if self.signed_constant:
             for variable in wrapping.kernels(self.model).values():
                 kernel = snapshots.to_numpy(variable)
-                variable.assign(np.sign(kernel) * kernel.std())
+                # Once only: the spread of signed constants is less than theirs.
+                if np.unique(np.abs(kernel)).size > 1:
+                    variable.assign(np.sign(kernel) * kernel.std())
         super().begin()
+
+    def ticket_start(self) -> snapshots.State:
+        """With the statistics that the search has gathered: nothing else trains."""
+        now = snapshots.record(self.model)
+        return {**self.snapshot, "statistics": now["statistics"]}
 
     def get_config(self):
         config = super().get_config()

@@ -80,6 +80,7 @@ class TicketTrainer:
         # Learning rate and seeds too: what was trained before must not matter.
         snapshots.restore(self.model, self._start, snapshots.get("exact"), self._start)
         ticket.apply(self.model)
+        self._check_free()
         keras.utils.set_random_seed(finding.round_seed(self.seed, round_))
         follow = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
@@ -97,6 +98,13 @@ class TicketTrainer:
         if "test" in self.parts:
             metrics |= finding.test_metrics(self.model, self.parts["test"])
         return metrics
+
+    def _check_free(self):
+        if not any(v.trainable for v in wrapping.kernels(self.model).values()):
+            raise ValueError(
+                "All kernels of the model are frozen, so the ticket cannot be trained. "
+                "`build_model` must give a plain model, not one of Supermask.wrap."
+            )
 
     def _follow(self, round_, epoch):
         self._key = (self.seed, round_, epoch)
