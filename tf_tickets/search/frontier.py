@@ -192,15 +192,14 @@ def find_frontier(
             points.append(_point(label, search, ticket, trainings, monitor))
     dense = trainings.dense(points[0].ticket)
     origin = _provenance(searches, seed, epochs, batch_size)
-    frontier = Frontier(points, dense, monitor, origin)
+    return _written(Frontier(points, dense, monitor, origin), place)
+
+
+def _written(frontier, place):
     if place is not None:
-        _write(frontier, place)
+        frontier.save(place / RESULTS)
+        frontier.plot(place / "frontier.png")
     return frontier
-
-
-def _write(frontier, place):
-    frontier.save(place / RESULTS)
-    frontier.plot(place / "frontier.png")
 
 
 def _check(searches, epochs):
