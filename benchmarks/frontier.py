@@ -17,6 +17,7 @@ import statistics
 
 HERE = pathlib.Path(__file__).parent
 NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
+METHODS = ("CS", "ISS", "IMP")
 SETTINGS = ("dataset", "take", "width", "learning_rate")
 
 
@@ -27,7 +28,7 @@ def searches(options, rate, seed):
     found = {f"CS {k}": s for k, s in cs.varied(initial_score=options.scores).items()}
     found["ISS"] = tt.StochasticSparsification(10, options.epochs, seed=seed)
     found["IMP"] = tt.IMP(options.imp_rounds, options.epochs, rate=rate, seed=seed)
-    return found
+    return {k: s for k, s in found.items() if k.split()[0] in options.methods}
 
 
 def run(options, seed):
@@ -94,7 +95,7 @@ def matching(run, tolerance):
     good = [p for p in run["points"] if p["metrics"]["test_accuracy"] >= least]
     found = {}
     for sparsity in (0.5, 0.8, 0.9, 0.95, 0.97):
-        for method in ("CS", "ISS", "IMP"):
+        for method in METHODS:
             costs = [
                 p["search_epochs"]
                 for p in good
@@ -177,6 +178,7 @@ def main():
     parser.add_argument(
         "--scores", type=float, nargs="+", default=[-0.3, -0.2, -0.1, -0.03, 0.03]
     )
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--take", type=int, help="training images; all of them")
     parser.add_argument("--learning-rate", type=float, help="the recipe's")

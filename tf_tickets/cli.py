@@ -12,6 +12,8 @@ examples:
   tf-tickets search --dataset mnist --data-dir ~/tensorflow_datasets --epochs 10
   tf-tickets search --dataset cifar10 --model resnet20 --rewind-to "10 epochs"
   tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
+  tf-tickets frontier --methods cs imp --scores -0.2 -0.1 0.0
+      learned masks against magnitude pruning, every ticket trained alike
   tf-tickets report tickets/digits-lenet300/model.keras
   tf-tickets compare one.ticket other.ticket
 
@@ -42,6 +44,7 @@ def _parser():
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_search(commands)
+    _add_frontier(commands)
     _add_train(commands)
     report = commands.add_parser("report", help="show a ticket or a model by layer")
     report.add_argument("file", help="a .ticket or a .keras file")
@@ -77,6 +80,21 @@ _SEARCH_OPTIONS: dict[str, dict] = {
         "action": "store_true",
         "help": "leave out random reinit and shuffled masks, and with "
         "them two thirds of the time",
+    },
+}
+_FRONTIER_OPTIONS: dict[str, dict] = {
+    "--methods": {
+        "nargs": "+",
+        "choices": ("cs", "iss", "imp"),
+        "default": ["cs", "imp"],
+        "help": "(default: cs imp)",
+    },
+    "--scores": {
+        "nargs": "+",
+        "type": float,
+        "metavar": "S",
+        "default": [-0.2, -0.1, 0.0],
+        "help": "initial scores of cs: the greater, the denser (default: -0.2 -0.1 0)",
     },
 }
 _DATA_OPTIONS: dict[str, dict] = {
@@ -139,6 +157,27 @@ def _add_search(commands):
         "--out",
         metavar="DIR",
         help="folder of the results (default: tickets/DATASET-MODEL)",
+    )
+
+
+def _add_frontier(commands):
+    frontier = commands.add_parser(
+        "frontier",
+        help="compare searches on one frontier of sparsity and accuracy",
+        description="Runs Continuous Sparsification (cs) for several initial scores, "
+        "stochastic sparsification (iss) and iterative magnitude pruning (imp) from "
+        "the same weights, and trains every ticket alike. The same command again goes "
+        "on where it was interrupted.",
+    )
+    _add_data(frontier)
+    what = frontier.add_argument_group("the searches")
+    _add_options(what, _FRONTIER_OPTIONS)
+    shared = ("--rounds", "--epochs", "--rewind-to", "--batch-size")
+    _add_options(what, {name: _SEARCH_OPTIONS[name] for name in shared})
+    frontier.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the results (default: tickets/DATASET-MODEL-frontier)",
     )
 
 
@@ -212,6 +251,18 @@ def _plain_name(dataset):
     return pathlib.Path(dataset).stem if dataset.endswith(".npz") else dataset
 
 
+def _frontier(options):
+    from tf_tickets import jobs, tables
+
+    name = f"{_plain_name(options.dataset)}-{options.model}-frontier"
+    out = pathlib.Path(options.out or f"tickets/{name}")
+    setting = _setting(options, jobs)
+    found = jobs.compare_searches(setting, out, options.methods, options.scores)
+    print(tables.frontier_table(found.rows(), found.dense, found.monitor))
+    print(f"Tickets in the folders of {out}, the picture in {out / 'frontier.png'}")
+    return 0
+
+
 def _train(options):
     from tf_tickets import jobs
 
@@ -247,6 +298,7 @@ def _compare(options):
 
 _COMMANDS = {
     "search": _search,
+    "frontier": _frontier,
     "train": _train,
     "report": _report,
     "compare": _compare,

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 
@@ -20,7 +21,11 @@ from tf_tickets import (
     wrapping,
 )
 from tf_tickets.search import finding, training
+from tf_tickets.search.cs import ContinuousSparsification
+from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.imp import IMP
+from tf_tickets.search.iss import StochasticSparsification
+from tf_tickets.search.rounds import RoundSearch
 from tf_tickets.version import versions
 
 # Not a paper's: small enough to be done in two minutes on two cores.
@@ -243,6 +248,41 @@ class SearchJob:
         # Last, for it is what says that the job is done.
         _write_text(self._path("results.json"), json.dumps(results, indent=1))
         return results
+
+
+def compare_searches(
+    setting: Setting,
+    out: os.PathLike | str,
+    methods: Iterable[str] = ("cs", "imp"),
+    scores: Iterable[float] = (-0.2, -0.1, 0.0),
+) -> Frontier:
+    """Runs searches of several methods, trains their tickets, draws the frontier.
+
+    Args:
+        setting: A `Setting`. Its rounds are those of "imp" and "iss"; "cs" has a
+            third of them.
+        out: The folder; the same one again goes on where it stopped.
+        methods: Of "cs", "iss" and "imp".
+        scores: The initial scores of "cs", each a search of its own.
+    """
+    imp = setting.search()
+    given: Any = {
+        "epochs_per_round": imp.epochs_per_round,
+        "rewind_to": imp.rewind_to,
+        "seed": setting.seed,
+    }
+    cs = ContinuousSparsification(max(1, imp.rounds // 3), **given)
+    found: dict[str, RoundSearch] = {}
+    for method in methods:
+        if method == "cs":
+            varied = cs.varied(initial_score=scores).items()
+            found |= {f"cs {label}": search for label, search in varied}
+        else:
+            iss = StochasticSparsification(imp.rounds, **given)
+            found[method] = {"iss": iss, "imp": imp}[method]
+    epochs, batch = imp.epochs_of_tickets, setting.batch_size
+    build, data, seed = setting.build_model, setting.data, setting.seed
+    return find_frontier(build, data, found, out, seed, epochs=epochs, batch_size=batch)
 
 
 def train(

@@ -74,6 +74,44 @@ def search_table(
     return align(cells)
 
 
+def frontier_table(
+    points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
+) -> str:
+    """The trained tickets of several searches as a text table.
+
+    Args:
+        points: As `tf_tickets.Frontier.rows` gives them.
+        dense: Metrics of the dense network.
+        monitor: The metric to show.
+
+    Returns:
+        The table, without a newline at its end; `*` marks the optimal tickets.
+
+    Example:
+
+    >>> point = {"label": "cs", "round": 1, "sparsity": 0.9, "search_epochs": 8,
+    ...          "metrics": {"accuracy": 0.97}, "optimal": True}
+    >>> print(frontier_table([point], {"accuracy": 0.98}, "accuracy"))
+    search  round  search epochs  kept weights  accuracy
+    dense                              100.00%    0.9800
+    cs          1              8        10.00%   0.9700*
+    """
+    cells = [("search", "round", "search epochs", "kept weights", monitor)]
+    cells.append(("dense", "", "", "100.00%", _accuracy(dense.get(monitor))))
+    for point in points:
+        star = "*" if point["optimal"] else ""
+        cells.append(
+            (
+                point["label"],
+                str(point["round"]),
+                str(point["search_epochs"]),
+                f"{1 - point['sparsity']:.2%}",
+                f"{_accuracy(point['metrics'][monitor])}{star}",
+            )
+        )
+    return align(cells, left=1)
+
+
 def align(cells: Iterable[Sequence[str]], left: int = 0) -> str:
     """Rows of text in columns, the first `left` of them flush left."""
     cells = list(cells)

@@ -1,0 +1,69 @@
+"""The command line, as a user types it, on a few digits."""
+
+import json
+
+import keras
+import pytest
+
+from tf_tickets import cli
+
+FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
+
+
+@pytest.fixture
+def no_fit(monkeypatch):
+    return lambda: monkeypatch.setattr(keras.Model, "fit", None)
+
+
+def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
+    tmp_path, capsys, no_fit
+):
+    out = tmp_path / "frontier"
+    command = ["frontier", *FEW, "--rounds", "3", "--scores", "-0.1", "0.1"]
+    command += ["--methods", "cs", "iss", "imp", "--out", str(out)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    kept = json.loads((out / "frontier.json").read_text())
+    labels = [point["label"] for point in kept["points"]]
+    scores = ["cs initial_score=-0.1", "cs initial_score=0.1"]
+    assert labels == [*scores, *["iss"] * 3, *["imp"] * 3]
+    assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
+    assert (out / "frontier.png").stat().st_size > 1000
+    no_fit()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
+    out = tmp_path / "search"
+    command = ["search", *FEW, "--rounds", "2", "--no-controls", "--out", str(out)]
+    assert cli.main(command) == 0
+    assert "Best: round" in capsys.readouterr().out
+    first, second = (str(out / f"round_0{number}.ticket") for number in (1, 2))
+    assert cli.main(["report", first]) == 0
+    assert "sparsity" in capsys.readouterr().out
+    assert cli.main(["compare", first, second]) == 0
+    assert "kept in both" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["frontier", "--model", "lenet"], "Unknown network. Received: 'lenet'"),
+        (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "must be finite"),
+        (["search", "--dataset", "there.npz"], "there.npz"),
+        (["report", "there.ticket"], "there.ticket"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, message):
+    out = [] if command[0] == "report" else ["--out", str(tmp_path / "a")]
+    assert cli.main([*command, *out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tf-tickets: ") and message in error
+
+
+@pytest.mark.parametrize("command", [["frontier", "--methods", "obd"], ["serve"]])
+def test_unknown_words_end_with_the_usage(capsys, command):
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "invalid choice" in capsys.readouterr().err
