@@ -228,7 +228,7 @@ def test_kernels_of_one_shape_draw_differently():
 def test_topk_keeps_what_trying_all_subsets_finds(count, ties):
     rng = np.random.default_rng(count)
     scores = rng.integers(0, 4, 8) if ties else rng.normal(size=8)
-    found = NUMPY(masks.largest(ops.convert_to_tensor(scores, "float32"), count))
+    found = NUMPY(selection.largest(ops.convert_to_tensor(scores, "float32"), count))
     assert found.tolist() == oracles.best_subset(scores.tolist(), count)
 
 

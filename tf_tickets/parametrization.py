@@ -52,13 +52,14 @@ class Mask(keras.layers.Layer):
         return kernel * self.factor(kernel.dtype, training)
 
 
-def checked(mask: ArrayLike) -> np.ndarray:
+def checked(mask: ArrayLike, path: str = "") -> np.ndarray:
     """The mask as booleans; values other than 0 and 1 are refused."""
     mask = np.asarray(mask)
     if not np.isin(mask, (0, 1)).all():
+        place = f" for {path!r}" if path else ""
         raise ValueError(
             "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
-            f"{np.unique(mask)[:5]}"
+            f"{np.unique(mask)[:5]}{place}"
         )
     return mask.astype(bool)
 

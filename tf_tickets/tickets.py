@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tf_tickets import files, paths, snapshots, wrapping
+from tf_tickets.parametrization import checked
 
 
 @dataclasses.dataclass
@@ -41,7 +42,7 @@ class Ticket:
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self.masks = {path: _boolean(path, mask) for path, mask in self.masks.items()}
+        self.masks = {path: checked(mask, path) for path, mask in self.masks.items()}
         if not self.masks:
             raise ValueError("A ticket needs one mask at least. Received: masks={}")
         if self.weights is not None:
@@ -204,16 +205,6 @@ def _split(arrays, prefix):
     return {
         n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)
     }
-
-
-def _boolean(path, mask):
-    mask = np.asarray(mask)
-    if not np.isin(mask, (0, 1)).all():
-        raise ValueError(
-            "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
-            f"{np.unique(mask)[:5]} for {path!r}"
-        )
-    return mask.astype(bool)
 
 
 def _trainable_state(model):

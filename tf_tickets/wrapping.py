@@ -18,13 +18,13 @@ from tf_tickets import masks as masks_module
 from tf_tickets.layers import Prunable, why_not
 from tf_tickets.parametrization import Mask
 
+# A regular expression, a list of names or a function of the layer.
+Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
+
 
 def wrap(
     model: keras.Model,
-    filters: str
-    | Collection[str]
-    | Callable[[keras.layers.Layer], object]
-    | None = None,
+    filters: Filters = None,
     embeddings: bool = False,
     mask: str | Mask = "fixed",
     verbose: bool = True,

@@ -5,8 +5,6 @@ ticket, which starts from the weights of the moment to rewind to. Then the score
 are made ready for the next round. A search of `rounds` rounds trains as often.
 """
 
-from collections.abc import Callable, Collection
-
 import keras
 import numpy as np
 
@@ -59,10 +57,7 @@ class MaskSearch(RoundSearch):
     def wrap(
         self,
         model: keras.Model,
-        filters: str
-        | Collection[str]
-        | Callable[[keras.layers.Layer], object]
-        | None = None,
+        filters: wrapping.Filters = None,
         embeddings: bool = False,
         verbose: bool = True,
     ) -> keras.Model:

@@ -6,7 +6,7 @@ What happens between two rounds is the search's: `pruning` prunes and rewinds,
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 from typing import Self
 
 import keras
@@ -89,10 +89,7 @@ class RoundSearch(keras.callbacks.Callback):
     def wrap(
         self,
         model: keras.Model,
-        filters: str
-        | Collection[str]
-        | Callable[[keras.layers.Layer], object]
-        | None = None,
+        filters: wrapping.Filters = None,
         embeddings: bool = False,
         verbose: bool = True,
     ) -> keras.Model:

@@ -1,7 +1,5 @@
 """Supermasks: a network is found in random weights, which are never trained."""
 
-from collections.abc import Callable, Collection
-
 import keras
 import numpy as np
 
@@ -82,10 +80,7 @@ class Supermask(MaskSearch):
     def wrap(
         self,
         model: keras.Model,
-        filters: str
-        | Collection[str]
-        | Callable[[keras.layers.Layer], object]
-        | None = None,
+        filters: wrapping.Filters = None,
         embeddings: bool = False,
         verbose: bool = True,
     ) -> keras.Model:
