@@ -13,7 +13,8 @@ of the test set after the last epoch. A run that was interrupted goes on;
 import argparse
 import json
 import pathlib
-import statistics
+
+from spreads import show, spread
 
 HERE = pathlib.Path(__file__).parent
 NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
@@ -141,31 +142,19 @@ def _join(values):
     return " ".join(map(str, values))
 
 
-def spread(values):
-    return {
-        "mean": statistics.mean(values),
-        "stdev": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "values": values,
-    }
-
-
 def table(found):
     lines = [
         "| search | round | search epochs | weights left | test accuracy |",
         "|---|---|---|---|---|",
-        f"| dense | | | 100 % | {_show(found['dense'])} |",
+        f"| dense | | | 100 % | {show(found['dense'])} |",
     ]
     for p in found["points"]:
         left = 1 - p["sparsity"]["mean"]
         lines.append(
             f"| {p['label']} | {p['round']} | {p['search_epochs']} | {left:.2%} | "
-            f"{_show(p['accuracy'])} |"
+            f"{show(p['accuracy'])} |"
         )
     return "\n".join(lines)
-
-
-def _show(values):
-    return f"{100 * values['mean']:.2f} ± {100 * values['stdev']:.2f}"
 
 
 def main():

@@ -13,7 +13,8 @@ A run that was interrupted goes on; `--collect` only gathers what is there.
 import argparse
 import json
 import pathlib
-import statistics
+
+from spreads import show, spread
 
 HERE = pathlib.Path(__file__).parent
 
@@ -44,7 +45,7 @@ def collect(options):
     for rounds in zip(*(run["rows"] for run in runs), strict=True):
         row = {"round": rounds[0]["round"], "sparsity": rounds[0]["sparsity"]}
         for name in ("ticket", "reinit", "shuffled"):
-            row[name] = _spread([r[name] for r in rounds])
+            row[name] = spread([r[name] for r in rounds])
         rows.append(row)
     found = {
         "command": _command(options, runs[0]["versions"]["backend"]),
@@ -54,7 +55,7 @@ def collect(options):
         "rounds": options.rounds,
         "epochs_per_round": options.epochs,
         "versions": runs[0]["versions"],
-        "dense": _spread(dense),
+        "dense": spread(dense),
         "rows": rows,
         "runs": runs,
     }
@@ -71,14 +72,6 @@ def _command(options, backend):
     )
 
 
-def _spread(values):
-    return {
-        "mean": statistics.mean(values),
-        "stdev": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "values": values,
-    }
-
-
 def table(found):
     lines = [
         "| round | weights left | ticket | reinit | shuffled | published ticket | "
@@ -86,19 +79,15 @@ def table(found):
         "|---|---|---|---|---|---|---|",
     ]
     dense = found["dense"]
-    lines.append(f"| 0 | 100.0 % | {_show(dense)} | | | {PUBLISHED[0][0]:.2f} | |")
+    lines.append(f"| 0 | 100.0 % | {show(dense)} | | | {PUBLISHED[0][0]:.2f} | |")
     for row in found["rows"]:
         known = PUBLISHED.get(row["round"], (float("nan"),) * 2)
-        cells = [_show(row[name]) for name in ("ticket", "reinit", "shuffled")]
+        cells = [show(row[name]) for name in ("ticket", "reinit", "shuffled")]
         lines.append(
             f"| {row['round']} | {1 - row['sparsity']:.1%} | {' | '.join(cells)} | "
             f"{known[0]:.2f} | {known[1]:.2f} |"
         )
     return "\n".join(lines)
-
-
-def _show(spread):
-    return f"{100 * spread['mean']:.2f} ± {100 * spread['stdev']:.2f}"
 
 
 def main():

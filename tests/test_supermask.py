@@ -95,7 +95,7 @@ def test_another_seed_draws_other_masks():
     assert first.tickets[0].id != second.tickets[0].id
 
 
-def test_weights_are_rewound_and_scores_are_not():
+def test_weights_are_rewound_between_rounds():
     search = iss(2, 2, rewind_to="2 steps")
     diary = tiny.Diary()
     run(search, callbacks=[diary])
