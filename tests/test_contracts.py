@@ -72,6 +72,26 @@ SUPERMASK = {
     "monitor": "loss",
     "seed": 4,
 }
+DLTH = {
+    "final_sparsity": {"output": 0.1, ".": 0.3},
+    "rounds": 2,
+    "penalty_epochs": 7,
+    "epochs_per_round": 9,
+    "penalty": schedules.GrowingPenalty(0.1, 2, 3.0, 2.0, 4),
+    "criterion": "movement",
+    "allocation": "erk",
+    "train": "each",
+    "penalty_learning_rate": 0.1,
+    "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+    "monitor": "loss",
+    "tolerance": 0.02,
+    "seed": 4,
+}
+UNI = DLTH | {
+    "stage_one_epochs": 8,
+    "rewind_to": "5 steps",
+    "early_stop": tt.EarlyStopRewind(2),
+}
 SOFT = {
     "initial_score": 0.2,
     "penalty": 0.1,
@@ -100,6 +120,41 @@ TABLE = {
     "ContinuousSparsification": (tt.ContinuousSparsification, CS),
     "StochasticSparsification": (tt.StochasticSparsification, ISS),
     "Supermask": (tt.Supermask, SUPERMASK),
+    "DLTH": (tt.DLTH, DLTH),
+    "UniLTH": (tt.UniLTH, UNI),
+    "UniDLTH": (tt.UniDLTH, UNI),
+    "ThresholdPruning": (
+        tt.ThresholdPruning,
+        {
+            "rounds": 3,
+            "epochs_per_round": 7,
+            "quality": {"output": 0.1, ".": 0.3},
+            "deviation": "once",
+            "learning_rate_factor": 0.3,
+            "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+            "monitor": "loss",
+            "tolerance": 0.02,
+        },
+    ),
+    "EarlyStopRewind": (
+        tt.EarlyStopRewind,
+        {
+            "patience": 3,
+            "min_delta": 0.1,
+            "rewind": 2,
+            "monitor": "loss",
+            "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+            "directory": "here",
+        },
+    ),
+    "GrowingPenalty": (
+        schedules.GrowingPenalty,
+        {"increment": 0.1, "interval": 2, "cap": 3.0, "power": 2.0, "hold": 4},
+    ),
+    "PenalizedMask": (
+        masks.PenalizedMask,
+        {"penalty": schedules.GrowingPenalty(0.1, 2, 3.0, 2.0, 4)},
+    ),
     "SoftMask": (masks.SoftMask, SOFT),
     "StochasticMask": (masks.StochasticMask, STOCHASTIC),
     "TopKMask": (masks.TopKMask, TOPK),
@@ -158,6 +213,8 @@ WITH_CONFIG = (
     snapshots.Fidelity,
     schedules.ConstantSparsity,
     schedules.ExponentialTemperature,
+    schedules.GrowingPenalty,
+    tt.EarlyStopRewind,
     keras.optimizers.Optimizer,
     masks.FixedMask,
     masks.TopKMask,

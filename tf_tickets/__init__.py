@@ -21,6 +21,7 @@ from tf_tickets import (
     allocation,
     controls,
     criteria,
+    curvature,
     datasets,
     layers,
     masks,
@@ -32,30 +33,40 @@ from tf_tickets import (
 )
 from tf_tickets.report import summary
 from tf_tickets.search.cs import ContinuousSparsification
+from tf_tickets.search.dlth import DLTH
 from tf_tickets.search.finding import find_ticket
 from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.gradual import GradualPruning
 from tf_tickets.search.imp import IMP
 from tf_tickets.search.iss import StochasticSparsification
+from tf_tickets.search.stopping import EarlyStopRewind
 from tf_tickets.search.supermask import Supermask
+from tf_tickets.search.threshold import ThresholdPruning
 from tf_tickets.search.training import TicketTrainer, train_ticket
+from tf_tickets.search.unilth import UniDLTH, UniLTH
 from tf_tickets.tickets import Ticket
 from tf_tickets.version import __version__
 from tf_tickets.wrapping import strip, wrap
 
 __all__ = [
     "ContinuousSparsification",
+    "DLTH",
+    "EarlyStopRewind",
     "Frontier",
     "GradualPruning",
     "IMP",
     "StochasticSparsification",
     "Supermask",
+    "ThresholdPruning",
     "Ticket",
     "TicketTrainer",
+    "UniDLTH",
+    "UniLTH",
     "__version__",
     "allocation",
     "controls",
     "criteria",
+    "curvature",
     "datasets",
     "find_frontier",
     "find_ticket",

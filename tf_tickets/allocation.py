@@ -142,7 +142,7 @@ def after_rates(
     {'fc/kernel': 800, 'out/kernel': 9}
     """
     return {
-        path: _survivors(int(mask.sum()), _rate_of(path, rates))
+        path: _survivors(int(mask.sum()), first_match(path, rates))
         for path, mask in masks.items()
     }
 
@@ -158,6 +158,45 @@ def after_rate(masks: dict[str, np.ndarray], rate: float) -> int:
     return _survivors(sum(int(m.sum()) for m in masks.values()), rate)
 
 
+def at_sparsity(masks: dict[str, np.ndarray], sparsity: float, way: float = 1.0) -> int:
+    """How many weights the model keeps on the way to a sparsity.
+
+    Args:
+        masks: Dict from kernel path to mask.
+        sparsity: The sparsity at the end of the way.
+        way: How much of the way is gone, 0 to 1, in equal ratios of what is left.
+
+    Example:
+
+    >>> at_sparsity({"a": np.ones(1000, bool)}, 0.75, way=0.5)
+    500
+    """
+    size = sum(mask.size for mask in masks.values())
+    alive = sum(int(mask.sum()) for mask in masks.values())
+    return min(alive, _left(size, sparsity, way))
+
+
+def at_sparsities(
+    masks: dict[str, np.ndarray], sparsities: dict[str, float], way: float = 1.0
+) -> dict[str, int]:
+    """The same for every kernel by itself, by the first pattern found in its path.
+
+    Example:
+
+    >>> masks = {"fc/kernel": np.ones(1000, bool), "out/kernel": np.ones(10, bool)}
+    >>> at_sparsities(masks, {"out": 0.0, ".": 0.9})
+    {'fc/kernel': 100, 'out/kernel': 10}
+    """
+    return {
+        path: min(int(mask.sum()), _left(mask.size, first_match(path, sparsities), way))
+        for path, mask in masks.items()
+    }
+
+
+def _left(size, sparsity, way):
+    return size - int(round((1.0 - (1.0 - sparsity) ** way) * size))
+
+
 def _survivors(alive, rate):
     if not 0.0 <= rate < 1.0:
         hint = f" For percent, divide by 100: {rate / 100}" if rate >= 1 else ""
@@ -167,12 +206,19 @@ def _survivors(alive, rate):
     return alive - int(round(rate * alive))
 
 
-def _rate_of(path, rates):
+def first_match(path: str, rates: dict[str, float]) -> float:
+    """The value of the first pattern that is found in a kernel's path.
+
+    Example:
+
+    >>> first_match("net/output/kernel", {"output": 0.1, ".": 0.2})
+    0.1
+    """
     for pattern, rate in rates.items():
         if re.search(pattern, path):
             return rate
     raise ValueError(
-        f"No pruning rate for kernel {path!r}. Received patterns: "
+        f"No pattern matches kernel {path!r}. Received patterns: "
         f"{list(rates)}. Add one that matches, or '.' for all others."
     )
 

@@ -2,18 +2,22 @@
 
 A criterion names what it needs as its arguments, any of `weight` (the trained
 kernel), `start` (the same kernel where the ticket starts from) and `rng` (a
-`numpy.random.Generator`). Registering one makes it available by name.
+`numpy.random.Generator`). One that names `model`, alone or with `rng`, scores all
+kernels at once: it is given the wrapped model and gives a dict by kernel path.
+Registering a criterion makes it available by name.
 """
 
 import inspect
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
 Criterion = Callable[..., np.ndarray]
 
 _CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")
+_INPUTS_OF_MODEL = ("model", "rng")
 
 
 def register(criterion: Criterion) -> Criterion:
@@ -46,7 +50,8 @@ def get(identifier: str | Criterion) -> Criterion:
     if identifier not in _CRITERIA:
         raise ValueError(
             f"Unknown criterion. Received: {identifier!r}. Known: "
-            f"{sorted(_CRITERIA)}. Or pass a function of any of {_INPUTS}."
+            f"{sorted(_CRITERIA)}. Or pass a function of any of {_INPUTS}, or of "
+            f"{_INPUTS_OF_MODEL}."
         )
     return _CRITERIA[identifier]
 
@@ -59,14 +64,14 @@ def serialize(criterion: Criterion) -> str:
     >>> serialize(magnitude)
     'magnitude'
     """
-    name = _name(criterion)
-    if _CRITERIA.get(name) is not criterion:
+    found = name(criterion)
+    if _CRITERIA.get(found) is not criterion:
         raise ValueError(
-            f"Criterion {name!r} is not registered, so a saved configuration "
+            f"Criterion {found!r} is not registered, so a saved configuration "
             "could not find it again. Decorate it with "
             "`tf_tickets.criteria.register`."
         )
-    return name
+    return found
 
 
 def score(
@@ -84,30 +89,82 @@ def score(
     """
     given = {"weight": weight, "start": start, "rng": rng}
     wanted = inspect.signature(criterion).parameters
-    scores = np.asarray(criterion(**{name: given[name] for name in wanted}))
+    scores = np.asarray(criterion(**{key: given[key] for key in wanted}))
+    _check_shape(criterion, scores, weight)
+    return scores
+
+
+def _check_shape(criterion, scores, weight):
     if scores.shape != np.shape(weight):
         raise ValueError(
             f"A criterion must give one score a weight. "
-            f"{_name(criterion)} gave shape {scores.shape} for a kernel of "
+            f"{name(criterion)} gave shape {scores.shape} for a kernel of "
             f"shape {np.shape(weight)}."
         )
-    return scores
+
+
+def score_all(
+    criterion: Criterion,
+    model: keras.Model,
+    weights: dict[str, np.ndarray],
+    starts: dict[str, np.ndarray],
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """The scores of all kernels of a model, by kernel path.
+
+    Args:
+        criterion: A criterion of a kernel or of a model.
+        model: The wrapped model.
+        weights: Dict from kernel path to the trained kernel.
+        starts: Dict from kernel path to the kernel where the ticket starts from.
+        rng: Where random criteria draw.
+
+    Example:
+
+    >>> weights = {"a": np.array([-3.0])}
+    >>> score_all(magnitude, None, weights, weights, np.random.default_rng(0))
+    {'a': array([3.])}
+    """
+    wanted = inspect.signature(criterion).parameters
+    if "model" not in wanted:
+        return {
+            path: score(criterion, weight, starts[path], rng)
+            for path, weight in weights.items()
+        }
+    given = {"model": model, "rng": rng}
+    scores = criterion(**{key: given[key] for key in wanted})
+    if set(scores) != set(weights):
+        raise ValueError(
+            f"A criterion of a model must score every kernel. {name(criterion)} "
+            f"scored {sorted(scores)}; the kernels: {sorted(weights)}."
+        )
+    for path, weight in weights.items():
+        _check_shape(criterion, np.asarray(scores[path]), weight)
+    return {path: np.asarray(scores[path]) for path in weights}
 
 
 def _check_arguments(criterion):
     try:
-        unknown = set(inspect.signature(criterion).parameters) - set(_INPUTS)
+        found = set(inspect.signature(criterion).parameters)
     except ValueError:  # some functions of NumPy tell nothing about themselves
-        unknown = {"unknown arguments"}
+        found = {"unknown arguments"}
+    unknown = found - set(_INPUTS_OF_MODEL if "model" in found else _INPUTS)
     if unknown:
         raise ValueError(
-            f"A criterion's arguments must be among {_INPUTS}. Received: "
-            f"{_name(criterion)} with {sorted(unknown)}. A function of other "
+            f"A criterion's arguments must be among {_INPUTS}, or {_INPUTS_OF_MODEL}. "
+            f"Received: {name(criterion)} with {sorted(unknown)}. A function of other "
             "arguments can be called in one of these: lambda weight: f(weight)."
         )
 
 
-def _name(criterion):
+def name(criterion: Criterion) -> str:
+    """What a criterion is called in settings and messages.
+
+    Example:
+
+    >>> name(magnitude)
+    'magnitude'
+    """
     return getattr(criterion, "__name__", repr(criterion))
 
 

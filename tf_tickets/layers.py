@@ -70,13 +70,14 @@ class _Call:
     """`Prunable.call` under the signature of the wrapped layer's `call`.
 
     Keras reads from the signature whether a layer takes `training`, `mask`,
-    `initial_state` and so on. A learned mask must be told `training` too.
+    `initial_state` and so on. A mask that counts steps must be told `training` too.
     """
 
-    def __init__(self, prunable, layer, learned):
+    def __init__(self, prunable, layer, counts_steps):
         self.prunable = prunable
         self.__signature__ = inspect.signature(layer.call)
-        self.adds_training = learned and not _takes_training(self.__signature__)
+        asks = _takes_training(self.__signature__)
+        self.adds_training = counts_steps and not asks
         if self.adds_training:
             self.__signature__ = _with_training(self.__signature__)
 
@@ -120,7 +121,7 @@ class Prunable(keras.layers.Wrapper):
     ) -> None:
         mask = masks_module.get(mask)
         # Keras inspects both signatures, `call` while the layer is being made.
-        self.call = _Call(self, layer, mask.learned)
+        self.call = _Call(self, layer, mask.counts_steps)
         self.build.__signature__ = _build_signature(layer)
         kwargs["dtype"] = layer.variable_dtype
         # The same name: losses, metrics and `get_layer` go by it.
@@ -148,6 +149,7 @@ class Prunable(keras.layers.Wrapper):
             config = {**self.mask.get_config(), "name": name.replace("/", "_")}
             mask = type(self.mask).from_config(config)
             mask.build(tuple(variable.shape))
+            mask.watch(variable)
             self.kernel_masks.append(mask)
 
     def _find_kernels(self):
@@ -177,7 +179,9 @@ class Prunable(keras.layers.Wrapper):
         return outputs
 
     def _training(self, args, kwargs):
-        """Whether this is a call in training; the layer is told only if it asks."""
+        """What a mask that counts steps is told; the layer only if it asks."""
+        if not self.mask.counts_steps:
+            return False
         if self.call.adds_training:
             return bool(kwargs.pop("training", False))
         found = self.call.__signature__.bind_partial(*args, **kwargs).arguments
@@ -214,6 +218,12 @@ class Prunable(keras.layers.Wrapper):
         """Writes the zeros into the stored kernels as well."""
         for variable, mask in self._pairs():
             zero_pruned(variable, mask)
+
+    def release(self) -> None:
+        """Writes the zeros and takes off what the masks have put on the kernels."""
+        self.zero_pruned()
+        for variable, mask in self._pairs():
+            mask.release(variable)
 
     def _masks_by_kernel(self):
         return dict(zip(self.kernel_variables, self.kernel_masks, strict=True))

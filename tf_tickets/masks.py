@@ -2,7 +2,8 @@
 
 This is the one thing in which the forward passes of the methods differ. Each is
 given to `tf_tickets.wrap(model, mask=...)`, by name or as an instance, of which
-every kernel gets a copy.
+every kernel gets a copy. Here are those that are learned; those that are set are in
+`fixed`.
 """
 
 import math
@@ -15,71 +16,8 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from tf_tickets import schedules, selection
+from tf_tickets.fixed import FixedMask, PenalizedMask
 from tf_tickets.parametrization import FAR, LearnedMask, Mask, Tensor, checked
-
-
-@keras.saving.register_keras_serializable("tf_tickets")
-class FixedMask(Mask):
-    """A 0/1 mask that is set between steps and never trained.
-
-    It is kept as booleans, an eighth of the memory of a float mask on disk and a
-    quarter in memory.
-
-    Args:
-        scaled: Whether kept weights are multiplied with a number, as those of
-            tickets of scaled masks are; it costs a little time.
-
-    Example:
-
-    >>> mask = FixedMask()
-    >>> mask.build((3,))
-    >>> mask.assign([True, False, True])
-    >>> np.asarray(mask.apply(keras.ops.array([1.0, 2.0, 3.0]))).tolist()
-    [1.0, 0.0, 3.0]
-    """
-
-    def __init__(self, scaled: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scaled = scaled
-
-    def build(self, shape):
-        self.mask = self.add_weight(
-            shape=shape, dtype="bool", initializer="ones", trainable=False, name="mask"
-        )
-        if self.scaled:
-            self.scale = self.add_weight(
-                shape=(),
-                dtype="float32",
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-                name="scale",
-            )
-
-    def factor(self, dtype: str, training: bool = False) -> Tensor:
-        mask = ops.cast(self.mask, dtype)
-        return mask * ops.cast(self.scale, dtype) if self.scaled else mask
-
-    @property
-    def kept_scale(self) -> float:
-        return float(ops.convert_to_numpy(self.scale.value)) if self.scaled else 1.0
-
-    def value(self) -> np.ndarray:
-        return ops.convert_to_numpy(self.mask).astype(bool)
-
-    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
-        mask = checked(mask)
-        if self.scaled and scale is not None:
-            self.scale.assign(scale)
-        elif scale not in (None, 1.0):
-            raise ValueError(
-                f"These masks cannot scale what they keep. Received: scale={scale}. "
-                'Wrap with mask="scaled".'
-            )
-        self.mask.assign(mask)
-
-    def get_config(self):
-        return {**super().get_config(), "scaled": self.scaled}
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -118,14 +56,8 @@ class SoftMask(LearnedMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
-        self.temperature: Any = temperature or schedules.ExponentialTemperature()
-        if isinstance(temperature, dict):
-            self.temperature = keras.saving.deserialize_keras_object(temperature)
-        if not callable(self.temperature):
-            raise TypeError(
-                "`temperature` must be called as temperature(step, steps, epochs). "
-                f"Received: {temperature!r}"
-            )
+        annealed = temperature or schedules.ExponentialTemperature()
+        self.temperature: Any = schedules.called("temperature", annealed)
         self.scale_mask = scale_mask
         if scale_mask and self.initial_score < -20.0:
             raise ValueError(
@@ -334,6 +266,7 @@ class TopKMask(LearnedMask):
 _MASKS: dict[str, Callable[[], Mask]] = {
     "fixed": FixedMask,
     "scaled": lambda: FixedMask(scaled=True),
+    "penalized": PenalizedMask,
     "soft": SoftMask,
     "stochastic": StochasticMask,
     "topk": TopKMask,

@@ -180,8 +180,11 @@ def with_scores(
     if SCORES in groups:
         _check_equal(groups[SCORES], scores)
         return optimizer
-    own = _without_decay(default) if scores is None else keras.optimizers.get(scores)
-    return Grouped(default, {SCORES: twin(own), **groups})
+    if scores is None:
+        own = _without_decay(default)
+    else:
+        own = twin(keras.optimizers.get(scores))
+    return Grouped(default, {SCORES: own, **groups})
 
 
 def _check_equal(present, wanted):
@@ -242,6 +245,37 @@ def twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     0.5
     """
     return type(optimizer).from_config(optimizer.get_config())
+
+
+def set_learning_rate(
+    optimizer: keras.optimizers.Optimizer, learning_rate: float
+) -> None:
+    """Sets the learning rate of an optimizer that has no schedule for it.
+
+    Example:
+
+    >>> sgd = keras.optimizers.SGD(0.5)
+    >>> set_learning_rate(sgd, 0.25)
+    >>> float(sgd.learning_rate)
+    0.25
+    """
+    check_settable(optimizer)
+    optimizer.learning_rate = learning_rate
+
+
+def check_settable(optimizer: keras.optimizers.Optimizer) -> None:
+    """Refuses an optimizer whose learning rate is a schedule.
+
+    Example:
+
+    >>> check_settable(keras.optimizers.SGD(0.5))
+    """
+    if not any(v.name == "learning_rate" for v in optimizer.variables):
+        raise ValueError(
+            f"The learning rate of optimizer {optimizer.name!r} is to be set, but it "
+            "follows a schedule. Compile with a number as learning rate, or leave the "
+            "rate to the schedule."
+        )
 
 
 def _without_decay(optimizer):

@@ -29,6 +29,14 @@ class Mask(keras.layers.Layer):
     """
 
     learned = False
+    # Whether it must be told on every forward pass if it is one of training.
+    counts_steps = False
+
+    def watch(self, kernel: keras.Variable) -> None:
+        """The kernel that it masks is known."""
+
+    def release(self, kernel: keras.Variable) -> None:
+        """The kernel is masked no more."""
 
     def factor(self, dtype: str, training: bool = False) -> Tensor:
         """What the kernel is multiplied with on a forward pass."""
@@ -78,6 +86,7 @@ class LearnedMask(Mask):
     """
 
     learned = True
+    counts_steps = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import paths, wrapping
+from tf_tickets import optimizers, paths, wrapping
 
 State = dict[str, dict[str, np.ndarray]]
 
@@ -260,7 +260,7 @@ def reset_optimizer(model: keras.Model, step: int) -> None:
     them begin at zero.
     """
     optimizer = built_optimizer(model)
-    twin = type(optimizer).from_config(optimizer.get_config())
+    twin = optimizers.twin(optimizer)
     twin.build(model.trainable_variables)
     for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
         variable.assign(initial.value)

@@ -45,8 +45,9 @@ def wrap(
             way there, such as "attention/query".
         embeddings: Whether embedding tables are kernels too. Their gradient
             becomes dense then, which makes a step slower.
-        mask: The mask parametrization: "fixed" for 0/1 masks, "soft", "stochastic"
-            or "topk" for learned ones, or one of `tf_tickets.masks` as an instance.
+        mask: The mask parametrization: "fixed" for 0/1 masks, "penalized" for those
+            with a growing penalty, "soft", "stochastic" or "topk" for learned ones, or
+            one of `tf_tickets.masks` as an instance.
         verbose: Whether to print one line on what was done.
         score_optimizer: The optimizer of a learned mask's scores, where `model` is
             compiled; by default a copy of the model's, without weight decay.
@@ -133,7 +134,7 @@ def strip(model: keras.Model) -> keras.Model:
     if scales(model) or any(mask.learned for mask in mask_layers(model).values()):
         return _strip_apart(model)
     for layer in wrapped:
-        layer.zero_pruned()
+        layer.release()
     return rebuilding.transform(model, _unwrap_layer)
 
 

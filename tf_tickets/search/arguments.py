@@ -5,7 +5,9 @@ import re
 
 import keras
 
-from tf_tickets import allocation, wrapping
+from tf_tickets import allocation, optimizers, paths, wrapping
+from tf_tickets.fixed import own_regularizer
+from tf_tickets.parametrization import Mask
 
 
 def allocation_named(
@@ -75,6 +77,95 @@ def check_fixed(model: keras.Model) -> None:
         )
 
 
+def check_masks(model: keras.Model, wanted: Mask) -> None:
+    """The masks must be those that the search wraps with.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> check_masks(tt.wrap(model, verbose=False), tt.masks.FixedMask())
+    """
+    for path, mask in wrapping.mask_layers(model).items():
+        if _settings(mask) != _settings(wanted):
+            raise ValueError(
+                f"Kernel {path!r} has another mask than this search's. Received: "
+                f"{_settings(mask)}. Expected: {_settings(wanted)}. Wrap the model "
+                "with search.wrap(model)."
+            )
+
+
+def _settings(mask):
+    found = keras.saving.serialize_keras_object(mask)
+    unlike = ("name", "trainable", "dtype")
+    config = {k: v for k, v in found["config"].items() if k not in unlike}
+    return {"mask": found["class_name"], **config}
+
+
+def check_length_known(params: dict) -> None:
+    """The number of steps an epoch must be known, for schedules go by it.
+
+    Example:
+
+    >>> check_length_known({"steps": 10})
+    """
+    if not params.get("steps"):
+        raise ValueError(
+            "The number of steps an epoch must be known, for what grows within a "
+            "round goes by it. Received data of unknown length. Pass steps_per_epoch "
+            "to fit."
+        )
+
+
+def check_counted(model: keras.Model) -> None:
+    """Masks that count training steps must have seen one.
+
+    Example:
+
+    >>> check_counted(tt.wrap(keras.Sequential([keras.Input((2,)),
+    ...     keras.layers.Dense(1)]), verbose=False))
+    """
+    idle = [
+        path
+        for path, mask in wrapping.mask_layers(model).items()
+        if mask.counts_steps and mask.clock.steps_done == 0
+    ]
+    if idle:
+        raise ValueError(
+            f"The masks of {idle} saw no training step: either the step does not "
+            "collect `model.losses`, by which penalties are lost and schedules stand "
+            "still, or their layers are not called with training=True. Add "
+            "model.losses to the loss in your train_step; pass `training` on in your "
+            "`call`."
+        )
+
+
+def check_unforced(model: keras.Model) -> None:
+    """Nothing but the loss may act on the weights: no regularizer, no decay.
+
+    Example:
+
+    >>> check_unforced(keras.Sequential([keras.layers.Dense(1)]))
+    """
+    found = [
+        f"a regularizer of {variable.path!r}"
+        for variable in model.trainable_variables
+        if own_regularizer(variable) is not None
+    ]
+    found += [
+        f"an activity regularizer of {layer.name!r}"
+        for layer in paths.walk(model)
+        if getattr(layer, "activity_regularizer", None) is not None
+    ]
+    if model.compiled and optimizers.decays(model.optimizer, model.trainable_variables):
+        found.append(f"weight decay of optimizer {model.optimizer.name!r}")
+    if found:
+        raise ValueError(
+            "Stage one of this search trains without any regularization. Received a "
+            f"model with {'; '.join(found)}. Build and compile it without; tickets can "
+            "be trained with it by train_ticket and another build_model."
+        )
+
+
 def check_tells_training(model: keras.Model) -> None:
     """Keras must be able to tell a model that it is being trained.
 
@@ -88,8 +179,8 @@ def check_tells_training(model: keras.Model) -> None:
     if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise ValueError(
             f"`call` of model {model.name!r} takes no `training`, so its layers are "
-            "not told when they are trained, and learned masks must know. Write it as "
-            "call(self, inputs, training=None)."
+            "not told when they are trained, and masks that count steps must know. "
+            "Write it as call(self, inputs, training=None)."
         )
 
 

@@ -98,6 +98,7 @@ class Frontier:
 
     def rows(self) -> list[dict]:
         """The points as plain dicts, without their tickets."""
+        optimal = self.optimal
         return [
             {
                 "label": point.label,
@@ -105,7 +106,7 @@ class Frontier:
                 "sparsity": point.sparsity,
                 "search_epochs": point.search_epochs,
                 "metrics": point.metrics,
-                "optimal": point in self.optimal,
+                "optimal": point in optimal,
             }
             for point in self.points
         ]

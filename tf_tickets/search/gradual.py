@@ -162,20 +162,17 @@ class GradualPruning(keras.callbacks.Callback):
         size = sum(mask.size for mask in masks.values())
         alive = sum(int(mask.sum()) for mask in masks.values())
         keep = min(alive, size - int(round(sparsity * size)))
-        scores = self._scores(model)
+        scores = criteria.score_all(
+            self.criterion,
+            model,
+            {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()},
+            self._start,
+            np.random.default_rng([self.seed, self._step]),
+        )
         counts = self._allocate(scores, masks, keep)
         new = selection.select(scores, masks, allocation.guard(counts, masks))
         wrapping.set_masks(model, new)
         snapshots.zero_slots(model)
-
-    def _scores(self, model):
-        rng = np.random.default_rng([self.seed, self._step])
-        return {
-            path: criteria.score(
-                self.criterion, snapshots.to_numpy(v), self._start[path], rng
-            )
-            for path, v in wrapping.kernels(model).items()
-        }
 
     def get_config(self):
         return {

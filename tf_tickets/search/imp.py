@@ -3,15 +3,14 @@
 import keras
 import numpy as np
 
-from tf_tickets import allocation, criteria, selection, wrapping
+from tf_tickets import allocation, criteria
 from tf_tickets.allocation import Allocation
-from tf_tickets.search.arguments import allocation_named
-from tf_tickets.search.pruning import PruningSearch
+from tf_tickets.search.pruning import RankedSearch
 from tf_tickets.snapshots import Fidelity
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class IMP(PruningSearch):
+class IMP(RankedSearch):
     """Iterative magnitude pruning: train, prune the smallest, rewind, again.
 
     A callback that owns the rounds of one `fit` over a wrapped model. After it,
@@ -73,61 +72,32 @@ class IMP(PruningSearch):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            rounds,
-            epochs_per_round,
-            rewind_to,
-            fidelity,
-            stop_at,
-            monitor,
-            tolerance,
-            seed,
+            criterion,
+            allocation,
+            rounds=rounds,
+            epochs_per_round=epochs_per_round,
+            rewind_to=rewind_to,
+            fidelity=fidelity,
+            stop_at=stop_at,
+            monitor=monitor,
+            tolerance=tolerance,
+            seed=seed,
         )
         _check_rate(rate)
         self.rate = rate
-        self.criterion = criteria.get(criterion)
-        self.allocation, self._allocate = allocation_named(allocation)
 
-    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
-        masks = wrapping.masks(model)
-        scores = self._scores(model)
-        counts = allocation.guard(self._counts(scores, masks), masks)
-        return selection.select(scores, masks, counts)
-
-    def _scores(self, model):
-        start = self.snapshot["weights"]
-        rng = np.random.default_rng([self.seed, self.round])
-        return {
-            path: criteria.score(
-                self.criterion,
-                np.array(keras.ops.convert_to_numpy(v)),
-                start[path],
-                rng,
-            )
-            for path, v in wrapping.kernels(model).items()
-        }
-
-    def _counts(self, scores, masks):
+    def counts(
+        self, scores: dict[str, np.ndarray], masks: dict[str, np.ndarray]
+    ) -> dict[str, int]:
         floor = self.floor() if isinstance(self.stop_at, float) else 0
         if isinstance(self.rate, dict):
             counts = allocation.after_rates(masks, self.rate)
             return _lift(counts, masks, floor)
         keep = allocation.after_rate(masks, self.rate)
-        return self._allocate(scores, masks, max(keep, floor))
+        return self.allocate(scores, masks, max(keep, floor))
 
     def settings(self) -> dict:
-        return {
-            **super().get_config(),
-            "rate": self.rate,
-            "criterion": self.criterion.__name__,
-            "allocation": getattr(self.allocation, "__name__", self.allocation),
-        }
-
-    def get_config(self):
-        return {
-            **self.settings(),
-            "criterion": criteria.serialize(self.criterion),
-            "allocation": keras.saving.serialize_keras_object(self.allocation),
-        }
+        return {**super().settings(), "rate": self.rate}
 
 
 def _lift(counts, masks, floor):

@@ -34,6 +34,7 @@ class MaskSearch(RoundSearch):
     """
 
     first_round = 1
+    mask: LearnedMask
 
     def __init__(
         self,
@@ -54,25 +55,6 @@ class MaskSearch(RoundSearch):
             keras.optimizers.get(score_optimizer) if score_optimizer else None
         )
 
-    def wrap(
-        self,
-        model: keras.Model,
-        filters: wrapping.Filters = None,
-        embeddings: bool = False,
-        verbose: bool = True,
-    ) -> keras.Model:
-        """The model wrapped with masks of this search.
-
-        Args:
-            model: A plain model. If it is compiled, so is the wrapped one, with an
-                optimizer for the scores beside that of the weights.
-            filters: As in `tf_tickets.wrap`.
-            embeddings: As in `tf_tickets.wrap`.
-            verbose: As in `tf_tickets.wrap`.
-        """
-        scores = self.score_optimizer if model.compiled else None
-        return wrapping.wrap(model, filters, embeddings, self.mask, verbose, scores)
-
     @property
     def masks(self) -> dict[str, np.ndarray]:
         return wrapping.masks(self.model)
@@ -83,21 +65,10 @@ class MaskSearch(RoundSearch):
 
     def check_model(self) -> None:
         super().check_model()
-        wanted = _settings(self.mask)
-        for path, mask in self._learned.items():
-            if _settings(mask) != wanted:
-                raise ValueError(
-                    f"Kernel {path!r} has another mask than this search's. Received: "
-                    f"{_settings(mask)}. Expected: {wanted}. Wrap the model with "
-                    "search.wrap(model)."
-                )
+        arguments.check_masks(self.model, self.mask)
         self._check_trained()
         arguments.check_tells_training(self.model)
-        if not self.params.get("steps"):
-            raise ValueError(
-                "The number of steps an epoch must be known, for the temperature goes "
-                "by it. Received data of unknown length. Pass steps_per_epoch to fit."
-            )
+        arguments.check_length_known(self.params)
 
     def _check_trained(self):
         trained = {id(v) for v in self.model.trainable_variables}
@@ -115,10 +86,8 @@ class MaskSearch(RoundSearch):
                 "scores to 0. Compile before search.wrap(model), or compile with "
                 "tf_tickets.optimizers.with_scores(optimizer)."
             )
-        found, wanted = (
-            optimizers.trainer_of(optimizer, scores[0]),
-            self.score_optimizer,
-        )
+        found = optimizers.trainer_of(optimizer, scores[0])
+        wanted = self.score_optimizer
         if wanted is not None and not optimizers.same(found, wanted):
             raise ValueError(
                 f"This search trains the scores with {optimizers.settings(wanted)}, "
@@ -140,15 +109,7 @@ class MaskSearch(RoundSearch):
         return self.params["steps"] * self.epochs_per_round
 
     def on_epoch_end(self, epoch, logs=None):
-        idle = [p for p, m in self._learned.items() if m.clock.steps_done == 0]
-        if idle:
-            raise ValueError(
-                f"The masks of {idle} saw no training step: either the step does not "
-                "collect `model.losses`, by which penalties are lost and temperatures "
-                "stand still, or their layers are not called with training=True. Add "
-                "model.losses to the loss in your train_step; pass `training` on in "
-                "your `call`."
-            )
+        arguments.check_counted(self.model)
         super().on_epoch_end(epoch, logs)
 
     def measures(self) -> dict[str, float]:
@@ -216,19 +177,6 @@ class MaskSearch(RoundSearch):
         state = {**self.snapshot, "learning_rate": self.fresh["learning_rate"]}
         snapshots.restore(self.model, state, fidelity, self.fresh)
 
-    def tables(self, model: keras.Model) -> dict[str, snapshots.State]:
-        states = _mask_states(model).items()
-        masks = {p: {n: to_numpy(v) for n, v in s.items()} for p, s in states}
-        return {**super().tables(model), "masks": masks}
-
-    def load_tables(
-        self, tables: dict[str, snapshots.State], model: keras.Model
-    ) -> None:
-        super().load_tables(tables, model)
-        kept = list(tables["masks"].values())
-        for variables, values in zip(_mask_states(model).values(), kept, strict=True):
-            snapshots.assign(variables, values)
-
     def get_config(self):
         serialize = keras.optimizers.serialize
         scores = self.score_optimizer
@@ -237,16 +185,3 @@ class MaskSearch(RoundSearch):
             "rewind": self.rewind,
             "score_optimizer": serialize(scores) if scores else None,
         }
-
-
-def _settings(mask):
-    config = keras.saving.serialize_keras_object(mask)["config"]
-    return {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
-
-
-def _mask_states(model):
-    """Dict from kernel path to dict from name to variable of its mask."""
-    return {
-        path: {f"{i}:{v.name}": v for i, v in enumerate(mask.variables)}
-        for path, mask in wrapping.mask_layers(model).items()
-    }

@@ -6,10 +6,13 @@ trained. A search of `rounds` rounds therefore gives as many tickets and trains
 once more than that.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
-from tf_tickets import paths, snapshots, wrapping
+from tf_tickets import allocation, criteria, selection, snapshots, wrapping
+from tf_tickets.allocation import Allocation
 from tf_tickets.search import arguments
 from tf_tickets.search.rounds import RoundSearch
 
@@ -97,16 +100,9 @@ class PruningSearch(RoundSearch):
             return seed, 0, self.epoch_in_round + skipped
         return super().data_key(seed)
 
-    def load_tables(
-        self, tables: dict[str, snapshots.State], model: keras.Model
-    ) -> None:
-        super().load_tables(tables, model)
-        names = paths.match(self.masks, wrapping.kernels(model)) or {}
-        self._apply_to(model, {names[p]: mask for p, mask in self.masks.items()})
-
     def on_train_end(self, logs=None):
         # Keras has just written averaged weights (use_ema) over the kernels.
-        self._apply_to(self.model, self.masks)
+        self.apply_masks(self.masks)
         super().on_train_end(logs)
 
     def begin(self) -> None:
@@ -117,20 +113,21 @@ class PruningSearch(RoundSearch):
         """Prunes, rewinds and makes the ticket of the round that begins."""
         masks = self.next_masks(self.model)
         snapshots.restore(self.model, self.snapshot, self.fidelity, self.fresh)
-        self._apply_to(self.model, masks)
+        self.apply_masks(masks)
         super().turn()
         step = snapshots.iteration(self.model)
-        self.tickets.append(self.ticket(masks, self._start(), step))
+        self.tickets.append(self.ticket(masks, self.ticket_start(), step))
 
     def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
         """The masks of the round to come, by kernel path."""
         raise NotImplementedError
 
-    def _apply_to(self, model, masks):
-        wrapping.set_masks(model, masks or wrapping.masks(model))
-        snapshots.zero_slots(model)
+    def apply_masks(self, masks: dict[str, np.ndarray]) -> None:
+        """Sets masks, in the weights and in the optimizer too."""
+        wrapping.set_masks(self.model, masks or wrapping.masks(self.model))
+        snapshots.zero_slots(self.model)
 
-    def _start(self):
+    def ticket_start(self) -> snapshots.State:
         """Unmasked where rewound, so that other masks can be tried with them."""
         now = snapshots.record(self.model)
         return {
@@ -166,4 +163,55 @@ class PruningSearch(RoundSearch):
             **super().get_config(),
             "fidelity": self.fidelity.get_config(),
             "stop_at": self.stop_at,
+        }
+
+
+class RankedSearch(PruningSearch):
+    """Keeps the weights of the highest scores; a subclass gives how many.
+
+    Args:
+        criterion: What is kept: a name of `tf_tickets.criteria` or a function.
+        allocation: How what the whole model keeps is spread over its kernels.
+    """
+
+    def __init__(
+        self,
+        criterion: str | criteria.Criterion,
+        allocation: str | dict | Allocation,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.criterion = criteria.get(criterion)
+        self.allocation, self.allocate = arguments.allocation_named(allocation)
+
+    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
+        masks = wrapping.masks(model)
+        scores = criteria.score_all(
+            self.criterion,
+            model,
+            {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()},
+            self.snapshot["weights"],
+            np.random.default_rng([self.seed, self.round]),
+        )
+        counts = allocation.guard(self.counts(scores, masks), masks)
+        return selection.select(scores, masks, counts)
+
+    def counts(
+        self, scores: dict[str, np.ndarray], masks: dict[str, np.ndarray]
+    ) -> dict[str, int]:
+        """How many weights each kernel is to keep in the round to come."""
+        raise NotImplementedError
+
+    def settings(self) -> dict:
+        return {
+            **super().get_config(),
+            "criterion": criteria.name(self.criterion),
+            "allocation": getattr(self.allocation, "__name__", self.allocation),
+        }
+
+    def get_config(self):
+        return {
+            **self.settings(),
+            "criterion": criteria.serialize(self.criterion),
+            "allocation": keras.saving.serialize_keras_object(self.allocation),
         }

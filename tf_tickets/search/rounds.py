@@ -14,6 +14,7 @@ import numpy as np
 
 import tf_tickets.version as version
 from tf_tickets import snapshots, tickets, wrapping
+from tf_tickets.parametrization import Mask
 from tf_tickets.search import arguments, judging
 
 
@@ -37,6 +38,10 @@ class RoundSearch(keras.callbacks.Callback):
 
     method = "rounds"
     first_round = 0
+    # What of it is kept between rounds, beside variables and tickets.
+    kept: tuple[str, ...] = ("dense", "round", "complete", "_next_epoch", "_step")
+    mask: str | Mask = "fixed"
+    score_optimizer: keras.optimizers.Optimizer | None = None
 
     def __init__(
         self,
@@ -52,7 +57,8 @@ class RoundSearch(keras.callbacks.Callback):
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
         self.rewind_to = rewind_to
-        self.rewind_point = arguments.parse_moment(rewind_to, epochs_per_round)
+        first = self.epochs_of_first_round
+        self.rewind_point = arguments.parse_moment(rewind_to, first)
         self.monitor = monitor
         self.tolerance = float(tolerance)
         self._judge = judging.Judge(monitor, tolerance)
@@ -93,13 +99,32 @@ class RoundSearch(keras.callbacks.Callback):
         embeddings: bool = False,
         verbose: bool = True,
     ) -> keras.Model:
-        """The model wrapped as this search needs it: `tf_tickets.wrap`."""
-        return wrapping.wrap(model, filters, embeddings, verbose=verbose)
+        """The model wrapped as this search needs it.
+
+        Args:
+            model: A plain model. If it is compiled, so is the wrapped one, learned
+                masks with an optimizer for their scores beside that of the weights.
+            filters: As in `tf_tickets.wrap`.
+            embeddings: As in `tf_tickets.wrap`.
+            verbose: As in `tf_tickets.wrap`.
+        """
+        scores = self.score_optimizer if model.compiled else None
+        wrapped = wrapping.wrap(model, filters, embeddings, self.mask, verbose, scores)
+        self.prepare(wrapped)
+        return wrapped
+
+    def prepare(self, wrapped: keras.Model) -> None:
+        """What a search does to a model that it has wrapped."""
 
     @property
     def epochs(self) -> int:
         """How many epochs `fit` needs for the whole search."""
         return self.rounds * self.epochs_per_round
+
+    @property
+    def epochs_of_first_round(self) -> int:
+        """Epochs of the round in which the moment to rewind to lies."""
+        return self.epochs_per_round
 
     def epochs_before(self, round_: int) -> int:
         """How many epochs are trained before the ticket of a round is known."""
@@ -185,18 +210,22 @@ class RoundSearch(keras.callbacks.Callback):
             for part, values in table.items()
             for name, array in values.items()
         }
-        names = ("dense", "round", "complete", "_next_epoch", "_step")
-        content = {name: getattr(self, name) for name in names}
+        content = {name: getattr(self, name) for name in self.kept}
         content["metrics"] = [ticket.metrics for ticket in self.tickets]
         return content, arrays
 
     def tables(self, model: keras.Model) -> dict[str, snapshots.State]:
         """The recorded states that belong to the search's state, by name."""
         own = self.snapshot is not None and self.snapshot is not self.fresh
+        states = _mask_states(model).items()
         return {
             "now": snapshots.record(model),
             "fresh": self.fresh,
             "snapshot": self.snapshot if own else {},
+            "masks": {
+                path: {name: snapshots.to_numpy(v) for name, v in state.items()}
+                for path, state in states
+            },
         }
 
     def load_state(
@@ -223,6 +252,10 @@ class RoundSearch(keras.callbacks.Callback):
         self.snapshot = self.fresh if self.rewind_point == ("steps", 0) else None
         if tables["snapshot"]:
             self.snapshot = snapshots.adopt(model, tables["snapshot"])
+        # In order, for the running numbers in paths may be others now.
+        kept = list(tables["masks"].values())
+        for variables, values in zip(_mask_states(model).values(), kept, strict=True):
+            snapshots.assign(variables, values)
 
     # What Keras calls.
 
@@ -246,8 +279,8 @@ class RoundSearch(keras.callbacks.Callback):
             )
         unit, count = self.rewind_point
         steps = self.params.get("steps")
-        if unit == "steps" and steps and count > steps * self.epochs_per_round:
-            self._refuse_moment(steps * self.epochs_per_round)
+        if unit == "steps" and steps and count > steps * self.epochs_of_first_round:
+            self._refuse_moment(steps * self.epochs_of_first_round)
 
     def _refuse_moment(self, steps):
         raise ValueError(
@@ -287,7 +320,7 @@ class RoundSearch(keras.callbacks.Callback):
         if self.snapshot is None and self._at_snapshot():
             self.record()
         logs.update(self.measures())
-        stopped = self._stopped_in_round(logs)
+        stopped = self.stopped_in_round(logs)
         if stopped or self.epoch_in_round >= self.epochs_of_round:
             self._finish_round(logs)
 
@@ -341,20 +374,23 @@ class RoundSearch(keras.callbacks.Callback):
             start: The state whose weights and statistics it starts from.
             step: Where on the learning-rate schedule its training begins.
         """
-        provenance = {
+        provenance = {**self.provenance(), "step": step}
+        weights = snapshots.start_weights(self.model, start)
+        scales = wrapping.scales(self.model)
+        return tickets.Ticket(masks, weights, {}, provenance, scales)
+
+    def provenance(self) -> dict:
+        """Where a ticket of the present round comes from."""
+        return {
             "method": self.method,
             "settings": self.settings(),
             "round": self.round,
-            "step": step,
             "seed": self.seed,
             "order": self.data_key(0)[1:],
             "parent": self.tickets[-1].id if self.tickets else None,
             "versions": version.versions(),
             **self.context,
         }
-        weights = snapshots.start_weights(self.model, start)
-        scales = wrapping.scales(self.model)
-        return tickets.Ticket(masks, weights, {}, provenance, scales)
 
     def _finish_round(self, logs):
         self._tell_round("on_train_end")
@@ -384,7 +420,7 @@ class RoundSearch(keras.callbacks.Callback):
                 self.fresh
             )
 
-    def _stopped_in_round(self, logs):
+    def stopped_in_round(self, logs: dict) -> bool:
         """Whether a callback of the round ends it; a stop of `fit` goes on."""
         if not self.round_callbacks:
             return False
@@ -415,3 +451,11 @@ class RoundSearch(keras.callbacks.Callback):
     def from_config(cls, config):
         # Keras writes into the configurations that it reads.
         return cls(**copy.deepcopy(config))
+
+
+def _mask_states(model):
+    """Dict from kernel path to dict from name to variable of its mask."""
+    return {
+        path: {f"{i}:{v.name}": v for i, v in enumerate(mask.variables)}
+        for path, mask in wrapping.mask_layers(model).items()
+    }

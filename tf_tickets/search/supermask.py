@@ -77,18 +77,10 @@ class Supermask(MaskSearch):
         )
         self.signed_constant = signed_constant
 
-    def wrap(
-        self,
-        model: keras.Model,
-        filters: wrapping.Filters = None,
-        embeddings: bool = False,
-        verbose: bool = True,
-    ) -> keras.Model:
-        """The model wrapped with masks of this search, and its weights frozen."""
-        wrapped = super().wrap(model, filters, embeddings, verbose)
+    def prepare(self, wrapped: keras.Model) -> None:
+        """Freezes all but the scores."""
         for variable in wrapping.plain_paths(wrapped).values():
             variable.trainable = False
-        return wrapped
 
     def check_model(self) -> None:
         super().check_model()

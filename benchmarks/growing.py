@@ -1,0 +1,330 @@
+"""LTH (IMP), DLTH, UniLTH and UniDLTH on equal terms.
+
+    python benchmarks/growing.py --dataset mnist --data-dir DIR --seeds 0 1 2
+
+Every search begins with the same weights and prunes every kernel to the same count
+(ERK), to sparsities near 50, 70, 90, 95 and 98 %. IMP and the Uni searches go there in
+17 rounds of which those are the 3rd, 5th, 10th, 13th and 17th; DLTH runs once for each.
+Every ticket is then trained for the same epochs: "reset" from the first weights,
+"kept" from those that the search leaves it. Accuracies are those of the test set after
+the last epoch. `--sweep` tries, with the first seed, other values of patience, of the
+growth's power and of its length. A run that was interrupted goes on; `--collect` only
+gathers what is there.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+
+from spreads import show, spread
+
+HERE = pathlib.Path(__file__).parent
+NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
+ROUNDS = 17
+# Leaves 50, 10, 5 and 2 % after the rounds 3, 10, 13 and 17.
+RATE = 1 - 0.1**0.1
+CHOSEN = (3, 5, 10, 13, 17)
+STAGE_ONE = 20
+METHODS = ("IMP", "DLTH", "UniLTH", "UniDLTH")
+
+
+def sparsity(round_):
+    return 1 - (1 - RATE) ** round_
+
+
+def searches(options, seed):
+    """Dict from a label to the search, and the rounds whose tickets are wanted."""
+    import tf_tickets as tt
+
+    imp = {"allocation": "erk", "seed": seed}
+    found = {
+        "IMP": (tt.IMP(ROUNDS, options.epochs, RATE, **imp), CHOSEN),
+    }
+    for round_ in CHOSEN:
+        search = tt.DLTH(
+            sparsity(round_),
+            1,
+            options.dlth_epochs,
+            options.epochs,
+            dlth_penalty(options),
+            allocation="erk",
+            train="none",
+            seed=seed,
+        )
+        found[f"DLTH {round_}"] = search, (1,)
+    found["UniLTH"] = uni(tt.UniLTH, options, seed), CHOSEN
+    found["UniDLTH"] = uni(tt.UniDLTH, options, seed), CHOSEN
+    return {k: s for k, s in found.items() if k.split()[0] in options.methods}
+
+
+def dlth_penalty(options):
+    from tf_tickets.schedules import GrowingPenalty
+
+    if options.dataset == "mnist":
+        return GrowingPenalty(1e-4, interval=1, hold=10_000)
+    return None
+
+
+def uni(kind, options, seed, patience=5, power=2.0, penalty_epochs=None):
+    import tf_tickets as tt
+
+    return kind(
+        sparsity(ROUNDS),
+        ROUNDS,
+        STAGE_ONE,
+        penalty_epochs or options.penalty_epochs,
+        options.epochs,
+        tt.schedules.GrowingPenalty(power=power),
+        early_stop=tt.EarlyStopRewind(patience),
+        allocation="erk",
+        train="none",
+        # The weights that the search leaves; they are reset below.
+        fidelity="learning_rate",
+        seed=seed,
+    )
+
+
+def sweep(options, seed):
+    """Other settings of UniLTH, and IMP that keeps its weights."""
+    import tf_tickets as tt
+
+    kept = {"fidelity": "learning_rate", "allocation": "erk", "seed": seed}
+    found = {
+        "UniLTH, patience 1": uni(tt.UniLTH, options, seed, patience=1),
+        "UniLTH, power 1": uni(tt.UniLTH, options, seed, power=1.0),
+        "IMP, kept": tt.IMP(ROUNDS, options.epochs, RATE, **kept),
+        "UniLTH, twice the penalty epochs": uni(
+            tt.UniLTH, options, seed, penalty_epochs=2 * options.penalty_epochs
+        ),
+        "UniLTH, power 3": uni(tt.UniLTH, options, seed, power=3.0),
+    }
+    return {label: (search, CHOSEN) for label, search in found.items()}
+
+
+def run(options, seed, searches):
+    import tf_tickets as tt
+    from tf_tickets import recipes
+    from tf_tickets.version import versions
+
+    data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
+    data = data.take(options.take) if options.take else data
+    network = NETWORKS[options.dataset]
+    recipe = recipes.recipe(network)
+
+    def build():
+        shape, classes = data.input_shape, data.num_classes
+        model = recipes.build(network, shape, classes, width=options.width)
+        if options.learning_rate:
+            model.optimizer.learning_rate = options.learning_rate
+        return model
+
+    work = options.work / f"seed{seed}"
+    trainer = tt.TicketTrainer(build, data, seed, recipe.batch_size)
+    rows = Rows(work / "rows.json", trainer, data, options.epochs)
+    for label, (search, rounds) in searches.items():
+        if rows.has(label, rounds):
+            continue
+        tickets = tt.find_ticket(
+            build,
+            data,
+            search,
+            work / label.replace(" ", "_"),
+            seed,
+            batch_size=recipe.batch_size,
+            verbose=0,
+        )
+        for round_ in rounds:
+            rows.add(label, search, tickets[round_ - 1])
+    origin = {"seed": seed, "versions": versions(), "cores": os.cpu_count()}
+    rows.write(origin)
+
+
+class Rows:
+    """The trained tickets of one seed, kept as they come."""
+
+    def __init__(self, path, trainer, data, epochs):
+        self.path = path
+        self.trainer = trainer
+        self.data = data
+        self.epochs = epochs
+        self.origin = {}
+        self.rows = json.loads(path.read_text())["rows"] if path.exists() else []
+
+    def has(self, label, rounds):
+        found = {row["round"] for row in self.rows if row["label"] == label}
+        return set(rounds) <= found
+
+    def add(self, label, search, ticket):
+        row = {
+            "label": label,
+            "round": ticket.provenance["round"],
+            "sparsity": ticket.sparsity,
+            "search_epochs": search.epochs_before(ticket.provenance["round"]),
+            "stage_one": getattr(search, "stage_one", {}),
+            "dense": search.dense,
+            "residue": ticket.metrics.get("residue"),
+        }
+        if label.startswith("IMP"):
+            row["trained"] = {"reset" if label == "IMP" else "kept": ticket.metrics}
+        else:
+            row["removal"] = self.removal(ticket)
+            row["trained"] = {"kept": self.trainer.train(ticket, self.epochs)}
+            if label.startswith("UniLTH"):
+                reset = self.trainer.train(self.reset(ticket), self.epochs)
+                row["trained"]["reset"] = reset
+        self.rows.append(row)
+        self.write(self.origin)
+        print(json.dumps(row)[:400], flush=True)
+
+    def removal(self, ticket):
+        """Validation accuracy with the penalized weights, and without them."""
+        model = self.trainer.model
+        ticket.apply(model)
+        after = model.evaluate(
+            self.data.x_val,
+            self.data.y_val,
+            batch_size=512,
+            verbose=0,
+            return_dict=True,
+        )
+        return {"before": ticket.metrics["val_accuracy"], "after": after["accuracy"]}
+
+    def reset(self, ticket):
+        import tf_tickets as tt
+
+        # IMP's tickets start from the first weights.
+        first = tt.Ticket.load(self.path.parent / "IMP" / "round_01.ticket")
+        return dataclasses.replace(ticket, weights=first.weights)
+
+    def write(self, origin):
+        self.origin = origin
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        found = {**origin, "rows": self.rows}
+        self.path.write_text(json.dumps(found, indent=1))
+
+
+def collect(options):
+    files = [options.work / f"seed{seed}" / "rows.json" for seed in options.seeds]
+    runs = [json.loads(file.read_text()) for file in files]
+    found = {
+        "command": command(options, runs[0]["versions"]["backend"]),
+        "machine": f"{runs[0]['cores']} CPU cores",
+        "seeds": options.seeds,
+        "dense": spread([dense(run) for run in runs]),
+        "points": points(runs),
+        "runs": runs,
+    }
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1))
+    plot(found, options)
+    return found
+
+
+def dense(run):
+    [row] = [r for r in run["rows"] if r["label"] == "IMP" and r["round"] == CHOSEN[0]]
+    return row["dense"]["test_accuracy"]
+
+
+def points(runs):
+    """Means over the seeds, by search, way of training and sparsity."""
+    groups = {}
+    for run in runs:
+        for row in run["rows"]:
+            for start, metrics in row["trained"].items():
+                label = row["label"].removesuffix(", kept")
+                label = "DLTH" if label.startswith("DLTH") else label
+                key = label, start, round(row["sparsity"], 3)
+                groups.setdefault(key, []).append((row, metrics["test_accuracy"]))
+    return [
+        {
+            "label": f"{label}, {start}",
+            "sparsity": at,
+            "search_epochs": spread([row["search_epochs"] for row, _ in found]),
+            "accuracy": spread([accuracy for _, accuracy in found]),
+        }
+        for (label, start, at), found in groups.items()
+    ]
+
+
+def plot(found, options):
+    from tf_tickets import curves
+
+    lines = {}
+    for point in found["points"]:
+        if point["label"].count(",") == 1:
+            pair = (1 - point["sparsity"], point["accuracy"]["mean"])
+            lines.setdefault(point["label"], []).append(pair)
+    lines = {label: sorted(line, reverse=True) for label, line in lines.items()}
+    best = []
+    for pair in sorted(pair for line in lines.values() for pair in line):
+        if not best or pair[1] > best[-1][1]:
+            best.append(pair)
+    title = f"Trained tickets, {options.dataset}, {len(options.seeds)} seed(s)"
+    path = options.out.with_suffix(".png")
+    curves.plot_frontier(
+        lines, best, path, found["dense"]["mean"], "test accuracy", title
+    )
+
+
+def command(options, backend):
+    parts = [
+        f"KERAS_BACKEND={backend} python benchmarks/growing.py",
+        f"--dataset {options.dataset} --data-dir DIR",
+        f"--seeds {' '.join(map(str, options.seeds))} --epochs {options.epochs}",
+        f"--penalty-epochs {options.penalty_epochs}",
+        f"--dlth-epochs {options.dlth_epochs} --width {options.width}",
+    ]
+    parts += [f"--take {options.take}"] if options.take else []
+    if options.learning_rate:
+        parts.append(f"--learning-rate {options.learning_rate}")
+    parts += ["--sweep"] if options.sweep else []
+    return " ".join(parts)
+
+
+def table(found):
+    labels = list(dict.fromkeys(p["label"] for p in found["points"]))
+    sparsities = sorted({p["sparsity"] for p in found["points"]})
+    cells = {(p["label"], p["sparsity"]): show(p["accuracy"]) for p in found["points"]}
+    lines = [
+        "| search | " + " | ".join(f"{s:.1%}" for s in sparsities) + " |",
+        "|---|" + "---|" * len(sparsities),
+    ]
+    for label in labels:
+        found_cells = (cells.get((label, s), "") for s in sparsities)
+        lines.append(f"| {label} | " + " | ".join(found_cells) + " |")
+    return f"dense: {show(found['dense'])}\n" + "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", choices=list(NETWORKS), default="mnist")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--penalty-epochs", type=int, default=4)
+    parser.add_argument("--dlth-epochs", type=int, default=22)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--take", type=int, help="training images; all of them")
+    parser.add_argument("--learning-rate", type=float, help="the recipe's")
+    parser.add_argument("--work", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--collect", action="store_true")
+    options = parser.parse_args()
+    name = f"growing_{options.dataset}"
+    options.work = options.work or HERE / "runs" / name
+    options.out = options.out or HERE / "results" / f"{name}.json"
+    if not options.collect:
+        for seed in options.seeds:
+            run(options, seed, searches(options, seed))
+        if options.sweep:
+            run(options, options.seeds[0], sweep(options, options.seeds[0]))
+    if all((options.work / f"seed{s}" / "rows.json").exists() for s in options.seeds):
+        print(table(collect(options)))
+
+
+if __name__ == "__main__":
+    main()

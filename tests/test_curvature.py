@@ -1,0 +1,117 @@
+"""Curvature and OBD: exact where they can be, against formulas where they cannot."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import curvature, snapshots, wrapping
+
+BENDS = np.array([0.5, 1.0, 4.0, 9.0])
+
+
+@keras.saving.register_keras_serializable("tests")
+def half_squares_of_four(y, p):
+    return 2.0 * keras.ops.square(y - p)[:, 0]
+
+
+def quadratic():
+    """At its minimum: the loss is the sum of h / 2 * (w - w*) ** 2, plus nothing."""
+    dense = keras.layers.Dense(1, use_bias=False, name="d")
+    model = keras.Sequential([keras.Input((4,)), dense], name="net")
+    model = tt.wrap(model, verbose=False)
+    model.compile("sgd", half_squares_of_four)
+    minimum = np.array([[1.0], [-2.0], [0.25], [0.5]], "float32")
+    dense.kernel.assign(minimum)
+    x = np.diag(np.sqrt(BENDS)).astype("float32")
+    return model, x, x @ minimum
+
+
+@pytest.mark.parametrize("kind", ["hutchinson", "gauss_newton"])
+@pytest.mark.parametrize("batch_size", [4, 3])
+def test_a_weight_costs_exactly_its_score_on_a_diagonal_quadratic(kind, batch_size):
+    model, x, y = quadratic()
+    criterion = curvature.OBD(x, y, kind, batch_size=batch_size, draws=1)
+    [scores] = criterion(model).values()
+    [kernel] = wrapping.kernels(model).values()
+    whole = snapshots.to_numpy(kernel)
+    lost = []
+    for place in range(4):
+        kernel.assign(np.where(np.arange(4)[:, None] == place, 0.0, whole))
+        lost.append(model.evaluate(x, y, verbose=0))
+    np.testing.assert_allclose(scores[:, 0], lost, rtol=1e-5)
+    np.testing.assert_allclose(scores[:, 0], 0.5 * BENDS * whole[:, 0] ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, draws", [("hutchinson", 400), ("gauss_newton", 400)])
+def test_both_are_the_hessian_of_a_linear_classifier(kind, draws):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 4)).astype("float32")
+    y = rng.integers(0, 3, 16)
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(3, name="d")
+    model = tt.wrap(keras.Sequential([keras.Input((4,)), dense]), verbose=False)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    p = keras.ops.convert_to_numpy(keras.ops.softmax(model(x)))
+    wanted = np.einsum("ni,nj->ij", x**2, p * (1 - p)) / 16
+    [found] = getattr(curvature, kind)(model, x, y, draws=draws).values()
+    # Of so many draws the deviation is about a tenth of the greatest.
+    np.testing.assert_allclose(found, wanted, atol=0.15 * wanted.max())
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+
+
+def test_where_all_bends_alike_it_ranks_by_magnitude():
+    model, _, _ = quadratic()
+    x = np.eye(4, dtype="float32")
+    [scores] = curvature.OBD(x, np.zeros((4, 1)), draws=1)(model).values()
+    assert scores[:, 0].argsort().tolist() == [2, 3, 0, 1]
+
+
+def test_nothing_of_the_model_is_changed_and_pruned_weights_bend_nothing():
+    model = tiny.network()
+    masks = tiny.half(model)
+    wrapping.set_masks(model, masks)
+    snapshots.built_optimizer(model)
+    before = snapshots.record(model)
+    x, y = tiny.data(32)
+    found = curvature.hutchinson(model, x, y, draws=2)
+    assert tiny.same(tiny.flat(snapshots.record(model)), tiny.flat(before))
+    for path, bends in found.items():
+        assert not bends[~masks[path]].any() and bends[masks[path]].any()
+
+
+def test_a_search_prunes_by_it_and_the_seed_decides():
+    ids = []
+    for seed in (0, 0, 1):
+        criterion = curvature.OBD(*tiny.data(32), draws=1, seed=seed)
+        search = tiny.imp(rounds=2, criterion=criterion)
+        tiny.run(tiny.network(), search)
+        assert [sum(t.kept.values()) for t in search.tickets] == [63, 44]
+        ids.append(search.tickets[-1].id)
+    assert ids[0] == ids[1] != ids[2]
+    assert (
+        "obd(curvature=hutchinson"
+        in search.tickets[0].provenance["settings"]["criterion"]
+    )
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"curvature": "exact"}, "Received: 'exact'"),
+        ({"draws": 0}, "`draws`.*Received: 0"),
+        ({"batch_size": 1.5}, "`batch_size`.*Received: 1.5"),
+        ({"y": np.zeros(3)}, r"Received shapes: \(4, 2\), \(3,\)"),
+    ],
+)
+def test_bad_arguments_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        curvature.OBD(**{"x": np.zeros((4, 2)), "y": np.zeros(4), **given})
+
+
+def test_a_criterion_of_a_model_must_score_every_kernel():
+    search = tiny.imp(criterion=lambda model: {})
+    with pytest.raises(ValueError, match="must score every kernel"):
+        tiny.run(tiny.network(), search)
