@@ -9,6 +9,7 @@ over the pairs.
 
 step    the compiled train step alone, on a batch in memory
 learned the same with learned masks, whose scores are trained by an Adam of their own
+penalized  the same with a penalty that grows on a random half of each kernel
 fit     `model.fit` of n steps, with what a call of `fit` costs by itself
 tfmot   `fit` of n steps of tensorflow-model-optimization's pruning on tf_keras,
         with its callback, against its own dense model: compare it with `fit`
@@ -36,7 +37,7 @@ import tf_tickets as tt
 from tf_tickets import models, selection, wrapping
 
 SPARSITY = 0.8
-PARTS = ("step", "learned", "fit", "tfmot", "turn")
+PARTS = ("step", "learned", "penalized", "fit", "tfmot", "turn")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "numpy"),
     *("tensorflow-model-optimization", "tf_keras"),
@@ -235,6 +236,19 @@ def learned_part(setup, arguments):
     return results
 
 
+def penalized_part(setup, arguments):
+    """The step alone: dense against half of the weights under a growing penalty."""
+    data = setup.data(1, arguments.seed)
+    dense = steps_of(dense_model(setup, arguments), data)
+    steps = steps_to_fill(dense, arguments.seconds)
+    model = wrapping.wrap(setup.build(arguments.seed), mask="penalized", verbose=False)
+    rng = np.random.default_rng(arguments.seed)
+    for mask in wrapping.mask_layers(model).values():
+        mask.choose(rng.random(mask.mask.shape) < 0.5, steps=100_000, epochs=1)
+    other = steps_of(setup.compile(model, keras, arguments.jit), data)
+    return {"growing": compare(dense, other, steps, arguments.pairs)}
+
+
 def fit_part(setup, arguments):
     dense = dense_model(setup, arguments)
     wrapped = wrapped_model(setup, arguments, SPARSITY)
@@ -357,6 +371,7 @@ def gaps(model, setup, arguments, epochs, steps, callbacks):
 RUN = {
     "step": step_part,
     "learned": learned_part,
+    "penalized": penalized_part,
     "fit": fit_part,
     "tfmot": tfmot_part,
     "turn": turn_time,
@@ -423,14 +438,14 @@ def report(name, part, results):
     if part == "turn":
         found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
         unit = "steps"
-    elif part in ("step", "learned"):
+    elif part in ("step", "learned", "penalized"):
         found, unit = {key: row["ratio"] for key, row in results.items()}, "x dense"
     else:
         found, unit = {part: results["ratio"]}, "x dense"
     for key, row in found.items():
         low, high = row["quartiles"]
         spread = f"{low:.3f} to {high:.3f}"
-        print(f"{name:10}{part:7}{key:14}{row['median']:8.3f} {unit}  ({spread})")
+        print(f"{name:10}{part:10}{key:14}{row['median']:8.3f} {unit}  ({spread})")
 
 
 def main(argv=None):

@@ -1,11 +1,13 @@
 """What README, CONTRIBUTING and the examples say is executed."""
 
 import dataclasses
+import math
 import pathlib
 import re
 import runpy
 import sys
 
+import numpy as np
 import pytest
 
 import tf_tickets as tt
@@ -13,6 +15,7 @@ import tf_tickets as tt
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(page.name for page in ROOT.glob("*.md"))
 EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
+OF_DIGITS = [script for script in EXAMPLES if script != "stop_early.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +53,25 @@ def few_digits(monkeypatch):
 
 # A few digits make few steps: a schedule that begins later says that it is idle.
 @pytest.mark.filterwarnings("ignore:The schedule fires at none:UserWarning")
-@pytest.mark.parametrize("script", EXAMPLES)
+@pytest.mark.parametrize("script", OF_DIGITS)
 def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script])
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+
+
+def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
+    found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
+    steps, h, target = found["steps"], found["CURVATURES"], found["TARGET"]
+    gone = [1 - math.prod([1 - 0.01 * at] * steps) for at in h]
+    np.testing.assert_allclose(found["early"], target * gone, rtol=1e-4)
+    alpha = 1 / (0.01 * steps)
+    np.testing.assert_allclose(found["late"], target * h / (h + alpha), rtol=1e-4)
+    # One strength for each direction is early stopping.
+    each = found["same_strength"](steps, h)
+    np.testing.assert_allclose(found["early"], target * h / (h + each), rtol=1e-4)
+    assert each[0] == pytest.approx(alpha, rel=0.03) and each[2] < alpha / 4
+    assert pathlib.Path("folder/stop_early.png").stat().st_size > 10_000
 
 
 def test_blocks_are_found_and_keep_their_line_numbers():

@@ -174,3 +174,39 @@ def test_a_learned_mask_goes_with_averages_and_accumulation(options):
     model = fit(search.wrap(plain, verbose=False), search.epochs, [search])
     assert len(search.tickets) == 3
     assert all(np.isfinite(v).all() for v in model.get_weights() if v.dtype == "f4")
+
+
+GROWING = [("float32", options) for options in OPTIMIZERS]
+GROWING += [("mixed_float16", "plain"), ("mixed_bfloat16", "EMA")]
+
+
+@pytest.mark.parametrize("spe", [1, 4])
+@pytest.mark.parametrize("policy, options", GROWING)
+@pytest.mark.parametrize("jit", JIT)
+def test_a_growing_penalty_traces_no_more_than_a_dense_fit(jit, policy, options, spe):
+    compiling = {"jit_compile": jit, "steps_per_execution": spe}
+    penalty = tt.schedules.GrowingPenalty(cap=4.0)
+    search = tt.UniLTH(
+        0.5, 2, 1, 6, 1, penalty, early_stop=tt.EarlyStopRewind(None, monitor="loss")
+    )
+    plain = network(False, policy, OPTIMIZERS[options], **compiling)
+    model = search.wrap(plain, verbose=False)
+    # Keras traces once more where the optimizer is built within the step.
+    snapshots.built_optimizer(model)
+    history = model.fit(
+        *tiny.data(), batch_size=16, epochs=search.epochs, verbose=0, callbacks=[search]
+    ).history
+    assert [sum(t.kept.values()) for t in search.tickets] == [64, 45]
+    # 13 of a round's 24 steps grow it, counted in every way of running them.
+    growing = [min(4.0, 16 * epoch / 13) for epoch in range(1, 7)]
+    expected = pytest.approx([0.0, *growing, *growing, 0.0], rel=1e-6)
+    assert history["penalty_strength"] == expected
+    pressed = history["residue"]
+    assert max(pressed[6], pressed[12]) < max(pressed) / 3
+    traces = model.loss.traces
+    dense = network(False, policy, OPTIMIZERS[options], **compiling)
+    snapshots.built_optimizer(dense)
+    fit(dense, 1)
+    assert traces == dense.loss.traces > 0
+    masks, stripped = wrapping.masks(model), tt.strip(model)
+    assert zeros(kernels_among(stripped.get_weights()), masks) == [True, True]
