@@ -8,8 +8,9 @@ Every search begins with the same weights and prunes every kernel to the same co
 Every ticket is then trained for the same epochs: "reset" from the first weights,
 "kept" from those that the search leaves it. Accuracies are those of the test set after
 the last epoch. `--sweep` tries, with the first seed, other values of patience, of the
-growth's power and of its length. A run that was interrupted goes on; `--collect` only
-gathers what is there.
+growth's power and of its length, a slower learning rate while DLTH presses, and its
+published code's choice of the smallest weights. A run that was interrupted goes on;
+`--collect` only gathers what is there.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 
 from spreads import show, spread
 
@@ -43,20 +45,26 @@ def searches(options, seed):
         "IMP": (tt.IMP(ROUNDS, options.epochs, RATE, **imp), CHOSEN),
     }
     for round_ in CHOSEN:
-        search = tt.DLTH(
-            sparsity(round_),
-            1,
-            options.dlth_epochs,
-            options.epochs,
-            dlth_penalty(options),
-            allocation="erk",
-            train="none",
-            seed=seed,
-        )
-        found[f"DLTH {round_}"] = search, (1,)
+        found[f"DLTH {round_}"] = dlth(options, seed, round_), (1,)
     found["UniLTH"] = uni(tt.UniLTH, options, seed), CHOSEN
     found["UniDLTH"] = uni(tt.UniDLTH, options, seed), CHOSEN
     return {k: s for k, s in found.items() if k.split()[0] in options.methods}
+
+
+def dlth(options, seed, round_, **settings):
+    import tf_tickets as tt
+
+    return tt.DLTH(
+        sparsity(round_),
+        1,
+        options.dlth_epochs,
+        options.epochs,
+        dlth_penalty(options),
+        allocation="erk",
+        train="none",
+        seed=seed,
+        **settings,
+    )
 
 
 def dlth_penalty(options):
@@ -87,7 +95,7 @@ def uni(kind, options, seed, patience=5, power=2.0, penalty_epochs=None):
 
 
 def sweep(options, seed):
-    """Other settings of UniLTH, and IMP that keeps its weights."""
+    """Other settings of UniLTH and DLTH, and IMP that keeps its weights."""
     import tf_tickets as tt
 
     kept = {"fidelity": "learning_rate", "allocation": "erk", "seed": seed}
@@ -100,7 +108,13 @@ def sweep(options, seed):
         ),
         "UniLTH, power 3": uni(tt.UniLTH, options, seed, power=3.0),
     }
-    return {label: (search, CHOSEN) for label, search in found.items()}
+    found = {label: (search, CHOSEN) for label, search in found.items()}
+    for round_ in CHOSEN[2:]:
+        slow = dlth(options, seed, round_, penalty_learning_rate=1e-4)
+        smallest = dlth(options, seed, round_, criterion="magnitude")
+        found[f"DLTH {round_}, slow penalty"] = slow, (1,)
+        found[f"DLTH {round_}, smallest"] = smallest, (1,)
+    return found
 
 
 def run(options, seed, searches):
@@ -234,7 +248,7 @@ def points(runs):
         for row in run["rows"]:
             for start, metrics in row["trained"].items():
                 label = row["label"].removesuffix(", kept")
-                label = "DLTH" if label.startswith("DLTH") else label
+                label = re.sub(r"^DLTH \d+", "DLTH", label)
                 key = label, start, round(row["sparsity"], 3)
                 groups.setdefault(key, []).append((row, metrics["test_accuracy"]))
     return [

@@ -34,6 +34,24 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     assert capsys.readouterr().out == printed
 
 
+# One epoch is too short for a stage one that stops early.
+@pytest.mark.filterwarnings("ignore:.*was never without improvement:UserWarning")
+def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
+    out = tmp_path / "frontier"
+    methods = ["dlth", "unilth", "unidlth", "threshold"]
+    command = ["frontier", *FEW, "--rounds", "2", "--methods", *methods]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    points = json.loads((out / "frontier.json").read_text())["points"]
+    assert [point["label"] for point in points] == [m for m in methods for _ in "12"]
+    sparsity = {(p["label"], p["round"]): p["sparsity"] for p in points}
+    left = capsys.readouterr().out
+    assert all(method in left for method in methods)
+    for method in methods[:3]:
+        # The recipe prunes 20 % a round, and 10 % of the last layer.
+        assert sparsity[method, 1] == pytest.approx(0.2, abs=0.01)
+        assert sparsity[method, 2] == pytest.approx(0.36, abs=0.01)
+
+
 def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     out = tmp_path / "search"
     command = ["search", *FEW, "--rounds", "2", "--no-controls", "--out", str(out)]

@@ -333,7 +333,11 @@ def test_a_model_with_other_masks_is_refused():
     [
         (tt.DLTH, {"final_sparsity": 1.0}, "final_sparsity=1.0"),
         (tt.DLTH, {"final_sparsity": {"a": 90}}, "'a': 90"),
-        (tt.DLTH, {"penalty_epochs": 0}, "leaves the penalty no time|must be trained"),
+        (
+            tt.DLTH,
+            {"penalty_epochs": 0},
+            "penalty_epochs=0, train='last'.*Use train='each'",
+        ),
         (tt.UniLTH, {"penalty_epochs": -1}, "`penalty_epochs`.*Received: -1"),
         (tt.UniLTH, {"stage_one_epochs": 1.5}, "`stage_one_epochs`.*Received: 1.5"),
         (tt.UniLTH, {"train": "all"}, "Received: 'all'"),

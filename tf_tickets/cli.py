@@ -14,6 +14,7 @@ examples:
   tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
   tf-tickets frontier --methods cs imp --scores -0.2 -0.1 0.0
       learned masks against magnitude pruning, every ticket trained alike
+  tf-tickets frontier --methods imp dlth unilth unidlth threshold
   tf-tickets report tickets/digits-lenet300/model.keras
   tf-tickets compare one.ticket other.ticket
 
@@ -85,7 +86,7 @@ _SEARCH_OPTIONS: dict[str, dict] = {
 _FRONTIER_OPTIONS: dict[str, dict] = {
     "--methods": {
         "nargs": "+",
-        "choices": ("cs", "iss", "imp"),
+        "choices": ("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
         "default": ["cs", "imp"],
         "help": "(default: cs imp)",
     },
@@ -165,9 +166,10 @@ def _add_frontier(commands):
         "frontier",
         help="compare searches on one frontier of sparsity and accuracy",
         description="Runs Continuous Sparsification (cs) for several initial scores, "
-        "stochastic sparsification (iss) and iterative magnitude pruning (imp) from "
-        "the same weights, and trains every ticket alike. The same command again goes "
-        "on where it was interrupted.",
+        "stochastic sparsification (iss), iterative magnitude pruning (imp), growing "
+        "penalties (dlth, unilth, unidlth) and Han's thresholds (threshold) from the "
+        "same weights, and trains every ticket alike. The same command again goes on "
+        "where it was interrupted.",
     )
     _add_data(frontier)
     what = frontier.add_argument_group("the searches")

@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import keras
 
@@ -22,10 +21,13 @@ from tf_tickets import (
 )
 from tf_tickets.search import finding, training
 from tf_tickets.search.cs import ContinuousSparsification
+from tf_tickets.search.dlth import DLTH
 from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.imp import IMP
 from tf_tickets.search.iss import StochasticSparsification
 from tf_tickets.search.rounds import RoundSearch
+from tf_tickets.search.threshold import ThresholdPruning
+from tf_tickets.search.unilth import UniDLTH, UniLTH
 from tf_tickets.version import versions
 
 # Not a paper's: small enough to be done in two minutes on two cores.
@@ -84,6 +86,8 @@ class Setting:
         self.batch_size = options.get("batch_size", self.recipe.batch_size)
         self.width = options.get("width", 1.0)
         self.rewind_to = options.get("rewind_to", self.recipe.rewind_to)
+        self.rounds = options.get("rounds", 12)
+        self.rate = options.get("rate", self.recipe.rate)
 
     def build_model(self) -> keras.Model:
         """A compiled model by the recipe."""
@@ -100,9 +104,9 @@ class Setting:
     def search(self) -> IMP:
         """The search by the recipe."""
         return IMP(
-            rounds=self.options.get("rounds", 12),
+            rounds=self.rounds,
             epochs_per_round=self.recipe.epochs,
-            rate=self.options.get("rate", self.recipe.rate),
+            rate=self.rate,
             rewind_to=self.rewind_to,
             allocation=self.recipe.allocation or "uniform",
             tolerance=self.options.get("tolerance", 0.01),
@@ -259,30 +263,90 @@ def compare_searches(
     """Runs searches of several methods, trains their tickets, draws the frontier.
 
     Args:
-        setting: A `Setting`. Its rounds are those of "imp" and "iss"; "cs" has a
-            third of them.
+        setting: A `Setting`. Its rounds are those of the searches; "cs" has a third
+            of them. Its rate decides how sparse "imp", "dlth", "unilth" and "unidlth"
+            become.
         out: The folder; the same one again goes on where it stopped.
-        methods: Of "cs", "iss" and "imp".
+        methods: Of "cs", "iss", "imp", "dlth", "unilth", "unidlth" and "threshold".
         scores: The initial scores of "cs", each a search of its own.
     """
-    imp = setting.search()
-    given: Any = {
-        "epochs_per_round": imp.epochs_per_round,
-        "rewind_to": imp.rewind_to,
-        "seed": setting.seed,
-    }
-    cs = ContinuousSparsification(max(1, imp.rounds // 3), **given)
     found: dict[str, RoundSearch] = {}
     for method in methods:
         if method == "cs":
-            varied = cs.varied(initial_score=scores).items()
+            varied = _cs(setting).varied(initial_score=scores).items()
             found |= {f"cs {label}": search for label, search in varied}
         else:
-            iss = StochasticSparsification(imp.rounds, **given)
-            found[method] = {"iss": iss, "imp": imp}[method]
-    epochs, batch = imp.epochs_of_tickets, setting.batch_size
+            found[method] = _SEARCHES[method](setting)
+    epochs, batch = setting.recipe.epochs, setting.batch_size
     build, data, seed = setting.build_model, setting.data, setting.seed
     return find_frontier(build, data, found, out, seed, epochs=epochs, batch_size=batch)
+
+
+def _cs(setting):
+    rounds = max(1, setting.rounds // 3)
+    return ContinuousSparsification(rounds, **_rewound(setting))
+
+
+def _iss(setting):
+    return StochasticSparsification(setting.rounds, **_rewound(setting))
+
+
+def _threshold(setting):
+    return ThresholdPruning(setting.rounds, setting.recipe.epochs)
+
+
+def _rewound(setting):
+    return {
+        "epochs_per_round": setting.recipe.epochs,
+        "rewind_to": setting.rewind_to,
+        "seed": setting.seed,
+    }
+
+
+def _dlth(setting):
+    return DLTH(**_growing(setting))
+
+
+def _unilth(setting):
+    return UniLTH(**_two_stages(setting), rewind_to=setting.rewind_to)
+
+
+def _unidlth(setting):
+    return UniDLTH(**_two_stages(setting))
+
+
+def _two_stages(setting):
+    return {**_growing(setting), "stage_one_epochs": setting.recipe.epochs}
+
+
+def _growing(setting):
+    """To where IMP comes; the tickets are not trained by the search."""
+    return {
+        "final_sparsity": _final_sparsity(setting),
+        "rounds": setting.rounds,
+        "penalty_epochs": setting.recipe.epochs,
+        "epochs_per_round": setting.recipe.epochs,
+        "allocation": setting.recipe.allocation or "uniform",
+        "train": "none",
+        "seed": setting.seed,
+    }
+
+
+def _final_sparsity(setting):
+    rate = setting.rate
+    if isinstance(rate, dict):
+        return {key: 1 - (1 - r) ** setting.rounds for key, r in rate.items()}
+    return 1 - (1 - rate) ** setting.rounds
+
+
+_SEARCHES: dict[str, Callable[[Setting], RoundSearch]] = {
+    "iss": _iss,
+    "imp": Setting.search,
+    "dlth": _dlth,
+    "unilth": _unilth,
+    "unidlth": _unidlth,
+    "threshold": _threshold,
+}
 
 
 def train(
