@@ -7,7 +7,15 @@ import keras
 import pytest
 
 import tf_tickets as tt
-from tf_tickets import allocation, layers, masks, optimizers, schedules, snapshots
+from tf_tickets import (
+    allocation,
+    distillation,
+    layers,
+    masks,
+    optimizers,
+    schedules,
+    snapshots,
+)
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -48,6 +56,24 @@ CS = {
     "score_optimizer": SCORES,
     "monitor": "loss",
     "tolerance": 0.02,
+    "seed": 4,
+}
+PLACES = {"teacher_layer_name": "a", "student_layer_name": 2}
+KDLTS = {
+    "final_sparsity": 0.7,
+    "epochs": 7,
+    "distillation_losses": [distillation.LogitsDistillation(2.0)],
+    "distillation_loss_weights": [3.0],
+    "student_loss_weight": 0.2,
+    "constraint": "l1",
+    "strength": 1e-3,
+    "allocation": "erk",
+    "train_weights": False,
+    "rewind_to": "5 steps",
+    "initial_score": 0.5,
+    "final_temperature": 50.0,
+    "score_optimizer": SCORES,
+    "monitor": "loss",
     "seed": 4,
 }
 ISS = {
@@ -98,6 +124,12 @@ SOFT = {
     "temperature": schedules.ExponentialTemperature(2.0, 3.0),
     "scale_mask": False,
     "dynamic_scaling": True,
+}
+BUDGET = {
+    "strength": 2.0,
+    "initial_score": 0.3,
+    "temperature": schedules.ExponentialTemperature(2.0, 7.0),
+    "scale_mask": True,
 }
 STOCHASTIC = {
     "initial_score": 0.2,
@@ -156,6 +188,24 @@ TABLE = {
         {"penalty": schedules.GrowingPenalty(0.1, 2, 3.0, 2.0, 4)},
     ),
     "SoftMask": (masks.SoftMask, SOFT),
+    "BudgetMask": (masks.BudgetMask, BUDGET),
+    "KDLTS": (tt.KDLTS, KDLTS),
+    "LogitsDistillation": (
+        distillation.LogitsDistillation,
+        {**PLACES, "temperature": 2.0, "reverse": True, "from_logits": False},
+    ),
+    "FeatureDistillation": (
+        distillation.FeatureDistillation,
+        {**PLACES, "normalize": None, "project": True},
+    ),
+    **{
+        relation.__name__: (relation, PLACES)
+        for relation in (
+            distillation.DistanceDistillation,
+            distillation.AngleDistillation,
+            distillation.SimilarityDistillation,
+        )
+    },
     "StochasticMask": (masks.StochasticMask, STOCHASTIC),
     "TopKMask": (masks.TopKMask, TOPK),
     "FixedMask": (masks.FixedMask, {"scaled": True}),
@@ -210,6 +260,7 @@ def plain(value):
 
 
 WITH_CONFIG = (
+    distillation.DistillationLoss,
     snapshots.Fidelity,
     schedules.ConstantSparsity,
     schedules.ExponentialTemperature,

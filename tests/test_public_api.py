@@ -39,6 +39,7 @@ ORDER = [
         "layers",
         "rebuilding",
     ),
+    *("distillation", "distiller"),
     *("flops", "optimizers", "wrapping", "curvature"),
     *("report", "snapshots", "tickets", "controls"),
     *("search.arguments", "search.judging", "search.rounds"),
@@ -49,6 +50,7 @@ ORDER = [
         "search.learning",
         "search.finding",
         "search.training",
+        "search.teachers",
     ),
     *("search.*", "search"),
     *("models", "recipes", "jobs", "progress", "cli", "__init__"),
@@ -61,6 +63,7 @@ KERAS_CALLS = {
     *("get_current_value", "add_update"),
     *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
     *("on_train_batch_begin", "on_train_batch_end"),
+    *("call", "compute_loss", "load_own_variables", "save_own_variables"),
 }
 
 

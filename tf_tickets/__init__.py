@@ -23,6 +23,7 @@ from tf_tickets import (
     criteria,
     curvature,
     datasets,
+    distillation,
     layers,
     masks,
     models,
@@ -31,6 +32,7 @@ from tf_tickets import (
     schedules,
     snapshots,
 )
+from tf_tickets.distiller import Distiller
 from tf_tickets.report import summary
 from tf_tickets.search.cs import ContinuousSparsification
 from tf_tickets.search.dlth import DLTH
@@ -39,8 +41,10 @@ from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.gradual import GradualPruning
 from tf_tickets.search.imp import IMP
 from tf_tickets.search.iss import StochasticSparsification
+from tf_tickets.search.kdlts import KDLTS
 from tf_tickets.search.stopping import EarlyStopRewind
 from tf_tickets.search.supermask import Supermask
+from tf_tickets.search.teachers import train_teachers
 from tf_tickets.search.threshold import ThresholdPruning
 from tf_tickets.search.training import TicketTrainer, train_ticket
 from tf_tickets.search.unilth import UniDLTH, UniLTH
@@ -51,10 +55,12 @@ from tf_tickets.wrapping import strip, wrap
 __all__ = [
     "ContinuousSparsification",
     "DLTH",
+    "Distiller",
     "EarlyStopRewind",
     "Frontier",
     "GradualPruning",
     "IMP",
+    "KDLTS",
     "StochasticSparsification",
     "Supermask",
     "ThresholdPruning",
@@ -68,6 +74,7 @@ __all__ = [
     "criteria",
     "curvature",
     "datasets",
+    "distillation",
     "find_frontier",
     "find_ticket",
     "layers",
@@ -79,6 +86,7 @@ __all__ = [
     "snapshots",
     "strip",
     "summary",
+    "train_teachers",
     "train_ticket",
     "wrap",
 ]

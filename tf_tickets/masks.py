@@ -7,7 +7,7 @@ every kernel gets a copy. Here are those that are learned; those that are set ar
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -91,6 +91,119 @@ class SoftMask(LearnedMask):
             "temperature": keras.saving.serialize_keras_object(self.temperature),
             "scale_mask": self.scale_mask,
         }
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class BudgetMask(SoftMask):
+    """A soft mask that is held to a number of weights, by itself or with others.
+
+    Of the masks that share a budget, the share of kept weights above it, `c`, is pushed
+    to 0 by an augmented Lagrangian, `multiplier * c + strength / 2 * c ** 2`, whose
+    multiplier grows by `strength * c` over a round, by each step's share of it.
+
+    Args:
+        strength: How hard the budget is enforced.
+        initial_score: As in `SoftMask`.
+        temperature: As in `SoftMask`.
+        scale_mask: As in `SoftMask`.
+
+    Example:
+
+    >>> mask = BudgetMask(strength=2.0)
+    >>> mask.build((4,))
+    >>> mask.share([mask])
+    >>> mask.allow(keep=1)
+    >>> float(mask.after_forward(mask.scores.value)), mask.excess
+    (0.0625, 0.25)
+    """
+
+    def __init__(
+        self,
+        strength: float = 10.0,
+        initial_score: float = 0.0,
+        temperature: Callable[..., Tensor] | dict | None = None,
+        scale_mask: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(initial_score, 0.0, temperature, scale_mask, **kwargs)
+        if not 0.0 < strength < math.inf:
+            raise ValueError(f"`strength` must be above 0. Received: {strength!r}")
+        self.strength = float(strength)
+        self._budget = _Budget()
+
+    def build(self, shape):
+        super().build(shape)
+        self.multiplier = self._number("multiplier")
+        self.target = self._number("target")
+
+    def _number(self, name):
+        return self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="float32",
+            autocast=False,
+            trainable=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def share(self, masks: Sequence["BudgetMask"]) -> None:
+        """Takes charge of the budget of some masks, itself among them.
+
+        Args:
+            masks: The masks that share it.
+        """
+        self._budget.masks = list(masks)
+
+    @property
+    def in_charge(self) -> list["BudgetMask"]:
+        """The masks whose budget this one is in charge of."""
+        return self._budget.masks
+
+    def allow(self, keep: int) -> None:
+        """Sets how many weights its masks keep together; the multiplier is 0 again.
+
+        Args:
+            keep: How many.
+        """
+        self.multiplier.assign(0.0)
+        self.target.assign(keep / self._budget.size)
+
+    def after_forward(self, scores: Tensor) -> Tensor:
+        penalty = super().after_forward(scores)
+        if not self._budget.masks:
+            return penalty
+        excess = self._excess()
+        found = self.multiplier * excess + 0.5 * self.strength * ops.square(excess)
+        steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
+        grown = self.strength * ops.stop_gradient(excess) / steps
+        self.multiplier.assign(self.multiplier + grown)
+        return penalty + ops.cast(found, keras.config.floatx())
+
+    def _excess(self):
+        kept = sum(ops.sum(m.expected(m.scores.value)) for m in self._budget.masks)
+        return kept / float(self._budget.size) - self.target
+
+    @property
+    def excess(self) -> float:
+        """The share of kept weights above the budget, by the soft masks."""
+        return float(ops.convert_to_numpy(self._excess()))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["penalty"], config["dynamic_scaling"]
+        return {**config, "strength": self.strength}
+
+
+class _Budget:
+    """The masks that share a budget, out of Keras's sight: they hold each other."""
+
+    def __init__(self):
+        self.masks = []
+
+    @property
+    def size(self):
+        return sum(math.prod(mask.scores.shape) for mask in self.masks)
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -268,6 +381,7 @@ _MASKS: dict[str, Callable[[], Mask]] = {
     "scaled": lambda: FixedMask(scaled=True),
     "penalized": PenalizedMask,
     "soft": SoftMask,
+    "budget": BudgetMask,
     "stochastic": StochasticMask,
     "topk": TopKMask,
 }

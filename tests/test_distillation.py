@@ -1,0 +1,154 @@
+"""Distillation losses against loops by hand."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import gradient
+
+from tf_tickets import distillation as dl
+
+ROWS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype("float32")
+EACH = {
+    "response": dl.LogitsDistillation(2.0),
+    "reverse response": dl.LogitsDistillation(2.0, reverse=True),
+    "feature": dl.FeatureDistillation(),
+    "standardized feature": dl.FeatureDistillation(normalize="standard"),
+    "plain feature": dl.FeatureDistillation(normalize=None),
+    "distance": dl.DistanceDistillation(),
+    "angle": dl.AngleDistillation(),
+    "similarity": dl.SimilarityDistillation(),
+}
+
+
+def value(loss, teachers, student, weight=None):
+    return float(loss.compute_loss(list(teachers), student, weight))
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def divergence(p, q):
+    return float(np.mean(np.sum(p * np.log(p / q), -1)))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_who_knows_what_the_teachers_know_loses_nothing(name):
+    assert value(EACH[name], ROWS[:1], ROWS[0]) == 0.0
+    assert value(EACH[name], [ROWS[0]] * 3, ROWS[0]) == pytest.approx(0.0, abs=1e-5)
+    assert value(EACH[name], ROWS[:1], ROWS[1]) > 1e-3
+
+
+def test_responses_are_compared_with_the_mean_of_the_teachers():
+    p, q = softmax(ROWS[1:] / 2.0), softmax(ROWS[0] / 2.0)
+    forward = 4.0 * divergence(p.mean(0), q)
+    assert value(EACH["response"], ROWS[1:], ROWS[0]) == pytest.approx(forward, 1e-4)
+    middle = softmax(np.log(p).mean(0))
+    backward = 4.0 * divergence(q, middle)
+    found = value(EACH["reverse response"], ROWS[1:], ROWS[0])
+    assert found == pytest.approx(backward, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["response", "reverse response"])
+def test_the_gradient_of_an_ensemble_is_the_mean_of_its_teachers(name):
+    student = keras.Variable(ROWS[0])
+    loss = EACH[name]
+    together = gradient(lambda: loss.compute_loss(ROWS[1:], student.value), student)
+    each = [
+        gradient(lambda t=t: loss.compute_loss([t], student.value), student)
+        for t in ROWS[1:]
+    ]
+    np.testing.assert_allclose(together, np.mean(each, 0), atol=1e-7)
+    assert np.abs(together).max() > 1e-3
+
+
+def test_probabilities_are_taken_for_what_they_are():
+    loss = dl.LogitsDistillation(1.0, from_logits=False)
+    p, q = softmax(ROWS[1]), softmax(ROWS[0])
+    assert value(loss, [p], q) == pytest.approx(divergence(p, q), rel=1e-4)
+
+
+def test_distances_angles_and_similarities_by_hand():
+    def distances(rows):
+        found = np.array([[np.linalg.norm(a - b) for b in rows] for a in rows])
+        return found / found[found > 0].mean()
+
+    def angles(rows):
+        found = np.zeros((7, 7, 7))
+        for j, i, k in np.ndindex(7, 7, 7):
+            a, b = rows[i] - rows[j], rows[k] - rows[j]
+            lengths = np.linalg.norm(a) * np.linalg.norm(b)
+            found[j, i, k] = a @ b / lengths if lengths else 0.0
+        return found
+
+    def similarities(rows):
+        gram = rows @ rows.T
+        return gram / np.linalg.norm(gram, axis=1, keepdims=True)
+
+    def bent(gap):
+        size = np.abs(gap)
+        return np.where(size <= 1, gap**2 / 2, size - 0.5).mean()
+
+    pair = ROWS[0], 2.0 * ROWS[1] - 1.0
+    hands = {"distance": (distances, bent), "angle": (angles, bent)}
+    hands["similarity"] = similarities, lambda gap: np.mean(gap**2)
+    for name, (relation, loss) in hands.items():
+        expected = loss(relation(pair[1]) - relation(pair[0]))
+        assert value(EACH[name], pair[:1], pair[1]) == pytest.approx(expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["distance", "angle"])
+def test_a_relation_minds_neither_place_nor_scale_nor_turn(name):
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))
+    moved = (3.0 * ROWS[0] @ turn + 10.0).astype("float32")
+    assert value(EACH[name], ROWS[:1], moved) < 1e-8
+    assert value(EACH["similarity"], ROWS[:1], 3.0 * ROWS[0] @ turn) < 1e-8
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_row_of_weight_zero_does_not_count(name):
+    weight = np.array([1, 1, 0, 1, 1, 1, 1], "float32")
+    found = value(EACH[name], ROWS[1:2], ROWS[0], weight)
+    assert found > 1e-3
+    other = ROWS[0].copy()
+    other[2] = [3, -1, 4, -1, 5]
+    assert value(EACH[name], ROWS[1:2], other, weight) == pytest.approx(found, 1e-5)
+    full = value(EACH[name], ROWS[1:2], other)
+    assert abs(full - found) > 1e-3 * found
+    ones = np.ones(7, "float32")
+    assert value(EACH[name], ROWS[1:2], other, ones) == pytest.approx(full, 1e-6)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_equal_rows_have_finite_gradients(name):
+    rows = ROWS[0].copy()
+    rows[1] = rows[0]
+    student = keras.Variable(rows)
+    loss = EACH[name]
+    found = gradient(lambda: loss.compute_loss(ROWS[1:], student.value), student)
+    assert np.isfinite(found).all() and np.abs(found).max() > 0.0
+
+
+def test_a_projection_leads_to_features_of_another_shape():
+    loss = dl.FeatureDistillation(normalize=None, project=True)
+    loss.prepare((None, 2), (None, 5))
+    [kernel] = loss.trainable_variables
+    kernel.assign(np.eye(5)[:, :2])
+    assert value(loss, [ROWS[0][:, :2]], ROWS[0]) == 0.0
+    with pytest.raises(ValueError, match=r"\(None, 2\).*\(None, 5\).*project=True"):
+        dl.FeatureDistillation().prepare((None, 2), (None, 5))
+    with pytest.raises(ValueError, match="known shape"):
+        dl.FeatureDistillation().prepare((None, None), (None, 5))
+
+
+@pytest.mark.parametrize(
+    "cls, given, message",
+    [
+        (dl.LogitsDistillation, {"temperature": 0.0}, "temperature=0.0"),
+        (dl.FeatureDistillation, {"normalize": "l1"}, "Received: 'l1'"),
+    ],
+)
+def test_bad_arguments_are_refused(cls, given, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**given)

@@ -1,0 +1,119 @@
+"""Teachers for a search: dense networks that began with the same weights."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+
+from tf_tickets import feeding, files
+from tf_tickets.search import arguments, finding
+
+# Far from the rounds of a search, so that no teacher sees the order of its data.
+_ORDER = 1_000_000
+
+
+def train_teachers(
+    build_model: Callable[[], keras.Model],
+    data: finding.Data,
+    epochs: Sequence[int],
+    directory: os.PathLike | str | None = None,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+    verbose: str | int = 0,
+) -> list[keras.Model]:
+    """Trains several dense networks from the same weights, each with its data order.
+
+    Args:
+        build_model: Function without arguments that gives a compiled, plain model.
+        data: As in `find_ticket`; neither validation nor test data are trained on.
+        epochs: For how long each of them is trained, one number a teacher: a share of
+            the budget, or until it has converged.
+        directory: Where to keep them; the same one again trains nothing anew. One of
+            other teachers is refused.
+        seed: Seed of the weights, which are those of `find_ticket` with this seed.
+        batch_size: Examples a step.
+        verbose: As in `model.fit`.
+
+    Example:
+
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> teachers = train_teachers(build, ((x, y), (x, y)), [1, 2], batch_size=4)
+    >>> len(teachers)
+    2
+    """
+    for count in epochs:
+        arguments.check_counts(epochs=count)
+    parts = finding.split(data)
+    folder = None if directory is None else pathlib.Path(directory)
+    _check_folder(folder, _identity(parts, epochs, seed, batch_size))
+    teachers = []
+    for place, count in enumerate(epochs):
+        keras.utils.set_random_seed(seed)
+        model = build_model()
+        path = folder and folder / f"teacher_{place}.weights.h5"
+        if path and path.exists():
+            model.load_weights(path)
+        else:
+            _train(model, parts, (seed, _ORDER + place), batch_size, count, verbose)
+            _keep(model, path)
+        teachers.append(model)
+    return teachers
+
+
+def _identity(parts, epochs, seed, batch_size):
+    return {
+        "epochs": list(epochs),
+        "seed": seed,
+        "batch_size": batch_size,
+        "data": feeding.digest(parts["train"]),
+        "backend": keras.config.backend(),
+    }
+
+
+def _train(model, parts, key, batch_size, epochs, verbose):
+    state = {"epoch": 0}
+    follow = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
+    )
+    x, y = parts["train"]
+    keras.utils.set_random_seed(finding.round_seed(*key) % 2**32)
+    model.fit(
+        feeding.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
+        validation_data=parts["validation"],
+        validation_batch_size=512,
+        epochs=epochs,
+        shuffle=False,
+        callbacks=[follow],
+        verbose=verbose,
+    )
+
+
+def _keep(model, path):
+    if path:
+        draft = path.with_name(f"draft_{path.name}")
+        model.save_weights(draft)
+        os.replace(draft, path)
+
+
+def _check_folder(folder, identity):
+    if folder is None:
+        return
+    path = folder / "teachers.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != identity:
+            raise ValueError(
+                f"{folder} holds other teachers. Received: {identity}; found: {found}. "
+                "Give another directory."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as draft:
+        draft.write_text(json.dumps(identity, indent=1))
