@@ -203,7 +203,10 @@ class Rows:
             verbose=0,
             return_dict=True,
         )
-        return {"before": ticket.metrics["val_accuracy"], "after": after["accuracy"]}
+        return {
+            "before": ticket.metrics["pressed_val_accuracy"],
+            "after": after["accuracy"],
+        }
 
     def reset(self, ticket):
         import tf_tickets as tt

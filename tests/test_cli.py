@@ -69,6 +69,10 @@ def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     [
         (["frontier", "--model", "lenet"], "Unknown network. Received: 'lenet'"),
         (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "must be finite"),
+        (
+            ["frontier", "--model", "resnet20", "--methods", "imp", "unilth", *FEW],
+            "Method 'unilth': ",
+        ),
         (["search", "--dataset", "there.npz"], "there.npz"),
         (["report", "there.ticket"], "there.ticket"),
     ],

@@ -1,5 +1,7 @@
 """DLTH, UniLTH and UniDLTH against each other, IMP, and loops by hand."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -212,7 +214,15 @@ def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
         "last": [5, 7, 9],
         "none": [5, 7, 9],
     }[train]
-    assert all("val_accuracy" in t.metrics for t in search.tickets)
+    # Of a ticket that is not trained: measured with the weights that were removed.
+    trained = {"each": [1, 1, 1], "last": [0, 0, 1], "none": [0, 0, 0]}[train]
+    assert ["val_accuracy" in t.metrics for t in search.tickets] == trained
+    assert ["pressed_val_accuracy" not in t.metrics for t in search.tickets] == trained
+    if train == "none":
+        with pytest.raises(ValueError, match="pressed_val_accuracy"):
+            _ = search.best
+    else:
+        assert any(search.best is t for t in search.tickets[-sum(trained) :])
 
 
 def test_a_reset_ticket_starts_from_the_first_weights_another_from_where_it_is():
@@ -343,6 +353,16 @@ def test_a_model_with_other_masks_is_refused():
         (tt.UniLTH, {"train": "all"}, "Received: 'all'"),
         (tt.UniDLTH, {"criterion": "size"}, "Received: 'size'"),
         (tt.UniLTH, {"rewind_to": "20 epochs"}, "'20 epochs'"),
+        (
+            tt.UniLTH,
+            {"rewind_to": "6 epochs", "epochs_per_round": 6},
+            "no epochs left.*'6 epochs', epochs_per_round=6",
+        ),
+        (
+            tt.UniLTH,
+            {"rewind_to": "1 epochs", "stage_one_epochs": 0},
+            "stage_one_epochs=0, rewind_to='1 epochs'",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(kind, arguments, message):
@@ -397,3 +417,91 @@ def test_patience_is_an_argument_that_can_be_varied():
     stops = [tt.EarlyStopRewind(p) for p in (1, 3)]
     found = uni(tt.UniLTH).varied(early_stop=stops)
     assert [s.early_stop.patience for s in found.values()] == [1, 3]
+
+
+class _Seen(keras.callbacks.Callback):
+    """What a callback of a round is told, and the sparsity at the time."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def on_train_begin(self, logs=None):
+        self.told.append(("begin", round(wrapping.sparsity(self.model), 2)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.told.append((epoch, round(wrapping.sparsity(self.model), 2)))
+
+    def on_train_end(self, logs=None):
+        self.told.append(("end", round(wrapping.sparsity(self.model), 2)))
+
+
+def test_callbacks_of_a_round_see_stage_one_and_the_training_of_tickets():
+    seen = _Seen()
+    search = uni(tt.UniLTH, train="last").in_round(seen)
+    run(search)
+    rounds = [s for told, s in seen.told if told == "begin"]
+    assert rounds == [0.0, pytest.approx(0.7, abs=0.01)]
+    told = [told for told, _ in seen.told]
+    assert told == ["begin", 0, 1, 2, "end", "begin", 0, 1, "end"]
+
+
+def test_a_callback_that_restores_weights_brings_no_mask_back():
+    stop = keras.callbacks.EarlyStopping(
+        "loss", patience=1, mode="max", restore_best_weights=True
+    )
+    search = uni(tt.UniDLTH, train="each").in_round(stop)
+    run(search)
+    for earlier, later in itertools.pairwise(search.tickets):
+        for path, mask in later.masks.items():
+            assert not (mask & ~earlier.masks[path]).any()
+    assert [sum(t.kept.values()) for t in search.tickets] == [49, 27]
+
+
+def test_a_search_that_was_cut_off_leaves_no_penalty_for_the_next():
+    search = uni(tt.UniLTH)
+    model = network(search)
+    with pytest.raises(KeyboardInterrupt):
+        run(search, model, [_Stop(5)])
+    assert float(sum(model.losses)) > 0.0
+    _, history = run(search, model)
+    assert max(history["penalty"][: search.stage_one_epochs]) == 0.0
+
+
+def test_a_model_can_be_wrapped_again_and_stripped_twice():
+    search, plain = uni(tt.UniLTH), tiny.build_compiled()
+    first = search.wrap(plain, verbose=False)
+    second = search.wrap(plain, verbose=False)
+    run(search, second)
+    again = tt.strip(second)
+    tt.strip(first)
+    assert again.losses == [] and plain.losses == []
+
+
+@keras.saving.register_keras_serializable("tests")
+def _share_of_steps(step, steps, epochs):
+    return step / steps
+
+
+def test_a_schedule_may_divide_by_the_steps():
+    _, history = run(uni(tt.UniLTH, penalty=_share_of_steps))
+    assert np.isfinite(history["loss"]).all() and max(history["penalty"]) > 0.0
+
+
+def test_patterns_that_match_no_kernel_are_refused_before_training():
+    with pytest.raises(ValueError, match="No pattern matches kernel"):
+        run(uni(tt.UniLTH, final_sparsity={"nosuch": 0.7}))
+
+
+def test_exact_tickets_see_the_data_in_the_order_of_stage_one():
+    given = {"fidelity": "exact", "rewind_to": "1 epochs", "epochs_per_round": 3}
+    search = uni(tt.UniLTH, **given)
+    keys = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            keys.append((search.round, search.data_key(7)))
+
+    run(search, None, [Note()])
+    last = [key for round_, key in keys if round_ == search.rounds]
+    assert last[search.penalty_epochs :] == [(7, 0, 1), (7, 0, 2)]

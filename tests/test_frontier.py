@@ -1,6 +1,5 @@
 """The frontier over several searches: equal terms, kept, resumed, drawn."""
 
-import dataclasses
 import json
 
 import keras
@@ -58,12 +57,11 @@ def test_all_start_from_the_same_weights_and_train_as_a_trainer_does(found):
 
 def test_the_dense_network_is_trained_from_the_same_start(found):
     _, whole = found
-    ticket = whole.points[0].ticket
-    ones = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
-    dense = dataclasses.replace(ticket, masks=ones, scales={})
     trainer = tt.TicketTrainer(
         tiny.build_without_dropout, tiny.splits(), seed=3, batch_size=16
     )
+    dense = trainer.dense_ticket()
+    assert dense.sparsity == 0.0
     trained = trainer.train(dense, 2)
     assert whole.dense["test_loss"] == pytest.approx(trained["test_loss"], rel=1e-6)
 
@@ -169,3 +167,23 @@ def test_a_directory_is_trained_anew_for_other_epochs(tmp_path):
 def test_bad_arguments_are_refused_at_once(searches, epochs, message):
     with pytest.raises(ValueError, match=message):
         tt.find_frontier(tiny.build_compiled, tiny.splits(), searches, epochs=epochs)
+
+
+def test_the_dense_network_is_the_same_whatever_search_comes_first():
+    def dense(*searches):
+        found = tt.find_frontier(
+            tiny.build_without_dropout,
+            tiny.splits(),
+            {search.method: search for search in searches},
+            epochs=1,
+            batch_size=16,
+        )
+        return found.dense
+
+    def pair():
+        # The weights of its tickets are trained ones, with zeros.
+        dlth = tt.DLTH(0.5, 1, 2, 1, train="none")
+        return dlth, tt.IMP(1, 1, 0.5, monitor="loss")
+
+    first, second = pair()
+    assert dense(first, second) == dense(*reversed(pair()))

@@ -133,3 +133,22 @@ def test_a_missing_metric_is_named():
         ValueError, match="no metric 'val_loss'. Received: .'accuracy', 'loss'"
     ):
         fit(tiny.network(), [tt.EarlyStopRewind()], 1)
+
+
+def test_a_first_loss_that_is_not_a_number_is_no_best():
+    stop = tt.EarlyStopRewind(3)
+    model = tiny.network()
+    stop.begin(model)
+    for epoch, loss in enumerate([float("nan"), 3.0, 2.0, 1.0, 1.5, 1.5]):
+        assert not stop.watch(epoch, {"val_loss": loss})
+    assert stop.watch(6, {"val_loss": 1.5})
+    assert stop.go_back() == {"val_loss": 1.0} and stop.rewound_epoch == 3
+
+
+def test_a_fit_that_goes_on_is_rewound_to_its_own_first_epoch_at_the_earliest():
+    stop = tt.EarlyStopRewind(2, rewind=5)
+    stop.begin(tiny.network())
+    for epoch, loss in enumerate([1.0, 2.0, 3.0], start=10):
+        stopped = stop.watch(epoch, {"val_loss": loss})
+    assert stopped and stop.go_back() == {"val_loss": 1.0}
+    assert stop.rewound_epoch == 10

@@ -6,7 +6,7 @@ path; `keep` is how many prunable weights the whole model is to keep.
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -221,6 +221,17 @@ def first_match(path: str, rates: dict[str, float]) -> float:
         f"No pattern matches kernel {path!r}. Received patterns: "
         f"{list(rates)}. Add one that matches, or '.' for all others."
     )
+
+
+def check_matched(kernels: Iterable[str], rates: dict[str, float]) -> None:
+    """Refuses patterns that leave a kernel without a value.
+
+    Example:
+
+    >>> check_matched(["net/output/kernel"], {"output": 0.1})
+    """
+    for path in kernels:
+        first_match(path, rates)
 
 
 def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int]:

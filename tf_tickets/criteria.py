@@ -13,7 +13,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-Criterion = Callable[..., np.ndarray]
+Criterion = Callable[..., np.ndarray | dict[str, np.ndarray]]
 
 _CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")

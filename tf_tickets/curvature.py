@@ -9,15 +9,24 @@ evaluation mode and under the present masks.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import wrapping
-from tf_tickets.parametrization import Tensor
+from tf_tickets import derivatives, wrapping
+from tf_tickets.derivatives import (
+    batches,
+    compiled,
+    gradient,
+    hessian_product,
+    kernel_values,
+    loss_at,
+    numpy,
+    outputs_at,
+    scope,
+)
 
 
 class OBD:
@@ -56,7 +65,12 @@ class OBD:
         draws: int = 8,
         seed: int = 0,
     ) -> None:
-        _check_batches(x, y, curvature, batch_size, draws)
+        if curvature not in _ESTIMATES:
+            raise ValueError(
+                f"`curvature` must be one of {sorted(_ESTIMATES)}. Received: "
+                f"{curvature!r}"
+            )
+        derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
         self.x = x
         self.y = y
         self.curvature = curvature
@@ -74,26 +88,9 @@ class OBD:
         found = _ESTIMATES[self.curvature](*given)
         kernels = wrapping.kernels(model)
         return {
-            path: 0.5 * bends * np.square(_numpy(kernels[path].value))
+            path: 0.5 * bends * np.square(numpy(kernels[path].value))
             for path, bends in found.items()
         }
-
-
-def _check_batches(x, y, curvature, batch_size, draws):
-    if curvature not in _ESTIMATES:
-        raise ValueError(
-            f"`curvature` must be one of {sorted(_ESTIMATES)}. Received: {curvature!r}"
-        )
-    for name, count in (("batch_size", batch_size), ("draws", draws)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
-            )
-    if len(np.shape(x)) == 0 or len(x) != len(y) or not len(x):  # type: ignore
-        raise ValueError(
-            "`x` and `y` must have as many rows as each other, and one at least. "
-            f"Received shapes: {np.shape(x)}, {np.shape(y)}"
-        )
 
 
 def hutchinson(
@@ -125,16 +122,16 @@ def hutchinson(
     [1.0, 4.0]
     """
 
-    @_compiled
+    @compiled
     def product(values, signs, x, y):
-        return _hessian_product(_loss_at(model, x, y), values, signs)
+        return hessian_product(loss_at(model, x, y), values, signs)
 
     def estimate(rng, values, x, y):
         signs = [_signs(rng, value.shape) for value in values]
         products = product(values, signs, x, y)
-        return [sign * _numpy(p) for sign, p in zip(signs, products, strict=True)]
+        return [sign * numpy(p) for sign, p in zip(signs, products, strict=True)]
 
-    return _mean(model, _batches(x, y, batch_size), estimate, draws, seed)
+    return _mean(model, batches(x, y, batch_size), estimate, draws, seed)
 
 
 def gauss_newton(
@@ -149,7 +146,8 @@ def gauss_newton(
 
     The second derivative of the loss by a row of outputs is taken exactly, for which
     there are as many passes as a row has outputs; then its root is drawn through the
-    network, as often as `draws` says.
+    network, as often as `draws` says. Regularizers, which do not act on outputs, are
+    left out.
 
     Args:
         model: A compiled, wrapped model of one output.
@@ -170,25 +168,29 @@ def gauss_newton(
     [1.0, 4.0]
     """
 
-    @_compiled
+    @compiled
     def pull(values, drawn, x):
-        outputs = _outputs_at(model, x)
-        return _gradient(lambda given: ops.sum(outputs(given) * drawn), values)
+        outputs = outputs_at(model, x)
 
-    @_compiled
+        def along(given):
+            return ops.sum(ops.cast(outputs(given), "float32") * drawn)
+
+        return gradient(along, values)
+
+    @compiled
     def column(values, outputs, one, x, y):
         loss = _loss_of_outputs(model, values, x, y)
-        return _hessian_product(loss, [outputs], [one])[0]
+        return hessian_product(loss, [outputs], [one])[0]
 
     def estimate(rng, values, x, y):
-        outputs = _outputs_at(model, x)(values)
+        outputs = outputs_at(model, x)(values)
         roots = _roots(outputs, lambda one: column(values, outputs, one, x, y))
         signs = _signs(rng, (len(x), roots.shape[-1]))
         drawn = np.einsum("nij,nj->ni", roots, signs).astype("float32")
         pulled = pull(values, ops.reshape(drawn, outputs.shape), x)
-        return [np.square(_numpy(p)) for p in pulled]
+        return [np.square(numpy(p)) for p in pulled]
 
-    return _mean(model, _batches(x, y, batch_size), estimate, draws, seed)
+    return _mean(model, batches(x, y, batch_size), estimate, draws, seed)
 
 
 _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
@@ -197,14 +199,14 @@ _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
 }
 
 
-def _mean(model, batches, estimate, draws, seed):
+def _mean(model, parts, estimate, draws, seed):
     """The mean of an estimate over batches and draws, by kernel path."""
     kernels = wrapping.kernels(model)
-    values = [ops.convert_to_tensor(variable.value) for variable in kernels.values()]
+    values = kernel_values(model)
     rng = np.random.default_rng(seed)
     sums = [np.zeros(tuple(value.shape)) for value in values]
     rows = 0
-    for x, y in batches:
+    for x, y in parts:
         rows += len(x)
         for _ in range(draws):
             found = estimate(rng, values, x, y)
@@ -213,51 +215,13 @@ def _mean(model, batches, estimate, draws, seed):
     return {path: total / rows for path, total in zip(kernels, sums, strict=True)}
 
 
-def _batches(x, y, batch_size):
-    x, y = np.asarray(x), np.asarray(y)
-    for start in range(0, len(x), batch_size):
-        yield x[start : start + batch_size], y[start : start + batch_size]
-
-
 def _signs(rng, shape):
     return rng.choice([-1.0, 1.0], size=tuple(shape)).astype("float32")
 
 
-def _numpy(tensor):
-    return np.asarray(ops.convert_to_numpy(tensor), "float64")
-
-
-def _scope(model, values):
-    """A scope in which the kernels have other values, and nothing else is changed."""
-    kernels = wrapping.kernels(model)
-    pairs = {id(v): (v, v.value) for v in [*model.variables, *model.metrics_variables]}
-    for variable, value in zip(kernels.values(), values, strict=True):
-        pairs[id(variable)] = (variable, value)
-    return keras.StatelessScope(state_mapping=list(pairs.values()))
-
-
-def _outputs_at(model, x):
-    def outputs(values):
-        with _scope(model, values):
-            return model(ops.convert_to_tensor(x), training=False)
-
-    return outputs
-
-
-def _loss_at(model, x, y):
-    """The loss the model is compiled with, its penalties too, of kernel values."""
-
-    def loss(values):
-        with _scope(model, values):
-            outputs = model(ops.convert_to_tensor(x), training=False)
-            return model.compute_loss(x, y, outputs, training=False)
-
-    return loss
-
-
 def _loss_of_outputs(model, values, x, y):
     def loss(outputs):
-        with _scope(model, values):
+        with scope(model, values):
             return model.compute_loss(x, y, outputs[0], training=False)
 
     return loss
@@ -276,62 +240,6 @@ def _roots(outputs, column):
     for place in range(size):
         one = np.zeros((shape[0], size), "float32")
         one[:, place] = 1.0
-        columns.append(_numpy(column(one.reshape(shape))).reshape(shape[0], size))
+        columns.append(numpy(column(one.reshape(shape))).reshape(shape[0], size))
     bends, directions = np.linalg.eigh(np.stack(columns, axis=-1))
     return directions * np.sqrt(np.maximum(bends, 0.0))[:, None, :]
-
-
-# The two derivatives, which each backend takes in its own way.
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled, anew for every shape of its arguments."""
-    if keras.config.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    _check_backend()
-    import tensorflow as tf
-
-    compiled = tf.function(function, reduce_retracing=True)
-    return lambda *given: compiled(
-        *keras.tree.map_structure(tf.convert_to_tensor, given)
-    )
-
-
-def _gradient(function: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
-    if keras.config.backend() == "jax":
-        import jax
-
-        return jax.grad(function)(values)
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(values)
-        found = function(values)
-    return tape.gradient(found, values, unconnected_gradients="zero")
-
-
-def _hessian_product(
-    function: Callable[..., Tensor], values: list[Tensor], directions: list[np.ndarray]
-) -> list[Tensor]:
-    """The Hessian of a function times a direction."""
-    directions = [ops.cast(d, v.dtype) for d, v in zip(directions, values, strict=True)]
-    if keras.config.backend() == "jax":
-        import jax
-
-        return jax.jvp(jax.grad(function), (values,), (directions,))[1]
-
-    def along(given):
-        pairs = zip(_gradient(function, given), directions, strict=True)
-        return ops.sum(ops.stack([ops.sum(g * d) for g, d in pairs]))
-
-    return _gradient(along, values)
-
-
-def _check_backend():
-    if keras.config.backend() != "tensorflow":
-        raise NotImplementedError(
-            "Curvature is for the backends tensorflow and jax. Received: "
-            f"{keras.config.backend()}"
-        )

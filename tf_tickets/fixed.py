@@ -130,10 +130,10 @@ class PenalizedMask(FixedMask):
         return super().factor(dtype)
 
     def watch(self, kernel: keras.Variable) -> None:
-        kernel.regularizer = _Beside(kernel.regularizer, self)
+        kernel.regularizer = _Beside(own_regularizer(kernel), self)
 
     def release(self, kernel: keras.Variable) -> None:
-        kernel.regularizer = kernel.regularizer.own
+        kernel.regularizer = own_regularizer(kernel)
 
     def choose(self, chosen: ArrayLike, steps: int, epochs: int) -> None:
         """Sets which weights are penalized and lets the strength grow anew.
@@ -165,8 +165,10 @@ class PenalizedMask(FixedMask):
         return 0.5 * self._strength() * ops.sum(squares)
 
     def _strength(self):
-        clock = self.clock
-        return self.penalty(clock.step, clock.steps.value, clock.epochs.value)
+        """At rest there are no steps, by which a schedule may divide: 0."""
+        clock, steps = self.clock, self.clock.steps.value
+        found = self.penalty(clock.step, ops.maximum(steps, 1), clock.epochs.value)
+        return ops.where(steps > 0, ops.cast(found, "float32"), 0.0)
 
     def present_penalty(self, kernel: ArrayLike) -> float:
         """The penalty on the kernel at the last training step."""

@@ -275,11 +275,27 @@ def compare_searches(
         if method == "cs":
             varied = _cs(setting).varied(initial_score=scores).items()
             found |= {f"cs {label}": search for label, search in varied}
-        else:
+        elif method in _SEARCHES:
             found[method] = _SEARCHES[method](setting)
+        else:
+            known = ["cs", *_SEARCHES]
+            raise ValueError(f"Unknown method. Received: {method!r}. Known: {known}.")
+    _check_first(setting, found)
     epochs, batch = setting.recipe.epochs, setting.batch_size
     build, data, seed = setting.build_model, setting.data, setting.seed
     return find_frontier(build, data, found, out, seed, epochs=epochs, batch_size=batch)
+
+
+def _check_first(setting, searches):
+    """Refuses what a search cannot do before another one has trained for hours."""
+    steps = len(setting.data.x_train) // setting.batch_size
+    for label, search in searches.items():
+        search.set_model(search.wrap(setting.build_model(), verbose=False))
+        search.set_params({"steps": steps, "epochs": search.epochs})
+        try:
+            search.check_model()
+        except ValueError as error:
+            raise ValueError(f"Method {label!r}: {error}") from None
 
 
 def _cs(setting):

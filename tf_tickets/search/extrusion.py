@@ -23,6 +23,8 @@ from tf_tickets.snapshots import Fidelity
 
 # New optimizer and the schedule from its beginning, as a phase of its own has.
 _RENEWED = Fidelity("keep", "keep", "fresh", "rewind", "keep")
+# Before the names of metrics that a ticket has not by training.
+_PRESSED = "pressed_"
 
 
 class ExtrusionSearch(RankedSearch):
@@ -111,7 +113,24 @@ class ExtrusionSearch(RankedSearch):
                 "penalty=GrowingPenalty(cap=0.0) for none."
             )
 
+        if self.train != "none" and self.epochs_of_tickets < 1:
+            raise ValueError(
+                "A ticket that is rewound has no epochs left to train. Received: "
+                f"rewind_to={self.rewind_to!r}, "
+                f"epochs_per_round={self.epochs_per_round}."
+            )
+        if not self.stage_one_epochs and self.rewind_to != "init":
+            raise ValueError(
+                "Without a stage one there is no training to rewind to. Received: "
+                f"stage_one_epochs=0, rewind_to={self.rewind_to!r}. Use 'init'."
+            )
+
     # How long it takes.
+
+    @property
+    def epochs_unseen(self) -> int:
+        """Callbacks of a round see stage one, and the training of tickets."""
+        return self.penalty_epochs if self.round else 0
 
     @property
     def epochs_of_first_round(self) -> int:
@@ -153,6 +172,8 @@ class ExtrusionSearch(RankedSearch):
     def check_model(self) -> None:
         super().check_model()
         arguments.check_masks(self.model, self.mask)
+        if isinstance(self.final_sparsity, dict):
+            allocation.check_matched(self._penalized, self.final_sparsity)
         arguments.check_tells_training(self.model)
         arguments.check_length_known(self.params)
         if self.stage_one_epochs:
@@ -175,6 +196,9 @@ class ExtrusionSearch(RankedSearch):
     # The parts of a round.
 
     def begin(self) -> None:
+        # A search that was cut off may have left a penalty.
+        for mask in self._penalized.values():
+            mask.rest()
         super().begin()
         self.early_stop.begin(self.model)
         if self.round:
@@ -186,7 +210,7 @@ class ExtrusionSearch(RankedSearch):
         self._choose()
 
     def _choose(self):
-        present = wrapping.masks(self.model)
+        present = self._present
         coming = self.next_masks(self.model)
         if not self.penalty_epochs:
             self._remove(coming)
@@ -213,10 +237,17 @@ class ExtrusionSearch(RankedSearch):
         keep = allocation.at_sparsity(masks, self.final_sparsity, way)
         return self.allocate(scores, masks, keep)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
+    def prepare_epoch(self) -> None:
         if self._removal_due and self.trains_ticket:
             self._remove(self._without_chosen())
+
+    def data_key(self, seed: int) -> tuple[int, int, int]:
+        """Where seeds are rewound, a ticket's epochs are counted from its own first."""
+        seed, round_, epoch = super().data_key(seed)
+        trained = self.epoch_in_round >= self.epochs_unseen > 0
+        if trained and self.fidelity.seeds == "rewind":
+            epoch -= self.epochs_unseen
+        return seed, round_, epoch
 
     @property
     def _removal_due(self):
@@ -224,10 +255,15 @@ class ExtrusionSearch(RankedSearch):
         return grown and len(self.tickets) < self.round
 
     def _without_chosen(self):
-        masks = wrapping.masks(self.model)
-        for path, mask in self._penalized.items():
-            masks[path] &= ~mask.chosen_value()
-        return masks
+        return {
+            path: mask & ~self._penalized[path].chosen_value()
+            for path, mask in self._present.items()
+        }
+
+    @property
+    def _present(self):
+        """The masks; not those of the model, which callbacks may have put back."""
+        return self.masks or wrapping.masks(self.model)
 
     def _remove(self, masks):
         """Prunes, and makes the ticket; rewinds where it is to be trained."""
@@ -245,17 +281,18 @@ class ExtrusionSearch(RankedSearch):
         return snapshots.iteration(self.model)
 
     def stopped_in_round(self, logs: dict) -> bool:
-        """Callbacks of a round cannot end a penalty before it is grown."""
         stopped = super().stopped_in_round(logs)
         if self.round == 0:
             return self.early_stop.watch(self.epoch_in_round - 1, logs) or stopped
-        return stopped and self.epoch_in_round > self.penalty_epochs
+        return stopped
 
     def end_round(self, logs: dict) -> bool:
         if self.round == 0:
             logs = self._end_stage_one(logs)
         elif self._removal_due:
             self._remove(self._without_chosen())
+            # What was measured is the network before the removal.
+            logs = {_PRESSED + name: value for name, value in logs.items()}
         return super().end_round(logs)
 
     def _end_stage_one(self, logs):

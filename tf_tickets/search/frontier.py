@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from tf_tickets import curves, files, tickets
 from tf_tickets.search import arguments, finding, judging
@@ -191,7 +190,7 @@ def find_frontier(
         finding.find_ticket(build_model, data, search, own, seed, **fit)
         for ticket in search.tickets:
             points.append(_point(label, search, ticket, trainings, monitor))
-    dense = trainings.dense(points[0].ticket)
+    dense = trainings.dense()
     origin = _provenance(searches, seed, epochs, batch_size)
     return _written(Frontier(points, dense, monitor, origin), place)
 
@@ -269,10 +268,9 @@ class _Trainings:
             return ticket.metrics
         return self._train(f"{label} round {ticket.provenance['round']}", ticket)
 
-    def dense(self, ticket):
-        """The dense network from the start weights of a ticket."""
-        masks = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
-        return self._train("dense", dataclasses.replace(ticket, masks=masks, scales={}))
+    def dense(self):
+        """The dense network from the first weights."""
+        return self._train("dense", self.trainer.dense_ticket())
 
     def _train(self, name, ticket):
         known = self.known.get(name, {})

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tf_tickets import allocation, criteria
+from tf_tickets import allocation, criteria, wrapping
 from tf_tickets.allocation import Allocation
 from tf_tickets.search.pruning import RankedSearch
 from tf_tickets.snapshots import Fidelity
@@ -85,6 +85,11 @@ class IMP(RankedSearch):
         )
         _check_rate(rate)
         self.rate = rate
+
+    def check_model(self) -> None:
+        super().check_model()
+        if isinstance(self.rate, dict):
+            allocation.check_matched(wrapping.kernels(self.model), self.rate)
 
     def counts(
         self, scores: dict[str, np.ndarray], masks: dict[str, np.ndarray]

@@ -300,9 +300,12 @@ class RoundSearch(keras.callbacks.Callback):
         if self._turn_due:
             self._turn_due = False
             self.turn()
-        if self.epoch_in_round == 0:
+        self.prepare_epoch()
+        seen = self.epoch_in_round - self.epochs_unseen
+        if seen == 0:
             self._tell_round("on_train_begin")
-        self._tell_round("on_epoch_begin", self.epoch_in_round)
+        if seen >= 0:
+            self._tell_round("on_epoch_begin", seen)
         self._steps_before = self._step
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -351,6 +354,14 @@ class RoundSearch(keras.callbacks.Callback):
         if self.rewind_point == ("steps", 0):
             self.snapshot = self.fresh
 
+    def prepare_epoch(self) -> None:
+        """What is due before an epoch within a round."""
+
+    @property
+    def epochs_unseen(self) -> int:
+        """Epochs at the beginning of a round that its callbacks are not told of."""
+        return 0
+
     def turn(self) -> None:
         """Leads to the next round, before the first epoch of it."""
         self.round += 1
@@ -393,7 +404,8 @@ class RoundSearch(keras.callbacks.Callback):
         }
 
     def _finish_round(self, logs):
-        self._tell_round("on_train_end")
+        if self.epoch_in_round > self.epochs_unseen:
+            self._tell_round("on_train_end")
         if self.snapshot is None:
             self._refuse_moment(self._step)
         self.complete = self.end_round(logs)
@@ -422,10 +434,11 @@ class RoundSearch(keras.callbacks.Callback):
 
     def stopped_in_round(self, logs: dict) -> bool:
         """Whether a callback of the round ends it; a stop of `fit` goes on."""
-        if not self.round_callbacks:
+        seen = self.epoch_in_round - self.epochs_unseen
+        if not self.round_callbacks or seen <= 0:
             return False
         before, self.model.stop_training = self.model.stop_training, False
-        self._tell_round("on_epoch_end", self.epoch_in_round - 1, logs=logs)
+        self._tell_round("on_epoch_end", seen - 1, logs=logs)
         stopped, self.model.stop_training = self.model.stop_training, before
         return stopped
 

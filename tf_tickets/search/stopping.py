@@ -86,7 +86,8 @@ class EarlyStopRewind(keras.callbacks.Callback):
     def watch(self, epoch: int, logs: dict[str, float]) -> bool:
         """Takes note of an epoch that has ended; gives whether to stop after it."""
         merit = judging.merit(logs, self.monitor)
-        improves = self._best is None or merit > self._best[0] + self.min_delta
+        known = self._best is not None and self._best[0] == self._best[0]  # not NaN
+        improves = not known or merit > self._best[0] + self.min_delta
         if improves:
             self._best = merit, epoch
         self._wait = 0 if improves else self._wait + 1
@@ -111,7 +112,7 @@ class EarlyStopRewind(keras.callbacks.Callback):
         if self.rewind == "best":
             epoch = self._best[1]
         else:
-            epoch = max(0, self.stopped_epoch - self._back)
+            epoch = max(min(self._shelf.rows), self.stopped_epoch - self._back)
         state, logs = self._shelf.get(epoch)
         snapshots.restore(self.model, state, self.fidelity, self._fresh)
         snapshots.zero_slots(self.model)

@@ -81,6 +81,8 @@ class ThresholdPruning(PruningSearch):
 
     def check_model(self) -> None:
         super().check_model()
+        if isinstance(self.quality, dict):
+            allocation.check_matched(wrapping.kernels(self.model), self.quality)
         if self.learning_rate_factor != 1.0:
             optimizers.check_settable(snapshots.built_optimizer(self.model))
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 
 import keras
+import numpy as np
 
 from tf_tickets import feeding, snapshots, tickets, wrapping
 from tf_tickets.search import finding
@@ -99,8 +100,19 @@ class TicketTrainer:
             metrics |= finding.test_metrics(self.model, self.parts["test"])
         return metrics
 
+    def dense_ticket(self) -> tickets.Ticket:
+        """All weights of the network as it was built, to be trained like a ticket."""
+        self._choose("fixed")
+        masks = {path: np.ones(v.shape, bool) for path, v in self._kernels.items()}
+        weights = snapshots.start_weights(self.model, self._start)
+        return tickets.Ticket(masks, weights, {}, {"round": 1, "order": (1, 0)})
+
+    @property
+    def _kernels(self):
+        return wrapping.kernels(self.model)
+
     def _check_free(self):
-        if not any(v.trainable for v in wrapping.kernels(self.model).values()):
+        if not any(v.trainable for v in self._kernels.values()):
             raise ValueError(
                 "All kernels of the model are frozen, so the ticket cannot be trained. "
                 "`build_model` must give a plain model, not one of Supermask.wrap."

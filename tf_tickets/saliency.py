@@ -1,0 +1,207 @@
+"""What a weight is worth before training: SNIP, GraSP and SynFlow.
+
+Each is a criterion of a model, for `PruneAtInit` and for any other search that takes a
+criterion. The first two look at the loss the model is compiled with, on given examples
+and in training mode, for the statistics of an untrained network say nothing; SynFlow
+needs no data.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import ArrayLike
+
+from tf_tickets import criteria, derivatives, wrapping
+from tf_tickets.derivatives import gradient, hessian_product, kernel_values, numpy
+
+
+class SNIP:
+    """By how much the loss changes with a weight's presence, `|gradient * weight|`.
+
+    Lee et al. 2019. The gradient is the mean over the batches.
+
+    Args:
+        x: Examples.
+        y: Their targets.
+        batch_size: Examples a batch.
+
+    Example:
+
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones", name="d")
+    >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("sgd", "mse")
+    >>> found = SNIP(np.array([[1.0, 3.0]]), np.array([[3.0]]))(model)
+    >>> found["net/d/kernel"].ravel().tolist()
+    [2.0, 6.0]
+    """
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
+        derivatives.check_batches(x, y, batch_size=batch_size)
+        self.x = x
+        self.y = y
+        self.batch_size = batch_size
+        # What the settings of a search call it.
+        self.__name__ = (  # type: ignore
+            f"snip(examples={len(x)}, batch_size={batch_size})"  # type: ignore
+        )
+
+    def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
+        found = _mean_gradient(model, self.x, self.y, self.batch_size)
+        return _by_path(model, [np.abs(g * w) for g, w in zip(*found, strict=True)])
+
+
+class GraSP:
+    """How much of the gradient's flow hangs on a weight, `weight * (H @ gradient)`.
+
+    Wang et al. 2020: without a weight the squared norm of the gradient changes by about
+    minus twice its score, so that what is pruned, the lowest scores, leaves most of it.
+
+    Args:
+        x: Examples; of a classifier as many of each class, which is left to the user.
+        y: Their targets.
+        batch_size: Examples a batch.
+        temperature: What the outputs are divided by.
+
+    Example:
+
+    >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 5), "float32")
+    >>> GraSP(x, y, temperature=1.0).__name__
+    'grasp(examples=8, batch_size=128, temperature=1.0)'
+    """
+
+    def __init__(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        batch_size: int = 128,
+        temperature: float = 200.0,
+    ) -> None:
+        derivatives.check_batches(x, y, batch_size=batch_size)
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(
+                f"`temperature` must be above 0. Received: temperature={temperature}"
+            )
+        self.x = x
+        self.y = y
+        self.batch_size = batch_size
+        self.temperature = temperature
+        self.__name__ = (  # type: ignore
+            f"grasp(examples={len(x)}, batch_size={batch_size}, "  # type: ignore
+            f"temperature={temperature})"
+        )
+
+    def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
+        given = (model, self.x, self.y, self.batch_size, self.temperature)
+        flow, values = _mean_gradient(*given)
+
+        @derivatives.compiled
+        def product(values, flow, x, y):
+            loss = derivatives.loss_at(model, x, y, True, self.temperature)
+            return hessian_product(loss, values, flow)
+
+        flow = [g.astype("float32") for g in flow]
+        parts = derivatives.batches(self.x, self.y, self.batch_size)
+        found = _mean(
+            (len(x), product(kernel_values(model), flow, x, y)) for x, y in parts
+        )
+        return _by_path(model, [h * w for h, w in zip(found, values, strict=True)])
+
+
+@criteria.register
+def synflow(model: keras.Model) -> dict[str, np.ndarray]:
+    """How much of all paths through the network leads over a weight.
+
+    Tanaka et al. 2020: `|w * dR/dw|`, where R is the sum of the outputs for an input of
+    ones when all weights are positive and there are no biases, so that in networks of
+    ReLUs as much flows into a layer as out of it. Meant to be used in many passes: see
+    `PruneAtInit`.
+
+    Args:
+        model: A wrapped model.
+
+    Example:
+
+    >>> dense = keras.layers.Dense(1, name="d")
+    >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
+    >>> model.set_weights([np.array([[1.0], [-2.0]]), np.ones(1)])
+    >>> synflow(tt.wrap(model, verbose=False))["net/d/kernel"].ravel().tolist()
+    [1.0, 2.0]
+    """
+    kernels = wrapping.kernels(model)
+    owned = {id(variable) for variable in kernels.values()}
+    positive = {
+        v.path: _positive(v) for v in model.trainable_variables if id(v) not in owned
+    }
+    ones = [ops.ones((1, *_known(x.shape))) for x in model.inputs]
+    ones = ones[0] if len(ones) == 1 else ones
+
+    def flow(values):
+        with derivatives.scope(model, values, positive):
+            outputs = keras.tree.flatten(model(ones, training=False))
+        return ops.sum(ops.stack([ops.sum(output) for output in outputs]))
+
+    values = [ops.abs(value) for value in kernel_values(model)]
+    found = derivatives.compiled(lambda given: gradient(flow, given))(values)
+    scores = [np.abs(numpy(g) * numpy(w)) for g, w in zip(found, values, strict=True)]
+    _check_flow(scores)
+    return _by_path(model, scores)
+
+
+def _positive(variable):
+    """Without biases; what scales is positive."""
+    if variable.path.endswith(("bias", "beta")):
+        return ops.zeros_like(variable.value)
+    return ops.abs(variable.value)
+
+
+def _known(shape):
+    if None in shape[1:]:
+        raise ValueError(
+            "SynFlow needs inputs of a known shape. Received a model of input shape "
+            f"{tuple(shape)}."
+        )
+    return shape[1:]
+
+
+def _check_flow(scores):
+    total = sum(float(score.sum()) for score in scores)
+    if not np.isfinite(total):
+        raise ValueError(
+            "SynFlow's scores are not finite: the product of so many layers leaves the "
+            "range of float32. Build the model with "
+            'keras.config.set_dtype_policy("float64").'
+        )
+    if total == 0.0:
+        raise ValueError(
+            "SynFlow's scores are all zero: nothing flows through the model. Where it "
+            "ends with a softmax, whose sum is always 1, leave that to the loss."
+        )
+
+
+def _mean_gradient(model, x, y, batch_size, temperature=1.0):
+    """The mean gradient over batches, and the kernels, as lists of arrays."""
+
+    @derivatives.compiled
+    def at(values, x, y):
+        loss = derivatives.loss_at(model, x, y, True, temperature)
+        return gradient(loss, values)
+
+    values = kernel_values(model)
+    parts = derivatives.batches(x, y, batch_size)
+    found = _mean((len(x), at(values, x, y)) for x, y in parts)
+    return found, [numpy(value) for value in values]
+
+
+def _mean(weighted):
+    """The mean of lists of tensors, each with how many examples it is of."""
+    rows, total = 0, None
+    for count, tensors in weighted:
+        part = [count * numpy(tensor) for tensor in tensors]
+        total = part if total is None else list(map(np.add, total, part))
+        rows += count
+    return [array / rows for array in total]
+
+
+def _by_path(model, arrays):
+    return dict(zip(wrapping.kernels(model), arrays, strict=True))
