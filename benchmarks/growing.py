@@ -99,21 +99,22 @@ def sweep(options, seed):
     import tf_tickets as tt
 
     kept = {"fidelity": "learning_rate", "allocation": "erk", "seed": seed}
-    found = {
-        "UniLTH, patience 1": uni(tt.UniLTH, options, seed, patience=1),
-        "UniLTH, power 1": uni(tt.UniLTH, options, seed, power=1.0),
-        "IMP, kept": tt.IMP(ROUNDS, options.epochs, RATE, **kept),
-        "UniLTH, twice the penalty epochs": uni(
-            tt.UniLTH, options, seed, penalty_epochs=2 * options.penalty_epochs
-        ),
-        "UniLTH, power 3": uni(tt.UniLTH, options, seed, power=3.0),
-    }
-    found = {label: (search, CHOSEN) for label, search in found.items()}
+    unilth = tt.UniLTH, options, seed
+    twice = 2 * options.penalty_epochs
+    found = {}
     for round_ in CHOSEN[2:]:
         slow = dlth(options, seed, round_, penalty_learning_rate=1e-4)
         smallest = dlth(options, seed, round_, criterion="magnitude")
         found[f"DLTH {round_}, slow penalty"] = slow, (1,)
         found[f"DLTH {round_}, smallest"] = smallest, (1,)
+    found["IMP, kept"] = tt.IMP(ROUNDS, options.epochs, RATE, **kept), CHOSEN
+    found["UniLTH, patience 1"] = uni(*unilth, patience=1), CHOSEN
+    found["UniLTH, power 1"] = uni(*unilth, power=1.0), CHOSEN
+    found["UniLTH, twice the penalty epochs"] = (
+        uni(*unilth, penalty_epochs=twice),
+        CHOSEN,
+    )
+    found["UniLTH, power 3"] = uni(*unilth, power=3.0), CHOSEN
     return found
 
 

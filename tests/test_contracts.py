@@ -190,6 +190,18 @@ TABLE = {
     "SoftMask": (masks.SoftMask, SOFT),
     "BudgetMask": (masks.BudgetMask, BUDGET),
     "KDLTS": (tt.KDLTS, KDLTS),
+    "PruneAtInit": (
+        tt.PruneAtInit,
+        {
+            "final_sparsity": 0.7,
+            "epochs": 7,
+            "criterion": "synflow",
+            "allocation": "erk",
+            "passes": 3,
+            "monitor": "loss",
+            "seed": 4,
+        },
+    ),
     "LogitsDistillation": (
         distillation.LogitsDistillation,
         {**PLACES, "temperature": 2.0, "reverse": True, "from_logits": False},

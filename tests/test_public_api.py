@@ -40,7 +40,7 @@ ORDER = [
         "rebuilding",
     ),
     *("distillation", "distiller"),
-    *("flops", "optimizers", "wrapping", "curvature"),
+    *("flops", "optimizers", "wrapping", "derivatives", "curvature", "saliency"),
     *("report", "snapshots", "tickets", "controls"),
     *("search.arguments", "search.judging", "search.rounds"),
     *(

@@ -29,11 +29,13 @@ from tf_tickets import (
     models,
     optimizers,
     recipes,
+    saliency,
     schedules,
     snapshots,
 )
 from tf_tickets.distiller import Distiller
 from tf_tickets.report import summary
+from tf_tickets.search.atinit import PruneAtInit
 from tf_tickets.search.cs import ContinuousSparsification
 from tf_tickets.search.dlth import DLTH
 from tf_tickets.search.finding import find_ticket
@@ -61,6 +63,7 @@ __all__ = [
     "GradualPruning",
     "IMP",
     "KDLTS",
+    "PruneAtInit",
     "StochasticSparsification",
     "Supermask",
     "ThresholdPruning",
@@ -82,6 +85,7 @@ __all__ = [
     "models",
     "optimizers",
     "recipes",
+    "saliency",
     "schedules",
     "snapshots",
     "strip",

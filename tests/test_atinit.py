@@ -1,0 +1,185 @@
+"""SNIP, GraSP and SynFlow by their identities, and pruning before training."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from gradients import gradient
+from keras import layers as kl
+
+import tf_tickets as tt
+from tf_tickets import saliency, snapshots, wrapping
+
+X, Y = tiny.data()
+
+
+def network(activation="tanh", bias=True, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            kl.Dense(8, activation=activation, use_bias=bias, name="a"),
+            kl.Dense(5, activation=activation, use_bias=bias, name="b"),
+            kl.Dense(3, use_bias=bias, name="c"),
+        ],
+        name="net",
+    )
+    return tiny.compiled(tt.wrap(model, verbose=False), **kwargs)
+
+
+def loss_of(model, scale=1.0):
+    """The loss with logits divided by `scale`."""
+    logits = model(X) / scale
+    found = keras.losses.sparse_categorical_crossentropy(Y, logits, from_logits=True)
+    return keras.ops.mean(found)
+
+
+def gradient_norm(model, scale):
+    kernels = list(wrapping.kernels(model).values())
+    return sum(
+        float(np.sum(gradient(lambda: loss_of(model, scale), v).astype("f8") ** 2))
+        for v in kernels
+    )
+
+
+def test_snip_is_the_slope_of_the_loss_by_the_presence_of_a_weight():
+    model = network()
+    scores = saliency.SNIP(X, Y, batch_size=24)(model)
+    for path, place in (("net/a/kernel", (2, 3)), ("net/c/kernel", (4, 1))):
+        kernel = wrapping.kernels(model)[path]
+        whole = keras.ops.convert_to_numpy(kernel.value).copy()
+        found = []
+        for presence in (1.5, 0.5):
+            changed = whole.copy()
+            changed[place] *= presence
+            kernel.assign(changed)
+            found.append(float(loss_of(model)))
+        kernel.assign(whole)
+        slope = abs(found[0] - found[1])
+        assert scores[path][place] == pytest.approx(slope, rel=2e-2, abs=1e-5)
+
+
+def test_what_grasp_scores_is_what_the_gradient_flow_loses():
+    model = network()
+    scores = saliency.GraSP(X, Y, batch_size=24, temperature=2.0)(model)
+    before = gradient_norm(model, 2.0)
+    for path, place in (("net/a/kernel", (2, 3)), ("net/b/kernel", (4, 1))):
+        kernel = wrapping.kernels(model)[path]
+        whole = keras.ops.convert_to_numpy(kernel.value).copy()
+        found = []
+        for presence in (1.01, 0.99):
+            changed = whole.copy()
+            changed[place] *= presence
+            kernel.assign(changed)
+            found.append(gradient_norm(model, 2.0))
+        kernel.assign(whole)
+        slope = (found[0] - found[1]) / 0.02
+        assert 2.0 * scores[path][place] == pytest.approx(slope, abs=2e-3 * before)
+        assert abs(slope) > 1e-2 * before
+
+
+def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
+    model = network("relu", bias=False)
+    scores = saliency.synflow(model)
+    totals = [score.sum() for score in scores.values()]
+    np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
+    inner, outer = scores["net/a/kernel"], scores["net/b/kernel"]
+    np.testing.assert_allclose(inner.sum(0), outer.sum(1), rtol=1e-5)
+    # Pruned weights carry nothing, and biases are taken for zero.
+    wrapping.set_masks(model, tiny.half(model))
+    for path, score in saliency.synflow(model).items():
+        assert (score[~wrapping.masks(model)[path]] == 0.0).all()
+    biased = network("relu")
+    for variable in biased.trainable_variables:
+        if variable.path.endswith("bias"):
+            variable.assign(np.ones(variable.shape))
+    found = saliency.synflow(biased)
+    assert {path: s.tolist() for path, s in found.items()} == {
+        path: s.tolist() for path, s in scores.items()
+    }
+
+
+def test_synflow_in_many_passes_cuts_no_layer_where_magnitude_does():
+    model = deep()
+    with pytest.warns(UserWarning, match="were chosen for pruning"):
+        tt.PruneAtInit(0.999, criterion=_without_the_narrow).prune(model)
+    model = deep()
+    ticket = tt.PruneAtInit(0.99, criterion="synflow").prune(model)
+    assert sum(ticket.kept.values()) == 208
+    assert min(ticket.kept.values()) > 4
+
+
+def deep():
+    keras.utils.set_random_seed(1)
+    sizes = (100, 100, 4, 100)
+    layers = [kl.Dense(size, "relu", use_bias=False) for size in sizes]
+    model = keras.Sequential([keras.Input((100,)), *layers], name="deep")
+    return tt.wrap(model, verbose=False)
+
+
+def _without_the_narrow(weight):
+    return np.abs(weight) * (weight.size > 400)
+
+
+CRITERIA = {
+    "snip": lambda: saliency.SNIP(X, Y),
+    "grasp": lambda: saliency.GraSP(X, Y),
+    "synflow": lambda: "synflow",
+    "magnitude": lambda: "magnitude",
+    "random": lambda: "random",
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name):
+    search = tt.PruneAtInit(0.8, 2, CRITERIA[name](), "erk", monitor="accuracy")
+    model = tiny.network()
+    kernels = wrapping.kernels(model).items()
+    first = {p: snapshots.to_numpy(v).copy() for p, v in kernels}
+    history = tiny.run(model, search)
+    [ticket] = search.tickets
+    assert search.epochs == 2 == len(history["loss"]) and search.epochs_before(1) == 0
+    assert sum(ticket.kept.values()) == 18 and history["sparsity"] == [0.8, 0.8]
+    assert ticket.metrics["accuracy"] == history["accuracy"][-1]
+    assert tiny.pruned_weights(model).tolist() == [0.0] * 72
+    for path, weight in first.items():
+        assert ticket.weights[path].tobytes() == weight.tobytes()
+    # Batch statistics and dropout of the scoring have left nothing behind.
+    moved = [weight for path, weight in ticket.weights.items() if "moving" in path]
+    assert [set(weight.tolist()) for weight in moved] == [{0.0}, {1.0}]
+    assert tiny.same(search.prune(tiny.network()).masks.values(), ticket.masks.values())
+
+
+def test_its_ticket_is_trained_alike_by_hand():
+    search = tt.PruneAtInit(0.8, 2, "magnitude", monitor="accuracy")
+    given = tiny.build_compiled, tiny.splits()
+    tickets = tt.find_ticket(*given, search, batch_size=16, verbose=0)
+    trainer = tt.TicketTrainer(*given, batch_size=16)
+    assert trainer.train(tickets[0], 2)["val_loss"] == tickets[0].metrics["val_loss"]
+
+
+def test_a_criterion_of_data_serves_other_searches_too():
+    search = tiny.imp(criterion=saliency.SNIP(X, Y))
+    tiny.run(tiny.network(), search)
+    assert [sum(t.kept.values()) for t in search.tickets] == [63, 44, 31]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: tt.PruneAtInit(90), "final_sparsity=90"),
+        (lambda: tt.PruneAtInit(criterion="snip"), "Received: 'snip'"),
+        (lambda: tt.PruneAtInit(passes=0), "Received: 0"),
+        (lambda: saliency.SNIP(X, Y[:3]), r"\(64, 6\), \(3,\)"),
+        (lambda: saliency.GraSP(X, Y, temperature=-1.0), "temperature=-1.0"),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_softmax_at_the_end_is_refused_by_synflow():
+    model = keras.Sequential([keras.Input((6,)), kl.Dense(3, activation="softmax")])
+    with pytest.raises(ValueError, match="softmax"):
+        tt.PruneAtInit(0.5, criterion="synflow").prune(tt.wrap(model, verbose=False))
