@@ -190,6 +190,19 @@ TABLE = {
     "SoftMask": (masks.SoftMask, SOFT),
     "BudgetMask": (masks.BudgetMask, BUDGET),
     "KDLTS": (tt.KDLTS, KDLTS),
+    "DynamicSparsity": (
+        tt.DynamicSparsity,
+        {
+            "sparsity": 0.7,
+            "grow": "magnitude",
+            "allocation": "uniform",
+            "interval": 7,
+            "drop_fraction": 0.4,
+            "until": 0.5,
+            "anneal": "constant",
+            "seed": 4,
+        },
+    ),
     "PruneAtInit": (
         tt.PruneAtInit,
         {

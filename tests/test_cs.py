@@ -214,9 +214,9 @@ def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
         run(search, network(search, keras.optimizers.SGD(0.1)))
         return sum(search.tickets[0].kept.values())
 
-    found = [kept(penalty) for penalty in (0.0, 1e-3, 1e-2, 1e-1, 10.0)]
-    assert found == sorted(found, reverse=True)
-    assert found[0] > 30 and found[-1] == 0
+    found = [kept(penalty) for penalty in (0.0, 1e-2, 10.0)]
+    assert found[0] > found[1] > found[2] == 0
+    assert found[0] > 30
 
 
 def test_scores_receive_no_weight_decay():

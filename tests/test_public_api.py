@@ -42,7 +42,7 @@ ORDER = [
     *("distillation", "distiller"),
     *("flops", "optimizers", "wrapping", "derivatives", "curvature", "saliency"),
     *("report", "snapshots", "tickets", "controls"),
-    *("search.arguments", "search.judging", "search.rounds"),
+    *("search.arguments", "search.judging", "search.midway", "search.rounds"),
     *(
         "search.stopping",
         "search.pruning",

@@ -38,6 +38,7 @@ from tf_tickets.report import summary
 from tf_tickets.search.atinit import PruneAtInit
 from tf_tickets.search.cs import ContinuousSparsification
 from tf_tickets.search.dlth import DLTH
+from tf_tickets.search.dynamic import DynamicSparsity
 from tf_tickets.search.finding import find_ticket
 from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.gradual import GradualPruning
@@ -58,6 +59,7 @@ __all__ = [
     "ContinuousSparsification",
     "DLTH",
     "Distiller",
+    "DynamicSparsity",
     "EarlyStopRewind",
     "Frontier",
     "GradualPruning",

@@ -75,14 +75,14 @@ def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
 def scope(
     model: keras.Model,
     values: list[Tensor],
-    others: dict[keras.Variable, Tensor] | None = None,
+    others: dict[str, Tensor] | None = None,
 ) -> keras.StatelessScope:
     """A scope in which the kernels have other values, and nothing else is changed.
 
     Args:
         model: A wrapped model.
         values: The values of its kernels.
-        others: Dict from the path of other variables to values of theirs.
+        others: Values of other variables, by path.
 
     Example:
 
@@ -125,6 +125,7 @@ def loss_at(
     y: ArrayLike,
     training: bool = False,
     temperature: float = 1.0,
+    others: dict[str, Tensor] | None = None,
 ) -> Callable[[list[Tensor]], Tensor]:
     """The loss the model is compiled with, its penalties too, of the kernels.
 
@@ -134,6 +135,7 @@ def loss_at(
         y: Their targets.
         training: Whether the model is told that it trains.
         temperature: What its outputs are divided by.
+        others: Values of other variables, by path.
 
     Example:
 
@@ -146,7 +148,7 @@ def loss_at(
     """
 
     def loss(values):
-        with scope(model, values):
+        with scope(model, values, others):
             outputs = model(ops.convert_to_tensor(x), training=training)
             outputs = keras.tree.map_structure(lambda o: o / temperature, outputs)
             return model.compute_loss(x, y, outputs, training=training)

@@ -51,6 +51,50 @@ class SNIP:
         return _by_path(model, [np.abs(g * w) for g, w in zip(*found, strict=True)])
 
 
+class DenseGradient:
+    """The size of the gradient by each weight, of those that are pruned too (RigL).
+
+    Of one batch, which every call draws anew.
+
+    Args:
+        x: Examples.
+        y: Their targets.
+        batch_size: Examples of the batch.
+
+    Example:
+
+    >>> dense = keras.layers.Dense(1, use_bias=False, name="d")
+    >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("sgd", "mse")
+    >>> tt.wrapping.set_masks(model, {"net/d/kernel": np.zeros((2, 1), bool)})
+    >>> grow = DenseGradient(np.array([[1.0, 3.0]]), np.array([[-1.0]]))
+    >>> grow(model, np.random.default_rng(0))["net/d/kernel"].ravel().tolist()
+    [2.0, 6.0]
+    """
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
+        derivatives.check_batches(x, y, batch_size=batch_size)
+        self.x = np.asarray(x)
+        self.y = np.asarray(y)
+        self.batch_size = min(batch_size, len(self.x))
+        self.__name__ = (  # type: ignore
+            f"dense_gradient(examples={len(self.x)}, batch_size={batch_size})"
+        )
+
+    def __call__(
+        self, model: keras.Model, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        rows = rng.choice(len(self.x), self.batch_size, replace=False)
+        masks = [mask.mask for mask in wrapping.mask_layers(model).values()]
+        everything = {mask.path: ops.ones_like(mask.value) for mask in masks}
+        loss = derivatives.loss_at(
+            model, self.x[rows], self.y[rows], training=True, others=everything
+        )
+        found = gradient(loss, kernel_values(model))
+        return _by_path(model, [np.abs(numpy(g)) for g in found])
+
+
 class GraSP:
     """How much of the gradient's flow hangs on a weight, `weight * (H @ gradient)`.
 

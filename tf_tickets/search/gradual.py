@@ -6,21 +6,14 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tf_tickets import (
-    allocation,
-    criteria,
-    selection,
-    snapshots,
-    tickets,
-    version,
-    wrapping,
-)
+from tf_tickets import allocation, criteria, selection, snapshots, wrapping
 from tf_tickets.allocation import Allocation
-from tf_tickets.search.arguments import allocation_named, check_fixed
+from tf_tickets.search.arguments import allocation_named
+from tf_tickets.search.midway import MidwayPruning
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class GradualPruning(keras.callbacks.Callback):
+class GradualPruning(MidwayPruning):
     """Prunes a wrapped model while it trains, by a schedule of sparsity.
 
     Between two prunings nothing but a look into a table of steps happens, and the
@@ -47,6 +40,8 @@ class GradualPruning(keras.callbacks.Callback):
     0.8
     """
 
+    method = "gradual"
+
     def __init__(
         self,
         schedule: Callable[..., tuple],
@@ -66,27 +61,10 @@ class GradualPruning(keras.callbacks.Callback):
         self.seed = seed
         self._due: list[tuple[int, float]] = []
         self._looked_at = 0
-        self._step = 0
         self._asked = None
 
-    @property
-    def ticket(self) -> tickets.Ticket:
-        """The masks reached, with the present weights to start from."""
-        state = snapshots.record(self.model)
-        provenance = {
-            "method": "gradual",
-            "step": snapshots.iteration(self.model),
-            "versions": version.versions(),
-            "parent": None,
-            "seed": self.seed,
-        }
-        weights = snapshots.start_weights(self.model, state)
-        masks, scales = wrapping.masks(self.model), wrapping.scales(self.model)
-        return tickets.Ticket(masks, weights, {}, provenance, scales)
-
     def on_train_begin(self, logs=None):
-        check_fixed(self.model)
-        self._step = 0
+        super().on_train_begin(logs)
         self._asked = None
         self._start = {
             path: snapshots.to_numpy(v)
@@ -97,23 +75,12 @@ class GradualPruning(keras.callbacks.Callback):
         self._warn_if_idle()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._steps_before = self._step
+        super().on_epoch_begin(epoch, logs)
         if self.params.get("steps"):
             self._look_ahead(self._step + self.params["steps"])
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self._advance(self._steps_before + batch)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step = self._steps_before + batch + 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._advance(self._step)
-        logs["sparsity"] = wrapping.sparsity(self.model)
-
     def on_train_end(self, logs=None):
-        wrapping.set_masks(self.model, wrapping.masks(self.model))
-        snapshots.zero_slots(self.model)
+        super().on_train_end(logs)
         asked = _firings(self.schedule, np.array([self._step]))[1][0]
         reached = wrapping.sparsity(self.model)
         size = sum(m.size for m in wrapping.masks(self.model).values())
@@ -146,7 +113,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._due += rows
         self._looked_at = until + 1
 
-    def _advance(self, step):
+    def advance(self, step: int) -> None:
         """Prunes for the firings that are due, the last of them counts."""
         if step >= self._looked_at:
             self._look_ahead(step)
@@ -170,9 +137,8 @@ class GradualPruning(keras.callbacks.Callback):
             np.random.default_rng([self.seed, self._step]),
         )
         counts = self._allocate(scores, masks, keep)
-        new = selection.select(scores, masks, allocation.guard(counts, masks))
-        wrapping.set_masks(model, new)
-        snapshots.zero_slots(model)
+        counts = allocation.guard(counts, masks)
+        self.set_masks(selection.select(scores, masks, counts))
 
     def get_config(self):
         return {

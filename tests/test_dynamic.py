@@ -1,0 +1,175 @@
+"""SET and RigL: what is dropped, what grows, and when."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import saliency, snapshots, wrapping
+
+X, Y = tiny.data()
+
+
+def rigl(**kwargs):
+    given = {"sparsity": 0.7, "interval": 3, "grow": saliency.DenseGradient(X, Y, 32)}
+    return tt.DynamicSparsity(**{**given, **kwargs})
+
+
+class Watch(keras.callbacks.Callback):
+    """Masks, kernels and momenta at each exchange: before it and after it."""
+
+    def __init__(self, training):
+        super().__init__()
+        self.training = training
+        self.seen = []
+        inner, self.training.set_masks = training.set_masks, self.noted
+        self.inner = inner
+
+    def noted(self, masks):
+        model = self.training.model
+        before = self.state(model)
+        self.inner(masks)
+        self.seen.append((self.training._step, before, self.state(model)))
+
+    def state(self, model):
+        arrays = {v.path: snapshots.to_numpy(v) for v in model.optimizer.variables}
+        kernels = wrapping.kernels(model).items()
+        slots = {
+            path: [a for a in arrays.values() if a.shape == v.shape]
+            for path, v in kernels
+        }
+        weights = {path: snapshots.to_numpy(v) for path, v in kernels}
+        return wrapping.masks(model), weights, slots
+
+
+def fit(training, model=None, epochs=3, **kwargs):
+    model = model or tiny.network(keras.optimizers.SGD(0.1, momentum=0.9))
+    watch = Watch(training)
+    given = {"batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
+    history = model.fit(X, Y, epochs=epochs, callbacks=[training], **given).history
+    # The first sets the masks, the last is the end of `fit`.
+    return model, history, watch.seen
+
+
+@pytest.mark.parametrize("grow", ["random", "gradient"])
+def test_counts_stay_and_a_grown_weight_begins_at_zero(grow):
+    training = rigl(**({"grow": "random"} if grow == "random" else {}))
+    model, history, seen = fit(training)
+    counts = {path: int(m.sum()) for path, m in wrapping.masks(model).items()}
+    assert sum(counts.values()) == 27 and history["sparsity"] == [0.7] * 3
+    # 12 steps: exchanges at 3, 6 and 9, of which the last drops nothing any more.
+    assert [step for step, _, _ in seen[1:-1]] == [3, 6, 9]
+    moved = 0
+    for _, (old, _, _), (new, weights, slots) in seen[1:-1]:
+        for path, mask in new.items():
+            assert mask.sum() == counts[path]
+            grown = mask & ~old[path]
+            moved += int(grown.sum())
+            assert (weights[path][grown] == 0.0).all()
+            assert all((slot[grown] == 0.0).all() for slot in slots[path])
+            assert (weights[path][~mask] == 0.0).all()
+    assert moved > 5
+    assert tiny.pruned_weights(model).tolist() == [0.0] * 63
+    assert training.ticket.sparsity == 0.7
+
+
+def by_place(weight):
+    return np.arange(weight.size).reshape(weight.shape) * 7 % 31
+
+
+def test_the_smallest_are_dropped_and_the_highest_scores_grow():
+    given = {"until": 1.0, "anneal": "constant", "drop_fraction": 0.4}
+    _, _, seen = fit(rigl(grow=by_place, **given))
+    assert len(seen) == 6
+    _, (old, weights, _), (new, _, _) = seen[1]
+    for path, mask in old.items():
+        dropped = round(0.4 * mask.sum())
+        sizes = np.where(mask, np.abs(weights[path]), np.inf).ravel()
+        expected = mask.ravel().copy()
+        expected[np.argsort(sizes)[:dropped]] = False
+        scores = np.where(expected, -1, by_place(mask).ravel())
+        for place in sorted(range(mask.size), key=lambda i: (-scores[i], i))[:dropped]:
+            expected[place] = True
+        assert new[path].ravel().tolist() == expected.tolist()
+
+
+def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():
+    model = tiny.compiled(tt.wrap(tiny.build(dropout=0.0), verbose=False))
+    masks = tiny.half(model)
+    wrapping.set_masks(model, masks)
+    found = saliency.DenseGradient(X, Y)(model, np.random.default_rng(0))
+    whole = {path: np.ones_like(mask) for path, mask in masks.items()}
+    wrapping.set_masks(model, whole)
+
+    def loss():
+        logits = model(X, training=True)
+        return float(
+            keras.ops.mean(
+                keras.losses.sparse_categorical_crossentropy(Y, logits, True)
+            )
+        )
+
+    checked = 0
+    for path, kernel in wrapping.kernels(model).items():
+        start = snapshots.to_numpy(kernel)
+        for place in list(np.argwhere(~masks[path]))[:3]:
+            ends = []
+            for change in (0.02, -0.02):
+                moved = start.copy()
+                moved[tuple(place)] += change
+                kernel.assign(moved)
+                ends.append(loss())
+            kernel.assign(start)
+            slope = abs(ends[0] - ends[1]) / 0.04
+            assert found[path][tuple(place)] == pytest.approx(slope, abs=2e-3)
+            checked += slope > 1e-2
+    assert checked > 2
+
+
+def test_the_fraction_falls_as_a_cosine_until_its_time():
+    training = rigl(until=0.5, drop_fraction=0.4)
+    fit(training, epochs=4)
+    assert training._last == 8.0
+    found = [training.fraction(step) for step in (0, 2, 4, 8, 20)]
+    expected = [0.4, 0.2 * (1 + np.sqrt(0.5)), 0.2, 0.0, 0.0]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("spe", [1, 4])
+def test_after_its_time_nothing_is_exchanged(spe):
+    model = tiny.compiled(tt.wrap(tiny.build(), verbose=False), steps_per_execution=spe)
+    _, _, seen = fit(rigl(until=0.5, interval=2), model)
+    assert max(step for step, _, _ in seen[1:-1]) <= 6
+    assert len(seen) - 2 == {1: 3, 4: 1}[spe]
+
+
+def test_masks_that_are_there_are_the_first():
+    model = tiny.network()
+    wrapping.set_masks(model, tiny.half(model))
+    _, history, seen = fit(rigl(interval=100), model)
+    assert history["sparsity"] == [0.5] * 3 and len(seen) == 1
+
+
+def test_the_seed_decides():
+    found = [
+        list(wrapping.masks(fit(rigl(grow="random", seed=seed))[0]).values())
+        for seed in (0, 0, 1)
+    ]
+    assert tiny.same(found[0], found[1]) and not tiny.same(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"sparsity": 90}, "sparsity=90"),
+        ({"drop_fraction": 1.5}, "drop_fraction=1.5"),
+        ({"until": -1.0}, "until=-1.0"),
+        ({"anneal": "linear"}, "'linear'"),
+        ({"interval": 0}, "Received: 0"),
+        ({"grow": "rigl"}, "'rigl'"),
+    ],
+)
+def test_bad_arguments_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        tt.DynamicSparsity(**given)
