@@ -5,9 +5,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tiny
 
 import tf_tickets as tt
-from tf_tickets import wrapping
+from tf_tickets import snapshots, wrapping
 from tf_tickets.distillation import FeatureDistillation
 
 STEPS = 500
@@ -87,3 +88,161 @@ def test_a_planted_ticket_is_found_as_brute_force_finds_it(given):
         better.append(own < np.median(all_gaps))
     assert sum(found) >= 12
     assert all(better)
+
+
+def network(search, **kwargs):
+    keras.utils.set_random_seed(0)
+    return search.wrap(tiny.compiled(tiny.build(**kwargs)), verbose=False)
+
+
+def teachers(count=2):
+    found = []
+    for seed in range(count):
+        keras.utils.set_random_seed(0)
+        found.append(tiny.compiled(tiny.build()))
+        keras.utils.set_random_seed(seed)
+        found[-1].fit(*tiny.data(), batch_size=16, verbose=0)
+    return found
+
+
+def kdlts(count=2, **kwargs):
+    given = {"final_sparsity": 0.8, "epochs": 3, "monitor": "loss", **kwargs}
+    return tt.KDLTS(**given).taught_by(*teachers(count))
+
+
+@pytest.mark.parametrize("allocation", ["global", "erk", "uniform"])
+@pytest.mark.parametrize("constraint", ["lagrangian", "l1", "topk"])
+def test_exactly_so_many_weights_are_kept(constraint, allocation):
+    if (constraint, allocation) == ("topk", "global"):
+        with pytest.raises(ValueError, match="Received: allocation='global'"):
+            kdlts(constraint=constraint, allocation=allocation)
+        return
+    strength = 1e-3 if constraint == "l1" else 10.0
+    given = {"constraint": constraint, "strength": strength}
+    search = kdlts(allocation=allocation, **given)
+    model = network(search)
+    history = tiny.run(model, search)
+    [ticket] = search.tickets
+    assert sum(ticket.kept.values()) == 18 and len(history["excess"]) == 3
+    expected = {"erk": [10, 8], "uniform": [12, 6]}.get(allocation)
+    assert expected in (None, list(ticket.kept.values()))
+
+
+def test_the_lagrangian_comes_to_the_number_by_itself():
+    """Softly and without the final ranking, for one budget and for one each."""
+    for allocation in ("global", "uniform"):
+        search = kdlts(epochs=30, allocation=allocation, score_optimizer="adam")
+        search = tt.KDLTS.from_config({**search.get_config(), "strength": 100.0})
+        search.score_optimizer.learning_rate = 0.05
+        model = network(search.taught_by(*teachers(1)))
+        history = tiny.run(model, search)
+        assert abs(history["excess"][-1]) < 0.06 and history["excess"][0] > 0.2
+
+
+@pytest.mark.parametrize("train_weights", [True, False])
+def test_all_but_the_mask_is_as_it_was(train_weights):
+    search = kdlts(train_weights=train_weights)
+    model = network(search)
+    before = snapshots.record(model)
+    teachers_before = [t.get_weights() for t in search.teachers]
+    trained = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            trained.update(snapshots.record(self.model)["weights"])
+
+    tiny.run(model, search, [Look(), search])
+    ticket = search.tickets[0]
+    now = wrapping.plain_paths(model)
+    for path, weight in ticket.weights.items():
+        assert (snapshots.to_numpy(now[path]) == weight).all()
+    moved = [not (before["weights"][p] == trained[p]).all() for p in before["weights"]]
+    kernels = [p for p in before["weights"] if p.endswith("kernel")]
+    assert any(moved) and kernels
+    assert [(before["weights"][p] != trained[p]).any() for p in kernels] == (
+        [train_weights] * 2
+    )
+    for path in kernels:
+        assert ticket.weights[path].tobytes() == before["weights"][path].tobytes()
+    statistics = [w for p, w in ticket.weights.items() if "moving" in p]
+    assert [set(w.tolist()) for w in statistics] == [{0.0}, {1.0}]
+    # The model is the untrained ticket.
+    assert tiny.same(wrapping.masks(model).values(), ticket.masks.values())
+    assert wrapping.sparsity(model) == 0.8
+    for teacher, weights in zip(search.teachers, teachers_before, strict=True):
+        assert tiny.same(teacher.get_weights(), weights)
+
+
+def test_teachers_labels_and_each_kind_of_information_change_the_ticket():
+    def mask(**kwargs):
+        search = kdlts(**{"final_sparsity": 0.5, "epochs": 5, **kwargs})
+        tiny.run(network(search), search)
+        return [m.tobytes() for m in search.tickets[0].masks.values()]
+
+    answers = [tt.distillation.LogitsDistillation(4.0)]
+    relations = [tt.distillation.DistanceDistillation("hidden")]
+    found = [
+        mask(),
+        mask(count=1),
+        mask(count=0),
+        mask(distillation_losses=answers),
+        mask(distillation_losses=relations),
+        mask(student_loss_weight=0.0),
+    ]
+    assert mask() == found[0]
+    assert len({tuple(f) for f in found}) == len(found)
+
+
+def test_an_early_training_ticket_starts_from_a_later_moment():
+    search = kdlts(rewind_to="2 steps")
+    model = network(search)
+    before = snapshots.record(model)["weights"]
+    tiny.run(model, search)
+    weights = search.tickets[0].weights
+    kernel = next(path for path in before if path.endswith("kernel"))
+    assert (weights[kernel] != before[kernel]).any()
+    assert search.tickets[0].provenance["step"] == 2
+
+
+def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
+    search = kdlts(monitor="val_loss")
+    given = {"batch_size": 16, "verbose": 0}
+    data = tiny.splits()
+    [ticket] = tt.find_ticket(tiny.build_compiled, data, search, tmp_path, **given)
+    other = kdlts(monitor="val_loss")
+    [again] = tt.find_ticket(tiny.build_compiled, data, other, tmp_path, **given)
+    assert again.id == ticket.id
+    trainer = tt.TicketTrainer(tiny.build_compiled, data, batch_size=16)
+    assert trainer.train(ticket, 2)["val_loss"] > 0.0
+    with pytest.raises(ValueError, match="another search"):
+        fewer = kdlts(1, monitor="val_loss")
+        tt.find_ticket(tiny.build_compiled, data, fewer, tmp_path, **given)
+
+
+def test_without_teachers_it_asks_for_them():
+    with pytest.raises(ValueError, match="no teachers.*taught_by"):
+        network(tt.KDLTS())
+    search = kdlts()
+    assert all(s.teachers for s in search.varied(final_sparsity=[0.5, 0.6]).values())
+
+
+def test_teachers_begin_alike_see_other_orders_and_are_kept(tmp_path):
+    def found(epochs=(1, 1, 2), directory=tmp_path):
+        return tt.train_teachers(
+            tiny.build_compiled, tiny.splits(), epochs, directory, batch_size=16
+        )
+
+    first = found()
+    kernels = [teacher.get_weights()[0] for teacher in first]
+    assert not (kernels[0] == kernels[1]).all() and len(first) == 3
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    again = found()
+    for left, right in zip(first, again, strict=True):
+        assert tiny.same(left.get_weights(), right.get_weights())
+    assert files == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    fresh = found(directory=None)
+    assert tiny.same(fresh[2].get_weights(), first[2].get_weights())
+    with pytest.raises(ValueError, match="other teachers"):
+        found(epochs=(1, 1))
+    with pytest.raises(ValueError, match="Received: 0"):
+        found(epochs=(0,), directory=None)

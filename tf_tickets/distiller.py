@@ -93,15 +93,7 @@ class Distiller(keras.Model):
                     "Teachers and student must be Keras models that are built. "
                     f"Received: {model!r}"
                 )
-        own = {id(variable) for variable in self.student.variables}
-        taught = [v for teacher in self.teachers for v in teacher.variables]
-        shared = [v.path for v in taught if id(v) in own]
-        if shared:
-            raise ValueError(
-                f"A teacher shares {shared} with the student and would be trained with "
-                "it: wrap(model) shares its variables with `model`. Give a copy: "
-                "keras.models.clone_model(model), then set_weights."
-            )
+        self._check_apart()
         for loss in self.distillation_losses:
             if not isinstance(loss, DistillationLoss):
                 raise TypeError(
@@ -118,6 +110,17 @@ class Distiller(keras.Model):
             raise ValueError(
                 "`student_loss_weight` must lie in [0, 1]. Received: "
                 f"{self.student_loss_weight}"
+            )
+
+    def _check_apart(self):
+        own = {id(variable) for variable in self.student.variables}
+        taught = [v for teacher in self.teachers for v in teacher.variables]
+        shared = [v.path for v in taught if id(v) in own]
+        if shared:
+            raise ValueError(
+                f"A teacher shares {shared} with the student and would be trained with "
+                "it: wrap(model) shares its variables with `model`. Give a copy: "
+                "keras.models.clone_model(model), then set_weights."
             )
 
     def _prepare(self):

@@ -112,7 +112,9 @@ class ExtrusionSearch(RankedSearch):
                 f"penalty={self.penalty!r}. Give it epochs, or "
                 "penalty=GrowingPenalty(cap=0.0) for none."
             )
+        self._check_start()
 
+    def _check_start(self):
         if self.train != "none" and self.epochs_of_tickets < 1:
             raise ValueError(
                 "A ticket that is rewound has no epochs left to train. Received: "

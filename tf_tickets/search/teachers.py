@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
 from tf_tickets import feeding, files
 from tf_tickets.search import arguments, finding
@@ -57,9 +58,10 @@ def train_teachers(
     for place, count in enumerate(epochs):
         keras.utils.set_random_seed(seed)
         model = build_model()
-        path = folder and folder / f"teacher_{place}.weights.h5"
+        path = folder and folder / f"teacher_{place}.npz"
         if path and path.exists():
-            model.load_weights(path)
+            with np.load(path) as kept:
+                model.set_weights(list(kept.values()))
         else:
             _train(model, parts, (seed, _ORDER + place), batch_size, count, verbose)
             _keep(model, path)
@@ -97,9 +99,8 @@ def _train(model, parts, key, batch_size, epochs, verbose):
 
 def _keep(model, path):
     if path:
-        draft = path.with_name(f"draft_{path.name}")
-        model.save_weights(draft)
-        os.replace(draft, path)
+        with files.replacing(path) as draft:
+            np.savez(draft, *model.get_weights())
 
 
 def _check_folder(folder, identity):

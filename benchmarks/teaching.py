@@ -1,0 +1,290 @@
+"""KDLTS, pruning at initialization and IMP on equal terms; teaching tickets.
+
+    python benchmarks/teaching.py --dataset mnist --data-dir DIR --seeds 0 1 2
+
+All tickets start from the same first weights and are trained for the same epochs; IMP
+is rewound to init. `search_epochs` are those of the search, of its teachers too, and of
+IMP those before the ticket is known. `--ablation` tries KDLTS with one kind of
+information after the other, with one teacher, without any, with other constraints and
+frozen weights; `--teach` trains the tickets of IMP once more with the dense network as
+their teacher. Accuracies are those of the test set after the last epoch. A run that was
+interrupted goes on.
+"""
+
+import json
+import os
+
+import terms
+from spreads import show, spread
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+ROUNDS = 17
+RATE = 1 - 0.1**0.1
+# Rounds of IMP that leave 20, 10, 5 and 2 %.
+CHOSEN = (7, 10, 13, 17)
+
+
+def kdlts(options, seed, sparsity, teachers, **settings):
+    import tf_tickets as tt
+
+    given = {"final_sparsity": sparsity, "epochs": options.search_epochs, "seed": seed}
+    given |= {"score_optimizer": options.score_optimizer, **settings}
+    return tt.KDLTS(**given).taught_by(*teachers)
+
+
+def at_init(setting, seed, sparsity):
+    """The criteria that prune before training."""
+    import tf_tickets as tt
+    from tf_tickets import saliency
+
+    x, y = balanced(setting.data, 100, seed)
+    criteria = {
+        "SNIP": saliency.SNIP(x, y),
+        "GraSP": saliency.GraSP(x, y, batch_size=1000),
+        "SynFlow": "synflow",
+        "magnitude at init": "magnitude",
+        "random, ERK": "random",
+    }
+    for label, criterion in criteria.items():
+        spread_ = "erk" if label.endswith("ERK") else "global"
+        epochs = setting.options.epochs
+        yield label, tt.PruneAtInit(sparsity, epochs, criterion, spread_, seed=seed)
+
+
+def balanced(data, each, seed):
+    """As many training examples of each class."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(data.y_train).ravel()
+    rows = [
+        rng.choice(np.flatnonzero(labels == label), each, replace=False)
+        for label in np.unique(labels)
+    ]
+    rows = np.concatenate(rows)
+    return data.x_train[rows], data.y_train[rows]
+
+
+def run(options, seed):
+    from tf_tickets import train_teachers
+    from tf_tickets.search.imp import IMP
+    from tf_tickets.version import versions
+
+    setting = terms.Terms(options, seed)
+    work = options.work / f"seed{seed}"
+    teachers = train_teachers(
+        setting.build,
+        setting.data,
+        options.teacher_epochs,
+        work / "teachers",
+        seed,
+        batch_size=setting.batch_size,
+    )
+    rows = Rows(work / "rows.json", setting, {"seed": seed, "versions": versions()})
+    cost = sum(options.teacher_epochs) + options.search_epochs
+    for sparsity in SPARSITIES:
+        search = kdlts(options, seed, sparsity, teachers)
+        rows.add("KDLTS", sparsity, search, cost)
+        for label, pruning in at_init(setting, seed, sparsity):
+            rows.add(label, sparsity, pruning, 0)
+    if options.imp:
+        imp = IMP(ROUNDS, options.epochs, RATE, seed=seed)
+        for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
+            rows.add("IMP", sparsity, imp, imp.epochs_before(round_), round_)
+    if options.ablation:
+        for label, search, epochs in ablation(options, seed, teachers):
+            rows.add(label, options.ablation, search, epochs)
+    if options.teach:
+        teach(rows, setting, teachers)
+
+
+def ablation(options, seed, teachers):
+    """KDLTS with less information, fewer teachers, or another approximation."""
+    from tf_tickets import distillation as dl
+
+    answers = dl.LogitsDistillation(4.0)
+    place = {"mnist": -2, "cifar10": -2}[options.dataset]
+    given = options, seed, options.ablation
+    alone, three = options.teacher_epochs[-1], sum(options.teacher_epochs)
+    search = options.search_epochs
+    feature, relation = dl.FeatureDistillation(place), dl.DistanceDistillation(place)
+    yield "KDLTS, labels only", kdlts(*given, []), search
+    for label, losses in (
+        ("answers", [answers]),
+        ("answers, features", [answers, feature]),
+        ("answers, relations", [answers, relation]),
+    ):
+        found = kdlts(*given, teachers, distillation_losses=losses)
+        yield f"KDLTS, {label}", found, search + three
+    yield "KDLTS, one teacher", kdlts(*given, teachers[-1:]), search + alone
+    for label, settings in (
+        ("frozen weights", {"train_weights": False}),
+        ("l1", {"constraint": "l1", "strength": 1e-6}),
+        ("top-k", {"constraint": "topk", "allocation": "erk"}),
+        ("ERK", {"allocation": "erk"}),
+    ):
+        yield f"KDLTS, {label}", kdlts(*given, teachers, **settings), search + three
+
+
+def teach(rows, setting, teachers):
+    """The tickets of IMP, trained with the dense network as their teacher."""
+    import tf_tickets as tt
+    from tf_tickets import rebuilding
+    from tf_tickets.distillation import LogitsDistillation
+
+    def build():
+        student = tt.wrap(setting.build(), verbose=False)
+        model = tt.Distiller(teachers[-1], student, LogitsDistillation(4.0))
+        rebuilding.compile_like(model, student)
+        return model
+
+    trainer = setting.trainer(build)
+    for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
+        file = rows.path.parent / "IMP" / f"round_{round_:02}.ticket"
+        if not rows.has("IMP, taught", sparsity) and file.exists():
+            ticket = tt.Ticket.load(file)
+            rows.keep("IMP, taught", sparsity, ticket, trainer, None)
+
+
+class Rows:
+    """The trained tickets of one seed, kept as they come."""
+
+    def __init__(self, path, setting, origin):
+        self.path = path
+        self.setting = setting
+        self.trainer = setting.trainer()
+        known = json.loads(path.read_text()) if path.exists() else {"rows": []}
+        self.content = {**origin, "cores": os.cpu_count(), **known}
+        if "dense" not in self.content:
+            dense = self.trainer.dense_ticket()
+            metrics = self.trainer.train(dense, setting.options.epochs)
+            self.content["dense"] = metrics["test_accuracy"]
+            self.write()
+
+    @property
+    def rows(self):
+        return self.content["rows"]
+
+    def has(self, label, sparsity):
+        return any(r["label"] == label and r["wanted"] == sparsity for r in self.rows)
+
+    def add(self, label, sparsity, search, cost, round_=1):
+        """Searches, and trains the ticket from the first weights."""
+        if self.has(label, sparsity):
+            return
+        shared = label if label == "IMP" else f"{label} {sparsity}"
+        folder = self.path.parent / shared.replace(" ", "_").replace(",", "")
+        ticket = self.setting.find(search, folder)[round_ - 1]
+        trained = ticket.metrics if search.epochs_of_trained_ticket else None
+        self.keep(label, sparsity, ticket, self.trainer, cost, trained)
+
+    def keep(self, label, sparsity, ticket, trainer, cost, metrics=None):
+        metrics = metrics or trainer.train(ticket, self.setting.options.epochs)
+        row = {
+            "label": label,
+            "wanted": sparsity,
+            "sparsity": ticket.sparsity,
+            "search_epochs": cost,
+            "test_accuracy": metrics["test_accuracy"],
+            "kept": ticket.kept,
+        }
+        self.rows.append(row)
+        self.write()
+        print(json.dumps(row)[:150], flush=True)
+
+    def write(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.content, indent=1))
+
+
+def collect(options):
+    files = [options.work / f"seed{seed}" / "rows.json" for seed in options.seeds]
+    runs = [json.loads(file.read_text()) for file in files]
+    more = f"--search-epochs {options.search_epochs} --teacher-epochs "
+    more += " ".join(map(str, options.teacher_epochs))
+    more += f" --ablation {options.ablation}" if options.ablation else ""
+    more += " --teach" if options.teach else ""
+    backend = runs[0]["versions"]["backend"]
+    found = {
+        "command": terms.command(options, "teaching", backend, more),
+        "machine": f"{runs[0]['cores']} CPU cores",
+        "dense": spread([run["dense"] for run in runs]),
+        "points": points(runs),
+        "runs": runs,
+    }
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1))
+    plot(found, options)
+    return found
+
+
+def points(runs):
+    """Means over the seeds, by search and sparsity."""
+    groups = {}
+    for row in (row for run in runs for row in run["rows"]):
+        groups.setdefault((row["label"], row["wanted"]), []).append(row)
+    return [
+        {
+            "label": label,
+            "sparsity": sparsity,
+            "search_epochs": rows[0]["search_epochs"],
+            "accuracy": spread([row["test_accuracy"] for row in rows]),
+        }
+        for (label, sparsity), rows in groups.items()
+    ]
+
+
+def plot(found, options):
+    from tf_tickets import curves
+
+    lines = {}
+    for point in found["points"]:
+        pair = (1 - point["sparsity"], point["accuracy"]["mean"])
+        lines.setdefault(point["label"], []).append(pair)
+    lines = {
+        k: sorted(line, reverse=True) for k, line in lines.items() if len(line) > 1
+    }
+    title = (
+        f"Tickets at initialization, {options.dataset}, {len(options.seeds)} seed(s)"
+    )
+    curves.plot_frontier(
+        lines,
+        terms.staircase(lines),
+        options.out.with_suffix(".png"),
+        found["dense"]["mean"],
+        "test accuracy",
+        title,
+    )
+
+
+def table(found):
+    labels = list(dict.fromkeys(p["label"] for p in found["points"]))
+    cells = {(p["label"], p["sparsity"]): show(p["accuracy"]) for p in found["points"]}
+    costs = {p["label"]: p["search_epochs"] for p in found["points"]}
+    head = " | ".join(f"{s:.0%}" for s in SPARSITIES)
+    lines = [f"| search (epochs) | {head} |", "|---|" + "---|" * len(SPARSITIES)]
+    for label in labels:
+        row = " | ".join(cells.get((label, s), "") for s in SPARSITIES)
+        lines.append(f"| {label} ({costs[label]}) | {row} |")
+    return f"dense: {show(found['dense'])}\n" + "\n".join(lines)
+
+
+def main():
+    parser = terms.parser(__doc__)
+    add = parser.add_argument
+    add("--search-epochs", type=int, default=8)
+    add("--teacher-epochs", type=int, nargs="+", default=[1, 2, 4])
+    add("--score-optimizer", help="of KDLTS; that of the weights")
+    add("--ablation", type=float, metavar="SPARSITY", help="also at this sparsity")
+    add("--no-imp", dest="imp", action="store_false")
+    add("--teach", action="store_true", help="also teach the tickets of IMP")
+    options = terms.complete(parser.parse_args(), "teaching")
+    if not options.collect:
+        for seed in options.seeds:
+            run(options, seed)
+    if all((options.work / f"seed{s}" / "rows.json").exists() for s in options.seeds):
+        print(table(collect(options)))
+
+
+if __name__ == "__main__":
+    main()

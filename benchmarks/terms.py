@@ -1,0 +1,102 @@
+"""Equal terms: data, network, start weights and training, from the command line."""
+
+import argparse
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
+
+
+def parser(description, epochs=8):
+    """The options that the comparisons have in common."""
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = found.add_argument
+    add("--dataset", choices=list(NETWORKS), default="mnist")
+    add("--data-dir")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--epochs", type=int, default=epochs, help="that each ticket is trained")
+    add("--width", type=float, default=1.0)
+    add("--take", type=int, help="training images; all of them")
+    add("--learning-rate", type=float, help="the recipe's")
+    add("--work", type=pathlib.Path, help="what is kept while it runs")
+    add("--out", type=pathlib.Path, help="JSON; results/NAME_DATASET.json")
+    add("--collect", action="store_true", help="only gather what is there")
+    return found
+
+
+def complete(options, name):
+    """Where results go, if it was not said."""
+    name = f"{name}_{options.dataset}"
+    options.work = options.work or HERE / "runs" / name
+    options.out = options.out or HERE / "results" / f"{name}.json"
+    return options
+
+
+def command(options, name, backend, *more):
+    """The command line that makes the same again."""
+    seeds = " ".join(map(str, options.seeds))
+    parts = [
+        f"KERAS_BACKEND={backend} python benchmarks/{name}.py",
+        f"--dataset {options.dataset} --data-dir DIR --seeds {seeds}",
+        f"--epochs {options.epochs} --width {options.width}",
+        *more,
+    ]
+    parts += [f"--take {options.take}"] if options.take else []
+    if options.learning_rate:
+        parts.append(f"--learning-rate {options.learning_rate}")
+    return " ".join(parts)
+
+
+class Terms:
+    """What all searches of a seed have in common."""
+
+    def __init__(self, options, seed):
+        import tf_tickets as tt
+        from tf_tickets import recipes
+
+        data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
+        self.data = data.take(options.take) if options.take else data
+        self.recipe = recipes.recipe(NETWORKS[options.dataset])
+        self.options = options
+        self.seed = seed
+        self.batch_size = self.recipe.batch_size
+
+    def build(self):
+        from tf_tickets import recipes
+
+        shape, classes = self.data.input_shape, self.data.num_classes
+        width = self.options.width
+        model = recipes.build(self.recipe.name, shape, classes, width=width)
+        if self.options.learning_rate:
+            model.optimizer.learning_rate = self.options.learning_rate
+        return model
+
+    def trainer(self, build=None):
+        import tf_tickets as tt
+
+        build = build or self.build
+        return tt.TicketTrainer(build, self.data, self.seed, self.batch_size)
+
+    def find(self, search, directory):
+        import tf_tickets as tt
+
+        return tt.find_ticket(
+            self.build,
+            self.data,
+            search,
+            directory,
+            self.seed,
+            batch_size=self.batch_size,
+            verbose=0,
+        )
+
+
+def staircase(lines):
+    """The points of which none other is sparser and no worse."""
+    best = []
+    for pair in sorted(pair for line in lines.values() for pair in line):
+        if not best or pair[1] > best[-1][1]:
+            best.append(pair)
+    return best
