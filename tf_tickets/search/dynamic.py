@@ -125,6 +125,10 @@ class DynamicSparsity(MidwayPruning):
             **{name: getattr(self, name) for name in kept},
         }
 
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
 
 def _exchanged(weight, score, mask, fraction):
     """As many weights as before: those that stay, and the best of all others."""
