@@ -1,5 +1,7 @@
 """A real search through every way in which Keras compiles a step."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -18,6 +20,29 @@ OPTIMIZERS = {
 # Without it JAX runs each operation by itself and compiles no step.
 COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}
 JIT = COMPILED[keras.config.backend()]
+
+
+def paired(*choices):
+    """So many rows of choices that every two settings are tried together."""
+
+    def pairs(row):
+        return set(itertools.combinations(enumerate(row), 2))
+
+    rows = list(itertools.product(*choices))
+    missing = set().union(*map(pairs, rows))
+    found = []
+    while missing:
+        found.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(found[-1])
+    return found
+
+
+def test_every_two_settings_are_tried_together():
+    rows = paired("ab", "xyz", (1, 2))
+    assert len(rows) == 6
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        seen = {(row[first], row[second]) for row in rows}
+        assert len(seen) == {(0, 1): 6, (0, 2): 4, (1, 2): 6}[first, second]
 
 
 class Loss:
@@ -93,13 +118,13 @@ def check_every_reader(model, path):
         np.testing.assert_array_equal(predictions(other), wanted)
 
 
-@pytest.mark.parametrize("options", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("spe", [1, 4])
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("jit", JIT)
+@pytest.mark.parametrize(
+    "jit, policy, spe, options", paired(JIT, POLICIES, (1, 4), list(OPTIMIZERS))
+)
 def test_a_search_leaves_exact_zeros_and_traces_no_more_than_a_dense_fit(
     tmp_path, jit, policy, spe, options
 ):
+    options = OPTIMIZERS[options]
     compiling = {"jit_compile": jit, "steps_per_execution": spe}
     search = tt.IMP(4, 1, 0.3, monitor="loss")
     model = fit(network(True, policy, options, **compiling), search.epochs, [search])
@@ -136,13 +161,9 @@ LEARNED = {
 }
 
 
-CASES = [("cs", policy) for policy in POLICIES]
-CASES += [("iss", "mixed_float16"), ("supermask", "mixed_float16")]
-
-
-@pytest.mark.parametrize("spe", [1, 4])
-@pytest.mark.parametrize("name, policy", CASES)
-@pytest.mark.parametrize("jit", JIT)
+@pytest.mark.parametrize(
+    "name, jit, policy, spe", paired(list(LEARNED), JIT, POLICIES, (1, 4))
+)
 def test_a_learned_mask_traces_no_more_than_a_dense_fit(name, jit, policy, spe):
     compiling = {"jit_compile": jit, "steps_per_execution": spe}
     search = LEARNED[name]()
@@ -176,13 +197,9 @@ def test_a_learned_mask_goes_with_averages_and_accumulation(options):
     assert all(np.isfinite(v).all() for v in model.get_weights() if v.dtype == "f4")
 
 
-GROWING = [("float32", options) for options in OPTIMIZERS]
-GROWING += [("mixed_float16", "plain"), ("mixed_bfloat16", "EMA")]
-
-
-@pytest.mark.parametrize("spe", [1, 4])
-@pytest.mark.parametrize("policy, options", GROWING)
-@pytest.mark.parametrize("jit", JIT)
+@pytest.mark.parametrize(
+    "jit, policy, spe, options", paired(JIT, POLICIES, (1, 4), list(OPTIMIZERS))
+)
 def test_a_growing_penalty_traces_no_more_than_a_dense_fit(jit, policy, options, spe):
     compiling = {"jit_compile": jit, "steps_per_execution": spe}
     penalty = tt.schedules.GrowingPenalty(cap=4.0)
