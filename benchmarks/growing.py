@@ -137,7 +137,8 @@ def run(options, seed, searches):
 
     work = options.work / f"seed{seed}"
     trainer = tt.TicketTrainer(build, data, seed, recipe.batch_size)
-    rows = Rows(work / "rows.json", trainer, data, options.epochs)
+    origin = {"seed": seed, "versions": versions(), "cores": os.cpu_count()}
+    rows = Rows(work / "rows.json", trainer, data, options.epochs, origin)
     for label, (search, rounds) in searches.items():
         if rows.has(label, rounds):
             continue
@@ -152,19 +153,17 @@ def run(options, seed, searches):
         )
         for round_ in rounds:
             rows.add(label, search, tickets[round_ - 1])
-    origin = {"seed": seed, "versions": versions(), "cores": os.cpu_count()}
-    rows.write(origin)
 
 
 class Rows:
     """The trained tickets of one seed, kept as they come."""
 
-    def __init__(self, path, trainer, data, epochs):
+    def __init__(self, path, trainer, data, epochs, origin):
         self.path = path
         self.trainer = trainer
         self.data = data
         self.epochs = epochs
-        self.origin = {}
+        self.origin = origin
         self.rows = json.loads(path.read_text())["rows"] if path.exists() else []
 
     def has(self, label, rounds):
@@ -190,7 +189,7 @@ class Rows:
                 reset = self.trainer.train(self.reset(ticket), self.epochs)
                 row["trained"]["reset"] = reset
         self.rows.append(row)
-        self.write(self.origin)
+        self.write()
         print(json.dumps(row)[:400], flush=True)
 
     def removal(self, ticket):
@@ -216,10 +215,9 @@ class Rows:
         first = tt.Ticket.load(self.path.parent / "IMP" / "round_01.ticket")
         return dataclasses.replace(ticket, weights=first.weights)
 
-    def write(self, origin):
-        self.origin = origin
+    def write(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        found = {**origin, "rows": self.rows}
+        found = {**self.origin, "rows": self.rows}
         self.path.write_text(json.dumps(found, indent=1))
 
 
