@@ -14,6 +14,7 @@ import argparse
 import json
 import pathlib
 
+import terms
 from spreads import show, spread
 
 HERE = pathlib.Path(__file__).parent
@@ -117,10 +118,7 @@ def plot(found, path):
     for point in found["points"]:
         pair = (1 - point["sparsity"]["mean"], point["accuracy"]["mean"])
         lines.setdefault(point["label"], []).append(pair)
-    best = []
-    for pair in sorted(pair for line in lines.values() for pair in line):
-        if not best or pair[1] > best[-1][1]:
-            best.append(pair)
+    best = terms.staircase(lines)
     title = f"Trained tickets, {found['dataset']}, {len(found['seeds'])} seed(s)"
     dense = found["dense"]["mean"]
     curves.plot_frontier(lines, best, path, dense, "test accuracy", title)

@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 
+import terms
 from spreads import show, spread
 
 HERE = pathlib.Path(__file__).parent
@@ -273,10 +274,7 @@ def plot(found, options):
             pair = (1 - point["sparsity"], point["accuracy"]["mean"])
             lines.setdefault(point["label"], []).append(pair)
     lines = {label: sorted(line, reverse=True) for label, line in lines.items()}
-    best = []
-    for pair in sorted(pair for line in lines.values() for pair in line):
-        if not best or pair[1] > best[-1][1]:
-            best.append(pair)
+    best = terms.staircase(lines)
     title = f"Trained tickets, {options.dataset}, {len(options.seeds)} seed(s)"
     path = options.out.with_suffix(".png")
     curves.plot_frontier(

@@ -96,7 +96,8 @@ class Terms:
 def staircase(lines):
     """The points of which none other is sparser and no worse."""
     best = []
-    for pair in sorted(pair for line in lines.values() for pair in line):
+    pairs = [pair for line in lines.values() for pair in line]
+    for pair in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
         if not best or pair[1] > best[-1][1]:
             best.append(pair)
     return best
