@@ -93,13 +93,19 @@ class SoftMask(LearnedMask):
         }
 
 
+# Of a round, in which a budget comes down.
+_COMES_DOWN = 0.6
+
+
 @keras.saving.register_keras_serializable("tf_tickets")
 class BudgetMask(SoftMask):
     """A soft mask that is held to a number of weights, by itself or with others.
 
     Of the masks that share a budget, the share of kept weights above it, `c`, is pushed
     to 0 by an augmented Lagrangian, `multiplier * c + strength / 2 * c ** 2`, whose
-    multiplier grows by `strength * c` over a round, by each step's share of it.
+    multiplier grows by `strength * c` over a round, by each step's share of it. The
+    budget itself comes down from where the masks begin, as a cube over the first 3/5
+    of the round, so that the multiplier need not overshoot.
 
     Args:
         strength: How hard the budget is enforced.
@@ -114,12 +120,12 @@ class BudgetMask(SoftMask):
     >>> mask.share([mask])
     >>> mask.allow(keep=1)
     >>> float(mask.after_forward(mask.scores.value)), mask.excess
-    (0.0625, 0.25)
+    (0.0, 0.25)
     """
 
     def __init__(
         self,
-        strength: float = 10.0,
+        strength: float = 100.0,
         initial_score: float = 0.0,
         temperature: Callable[..., Tensor] | dict | None = None,
         scale_mask: bool = False,
@@ -173,21 +179,29 @@ class BudgetMask(SoftMask):
         penalty = super().after_forward(scores)
         if not self._budget.masks:
             return penalty
-        excess = self._excess()
+        excess = self._kept() - self._allowed()
         found = self.multiplier * excess + 0.5 * self.strength * ops.square(excess)
         steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
         grown = self.strength * ops.stop_gradient(excess) / steps
         self.multiplier.assign(self.multiplier + grown)
         return penalty + ops.cast(found, keras.config.floatx())
 
-    def _excess(self):
+    def _kept(self):
         kept = sum(ops.sum(m.expected(m.scores.value)) for m in self._budget.masks)
-        return kept / float(self._budget.size) - self.target
+        return kept / float(self._budget.size)
+
+    def _allowed(self):
+        """The share of weights that the budget allows at this step."""
+        steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
+        way = ops.cast(self.clock.step, "float32") / (_COMES_DOWN * steps)
+        first = 1.0 / (1.0 + math.exp(-self.initial_score))
+        left = ops.maximum(first - self.target, 0.0)
+        return self.target + left * ops.maximum(1.0 - way, 0.0) ** 3
 
     @property
     def excess(self) -> float:
-        """The share of kept weights above the budget, by the soft masks."""
-        return float(ops.convert_to_numpy(self._excess()))
+        """The share of kept weights above the budget at its end, by the soft masks."""
+        return float(ops.convert_to_numpy(self._kept() - self.target))
 
     def get_config(self):
         config = super().get_config()

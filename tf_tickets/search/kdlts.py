@@ -101,7 +101,7 @@ class KDLTS(MaskSearch):
         student_loss_weight: float = 0.5,
         *,
         constraint: str = "lagrangian",
-        strength: float = 10.0,
+        strength: float = 100.0,
         allocation: str | dict | Allocation = "global",
         train_weights: bool = True,
         rewind_to: str = "init",
