@@ -1,5 +1,9 @@
 """The trainer that teaches: by hand, beside Keras's own, and under searches."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -349,3 +353,53 @@ def two_outputs():
 def test_bad_arguments_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+MIRRORED = """
+import numpy as np, tensorflow as tf
+devices = [tf.config.LogicalDeviceConfiguration()] * 2
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, devices)
+import keras, tiny
+import tf_tickets as tt
+from keras.layers import Dense
+from tf_tickets.distillation import FeatureDistillation, LogitsDistillation
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    hidden = Dense(10, "relu", kernel_regularizer="l2", name="a")
+    return keras.Sequential([keras.Input((6,)), hidden, Dense(3)], name="net")
+
+def losses(model):
+    found = model.fit(*tiny.data(), batch_size=32, epochs=2, shuffle=False, verbose=0)
+    return [found.history[name] for name in ("loss", "student_loss")]
+
+def distiller():
+    student = tt.wrap(network(0), verbose=False)
+    given = [LogitsDistillation(2.0), FeatureDistillation("a")]
+    model = tt.Distiller(network(1), student, given)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)
+    return model
+
+alone = losses(distiller())
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = distiller()
+np.testing.assert_allclose(losses(model), alone, rtol=1e-5)
+print("as one on", strategy.num_replicas_in_sync)
+"""
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
+)
+def test_two_replicas_learn_as_one_model():
+    found = subprocess.run(
+        [sys.executable, "-c", MIRRORED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "as one on 2" in found.stdout, found.stderr
