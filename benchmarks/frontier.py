@@ -10,15 +10,11 @@ of the test set after the last epoch. A run that was interrupted goes on;
 `--collect` only gathers what is there.
 """
 
-import argparse
 import json
-import pathlib
 
 import terms
 from spreads import show, spread
 
-HERE = pathlib.Path(__file__).parent
-NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
 METHODS = ("CS", "ISS", "IMP")
 SETTINGS = ("dataset", "take", "width", "learning_rate")
 
@@ -35,28 +31,16 @@ def searches(options, rate, seed):
 
 def run(options, seed):
     import tf_tickets as tt
-    from tf_tickets import recipes
 
-    data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
-    data = data.take(options.take) if options.take else data
-    network = NETWORKS[options.dataset]
-    recipe = recipes.recipe(network)
-
-    def build():
-        shape, classes = data.input_shape, data.num_classes
-        model = recipes.build(network, shape, classes, width=options.width)
-        if options.learning_rate:
-            model.optimizer.learning_rate = options.learning_rate
-        return model
-
+    setting = terms.Terms(options, seed)
     tt.find_frontier(
-        build,
-        data,
-        searches(options, recipe.rate, seed),
+        setting.build,
+        setting.data,
+        searches(options, setting.recipe.rate, seed),
         options.work / f"seed{seed}",
         seed,
         epochs=options.epochs,
-        batch_size=recipe.batch_size,
+        batch_size=setting.batch_size,
     )
 
 
@@ -125,19 +109,9 @@ def plot(found, path):
 
 
 def command(options, backend):
-    taken = f" --take {options.take}" if options.take else ""
-    if options.learning_rate:
-        taken += f" --learning-rate {options.learning_rate}"
-    return (
-        f"KERAS_BACKEND={backend} python benchmarks/frontier.py --dataset "
-        f"{options.dataset} --data-dir DIR --seeds {_join(options.seeds)} --epochs "
-        f"{options.epochs} --imp-rounds {options.imp_rounds} --scores "
-        f"{_join(options.scores)} --width {options.width}{taken}"
-    )
-
-
-def _join(values):
-    return " ".join(map(str, values))
+    scores = " ".join(map(str, options.scores))
+    more = f"--imp-rounds {options.imp_rounds} --scores {scores}"
+    return terms.command(options, "frontier", backend, more)
 
 
 def table(found):
@@ -156,26 +130,13 @@ def table(found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", choices=list(NETWORKS), default="mnist")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser = terms.parser(__doc__)
     parser.add_argument("--imp-rounds", type=int, default=15)
     parser.add_argument(
         "--scores", type=float, nargs="+", default=[-0.3, -0.2, -0.1, -0.03, 0.03]
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--take", type=int, help="training images; all of them")
-    parser.add_argument("--learning-rate", type=float, help="the recipe's")
-    parser.add_argument("--work", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--collect", action="store_true")
-    options = parser.parse_args()
-    name = f"frontier_{options.dataset}"
-    options.work = options.work or HERE / "runs" / name
-    options.out = options.out or HERE / "results" / f"{name}.json"
+    options = terms.complete(parser.parse_args(), "frontier")
     if not options.collect:
         for seed in options.seeds:
             run(options, seed)

@@ -13,18 +13,14 @@ published code's choice of the smallest weights. A run that was interrupted goes
 `--collect` only gathers what is there.
 """
 
-import argparse
 import dataclasses
 import json
 import os
-import pathlib
 import re
 
 import terms
 from spreads import show, spread
 
-HERE = pathlib.Path(__file__).parent
-NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
 ROUNDS = 17
 # Leaves 50, 10, 5 and 2 % after the rounds 3, 10, 13 and 17.
 RATE = 1 - 0.1**0.1
@@ -120,38 +116,16 @@ def sweep(options, seed):
 
 
 def run(options, seed, searches):
-    import tf_tickets as tt
-    from tf_tickets import recipes
     from tf_tickets.version import versions
 
-    data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
-    data = data.take(options.take) if options.take else data
-    network = NETWORKS[options.dataset]
-    recipe = recipes.recipe(network)
-
-    def build():
-        shape, classes = data.input_shape, data.num_classes
-        model = recipes.build(network, shape, classes, width=options.width)
-        if options.learning_rate:
-            model.optimizer.learning_rate = options.learning_rate
-        return model
-
+    setting = terms.Terms(options, seed)
     work = options.work / f"seed{seed}"
-    trainer = tt.TicketTrainer(build, data, seed, recipe.batch_size)
     origin = {"seed": seed, "versions": versions(), "cores": os.cpu_count()}
-    rows = Rows(work / "rows.json", trainer, data, options.epochs, origin)
+    rows = Rows(work / "rows.json", setting, origin)
     for label, (search, rounds) in searches.items():
         if rows.has(label, rounds):
             continue
-        tickets = tt.find_ticket(
-            build,
-            data,
-            search,
-            work / label.replace(" ", "_"),
-            seed,
-            batch_size=recipe.batch_size,
-            verbose=0,
-        )
+        tickets = setting.find(search, work / label.replace(" ", "_"))
         for round_ in rounds:
             rows.add(label, search, tickets[round_ - 1])
 
@@ -159,11 +133,11 @@ def run(options, seed, searches):
 class Rows:
     """The trained tickets of one seed, kept as they come."""
 
-    def __init__(self, path, trainer, data, epochs, origin):
+    def __init__(self, path, setting, origin):
         self.path = path
-        self.trainer = trainer
-        self.data = data
-        self.epochs = epochs
+        self.trainer = setting.trainer()
+        self.data = setting.data
+        self.epochs = setting.options.epochs
         self.origin = origin
         self.rows = json.loads(path.read_text())["rows"] if path.exists() else []
 
@@ -179,7 +153,7 @@ class Rows:
             "search_epochs": search.epochs_before(ticket.provenance["round"]),
             "stage_one": getattr(search, "stage_one", {}),
             "dense": search.dense,
-            "residue": ticket.metrics.get("residue"),
+            "residue": ticket.metrics.get("pressed_residue"),
         }
         if label.startswith("IMP"):
             row["trained"] = {"reset" if label == "IMP" else "kept": ticket.metrics}
@@ -283,18 +257,11 @@ def plot(found, options):
 
 
 def command(options, backend):
-    parts = [
-        f"KERAS_BACKEND={backend} python benchmarks/growing.py",
-        f"--dataset {options.dataset} --data-dir DIR",
-        f"--seeds {' '.join(map(str, options.seeds))} --epochs {options.epochs}",
-        f"--penalty-epochs {options.penalty_epochs}",
-        f"--dlth-epochs {options.dlth_epochs} --width {options.width}",
+    more = [
+        f"--penalty-epochs {options.penalty_epochs} --dlth-epochs {options.dlth_epochs}"
     ]
-    parts += [f"--take {options.take}"] if options.take else []
-    if options.learning_rate:
-        parts.append(f"--learning-rate {options.learning_rate}")
-    parts += ["--sweep"] if options.sweep else []
-    return " ".join(parts)
+    more += ["--sweep"] if options.sweep else []
+    return terms.command(options, "growing", backend, *more)
 
 
 def table(found):
@@ -312,25 +279,12 @@ def table(found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", choices=list(NETWORKS), default="mnist")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser = terms.parser(__doc__)
     parser.add_argument("--penalty-epochs", type=int, default=4)
     parser.add_argument("--dlth-epochs", type=int, default=22)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--take", type=int, help="training images; all of them")
-    parser.add_argument("--learning-rate", type=float, help="the recipe's")
-    parser.add_argument("--work", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--collect", action="store_true")
-    options = parser.parse_args()
-    name = f"growing_{options.dataset}"
-    options.work = options.work or HERE / "runs" / name
-    options.out = options.out or HERE / "results" / f"{name}.json"
+    options = terms.complete(parser.parse_args(), "growing")
     if not options.collect:
         for seed in options.seeds:
             run(options, seed, searches(options, seed))

@@ -1,9 +1,5 @@
 """The trainer that teaches: by hand, beside Keras's own, and under searches."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -287,6 +283,17 @@ def test_it_is_saved_with_its_teachers(tmp_path):
         assert tiny.same(left.get_weights(), right.get_weights())
 
 
+def test_it_is_stripped_with_its_student():
+    model = distiller()
+    wrapping.set_masks(model.student, tiny.half(model.student))
+    x, _ = tiny.data()
+    before, loss = model.predict(x, verbose=0), evaluated(model)
+    plain_one = tt.strip(model)
+    assert wrapping.prunables(plain_one) == []
+    np.testing.assert_allclose(plain_one.predict(x, verbose=0), before, atol=1e-6)
+    assert evaluated(plain_one) == pytest.approx(loss, rel=1e-5)
+
+
 def test_without_a_loss_the_teachers_alone_are_listened_to():
     model = tt.Distiller(plain(), plain(), losses())
     model.compile(keras.optimizers.SGD(0.1))
@@ -395,11 +402,5 @@ print("as one on", strategy.num_replicas_in_sync)
     keras.config.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
 )
 def test_two_replicas_learn_as_one_model():
-    found = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert "as one on 2" in found.stdout, found.stderr
+    out, errors = tiny.printed(MIRRORED)
+    assert "as one on 2" in out, errors

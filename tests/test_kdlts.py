@@ -217,7 +217,9 @@ def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     [again] = tt.find_ticket(tiny.build_compiled, data, other, tmp_path, **given)
     assert again.id == ticket.id
     trainer = tt.TicketTrainer(tiny.build_compiled, data, batch_size=16)
-    assert trainer.train(ticket, 2)["val_loss"] > 0.0
+    metrics = trainer.train(ticket, 2)
+    assert metrics == trainer.train(again, 2) and metrics["val_loss"] > 0.0
+    assert wrapping.sparsity(trainer.model) == 0.8
     with pytest.raises(ValueError, match="another search"):
         fewer = kdlts(1, monitor="val_loss")
         tt.find_ticket(tiny.build_compiled, data, fewer, tmp_path, **given)

@@ -1,13 +1,11 @@
 import collections
 import copy
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import samples
+import tiny
 from keras import layers as kl
 from keras import ops
 
@@ -518,11 +516,5 @@ print("zeros held on", strategy.num_replicas_in_sync)
     keras.config.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
 )
 def test_masks_hold_under_a_mirrored_strategy():
-    found = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert "zeros held on 2" in found.stdout, found.stderr
+    out, errors = tiny.printed(MIRRORED)
+    assert "zeros held on 2" in out, errors

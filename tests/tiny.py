@@ -1,5 +1,9 @@
 """A tiny network and its data, for the tests of searches and tickets."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 from keras import layers as kl
@@ -74,6 +78,18 @@ def run(model, search, callbacks=None, **kwargs):
     given = {"epochs": search.epochs, "batch_size": 16, "shuffle": False, "verbose": 0}
     given["callbacks"] = [search] if callbacks is None else callbacks
     return model.fit(x, y, **{**given, **kwargs}).history
+
+
+def printed(script):
+    """What a script prints in a process of its own, which may have failed."""
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return found.stdout, found.stderr
 
 
 class Diary(keras.callbacks.Callback):

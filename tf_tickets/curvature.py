@@ -201,18 +201,14 @@ _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
 
 def _mean(model, parts, estimate, draws, seed):
     """The mean of an estimate over batches and draws, by kernel path."""
-    kernels = wrapping.kernels(model)
     values = kernel_values(model)
     rng = np.random.default_rng(seed)
-    sums = [np.zeros(tuple(value.shape)) for value in values]
-    rows = 0
-    for x, y in parts:
-        rows += len(x)
-        for _ in range(draws):
-            found = estimate(rng, values, x, y)
-            for total, one in zip(sums, found, strict=True):
-                total += one * (len(x) / draws)
-    return {path: total / rows for path, total in zip(kernels, sums, strict=True)}
+    found = derivatives.mean(
+        (len(x) / draws, estimate(rng, values, x, y))
+        for x, y in parts
+        for _ in range(draws)
+    )
+    return dict(zip(wrapping.kernels(model), found, strict=True))
 
 
 def _signs(rng, shape):

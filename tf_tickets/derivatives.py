@@ -4,7 +4,7 @@ Kernels are given as a list of values in the order of `wrapping.kernels`; nothin
 model is changed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -51,6 +51,22 @@ def batches(
     x, y = np.asarray(x), np.asarray(y)
     for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size], y[start : start + batch_size]
+
+
+def mean(weighted: Iterable[tuple[float, list[Tensor]]]) -> list[np.ndarray]:
+    """The mean of lists of tensors, each with the number of examples it is of.
+
+    Example:
+
+    >>> mean([(1, [np.zeros(1)]), (3, [np.ones(1)])])
+    [array([0.75])]
+    """
+    rows, total = 0.0, None
+    for count, tensors in weighted:
+        part = [count * numpy(tensor) for tensor in tensors]
+        total = part if total is None else list(map(np.add, total, part))
+        rows += count
+    return [array / rows for array in total or []]
 
 
 def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:

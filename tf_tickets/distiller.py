@@ -68,9 +68,9 @@ class Distiller(keras.Model):
         count = len(self.distillation_losses)
         self.distillation_loss_weights = list(weights or [1.0] * count)
         self.student_loss_weight = float(student_loss_weight)
-        self._teachers = _Teachers(_listed(teacher))
-        self._check()
-        self._views = _Views(self.teachers, self._named("teacher"))
+        teachers = _listed(teacher)
+        self._check(teachers)
+        self._views = _Views(teachers, self._named("teacher"))
         self._view = _Views([student], self._named("student"))
         self._prepare()
         self.student_loss = keras.metrics.Mean(name="student_loss")
@@ -80,20 +80,20 @@ class Distiller(keras.Model):
     @property
     def teachers(self) -> list[keras.Model]:
         """The teachers."""
-        return self._teachers.models
+        return self._views.models
 
     def _named(self, who):
         """The layers that the losses compare."""
         return [getattr(x, f"{who}_layer_name") for x in self.distillation_losses]
 
-    def _check(self):
-        for model in (*self.teachers, self.student):
+    def _check(self, teachers):
+        for model in (*teachers, self.student):
             if not isinstance(model, keras.Model) or not model.built:
                 raise TypeError(
                     "Teachers and student must be Keras models that are built. "
                     f"Received: {model!r}"
                 )
-        self._check_apart()
+        self._check_apart(teachers)
         for loss in self.distillation_losses:
             if not isinstance(loss, DistillationLoss):
                 raise TypeError(
@@ -112,9 +112,9 @@ class Distiller(keras.Model):
                 f"{self.student_loss_weight}"
             )
 
-    def _check_apart(self):
+    def _check_apart(self, teachers):
         own = {id(variable) for variable in self.student.variables}
-        taught = [v for teacher in self.teachers for v in teacher.variables]
+        taught = [v for teacher in teachers for v in teacher.variables]
         shared = [v.path for v in taught if id(v) in own]
         if shared:
             raise ValueError(
@@ -138,7 +138,7 @@ class Distiller(keras.Model):
     # What Keras calls.
 
     def call(self, inputs, training=None):
-        if self._view.models[0] is not self.student:  # wrapped in place
+        if self._view.models[0] is not self.student:  # stripped in place
             self._view = _Views([self.student], self._named("student"))
         inputs = inputs[_INPUTS] if _is_remembered(inputs) else inputs
         [found] = self._view(inputs, training)
@@ -257,17 +257,11 @@ class Distiller(keras.Model):
         )
 
 
-class _Teachers:
-    """Holds models out of Keras's sight."""
-
-    def __init__(self, models):
-        self.models = models
-
-
 class _Views:
     """Models as functions from inputs to their outputs and to some of their layers.
 
-    A name of None is the output. `seen` is what a call within a step has given.
+    Held here, teachers are out of Keras's sight. A name of None is the output. `seen`
+    is what a call within a step has given.
     """
 
     def __init__(self, models, names):

@@ -136,8 +136,8 @@ class GraSP:
         )
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
-        given = (model, self.x, self.y, self.batch_size, self.temperature)
-        flow, values = _mean_gradient(*given)
+        data = self.x, self.y, self.batch_size
+        flow, values = _mean_gradient(model, *data, self.temperature)
 
         @derivatives.compiled
         def product(values, flow, x, y):
@@ -145,10 +145,9 @@ class GraSP:
             return hessian_product(loss, values, flow)
 
         flow = [g.astype("float32") for g in flow]
+        given = kernel_values(model)
         parts = derivatives.batches(self.x, self.y, self.batch_size)
-        found = _mean(
-            (len(x), product(kernel_values(model), flow, x, y)) for x, y in parts
-        )
+        found = derivatives.mean((len(x), product(given, flow, x, y)) for x, y in parts)
         return _by_path(model, [h * w for h, w in zip(found, values, strict=True)])
 
 
@@ -234,18 +233,8 @@ def _mean_gradient(model, x, y, batch_size, temperature=1.0):
 
     values = kernel_values(model)
     parts = derivatives.batches(x, y, batch_size)
-    found = _mean((len(x), at(values, x, y)) for x, y in parts)
+    found = derivatives.mean((len(x), at(values, x, y)) for x, y in parts)
     return found, [numpy(value) for value in values]
-
-
-def _mean(weighted):
-    """The mean of lists of tensors, each with how many examples it is of."""
-    rows, total = 0, None
-    for count, tensors in weighted:
-        part = [count * numpy(tensor) for tensor in tensors]
-        total = part if total is None else list(map(np.add, total, part))
-        rows += count
-    return [array / rows for array in total]
 
 
 def _by_path(model, arrays):

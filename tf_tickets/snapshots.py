@@ -112,6 +112,17 @@ def record(model: keras.Model) -> State:
     }
 
 
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    """The stored kernels as arrays, by kernel path.
+
+    Example:
+
+    >>> kernels(keras.Sequential([keras.Input((3,))]))
+    {}
+    """
+    return {p: to_numpy(v) for p, v in wrapping.kernels(model).items()}
+
+
 def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     """Weights and statistics of a state, as a ticket keeps them: in model order.
 

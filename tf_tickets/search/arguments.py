@@ -42,6 +42,18 @@ def check_counts(**counts: int) -> None:
             )
 
 
+def check_sparsity(**sparsities: float) -> None:
+    """A sparsity leaves something: it must lie in [0, 1).
+
+    Example:
+
+    >>> check_sparsity(final_sparsity=0.9)
+    """
+    for name, value in sparsities.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value}")
+
+
 def check_wrapped(model: keras.Model) -> None:
     """There must be something to prune.
 

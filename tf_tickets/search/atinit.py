@@ -53,11 +53,7 @@ class PruneAtInit(RankedSearch):
         seed: int = 0,
     ) -> None:
         arguments.check_counts(epochs=epochs, passes=1 if passes is None else passes)
-        if not 0.0 <= final_sparsity < 1.0:
-            raise ValueError(
-                "`final_sparsity` must lie in [0, 1). Received: "
-                f"final_sparsity={final_sparsity}"
-            )
+        arguments.check_sparsity(final_sparsity=final_sparsity)
         trained: Any = {"rounds": 1, "epochs_per_round": epochs}
         super().__init__(criterion, allocation, monitor=monitor, seed=seed, **trained)
         self.final_sparsity = final_sparsity
@@ -80,8 +76,7 @@ class PruneAtInit(RankedSearch):
         arguments.check_wrapped(model)
         arguments.check_fixed(model)
         self.clear()
-        kernels = wrapping.kernels(model).items()
-        self.snapshot = {"weights": {p: snapshots.to_numpy(v) for p, v in kernels}}
+        self.snapshot = {"weights": snapshots.kernels(model)}
         before = model.get_weights()
         masks = self.next_masks(model)
         model.set_weights(before)

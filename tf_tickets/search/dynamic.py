@@ -104,8 +104,7 @@ class DynamicSparsity(MidwayPruning):
     def _exchange(self, fraction):
         model = self.model
         masks = wrapping.masks(model)
-        kernels = wrapping.kernels(model).items()
-        weights = {path: snapshots.to_numpy(v) for path, v in kernels}
+        weights = snapshots.kernels(model)
         rng = np.random.default_rng([self.seed, self._exchanges])
         scores = criteria.score_all(self.grow, model, weights, weights, rng)
         self.set_masks(
@@ -139,10 +138,7 @@ def _exchanged(weight, score, mask, fraction):
 
 
 def _check(sparsity, drop_fraction, until, anneal):
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(
-            f"`sparsity` must lie in [0, 1). Received: sparsity={sparsity}"
-        )
+    arguments.check_sparsity(sparsity=sparsity)
     for name, value in (("drop_fraction", drop_fraction), ("until", until)):
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"`{name}` must lie in [0, 1]. Received: {name}={value}")

@@ -323,15 +323,15 @@ class ExtrusionSearch(RankedSearch):
         return next(iter(self._penalized.values()))
 
     def _penalty(self):
-        kernels = wrapping.kernels(self.model)
-        pairs = [(mask, kernels[path]) for path, mask in self._penalized.items()]
-        return sum(m.present_penalty(snapshots.to_numpy(v)) for m, v in pairs)
+        kernels = snapshots.kernels(self.model)
+        masks = self._penalized.items()
+        return sum(mask.present_penalty(kernels[path]) for path, mask in masks)
 
     def _residue(self):
         """Sum of sizes of the chosen weights over that of the kept ones."""
         chosen = kept = 0.0
-        for path, variable in wrapping.kernels(self.model).items():
-            sizes = np.abs(snapshots.to_numpy(variable).astype("float64"))
+        for path, kernel in snapshots.kernels(self.model).items():
+            sizes = np.abs(kernel.astype("float64"))
             of_chosen = sizes[self._penalized[path].chosen_value()].sum()
             chosen += of_chosen
             kept += sizes.sum() - of_chosen

@@ -66,10 +66,7 @@ class GradualPruning(MidwayPruning):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._asked = None
-        self._start = {
-            path: snapshots.to_numpy(v)
-            for path, v in wrapping.kernels(self.model).items()
-        }
+        self._start = snapshots.kernels(self.model)
         self._due = []
         self._looked_at = 0
         self._warn_if_idle()
@@ -132,7 +129,7 @@ class GradualPruning(MidwayPruning):
         scores = criteria.score_all(
             self.criterion,
             model,
-            {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()},
+            snapshots.kernels(model),
             self._start,
             np.random.default_rng([self.seed, self._step]),
         )

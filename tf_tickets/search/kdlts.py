@@ -139,19 +139,16 @@ class KDLTS(MaskSearch):
 
     # The model.
 
-    def wrap(
-        self,
-        model: keras.Model,
-        filters: wrapping.Filters = None,
-        embeddings: bool = False,
-        verbose: bool = True,
-    ) -> keras.Model:
-        wrapped = super().wrap(model, filters, embeddings, verbose)
+    def prepare(self, wrapped: keras.Model) -> keras.Model:
+        """Gives the model to teachers; frozen, where weights are not trained."""
         if self.teachers is None:
             raise ValueError(
                 "The search has no teachers. Call search.taught_by(*teachers), or "
                 "search.taught_by() to search by the labels alone."
             )
+        if not self.train_weights:
+            self.freeze(wrapped)
+        self._share(wrapped)
         if not self.teachers:
             return wrapped
         taught = self._distiller(wrapped)
@@ -166,13 +163,6 @@ class KDLTS(MaskSearch):
         losses = [type(loss).from_config(loss.get_config()) for loss in losses]
         weights, own = self.distillation_loss_weights, self.student_loss_weight
         return Distiller(self.teachers, student, losses, weights, own)
-
-    def prepare(self, wrapped: keras.Model) -> None:
-        """Freezes the weights, where they are not to be trained."""
-        if not self.train_weights:
-            for variable in wrapping.plain_paths(wrapped).values():
-                variable.trainable = False
-        self._share(wrapped)
 
     def _share(self, model):
         """Each budget has one mask in charge: the first of all, or each of its own."""
@@ -265,11 +255,7 @@ def _losses(given):
 
 
 def _check(final_sparsity, constraint, allocated):
-    if not 0.0 <= final_sparsity < 1.0:
-        raise ValueError(
-            "`final_sparsity` must lie in [0, 1). Received: "
-            f"final_sparsity={final_sparsity}"
-        )
+    arguments.check_sparsity(final_sparsity=final_sparsity)
     if constraint not in _CONSTRAINTS:
         raise ValueError(
             f"`constraint` must be one of {_CONSTRAINTS}. Received: {constraint!r}"

@@ -96,6 +96,12 @@ class MaskSearch(RoundSearch):
                 "tf_tickets.optimizers.with_scores(optimizer, scores=...)."
             )
 
+    @staticmethod
+    def freeze(wrapped: keras.Model) -> None:
+        """Leaves nothing to be trained but the scores."""
+        for variable in wrapping.plain_paths(wrapped).values():
+            variable.trainable = False
+
     def begin(self) -> None:
         for place, mask in enumerate(self._learned.values()):
             rng = np.random.default_rng([self.seed, place])

@@ -189,7 +189,7 @@ class RankedSearch(PruningSearch):
         scores = criteria.score_all(
             self.criterion,
             model,
-            {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()},
+            snapshots.kernels(model),
             self.snapshot["weights"],
             np.random.default_rng([self.seed, self.round]),
         )

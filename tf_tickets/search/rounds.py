@@ -110,11 +110,11 @@ class RoundSearch(keras.callbacks.Callback):
         """
         scores = self.score_optimizer if model.compiled else None
         wrapped = wrapping.wrap(model, filters, embeddings, self.mask, verbose, scores)
-        self.prepare(wrapped)
-        return wrapped
+        return self.prepare(wrapped)
 
-    def prepare(self, wrapped: keras.Model) -> None:
-        """What a search does to a model that it has wrapped."""
+    def prepare(self, wrapped: keras.Model) -> keras.Model:
+        """What a search makes of a model that it has wrapped."""
+        return wrapped
 
     @property
     def epochs(self) -> int:

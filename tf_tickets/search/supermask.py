@@ -77,10 +77,10 @@ class Supermask(MaskSearch):
         )
         self.signed_constant = signed_constant
 
-    def prepare(self, wrapped: keras.Model) -> None:
+    def prepare(self, wrapped: keras.Model) -> keras.Model:
         """Freezes all but the scores."""
-        for variable in wrapping.plain_paths(wrapped).values():
-            variable.trainable = False
+        self.freeze(wrapped)
+        return wrapped
 
     def check_model(self) -> None:
         super().check_model()

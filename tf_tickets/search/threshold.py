@@ -89,8 +89,8 @@ class ThresholdPruning(PruningSearch):
     def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
         masks = wrapping.masks(model)
         sizes = {
-            path: np.abs(snapshots.to_numpy(variable).astype("float64"))
-            for path, variable in wrapping.kernels(model).items()
+            path: np.abs(kernel.astype("float64"))
+            for path, kernel in snapshots.kernels(model).items()
         }
         if not self.thresholds or self.deviation == "round":
             self.thresholds = self._thresholds(model)
@@ -105,8 +105,8 @@ class ThresholdPruning(PruningSearch):
     def _thresholds(self, model):
         return {
             path: _quality_of(path, self.quality)
-            * float(snapshots.to_numpy(variable).astype("float64").std())
-            for path, variable in wrapping.kernels(model).items()
+            * float(kernel.astype("float64").std())
+            for path, kernel in snapshots.kernels(model).items()
         }
 
     def turn(self) -> None:
