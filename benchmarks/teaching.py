@@ -279,6 +279,8 @@ def main():
     add("--no-imp", dest="imp", action="store_false")
     add("--teach", action="store_true", help="also teach the tickets of IMP")
     options = terms.complete(parser.parse_args(), "teaching")
+    if options.teach and not options.imp:
+        parser.error("--teach trains the tickets of IMP: leave out --no-imp")
     if not options.collect:
         for seed in options.seeds:
             run(options, seed)

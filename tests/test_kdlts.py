@@ -233,10 +233,11 @@ def test_without_teachers_it_asks_for_them():
 
 
 def test_teachers_begin_alike_see_other_orders_and_are_kept(tmp_path):
-    def found(epochs=(1, 1, 2), directory=tmp_path):
-        return tt.train_teachers(
-            tiny.build_compiled, tiny.splits(), epochs, directory, batch_size=16
-        )
+    def found(epochs=(1, 1, 2), directory=tmp_path, build=tiny.build_compiled):
+        return tt.train_teachers(build, tiny.splits(), epochs, directory, batch_size=16)
+
+    def with_other_optimizer():
+        return tiny.compiled(tiny.build(), "rmsprop")
 
     first = found()
     kernels = [teacher.get_weights()[0] for teacher in first]
@@ -250,5 +251,7 @@ def test_teachers_begin_alike_see_other_orders_and_are_kept(tmp_path):
     assert tiny.same(fresh[2].get_weights(), first[2].get_weights())
     with pytest.raises(ValueError, match="other teachers"):
         found(epochs=(1, 1))
+    with pytest.raises(ValueError, match="other teachers: optimizer"):
+        found(build=with_other_optimizer)
     with pytest.raises(ValueError, match="Received: 0"):
         found(epochs=(0,), directory=None)

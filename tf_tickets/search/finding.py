@@ -179,17 +179,17 @@ def _identity(search, seed, batch_size, data, parts, model):
         "backend": keras.config.backend(),
         # Without their names, which are others in the next build.
         "kernels": [list(v.shape) for v in wrapping.kernels(model).values()],
-        "optimizer": _optimizer_config(model),
+        "optimizer": optimizer_config(model),
     }
 
 
-def _optimizer_config(model):
+def optimizer_config(model):
     """As far as JSON can say it."""
     config = keras.saving.serialize_keras_object(model.optimizer)["config"]
     return json.loads(json.dumps(config, default=str))
 
 
-def _nameless(content):
+def nameless(content):
     """As JSON gives it back, without names: `adam_3` is `adam_4` in the next build."""
     return json.loads(json.dumps(content), object_hook=_without_name)
 
@@ -198,13 +198,13 @@ def _without_name(config):
     return {key: value for key, value in config.items() if key != "name"}
 
 
-def _differences(there, here, above=""):
+def differences(there, here, above=""):
     """What differs between two nested dicts, each with its way down."""
     rows = []
     for key in [*here, *(k for k in there if k not in here)]:
         old, new = there.get(key), here.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            rows += _differences(old, new, f"{above}{key}.")
+            rows += differences(old, new, f"{above}{key}.")
         elif old != new:
             rows.append(f"{above}{key}: {old!r} there, {new!r} here")
     return rows
@@ -224,11 +224,11 @@ class _Keeper(keras.callbacks.Callback):
 
     def check(self, identity):
         """Refuses a directory in which another search is kept."""
-        self.identity = _nameless(identity)
+        self.identity = nameless(identity)
         if self.directory is None or not (self.directory / STATE).exists():
             return
         found = files.read(self.directory / STATE, "search")[0]["identity"]
-        differing = _differences(found, self.identity)
+        differing = differences(found, self.identity)
         if differing:
             raise ValueError(
                 f"{self.directory} keeps another search: {'; '.join(differing)}. Use "

@@ -33,7 +33,8 @@ def train_teachers(
         epochs: For how long each of them is trained, one number a teacher: a share of
             the budget, or until it has converged.
         directory: Where to keep them; the same one again trains nothing anew. One of
-            other teachers is refused.
+            other teachers (first weights, optimizer, data, epochs, seed, batch size) is
+            refused.
         seed: Seed of the weights, which are those of `find_ticket` with this seed.
         batch_size: Examples a step.
         verbose: As in `model.fit`.
@@ -53,11 +54,12 @@ def train_teachers(
         arguments.check_counts(epochs=count)
     parts = finding.split(data)
     folder = None if directory is None else pathlib.Path(directory)
-    _check_folder(folder, _identity(parts, epochs, seed, batch_size))
     teachers = []
     for place, count in enumerate(epochs):
         keras.utils.set_random_seed(seed)
         model = build_model()
+        if place == 0:
+            _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
         path = folder and folder / f"teacher_{place}.npz"
         if path and path.exists():
             with np.load(path) as kept:
@@ -69,14 +71,17 @@ def train_teachers(
     return teachers
 
 
-def _identity(parts, epochs, seed, batch_size):
-    return {
+def _identity(model, parts, epochs, seed, batch_size):
+    found = {
+        "first weights": feeding.digest(model.get_weights()),
+        "optimizer": finding.optimizer_config(model),
         "epochs": list(epochs),
         "seed": seed,
         "batch_size": batch_size,
         "data": feeding.digest(parts["train"]),
         "backend": keras.config.backend(),
     }
+    return finding.nameless(found)
 
 
 def _train(model, parts, key, batch_size, epochs, verbose):
@@ -109,10 +114,11 @@ def _check_folder(folder, identity):
     path = folder / "teachers.json"
     if path.exists():
         found = json.loads(path.read_text())
-        if found != identity:
+        differing = finding.differences(found, identity)
+        if differing:
             raise ValueError(
-                f"{folder} holds other teachers. Received: {identity}; found: {found}. "
-                "Give another directory."
+                f"{folder} holds other teachers: {'; '.join(differing)}. Give another "
+                "directory."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
