@@ -29,10 +29,10 @@ PUBLISHED = dict(enumerate([
 
 
 def run(options, seed):
-    from tf_tickets import jobs
+    from tf_tickets import jobs, settings
 
     chosen = {name: getattr(options, name) for name in ("rounds", "epochs", "scaling")}
-    setting = jobs.Setting("mnist", "lenet300", options.data_dir, seed, chosen)
+    setting = settings.Setting("mnist", "lenet300", options.data_dir, seed, chosen)
     job = jobs.SearchJob(setting, options.work / f"seed{seed}")
     job.run()
 

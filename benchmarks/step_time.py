@@ -10,6 +10,9 @@ over the pairs.
 step    the compiled train step alone, on a batch in memory
 learned the same with learned masks, whose scores are trained by an Adam of their own
 penalized  the same with a penalty that grows on a random half of each kernel
+distilled  the same within a Distiller, with its teachers and with their answers in
+        memory (`remember`): one teacher's answers, and answers, features and distances
+        of three
 fit     `model.fit` of n steps, with what a call of `fit` costs by itself
 tfmot   `fit` of n steps of tensorflow-model-optimization's pruning on tf_keras,
         with its callback, against its own dense model: compare it with `fit`
@@ -37,7 +40,7 @@ import tf_tickets as tt
 from tf_tickets import models, selection, wrapping
 
 SPARSITY = 0.8
-PARTS = ("step", "learned", "penalized", "fit", "tfmot", "turn")
+PARTS = ("step", "learned", "penalized", "distilled", "fit", "tfmot", "turn")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "numpy"),
     *("tensorflow-model-optimization", "tf_keras"),
@@ -91,8 +94,9 @@ SETUPS = {
 
 def steps_of(model, data):
     """A function that runs n compiled train steps and waits for the last one."""
-    model.fit(*data, batch_size=len(data[0]), verbose=0)
-    batches = itertools.repeat(tuple(keras.ops.convert_to_tensor(d) for d in data))
+    model.fit(*data, batch_size=len(data[1]), verbose=0)
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
+    batches = itertools.repeat(tensors)
     if keras.config.backend() == "jax":
         return _jax_steps(model, batches)
 
@@ -249,6 +253,33 @@ def penalized_part(setup, arguments):
     return {"growing": compare(dense, other, steps, arguments.pairs)}
 
 
+def distilled_part(setup, arguments):
+    """The step alone: dense against the same network with teachers."""
+    x, y = setup.data(1, arguments.seed)
+    dense = steps_of(dense_model(setup, arguments), (x, y))
+    steps = steps_to_fill(dense, arguments.seconds)
+    results = {}
+    for name, teachers, losses in taught():
+        models = [setup.build(arguments.seed + 1 + i) for i in range(teachers)]
+        for kind in ("asked", "remembered"):
+            student = setup.build(arguments.seed)
+            distiller = tt.Distiller(models, student, losses)
+            setup.compile(distiller, keras, arguments.jit)
+            given = distiller.remember(x) if kind == "remembered" else x
+            other = steps_of(distiller, (given, y))
+            results[f"{name}, {kind}"] = compare(dense, other, steps, arguments.pairs)
+    return results
+
+
+def taught():
+    """What is learned, and from how many teachers."""
+    kinds = tt.distillation
+    answers = kinds.LogitsDistillation(4.0)
+    more = kinds.FeatureDistillation(-2), kinds.DistanceDistillation(-2)
+    yield "one teacher, answers", 1, [answers]
+    yield "three teachers, answers, features, distances", 3, [answers, *more]
+
+
 def fit_part(setup, arguments):
     dense = dense_model(setup, arguments)
     wrapped = wrapped_model(setup, arguments, SPARSITY)
@@ -372,6 +403,7 @@ RUN = {
     "step": step_part,
     "learned": learned_part,
     "penalized": penalized_part,
+    "distilled": distilled_part,
     "fit": fit_part,
     "tfmot": tfmot_part,
     "turn": turn_time,

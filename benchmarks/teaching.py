@@ -37,7 +37,7 @@ def at_init(setting, seed, sparsity):
     import tf_tickets as tt
     from tf_tickets import saliency
 
-    x, y = balanced(setting.data, 100, seed)
+    x, y = setting.data.balanced(100, seed)
     criteria = {
         "SNIP": saliency.SNIP(x, y),
         "GraSP": saliency.GraSP(x, y, batch_size=1000),
@@ -49,20 +49,6 @@ def at_init(setting, seed, sparsity):
         spread_ = "erk" if label.endswith("ERK") else "global"
         epochs = setting.options.epochs
         yield label, tt.PruneAtInit(sparsity, epochs, criterion, spread_, seed=seed)
-
-
-def balanced(data, each, seed):
-    """As many training examples of each class."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(data.y_train).ravel()
-    rows = [
-        rng.choice(np.flatnonzero(labels == label), each, replace=False)
-        for label in np.unique(labels)
-    ]
-    rows = np.concatenate(rows)
-    return data.x_train[rows], data.y_train[rows]
 
 
 def run(options, seed):

@@ -53,7 +53,16 @@ ORDER = [
         "search.teachers",
     ),
     *("search.*", "search"),
-    *("models", "recipes", "jobs", "progress", "cli", "__init__"),
+    *(
+        "models",
+        "recipes",
+        "settings",
+        "methods",
+        "jobs",
+        "progress",
+        "cli",
+        "__init__",
+    ),
 ]
 
 # Keras calls these, with what it likes.

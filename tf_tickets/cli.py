@@ -15,6 +15,7 @@ examples:
   tf-tickets frontier --methods cs imp --scores -0.2 -0.1 0.0
       learned masks against magnitude pruning, every ticket trained alike
   tf-tickets frontier --methods imp dlth unilth unidlth threshold
+  tf-tickets frontier --methods imp kdlts snip grasp synflow --sparsities 0.9 0.98
   tf-tickets report tickets/digits-lenet300/model.keras
   tf-tickets compare one.ticket other.ticket
 
@@ -86,7 +87,10 @@ _SEARCH_OPTIONS: dict[str, dict] = {
 _FRONTIER_OPTIONS: dict[str, dict] = {
     "--methods": {
         "nargs": "+",
-        "choices": ("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
+        "choices": (
+            *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
+            *("kdlts", "snip", "grasp", "synflow"),
+        ),
         "default": ["cs", "imp"],
         "help": "(default: cs imp)",
     },
@@ -96,6 +100,13 @@ _FRONTIER_OPTIONS: dict[str, dict] = {
         "metavar": "S",
         "default": [-0.2, -0.1, 0.0],
         "help": "initial scores of cs: the greater, the denser (default: -0.2 -0.1 0)",
+    },
+    "--sparsities": {
+        "nargs": "+",
+        "type": float,
+        "metavar": "S",
+        "default": [0.8, 0.9, 0.95],
+        "help": "of kdlts, snip, grasp and synflow (default: 0.8 0.9 0.95)",
     },
 }
 _DATA_OPTIONS: dict[str, dict] = {
@@ -167,9 +178,10 @@ def _add_frontier(commands):
         help="compare searches on one frontier of sparsity and accuracy",
         description="Runs Continuous Sparsification (cs) for several initial scores, "
         "stochastic sparsification (iss), iterative magnitude pruning (imp), growing "
-        "penalties (dlth, unilth, unidlth) and Han's thresholds (threshold) from the "
-        "same weights, and trains every ticket alike. The same command again goes on "
-        "where it was interrupted.",
+        "penalties (dlth, unilth, unidlth), Han's thresholds (threshold), distillation "
+        "(kdlts, with its teachers) and pruning at initialization (snip, grasp, "
+        "synflow) from the same weights, and trains every ticket alike. The same "
+        "command again goes on where it was interrupted.",
     )
     _add_data(frontier)
     what = frontier.add_argument_group("the searches")
@@ -206,9 +218,11 @@ def _add_options(group, options):
         group.add_argument(flag, **settings)
 
 
-def _setting(options, jobs):
+def _setting(options):
     """The setting that the options describe; they are named as it names them."""
-    return jobs.Setting(
+    from tf_tickets.settings import Setting
+
+    return Setting(
         options.dataset, options.model, options.data_dir, options.seed, vars(options)
     )
 
@@ -217,7 +231,7 @@ def _search(options):
     from tf_tickets import jobs, progress, tables
 
     out = options.out or f"tickets/{_plain_name(options.dataset)}-{options.model}"
-    setting = _setting(options, jobs)
+    setting = _setting(options)
     with progress.Bars() as bars:
         job = jobs.SearchJob(
             setting, out, not options.no_controls, bars.say, bars.callbacks
@@ -258,8 +272,8 @@ def _frontier(options):
 
     name = f"{_plain_name(options.dataset)}-{options.model}-frontier"
     out = pathlib.Path(options.out or f"tickets/{name}")
-    setting = _setting(options, jobs)
-    found = jobs.compare_searches(setting, out, options.methods, options.scores)
+    wanted = options.methods, options.scores, options.sparsities
+    found = jobs.compare_searches(_setting(options), out, *wanted)
     print(tables.frontier_table(found.rows(), found.dense, found.monitor))
     print(f"Tickets in the folders of {out}, the picture in {out / 'frontier.png'}")
     return 0
@@ -268,7 +282,7 @@ def _frontier(options):
 def _train(options):
     from tf_tickets import jobs
 
-    metrics = jobs.train(options.ticket, _setting(options, jobs), options.out)
+    metrics = jobs.train(options.ticket, _setting(options), options.out)
     for name, value in metrics.items():
         print(f"{name:>16}  {value:.4f}")
     print(f"Stripped model: {options.out}")

@@ -119,6 +119,27 @@ class Dataset:
             y_train=self.y_train[:n],
         )
 
+    def balanced(self, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows, so many of every class; all of a class that has fewer.
+
+        Args:
+            each: How many of a class.
+            seed: Seed of the choice.
+
+        Example:
+
+        >>> x, y = load("digits").balanced(3)
+        >>> np.bincount(y).tolist()
+        [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+        """
+        rng = np.random.default_rng(seed)
+        rows: list[np.ndarray] = []
+        for label in np.unique(self.y_train):
+            there = np.flatnonzero(self.y_train == label)
+            rows.append(rng.permutation(there)[:each])
+        chosen = np.concatenate(rows)
+        return self.x_train[chosen], self.y_train[chosen]
+
     def __repr__(self):
         return (
             f"<Dataset {self.name}: {len(self.x_train)} train, {len(self.x_val)} "

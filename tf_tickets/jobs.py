@@ -1,7 +1,6 @@
 """What the command line does, step by step, with everything kept in one folder."""
 
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -11,113 +10,23 @@ import keras
 from tf_tickets import (
     controls,
     curves,
-    datasets,
     files,
-    recipes,
+    methods,
     report,
     tables,
     tickets,
     wrapping,
 )
-from tf_tickets.search import finding, training
-from tf_tickets.search.cs import ContinuousSparsification
-from tf_tickets.search.dlth import DLTH
+from tf_tickets.search import finding
 from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.imp import IMP
-from tf_tickets.search.iss import StochasticSparsification
-from tf_tickets.search.rounds import RoundSearch
-from tf_tickets.search.threshold import ThresholdPruning
-from tf_tickets.search.unilth import UniDLTH, UniLTH
+from tf_tickets.settings import Setting
 from tf_tickets.version import versions
 
-# Not a paper's: small enough to be done in two minutes on two cores.
-_DIGITS = {"rounds": 12, "epochs": 15, "batch_size": 32}
-_OPTIONS = (
-    "epochs",
-    "batch_size",
-    "width",
-    "take",
-    "scaling",
-    "rounds",
-    "rate",
-    "rewind_to",
-    "tolerance",
-)
 _CONTROLS: dict[str, Callable[..., tickets.Ticket]] = {
     "reinit": controls.reinit,
     "shuffled": controls.shuffle_masks,
 }
-
-
-class Setting:
-    """Data, network and recipe: what the network is and what it is trained on.
-
-    Args:
-        dataset: "digits", "mnist", "cifar10" or a path to an `.npz`.
-        model: A name of `tf_tickets.recipes.RECIPES`.
-        data_dir: Where prepared data lie.
-        seed: Seed of everything.
-        options: Dict of `epochs`, `batch_size`, `width`, `take`, `scaling`, and for
-            a search `rounds`, `rate`, `rewind_to`, `tolerance`; where left out or
-            None, the recipe's.
-    """
-
-    def __init__(
-        self,
-        dataset: os.PathLike | str,
-        model: str,
-        data_dir: os.PathLike | str | None = None,
-        seed: int = 0,
-        options: dict | None = None,
-    ) -> None:
-        given = options or {}
-        options = {k: given[k] for k in _OPTIONS if given.get(k) is not None}
-        if dataset == "digits":
-            options = {**_DIGITS, **options}
-        scaling = options.get("scaling", "standard")
-        self.data = datasets.load(dataset, data_dir, scaling=scaling)
-        if "take" in options:
-            self.data = self.data.take(options["take"])
-        self.recipe = recipes.recipe(model)
-        if "epochs" in options:
-            self.recipe = self.recipe.with_epochs(options["epochs"])
-        self.seed = seed
-        self.options = options
-        self.batch_size = options.get("batch_size", self.recipe.batch_size)
-        self.width = options.get("width", 1.0)
-        self.rewind_to = options.get("rewind_to", self.recipe.rewind_to)
-        self.rounds = options.get("rounds", 12)
-        self.rate = options.get("rate", self.recipe.rate)
-
-    def build_model(self) -> keras.Model:
-        """A compiled model by the recipe."""
-        return recipes.build(
-            self.recipe.name,
-            self.data.input_shape,
-            self.data.num_classes,
-            steps_per_epoch=len(self.data.x_train) // self.batch_size,
-            epochs=self.recipe.epochs,
-            width=self.width,
-            steps_per_execution=_steps_per_execution(self.rewind_to),
-        )
-
-    def search(self) -> IMP:
-        """The search by the recipe."""
-        return IMP(
-            rounds=self.rounds,
-            epochs_per_round=self.recipe.epochs,
-            rate=self.rate,
-            rewind_to=self.rewind_to,
-            allocation=self.recipe.allocation or "uniform",
-            tolerance=self.options.get("tolerance", 0.01),
-            seed=self.seed,
-        )
-
-    def trainer(self) -> training.TicketTrainer:
-        """Trains tickets as the search does."""
-        return training.TicketTrainer(
-            self.build_model, self.data, self.seed, self.batch_size
-        )
 
 
 class SearchJob:
@@ -257,8 +166,9 @@ class SearchJob:
 def compare_searches(
     setting: Setting,
     out: os.PathLike | str,
-    methods: Iterable[str] = ("cs", "imp"),
+    names: Iterable[str] = ("cs", "imp"),
     scores: Iterable[float] = (-0.2, -0.1, 0.0),
+    sparsities: Iterable[float] = (0.8, 0.9, 0.95),
 ) -> Frontier:
     """Runs searches of several methods, trains their tickets, draws the frontier.
 
@@ -267,20 +177,13 @@ def compare_searches(
             of them. Its rate decides how sparse "imp", "dlth", "unilth" and "unidlth"
             become.
         out: The folder; the same one again goes on where it stopped.
-        methods: Of "cs", "iss", "imp", "dlth", "unilth", "unidlth" and "threshold".
+        names: The methods, of `tf_tickets.methods.NAMES`.
         scores: The initial scores of "cs", each a search of its own.
+        sparsities: Those of "kdlts", "snip", "grasp" and "synflow", likewise.
     """
-    found: dict[str, RoundSearch] = {}
-    for method in methods:
-        if method == "cs":
-            varied = _cs(setting).varied(initial_score=scores).items()
-            found |= {f"cs {label}": search for label, search in varied}
-        elif method in _SEARCHES:
-            found[method] = _SEARCHES[method](setting)
-        else:
-            known = ["cs", *_SEARCHES]
-            raise ValueError(f"Unknown method. Received: {method!r}. Known: {known}.")
+    found = methods.searches(setting, names, scores, sparsities)
     _check_first(setting, found)
+    methods.teach(found, setting, pathlib.Path(out) / "teachers")
     epochs, batch = setting.recipe.epochs, setting.batch_size
     build, data, seed = setting.build_model, setting.data, setting.seed
     return find_frontier(build, data, found, out, seed, epochs=epochs, batch_size=batch)
@@ -296,73 +199,6 @@ def _check_first(setting, searches):
             search.check_model()
         except ValueError as error:
             raise ValueError(f"Method {label!r}: {error}") from None
-
-
-def _cs(setting):
-    rounds = max(1, setting.rounds // 3)
-    return ContinuousSparsification(rounds, **_rewound(setting))
-
-
-def _iss(setting):
-    return StochasticSparsification(setting.rounds, **_rewound(setting))
-
-
-def _threshold(setting):
-    return ThresholdPruning(setting.rounds, setting.recipe.epochs)
-
-
-def _rewound(setting):
-    return {
-        "epochs_per_round": setting.recipe.epochs,
-        "rewind_to": setting.rewind_to,
-        "seed": setting.seed,
-    }
-
-
-def _dlth(setting):
-    return DLTH(**_growing(setting))
-
-
-def _unilth(setting):
-    return UniLTH(**_two_stages(setting), rewind_to=setting.rewind_to)
-
-
-def _unidlth(setting):
-    return UniDLTH(**_two_stages(setting))
-
-
-def _two_stages(setting):
-    return {**_growing(setting), "stage_one_epochs": setting.recipe.epochs}
-
-
-def _growing(setting):
-    """To where IMP comes; the tickets are not trained by the search."""
-    return {
-        "final_sparsity": _final_sparsity(setting),
-        "rounds": setting.rounds,
-        "penalty_epochs": setting.recipe.epochs,
-        "epochs_per_round": setting.recipe.epochs,
-        "allocation": setting.recipe.allocation or "uniform",
-        "train": "none",
-        "seed": setting.seed,
-    }
-
-
-def _final_sparsity(setting):
-    rate = setting.rate
-    if isinstance(rate, dict):
-        return {key: 1 - (1 - r) ** setting.rounds for key, r in rate.items()}
-    return 1 - (1 - rate) ** setting.rounds
-
-
-_SEARCHES: dict[str, Callable[[Setting], RoundSearch]] = {
-    "iss": _iss,
-    "imp": Setting.search,
-    "dlth": _dlth,
-    "unilth": _unilth,
-    "unidlth": _unidlth,
-    "threshold": _threshold,
-}
 
 
 def train(
@@ -391,11 +227,3 @@ def train(
 def _write_text(path, text):
     with files.replacing(path) as draft:
         draft.write_text(text)
-
-
-def _steps_per_execution(rewind_to):
-    """Several steps a call save most of TensorFlow's overhead with small nets."""
-    if keras.config.backend() != "tensorflow":
-        return 1
-    count, _, unit = rewind_to.partition(" ")
-    return math.gcd(16, int(count)) if unit.startswith("step") else 16

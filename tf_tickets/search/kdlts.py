@@ -121,20 +121,31 @@ class KDLTS(MaskSearch):
         self.distillation_losses = _losses(distillation_losses)
         self.allocation, self.allocate = arguments.allocation_named(allocation)
         self.teachers: list[keras.Model] | None = None
+        self.teacher_epochs = 0
 
-    def taught_by(self, *teachers: keras.Model) -> Self:
+    def taught_by(self, *teachers: keras.Model, epochs: int = 0) -> Self:
         """Names the teachers; none of them for a search by the labels alone.
+
+        Args:
+            *teachers: The models.
+            epochs: For how long all of them were trained, where that is to count as a
+                part of the search, in a frontier.
 
         Returns:
             The search itself.
         """
         self.teachers = list(teachers)
+        self.teacher_epochs = epochs
         return self
+
+    def epochs_before(self, round_: int) -> int:
+        return super().epochs_before(round_) + self.teacher_epochs
 
     def varied(self, **values: Iterable) -> dict[str, Self]:
         found = super().varied(**values)
         for search in found.values():
             search.teachers = self.teachers
+            search.teacher_epochs = self.teacher_epochs
         return found
 
     # The model.
