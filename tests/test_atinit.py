@@ -175,6 +175,64 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_scores_do_not_vanish_in_half_precision(policy):
+    found = {}
+    for each in ("float32", policy):
+        keras.config.set_dtype_policy(each)
+        try:
+            scores = saliency.GraSP(X, Y)(network())
+        finally:
+            keras.config.set_dtype_policy("float32")
+        found[each] = np.concatenate([s.ravel() for s in scores.values()])
+    exact, half = found.values()
+    assert (half != 0).mean() > 0.95
+    assert np.corrcoef(exact, half)[0, 1] > 0.9
+
+
+def test_the_temperature_of_grasp_is_not_for_probabilities():
+    model = keras.Sequential([keras.Input((6,)), kl.Dense(3, activation="softmax")])
+    model = tiny.compiled(tt.wrap(model, verbose=False))
+    with pytest.warns(UserWarning, match="ends with probabilities"):
+        saliency.GraSP(X, Y)(model)
+
+
+def test_frozen_layers_and_their_means_let_everything_flow():
+    keras.utils.set_random_seed(0)
+    dense = kl.Dense(8, name="a", bias_initializer="ones")
+    norm = kl.BatchNormalization(name="n")
+    layers = [keras.Input((6,)), dense, norm, kl.ReLU(), kl.Dense(3, name="c")]
+    model = keras.Sequential(layers, name="net")
+    norm.moving_mean.assign(np.full(8, 50.0))
+    dense.trainable = norm.trainable = False
+    scores = saliency.synflow(tt.wrap(model, verbose=False))
+    assert all((score > 0.0).all() for score in scores.values())
+
+
+def test_a_ticket_pruned_without_training_can_be_kept_and_trained(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = tiny.network()
+    ticket = tt.PruneAtInit(0.8, 2, saliency.SNIP(X, Y)).prune(model)
+    ticket.save(tmp_path / "a.ticket")
+    ticket = tt.Ticket.load(tmp_path / "a.ticket")
+    assert ticket.provenance["settings"]["criterion"].startswith("snip(64 examples")
+    trainer = tt.TicketTrainer(tiny.build_compiled, tiny.splits(), batch_size=16)
+    assert trainer.train(ticket, 1)["val_loss"] > 0.0
+
+
+def test_other_examples_are_another_search(tmp_path):
+    def find(x):
+        search = tt.PruneAtInit(0.8, 1, saliency.SNIP(x, Y), monitor="accuracy")
+        given = tiny.build_compiled, tiny.splits(), search, tmp_path
+        return tt.find_ticket(*given, batch_size=16, verbose=0)
+
+    find(X)
+    with pytest.raises(ValueError, match="criterion: 'snip"):
+        find(X + 1.0)
+    varied = tt.PruneAtInit(0.8, 1, saliency.SNIP(X, Y)).varied(passes=[1, 2])
+    assert [search.passes for search in varied.values()] == [1, 2]
+
+
 def test_a_softmax_at_the_end_is_refused_by_synflow():
     model = keras.Sequential([keras.Input((6,)), kl.Dense(3, activation="softmax")])
     with pytest.raises(ValueError, match="softmax"):

@@ -69,6 +69,23 @@ def test_probabilities_are_taken_for_what_they_are():
     assert value(loss, [p], q) == pytest.approx(divergence(p, q), rel=1e-4)
 
 
+def test_an_output_of_one_unit_is_a_class_against_another():
+    one, two = np.array([[0.3], [-2.0]]), np.array([[1.0], [0.5]])
+    pair = [np.concatenate([np.zeros((2, 1)), logit], axis=1) for logit in (one, two)]
+    loss = dl.LogitsDistillation(2.0)
+    expected = value(loss, [pair[0]], pair[1])
+    assert value(loss, [one], two) == pytest.approx(expected, rel=1e-5) != 0.0
+    chances = [1 / (1 + np.exp(-logit)) for logit in (one, two)]
+    loss = dl.LogitsDistillation(1.0, from_logits=False)
+    expected = value(dl.LogitsDistillation(1.0), [pair[0]], pair[1])
+    assert value(loss, [chances[0]], chances[1]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_answers_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(None, 5\) of the teachers, \(None, 3\)"):
+        dl.LogitsDistillation().prepare((None, 5), (None, 3))
+
+
 def test_distances_angles_and_similarities_by_hand():
     def distances(rows):
         found = np.array([[np.linalg.norm(a - b) for b in rows] for a in rows])
@@ -112,8 +129,10 @@ def test_a_row_of_weight_zero_does_not_count(name):
     found = value(EACH[name], ROWS[1:2], ROWS[0], weight)
     assert found > 1e-3
     other = ROWS[0].copy()
+    for far in (1.0, 1e4):
+        other[2] = far * np.array([3, -1, 4, -1, 5])
+        assert value(EACH[name], ROWS[1:2], other, weight) == pytest.approx(found, 1e-5)
     other[2] = [3, -1, 4, -1, 5]
-    assert value(EACH[name], ROWS[1:2], other, weight) == pytest.approx(found, 1e-5)
     full = value(EACH[name], ROWS[1:2], other)
     assert abs(full - found) > 1e-3 * found
     ones = np.ones(7, "float32")

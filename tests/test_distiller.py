@@ -181,6 +181,35 @@ def test_rows_of_weight_zero_teach_nothing():
         distiller().evaluate(x, y, sample_weight=np.ones((64, 3)), verbose=0)
 
 
+def test_its_parts_are_means_over_rows_whatever_the_batches():
+    model = distiller(metrics=["accuracy"])
+    x, y = tiny.data()
+    found = model.evaluate(x[:40], y[:40], batch_size=32, verbose=0, return_dict=True)
+    parts = found["student_loss"] + found["distillation_loss"]
+    assert parts == pytest.approx(found["loss"], rel=1e-5)
+
+
+def steps(rows, length):
+    keras.utils.set_random_seed(2)
+    student = keras.Sequential([keras.Input((length, 4)), kl.Dense(3)])
+    teacher = keras.Sequential([keras.Input((length, 4)), kl.Dense(3)])
+    model = tt.Distiller(teacher, student, LogitsDistillation(), None, 0.0)
+    model.compile("sgd", LOSS, jit_compile=keras.config.backend() == "jax")
+    x = np.random.default_rng(0).normal(size=(rows, length, 4)).astype("float32")
+    return model, x, np.zeros((rows, length), int)
+
+
+def test_a_row_of_several_steps_has_one_weight():
+    model, x, y = steps(5, 5)
+    weight = np.array([1.0, 1.0, 0.0, 0.0, 2.0], "float32")[:, None]
+    given = {"sample_weight": weight, "verbose": 0, "return_dict": True}
+    found = model.evaluate(x, y, **given)["distillation_loss"]
+    x[2:4] = 100.0
+    assert model.evaluate(x, y, **given)["distillation_loss"] == found > 0.0
+    model, x, y = steps(5, 7)
+    assert model.evaluate(x, y, **given)["distillation_loss"] > 0.0
+
+
 def test_what_teachers_said_is_remembered_in_any_order():
     x, y = tiny.data()
     asked, remembered = distiller(), distiller()
@@ -353,7 +382,7 @@ def two_outputs():
         (
             lambda: tt.Distiller(two_outputs(), plain(), [LogitsDistillation()]),
             ValueError,
-            "one output. Received: .* with 2",
+            "one output, .* is a list",
         ),
     ],
 )

@@ -144,6 +144,15 @@ def test_after_its_time_nothing_is_exchanged(spe):
     assert len(seen) - 2 == {1: 3, 4: 1}[spe]
 
 
+def test_a_training_that_goes_on_stands_where_it_was():
+    training = rigl(until=0.75, interval=2)
+    model, _, seen = fit(training, epochs=2)
+    _, _, more = fit(training, model, epochs=4, initial_epoch=2)
+    _, _, whole = fit(rigl(until=0.75, interval=2), epochs=4)
+    exchanges = [step for step, _, _ in whole[1:-1]]
+    assert [step for step, _, _ in more[:-1]] == [s for s in exchanges if s >= 8]
+
+
 def test_masks_that_are_there_are_the_first():
     model = tiny.network()
     wrapping.set_masks(model, tiny.half(model))

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
+from tf_tickets import rebuilding, snapshots, wrapping
 from tf_tickets.distillation import FeatureDistillation
+from tf_tickets.search import kdlts as kdlts_module
 
 STEPS = 400
 
@@ -140,6 +141,109 @@ def test_the_lagrangian_comes_to_the_number_by_itself():
         model = network(search.taught_by(*teachers(1)))
         history = tiny.run(model, search)
         assert abs(history["excess"][-1]) < 0.06 and history["excess"][0] > 0.2
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_neither_validation_nor_teachers_move_the_budget(count):
+    """How often losses are collected is nothing to it: once a step of training."""
+
+    def found(**kwargs):
+        search = kdlts(count, epochs=2)
+        model = network(search, dropout=0.0)
+        history = tiny.run(model, search, **kwargs)
+        mask = next(iter(wrapping.mask_layers(model).values()))
+        return float(mask.multiplier), search.tickets[0].masks, history
+
+    alone, masks, _ = found()
+    x, y = tiny.data(32, seed=1)
+    watched, again, history = found(validation_data=(x, y), validation_batch_size=1)
+    assert alone == watched > 0.0 and tiny.same(masks.values(), again.values())
+    # The constraint is no part of what the network loses on other data.
+    assert history["val_loss"][-1] > 0.0
+
+
+def test_the_multiplier_is_that_of_the_formula():
+    stays = keras.optimizers.SGD(1e-9)
+    search = kdlts(0, epochs=1, strength=3.0, score_optimizer=stays)
+    model = network(search)
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            masks = list(wrapping.mask_layers(self.model).values())
+            seen.append([float(masks[0].multiplier), float(masks[0].target)])
+
+    # With scores that stay the share of kept weights is a half at every step.
+    tiny.run(model, search, [Look(), search])
+    [(multiplier, target)] = seen
+    comes_down = [target + 0.3 * max(1 - s / 2.4, 0) ** 3 for s in range(4)]
+    expected = sum(3.0 * (0.5 - allowed) / 4 for allowed in comes_down)
+    assert target == pytest.approx(0.2)
+    assert multiplier == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_is_saved_while_it_learns(tmp_path):
+    search = kdlts()
+    model = network(search)
+    tiny.run(model, search)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.saving.load_model(tmp_path / "a.keras")
+    assert tiny.same(model.get_weights(), loaded.get_weights())
+    model.save_weights(tmp_path / "a.weights.h5")
+    other = network(kdlts())
+    other.load_weights(tmp_path / "a.weights.h5")
+    assert tiny.same(model.get_weights(), other.get_weights())
+
+
+@pytest.mark.filterwarnings("ignore:All weights of:UserWarning")
+def test_its_metrics_tell_the_sparsity_of_the_ticket():
+    search = kdlts(allocation="uniform", final_sparsity=0.99, constraint="topk")
+    tiny.run(network(search), search)
+    [ticket] = search.tickets
+    # One weight each, in the search as in the ticket, where 0.9 and 0.1 are wanted.
+    assert list(ticket.kept.values()) == [1, 1]
+    assert ticket.metrics["sparsity"] == pytest.approx(ticket.sparsity)
+    assert ticket.metrics["ticket_sparsity"] == pytest.approx(ticket.sparsity)
+
+
+def usual(layers):
+    keras.utils.set_random_seed(0)
+    model = tt.wrap(keras.Sequential([keras.Input((6,)), *layers]), verbose=False)
+    return kdlts_module._usual_losses(model)
+
+
+def test_what_is_learned_by_default_fits_the_network():
+    dense = keras.layers.Dense
+    [answers, feature, _] = usual(
+        [dense(4, name="a"), keras.layers.Dropout(0.5), dense(3)]
+    )
+    assert answers.from_logits and feature.teacher_layer_name == 0
+    [answers, relation] = usual([dense(3, activation="softmax")])
+    assert not answers.from_logits and relation.teacher_layer_name is None
+    inside = keras.Sequential([keras.Input((6,)), dense(4), dense(3)])
+    assert len(usual([keras.layers.Rescaling(2.0), inside])) == 2
+    wide = keras.Input((6,))
+    deep = dense(4, name="deep")(wide)
+    both = [dense(3, name="head")(deep), dense(3, name="short")(wide)]
+    model = keras.Model(wide, keras.layers.Add()(both))
+    model = tt.wrap(model, verbose=False)
+    heads = {layer.name: layer for layer in model.layers if wrapping.prunables(layer)}
+    assert rebuilding.layer_before(model, heads["deep"]) is None
+    assert rebuilding.layer_before(model, heads["head"]).name == "deep"
+    # The last kernel is that of the head or that of the shortcut, from the input.
+    place = kdlts_module._before_last_kernel(model)
+    assert place is None or model.layers[place].name == "deep"
+
+
+def test_a_projection_is_no_part_of_the_ticket():
+    answers = tt.distillation.FeatureDistillation(0, project=True)
+    search = kdlts(distillation_losses=[answers])
+    model = network(search)
+    tiny.run(model, search)
+    [ticket] = search.tickets
+    assert not [path for path in ticket.weights if "projection" in path]
+    trainer = tt.TicketTrainer(tiny.build_compiled, tiny.splits(), batch_size=16)
+    assert trainer.train(ticket, 1)["val_loss"] > 0.0
 
 
 def kernels_of(model):

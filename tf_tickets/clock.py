@@ -57,6 +57,11 @@ class Clock(keras.layers.Layer):
         self.sealed.assign(self.now)
 
     @property
+    def ticked(self) -> object:
+        """Whether a forward pass in training mode has not been sealed yet."""
+        return self.now > self.sealed
+
+    @property
     def step(self) -> object:
         """The step, from 0, of the last forward pass in training mode."""
         return ops.maximum(self.now - 1, 0)

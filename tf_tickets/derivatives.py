@@ -142,6 +142,7 @@ def loss_at(
     training: bool = False,
     temperature: float = 1.0,
     others: dict[str, Tensor] | None = None,
+    scale: float = 1.0,
 ) -> Callable[[list[Tensor]], Tensor]:
     """The loss the model is compiled with, its penalties too, of the kernels.
 
@@ -152,6 +153,8 @@ def loss_at(
         training: Whether the model is told that it trains.
         temperature: What its outputs are divided by.
         others: Values of other variables, by path.
+        scale: What the loss is multiplied with, so that derivatives do not vanish in
+            half precision.
 
     Example:
 
@@ -163,11 +166,14 @@ def loss_at(
     4.0
     """
 
+    def cooled(outputs):
+        return ops.cast(outputs, keras.config.floatx()) / temperature
+
     def loss(values):
         with scope(model, values, others):
             outputs = model(ops.convert_to_tensor(x), training=training)
-            outputs = keras.tree.map_structure(lambda o: o / temperature, outputs)
-            return model.compute_loss(x, y, outputs, training=training)
+            outputs = keras.tree.map_structure(cooled, outputs)
+            return scale * model.compute_loss(x, y, outputs, training=training)
 
     return loss
 

@@ -76,7 +76,9 @@ class LogitsDistillation(DistillationLoss):
 
     Several teachers are one: for the forward divergence, KL(teacher, student), the
     mean of their probabilities, for the reverse one, KL(student, teacher), the mean
-    of their logarithms. Their gradients are those of the mean over the teachers.
+    of their logarithms. Their gradients are those of the mean over the teachers. An
+    output of one unit is that of a class against another. Where a row has several
+    outputs (the steps of a sequence), it is their mean, padding included.
 
     Args:
         temperature: T, by which logits are divided.
@@ -111,11 +113,18 @@ class LogitsDistillation(DistillationLoss):
         self.reverse = reverse
         self.from_logits = from_logits
 
+    def prepare(self, teacher: tuple | None, student: tuple | None) -> None:
+        if teacher is not None and student is not None and teacher[1:] != student[1:]:
+            raise ValueError(
+                "Answers are compared class by class and must have one shape. "
+                f"Received: {teacher} of the teachers, {student} of the student."
+            )
+
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
         taught = self._together([self._log(t) for t in teacher_outputs])
         found = self._log(student_outputs)
         p, q = (found, taught) if self.reverse else (taught, found)
-        rows = ops.sum(ops.exp(p) * (p - q), axis=-1)
+        rows = means_of_rows(ops.sum(ops.exp(p) * (p - q), axis=-1))
         return self.temperature**2 * mean_over_rows(rows, sample_weight)
 
     def _together(self, logs):
@@ -128,6 +137,9 @@ class LogitsDistillation(DistillationLoss):
 
     def _log(self, outputs):
         outputs = ops.cast(outputs, "float32")
+        if outputs.shape[-1] == 1:
+            other = ops.zeros_like(outputs) if self.from_logits else 1.0 - outputs
+            outputs = ops.concatenate([other, outputs], axis=-1)
         if not self.from_logits:
             outputs = ops.log(ops.maximum(outputs, keras.config.epsilon()))
         return ops.log_softmax(outputs / self.temperature, axis=-1)
@@ -247,8 +259,8 @@ class DistanceDistillation(DistillationLoss):
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
         pairs = _pairs(sample_weight)
-        found = _distances(student_outputs, pairs)
-        gaps = [huber(found - _distances(t, pairs)) for t in teacher_outputs]
+        found = _distances(student_outputs, sample_weight)
+        gaps = [huber(found - _distances(t, sample_weight)) for t in teacher_outputs]
         return mean_over_rows(sum(gaps) / len(gaps), pairs)
 
 
@@ -271,8 +283,8 @@ class AngleDistillation(DistillationLoss):
     """
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
-        found = _angles(student_outputs)
-        gaps = [huber(found - _angles(t)) for t in teacher_outputs]
+        found = _angles(student_outputs, sample_weight)
+        gaps = [huber(found - _angles(t, sample_weight)) for t in teacher_outputs]
         pairs = _pairs(sample_weight)
         triples = None if pairs is None else pairs[:, :, None] * sample_weight
         return mean_over_rows(sum(gaps) / len(gaps), triples)
@@ -313,6 +325,18 @@ def mean_over_rows(values: Tensor, weight: Tensor | None = None) -> Tensor:
     1.5
     """
     return ops.mean(values if weight is None else values * weight)
+
+
+def means_of_rows(values: Tensor) -> Tensor:
+    """The mean of each example's values, one number a row.
+
+    Example:
+
+    >>> np.asarray(means_of_rows(np.array([[1.0, 3.0], [5.0, 5.0]]))).tolist()
+    [2.0, 5.0]
+    """
+    others = tuple(range(1, len(values.shape)))
+    return ops.mean(values, axis=others) if others else values
 
 
 def rows_of(outputs: Tensor) -> Tensor:
@@ -366,16 +390,26 @@ def _pairs(weight):
     return None if weight is None else weight[:, None] * weight[None, :]
 
 
-def _gram(outputs):
-    """Inner products of the rows seen from their middle, where rounding is least."""
+def _gram(outputs, weight):
+    """Inner products of the rows seen from their middle, where rounding is least.
+
+    Rows of weight 0 lie in the middle, wherever they were.
+    """
     rows = rows_of(outputs)
-    rows = rows - ops.mean(rows, axis=0)
+    if weight is None:
+        rows = rows - ops.mean(rows, axis=0)
+    else:
+        counts = (weight > 0.0)[:, None]
+        number = ops.sum(ops.cast(counts, "float32"))
+        total = ops.sum(ops.where(counts, rows, 0.0), axis=0)
+        rows = ops.where(counts, rows - total / ops.maximum(number, 1.0), 0.0)
     return ops.matmul(rows, ops.transpose(rows))
 
 
-def _distances(outputs, pairs):
+def _distances(outputs, weight):
     """Between each two rows, divided by the mean of those above 0."""
-    gram = _gram(outputs)
+    gram = _gram(outputs, weight)
+    pairs = _pairs(weight)
     squares = ops.diagonal(gram)
     squares = squares[:, None] + squares[None, :] - 2.0 * gram
     apart = squares > _NEAR * ops.mean(ops.abs(squares))
@@ -386,9 +420,9 @@ def _distances(outputs, pairs):
     return found / ops.maximum(mean, _TINY)
 
 
-def _angles(outputs):
+def _angles(outputs, weight):
     """Cosine at row j between rows i and k, as [j, i, k]."""
-    gram = _gram(outputs)
+    gram = _gram(outputs, weight)
     squares = ops.diagonal(gram)
     # (i - j) . (k - j) = ik - ij - jk + jj
     inner = gram[None] - gram[:, :, None] - gram[:, None, :] + squares[:, None, None]

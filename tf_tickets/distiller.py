@@ -66,7 +66,8 @@ class Distiller(keras.Model):
         self.distillation_losses = _listed(distillation_losses)
         weights = distillation_loss_weights
         count = len(self.distillation_losses)
-        self.distillation_loss_weights = list(weights or [1.0] * count)
+        weights = [1.0] * count if weights is None else weights
+        self.distillation_loss_weights = [float(weight) for weight in weights]
         self.student_loss_weight = float(student_loss_weight)
         teachers = _listed(teacher)
         self._check(teachers)
@@ -87,6 +88,8 @@ class Distiller(keras.Model):
         return [getattr(x, f"{who}_layer_name") for x in self.distillation_losses]
 
     def _check(self, teachers):
+        if not teachers:
+            raise ValueError("Give a teacher, or several. Received: none.")
         for model in (*teachers, self.student):
             if not isinstance(model, keras.Model) or not model.built:
                 raise TypeError(
@@ -100,11 +103,19 @@ class Distiller(keras.Model):
                     "A distillation loss must be one of tf_tickets.distillation. "
                     f"Received: {loss!r}"
                 )
+        self._check_weights()
+
+    def _check_weights(self):
         if len(self.distillation_loss_weights) != len(self.distillation_losses):
             raise ValueError(
                 "There must be a weight for each distillation loss. Received: "
                 f"{len(self.distillation_losses)} losses, "
                 f"distillation_loss_weights={self.distillation_loss_weights}"
+            )
+        if not all(0.0 <= w < float("inf") for w in self.distillation_loss_weights):
+            raise ValueError(
+                "`distillation_loss_weights` must be 0 or more. Received: "
+                f"{self.distillation_loss_weights}"
             )
         if not 0.0 <= self.student_loss_weight <= 1.0:
             raise ValueError(
@@ -151,9 +162,11 @@ class Distiller(keras.Model):
         replicas = _replicas()
         taught = self._taught(x, _row_weights(sample_weight))
         own = self._own_loss(x, y, y_pred, sample_weight, training)
-        self.student_loss.update_state(own * replicas)
-        self.distillation_loss.update_state(taught)
-        return own + taught / replicas
+        # As Keras's own mean of the loss: by the rows of a batch.
+        rows = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+        self.student_loss.update_state(own * replicas, sample_weight=rows)
+        self.distillation_loss.update_state(taught, sample_weight=rows)
+        return own + ops.cast(taught / replicas, own.dtype)
 
     def _own_loss(self, x, y, y_pred, sample_weight, training):
         """The compiled loss by its weight, and the student's own losses as they are."""
@@ -290,10 +303,11 @@ class _Views:
 
 def _view(model, layers):
     graph = rebuilding.is_graph(model)
-    if graph and len(model.outputs) != 1:
+    functional = isinstance(model, keras.Function)
+    if functional and not hasattr(model.output, "shape"):
         raise ValueError(
-            f"Teachers and student must have one output. Received: {model.name!r} "
-            f"with {len(model.outputs)}."
+            "Teachers and student must have one output, not in a list or dict. "
+            f"Received: {model.name!r}, whose output is a {type(model.output).__name__}"
         )
     if not layers:
         return model

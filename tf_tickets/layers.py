@@ -276,8 +276,9 @@ def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
 
 
 def zero_pruned(variable: keras.Variable, mask: Mask) -> None:
-    """Writes the zeros of the hard mask into a stored kernel."""
-    variable.assign(variable.value * ops.cast(mask.value(), variable.dtype))
+    """Writes the zeros of the hard mask into a stored kernel, all of them positive."""
+    value = variable.value
+    variable.assign(ops.where(mask.value(), value, ops.zeros_like(value)))
 
 
 def _takes_training(signature):

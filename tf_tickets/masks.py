@@ -105,7 +105,8 @@ class BudgetMask(SoftMask):
     to 0 by an augmented Lagrangian, `multiplier * c + strength / 2 * c ** 2`, whose
     multiplier grows by `strength * c` over a round, by each step's share of it. The
     budget itself comes down from where the masks begin, as a cube over the first 3/5
-    of the round, so that the multiplier need not overshoot.
+    of the round, so that the multiplier need not overshoot. In evaluation it is no part
+    of the loss.
 
     Args:
         strength: How hard the budget is enforced.
@@ -119,6 +120,7 @@ class BudgetMask(SoftMask):
     >>> mask.build((4,))
     >>> mask.share([mask])
     >>> mask.allow(keep=1)
+    >>> mask.clock.tick()
     >>> float(mask.after_forward(mask.scores.value)), mask.excess
     (0.0, 0.25)
     """
@@ -161,7 +163,7 @@ class BudgetMask(SoftMask):
         """
         self._budget.masks = list(masks)
 
-    @property
+    # Not a property: Keras would save the masks once more below this one.
     def in_charge(self) -> list["BudgetMask"]:
         """The masks whose budget this one is in charge of."""
         return self._budget.masks
@@ -176,6 +178,8 @@ class BudgetMask(SoftMask):
         self.target.assign(keep / self._budget.size)
 
     def after_forward(self, scores: Tensor) -> Tensor:
+        # Neither in evaluation nor where a step's losses are collected once more.
+        counts = ops.cast(self.clock.ticked, "float32")
         penalty = super().after_forward(scores)
         if not self._budget.masks:
             return penalty
@@ -183,8 +187,8 @@ class BudgetMask(SoftMask):
         found = self.multiplier * excess + 0.5 * self.strength * ops.square(excess)
         steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
         grown = self.strength * ops.stop_gradient(excess) / steps
-        self.multiplier.assign(self.multiplier + grown)
-        return penalty + ops.cast(found, keras.config.floatx())
+        self.multiplier.assign(self.multiplier + counts * grown)
+        return penalty + ops.cast(counts * found, keras.config.floatx())
 
     def _kept(self):
         kept = sum(ops.sum(m.expected(m.scores.value)) for m in self._budget.masks)

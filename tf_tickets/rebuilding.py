@@ -21,6 +21,60 @@ def is_graph(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.Sequential | keras.Function)
 
 
+def layer_before(
+    model: keras.Model, layer: keras.layers.Layer
+) -> keras.layers.Layer | None:
+    """The layer of a Sequential or functional model whose output another one takes.
+
+    None where it takes the output of none, or of several.
+
+    Example:
+
+    >>> first, last = keras.layers.Dense(2, name="first"), keras.layers.Dense(1)
+    >>> layer_before(keras.Sequential([keras.Input((3,)), first, last]), last).name
+    'first'
+    """
+    if isinstance(model, keras.Sequential):
+        place = [id(each) for each in model.layers].index(id(layer))
+        return model.layers[place - 1] if place else None
+    makers: dict[int, tuple] = {}
+    found: list = []
+
+    def call(each, *args, **kwargs):
+        if each is layer:
+            found.extend(
+                makers.get(id(x), (None,))[0] for x in keras.tree.flatten(args)
+            )
+        outputs = each(*args, **kwargs)
+        # With the tensors themselves, which thus keep their ids.
+        makers.update((id(x), (each, x)) for x in keras.tree.flatten(outputs))
+        return outputs
+
+    keras.models.clone_model(
+        model, clone_function=lambda each: each, call_function=call
+    )
+    return found[0] if len(found) == 1 else None
+
+
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether the last layer ends with a softmax or a sigmoid.
+
+    Example:
+
+    >>> last = keras.layers.Dense(2, activation="softmax")
+    >>> gives_probabilities(keras.Sequential([keras.Input((3,)), last]))
+    True
+    """
+    layers = model.layers
+    if not is_graph(model) or not layers:
+        return False
+    last = getattr(layers[-1], "layer", layers[-1])
+    if is_graph(last):
+        return gives_probabilities(last)
+    name = getattr(getattr(last, "activation", None), "__name__", "")
+    return name in ("softmax", "sigmoid") or isinstance(last, keras.layers.Softmax)
+
+
 def transform(
     model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
 ) -> keras.Model:

@@ -6,12 +6,14 @@ and in training mode, for the statistics of an untrained network say nothing; Sy
 needs no data.
 """
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import criteria, derivatives, wrapping
+from tf_tickets import criteria, derivatives, feeding, rebuilding, wrapping
 from tf_tickets.derivatives import gradient, hessian_product, kernel_values, numpy
 
 
@@ -42,9 +44,7 @@ class SNIP:
         self.y = y
         self.batch_size = batch_size
         # What the settings of a search call it.
-        self.__name__ = (  # type: ignore
-            f"snip(examples={len(x)}, batch_size={batch_size})"  # type: ignore
-        )
+        self.__name__ = f"snip({_told(x, y)}, batch_size={batch_size})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         found = _mean_gradient(model, self.x, self.y, self.batch_size)
@@ -78,9 +78,7 @@ class DenseGradient:
         self.x = np.asarray(x)
         self.y = np.asarray(y)
         self.batch_size = min(batch_size, len(self.x))
-        self.__name__ = (  # type: ignore
-            f"dense_gradient(examples={len(self.x)}, batch_size={batch_size})"
-        )
+        self.__name__ = f"dense_gradient({_told(x, y)}, batch_size={batch_size})"
 
     def __call__(
         self, model: keras.Model, rng: np.random.Generator
@@ -111,7 +109,7 @@ class GraSP:
 
     >>> x, y = np.ones((8, 4), "float32"), np.ones((8, 5), "float32")
     >>> GraSP(x, y, temperature=1.0).__name__
-    'grasp(examples=8, batch_size=128, temperature=1.0)'
+    'grasp(8 examples ..., batch_size=128, temperature=1.0)'
     """
 
     def __init__(
@@ -130,25 +128,34 @@ class GraSP:
         self.y = y
         self.batch_size = batch_size
         self.temperature = temperature
-        self.__name__ = (  # type: ignore
-            f"grasp(examples={len(x)}, batch_size={batch_size}, "  # type: ignore
-            f"temperature={temperature})"
-        )
+        more = f"batch_size={batch_size}, temperature={temperature}"
+        self.__name__ = f"grasp({_told(x, y)}, {more})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         data = self.x, self.y, self.batch_size
-        flow, values = _mean_gradient(model, *data, self.temperature)
+        heat = self.temperature
+        if heat != 1.0 and rebuilding.gives_probabilities(model):
+            warnings.warn(
+                f"{model.name!r} ends with probabilities, which GraSP's temperature of "
+                f"{heat} does not soften: it is meant for logits.",
+                stacklevel=2,
+            )
+        flow, values = _mean_gradient(model, *data, heat)
+        # In half precision the flow, and what it is multiplied with, would vanish.
+        size = max(float(np.abs(g).max(initial=0.0)) for g in flow) or 1.0
 
         @derivatives.compiled
         def product(values, flow, x, y):
-            loss = derivatives.loss_at(model, x, y, True, self.temperature)
+            loss = derivatives.loss_at(model, x, y, True, heat, scale=heat**2)
             return hessian_product(loss, values, flow)
 
-        flow = [g.astype("float32") for g in flow]
+        flow = [(g / size).astype("float32") for g in flow]
         given = kernel_values(model)
         parts = derivatives.batches(self.x, self.y, self.batch_size)
         found = derivatives.mean((len(x), product(given, flow, x, y)) for x, y in parts)
-        return _by_path(model, [h * w for h, w in zip(found, values, strict=True)])
+        back = size / heat**2
+        pairs = zip(found, values, strict=True)
+        return _by_path(model, [back * h * w for h, w in pairs])
 
 
 @criteria.register
@@ -174,8 +181,15 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
     kernels = wrapping.kernels(model)
     owned = {id(variable) for variable in kernels.values()}
     positive = {
-        v.path: _positive(v) for v in model.trainable_variables if id(v) not in owned
+        v.path: _positive(v)
+        for v in model.variables
+        if id(v) not in owned and keras.backend.is_float_dtype(v.dtype)
     }
+    if not rebuilding.is_graph(model):
+        raise ValueError(
+            "SynFlow sends ones through a Sequential or functional model, whose inputs "
+            f"are known. Received: {model.name!r}, a {type(model).__name__}."
+        )
     ones = [ops.ones((1, *_known(x.shape))) for x in model.inputs]
     ones = ones[0] if len(ones) == 1 else ones
 
@@ -193,8 +207,8 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _positive(variable):
-    """Without biases; what scales is positive."""
-    if variable.path.endswith(("bias", "beta")):
+    """Without biases and means; what scales is positive, frozen or not."""
+    if variable.path.endswith(("bias", "beta", "moving_mean")):
         return ops.zeros_like(variable.value)
     return ops.abs(variable.value)
 
@@ -228,13 +242,20 @@ def _mean_gradient(model, x, y, batch_size, temperature=1.0):
 
     @derivatives.compiled
     def at(values, x, y):
-        loss = derivatives.loss_at(model, x, y, True, temperature)
+        loss = derivatives.loss_at(model, x, y, True, temperature, scale=temperature)
         return gradient(loss, values)
 
     values = kernel_values(model)
     parts = derivatives.batches(x, y, batch_size)
     found = derivatives.mean((len(x), at(values, x, y)) for x, y in parts)
+    found = [gradients / temperature for gradients in found]
     return found, [numpy(value) for value in values]
+
+
+def _told(x, y):
+    """Which examples, so that a search is not resumed with other ones."""
+    digest = feeding.digest((np.asarray(x), np.asarray(y)))
+    return f"{len(x)} examples {digest[:12]}"
 
 
 def _by_path(model, arrays):

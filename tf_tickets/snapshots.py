@@ -14,11 +14,14 @@ import numpy as np
 from keras import ops
 
 from tf_tickets import optimizers, paths, wrapping
+from tf_tickets.distiller import Distiller
 
 State = dict[str, dict[str, np.ndarray]]
 
 PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 _PLACES = ("iteration", "learning_rate")
+# The name of the state of random generators.
+SEED = "seed_generator_state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +138,34 @@ def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     ['net/d/kernel', 'net/d/bias']
     """
     values = {**state["weights"], **state["statistics"]}
-    return {
-        path: values[path] for path in wrapping.plain_paths(model) if path in values
-    }
+    names = wrapping.plain_paths(network(model))
+    return {path: values[path] for path in names if path in values}
+
+
+def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """What `start_weights` gives of the present state, of any model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> list(present_weights(model))
+    ['net/d/kernel', 'net/d/bias']
+    """
+    table = wrapping.plain_paths(network(model))
+    return {p: to_numpy(v) for p, v in table.items() if v.name != SEED}
+
+
+def network(model: keras.Model) -> keras.Model:
+    """The network that is trained: of a `Distiller` its student.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,))])
+    >>> network(model) is model
+    True
+    """
+    return model.student if isinstance(model, Distiller) else model
 
 
 def adopt(model: keras.Model, state: State) -> State:
@@ -233,7 +261,7 @@ def iteration_in(state: State) -> int:
 
 
 def _part(variable, trainable):
-    if variable.name == "seed_generator_state":
+    if variable.name == SEED:
         return "seeds"
     return "weights" if id(variable) in trainable else "statistics"
 

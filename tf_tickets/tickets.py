@@ -209,8 +209,8 @@ def _split(arrays, prefix):
 
 def _trainable_state(model):
     """What a ticket has start weights for: all but masks and random generators."""
-    table = wrapping.plain_paths(model)
-    return {p: v for p, v in table.items() if v.name != "seed_generator_state"}
+    table = wrapping.plain_paths(snapshots.network(model))
+    return {p: v for p, v in table.items() if v.name != snapshots.SEED}
 
 
 def _fit(wanted, available, what, partial=False):

@@ -132,14 +132,26 @@ def strip(model: keras.Model) -> keras.Model:
             "strip. Received a plain model."
         )
     if scales(model) or any(mask.learned for mask in mask_layers(model).values()):
-        return _strip_apart(model)
+        return stripped_copy(model)
     for layer in wrapped:
         layer.release()
     return rebuilding.transform(model, _unwrap_layer)
 
 
-def _strip_apart(model):
-    """Without the wrappers, the hard masks multiplied into kernels of its own."""
+def stripped_copy(model: keras.Model) -> keras.Model:
+    """A plain model with variables of its own; the wrapped one stays as it is.
+
+    Args:
+        model: A wrapped model. A subclassed one is changed in place all the same.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> model = wrap(model, verbose=False)
+    >>> plain = stripped_copy(model)
+    >>> len(prunables(model)), len(prunables(plain))
+    (1, 0)
+    """
     factors = {
         id(variable): mask.value() * np.float32(mask.kept_scale)
         for _, variable, mask in _kernel_rows(model)
@@ -150,8 +162,14 @@ def _strip_apart(model):
         plain = rebuilding.copy(plain)
     for old, new in zip(shared, plain.variables, strict=True):
         if id(old) in factors:
-            new.assign(new.value * ops.cast(factors[id(old)], new.dtype))
+            new.assign(_scaled(new.value, factors[id(old)]))
     return plain
+
+
+def _scaled(value, factor):
+    """With positive zeros, which are what files are compressed by."""
+    scaled = value * ops.cast(factor, value.dtype)
+    return ops.where(factor == 0, ops.zeros_like(value), scaled)
 
 
 def prunables(model: keras.Model) -> list[Prunable]:

@@ -80,8 +80,14 @@ class PruneAtInit(RankedSearch):
         before = model.get_weights()
         masks = self.next_masks(model)
         model.set_weights(before)
+        ticket = self._untrained(model, masks)
         wrapping.set_masks(model, masks)
-        return Ticket(masks, {}, {}, {"method": self.method, "seed": self.seed})
+        return ticket
+
+    def _untrained(self, model, masks):
+        provenance = {**self.provenance(), "step": 0}
+        weights = snapshots.present_weights(model)
+        return Ticket(masks, weights, {}, provenance)
 
     def begin(self) -> None:
         super().begin()

@@ -80,6 +80,11 @@ class DynamicSparsity(MidwayPruning):
         if all(mask.all() for mask in masks.values()):
             self.set_masks(self._first_masks(masks))
 
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if epoch and not self._exchanges:
+            self._exchanges = max(0, self._steps_before - 1) // self.interval
+
     def _first_masks(self, masks):
         rng = np.random.default_rng([self.seed, 0])
         scores = {path: rng.random(mask.shape) for path, mask in masks.items()}

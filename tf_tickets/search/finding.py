@@ -183,13 +183,13 @@ def _identity(search, seed, batch_size, data, parts, model):
     }
 
 
-def optimizer_config(model):
+def optimizer_config(model: keras.Model) -> dict:
     """As far as JSON can say it."""
     config = keras.saving.serialize_keras_object(model.optimizer)["config"]
     return json.loads(json.dumps(config, default=str))
 
 
-def nameless(content):
+def nameless(content: dict) -> dict:
     """As JSON gives it back, without names: `adam_3` is `adam_4` in the next build."""
     return json.loads(json.dumps(content), object_hook=_without_name)
 
@@ -198,7 +198,7 @@ def _without_name(config):
     return {key: value for key, value in config.items() if key != "name"}
 
 
-def differences(there, here, above=""):
+def differences(there: dict, here: dict, above: str = "") -> list[str]:
     """What differs between two nested dicts, each with its way down."""
     rows = []
     for key in [*here, *(k for k in there if k not in here)]:

@@ -42,7 +42,8 @@ class KDLTS(MaskSearch):
     weights of the highest scores make the mask, exactly as many as wanted, and all but
     the mask goes back to where it began. `search.wrap(model)` gives a compiled
     `Distiller`; the search is the callback of its `fit`. Afterwards the model is the
-    untrained ticket.
+    untrained ticket; the metrics of `search.tickets[0]` are still those of the trained
+    network with soft masks that it was taken from.
 
     The paper's full text is not public. Stated are tickets at initialization, an
     ensemble of teachers, information from responses, features and relations, and
@@ -64,7 +65,8 @@ class KDLTS(MaskSearch):
         allocation: "global", "uniform", "erk" or a function: how many weights each
             kernel keeps. "topk" needs one that does not ask for scores.
         train_weights: Whether weights are trained in the search, and then forgotten,
-            or stay as they are.
+            or stay as they are: the weights of the given model are then frozen, and
+            remain so.
         rewind_to: "init", "N steps" or "N epochs": the weights the ticket starts from.
             With a moment later than "init" it is an early-training ticket.
         initial_score: The score that every weight begins with; "topk" draws them.
@@ -195,20 +197,23 @@ class KDLTS(MaskSearch):
         super().begin()
         if self.constraint == "l1":
             return
-        counts = self._counts()
+        shared = self.allocate is global_
+        counts = {} if shared else self._counts()
         for path, mask in self._learned.items():
             if self.constraint == "topk":
                 mask.count.assign(counts[path])
-            elif mask.in_charge:
-                alone = len(mask.in_charge) == 1
-                mask.allow(counts[path] if alone else self._keep())
+            elif mask.in_charge():
+                mask.allow(self._keep() if shared else counts[path])
 
     def measures(self) -> dict[str, float]:
-        """With how far the soft masks are above their number, as a share of weights."""
+        """The ticket's sparsity, by rank, and how far soft masks are above it."""
         found = [mask.probability() for mask in self._learned.values()]
         kept = sum(float(mask.sum()) for mask in found)
         size = sum(mask.size for mask in found)
-        return {**super().measures(), "excess": (kept - self._keep()) / size}
+        chosen = sum(max(count, 1) for count in self._allocated().values())
+        ticket = {name: 1 - chosen / size for name in ("sparsity", "ticket_sparsity")}
+        excess = {"excess": (kept - self._keep()) / size}
+        return {**super().measures(), **ticket, **excess}
 
     def _keep(self):
         return allocation.at_sparsity(self._everything(), self.final_sparsity)
@@ -217,6 +222,9 @@ class KDLTS(MaskSearch):
         return {p: np.ones(m.scores.shape, bool) for p, m in self._learned.items()}
 
     def _counts(self):
+        return allocation.guard(self._allocated(), self._everything())
+
+    def _allocated(self):
         return self.allocate(self._scores_now(), self._everything(), self._keep())
 
     def _scores_now(self):
@@ -224,9 +232,7 @@ class KDLTS(MaskSearch):
 
     def ticket_masks(self) -> dict[str, np.ndarray]:
         """Exactly as many as wanted, by rank."""
-        everything = self._everything()
-        counts = allocation.guard(self._counts(), everything)
-        return selection.select(self._scores_now(), everything, counts)
+        return selection.select(self._scores_now(), self._everything(), self._counts())
 
     def on_train_end(self, logs=None):
         """The model becomes the untrained ticket."""
@@ -289,7 +295,9 @@ def _mask(constraint, strength, initial_score, final_temperature):
 
 def _usual_losses(student):
     """Answers, and features and distances before the last kernel."""
-    losses: list[DistillationLoss] = [distillation.LogitsDistillation(4.0)]
+    logits = not rebuilding.gives_probabilities(student)
+    answers = distillation.LogitsDistillation(4.0, from_logits=logits)
+    losses: list[DistillationLoss] = [answers]
     place = _before_last_kernel(student)
     if place is not None:
         losses.append(distillation.FeatureDistillation(place))
@@ -300,7 +308,13 @@ def _before_last_kernel(student):
     """The place of the layer whose output the last kernel is applied to, or None."""
     if not rebuilding.is_graph(student):
         return None
-    last = max(i for i, layer in enumerate(student.layers) if wrapping.prunables(layer))
-    before = student.layers[last - 1] if last else None
-    seen = before is not None and not isinstance(before, keras.layers.InputLayer)
-    return last - 1 if seen else None
+    last = [layer for layer in student.layers if wrapping.prunables(layer)][-1]
+    if rebuilding.is_graph(last):
+        return None
+    before = rebuilding.layer_before(student, last)
+    # What is dropped is not a feature.
+    while isinstance(before, keras.layers.Dropout):
+        before = rebuilding.layer_before(student, before)
+    if before is None or isinstance(before, keras.layers.InputLayer):
+        return None
+    return [id(layer) for layer in student.layers].index(id(before))

@@ -45,6 +45,9 @@ class MidwayPruning(keras.callbacks.Callback):
         self._step = 0
 
     def on_epoch_begin(self, epoch, logs=None):
+        if epoch and not self._step:
+            # A training that goes on (`initial_epoch`).
+            self._step = epoch * (self.params.get("steps") or 0)
         self._steps_before = self._step
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -209,6 +209,11 @@ class RankedSearch(PruningSearch):
             "allocation": getattr(self.allocation, "__name__", self.allocation),
         }
 
+    def same(self) -> dict[str, Any]:
+        """With the criterion itself, which need not be registered."""
+        given = {"criterion": self.criterion, "allocation": self.allocation}
+        return {**self.settings(), **given}
+
     def get_config(self):
         return {
             **self.settings(),

@@ -7,7 +7,7 @@ What happens between two rounds is the search's: `pruning` prunes and rewinds,
 import copy
 import warnings
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -145,10 +145,10 @@ class RoundSearch(keras.callbacks.Callback):
         Returns:
             Dict from a label to the search, for `find_frontier`.
         """
-        if len(values) != 1 or not set(values) <= set(self.get_config()):
+        if len(values) != 1 or not set(values) <= set(self.same()):
             raise ValueError(
                 "Give one of the search's arguments with several values. Received: "
-                f"{sorted(values)}. The arguments: {sorted(self.get_config())}."
+                f"{sorted(values)}. The arguments: {sorted(self.same())}."
             )
         if self.round_callbacks:
             raise ValueError(
@@ -156,11 +156,14 @@ class RoundSearch(keras.callbacks.Callback):
                 "the varied searches."
             )
         [(name, choices)] = values.items()
-        config = self.get_config()
         return {
-            f"{name}={value}": type(self).from_config({**config, name: value})
+            f"{name}={value}": type(self).from_config({**self.same(), name: value})
             for value in choices
         }
+
+    def same(self) -> dict[str, Any]:
+        """The arguments that make another search like this one, in this process."""
+        return self.get_config()
 
     @property
     def masks(self) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tf_tickets import feeding, files
+from tf_tickets import feeding, files, paths
 from tf_tickets.search import arguments, finding
 
 # Far from the rounds of a search, so that no teacher sees the order of its data.
@@ -33,8 +33,8 @@ def train_teachers(
         epochs: For how long each of them is trained, one number a teacher: a share of
             the budget, or until it has converged.
         directory: Where to keep them; the same one again trains nothing anew. One of
-            other teachers (first weights, optimizer, data, epochs, seed, batch size) is
-            refused.
+            other teachers (layers, first weights, loss, optimizer, data, epochs, seed,
+            batch size) is refused.
         seed: Seed of the weights, which are those of `find_ticket` with this seed.
         batch_size: Examples a step.
         verbose: As in `model.fit`.
@@ -74,6 +74,8 @@ def train_teachers(
 def _identity(model, parts, epochs, seed, batch_size):
     found = {
         "first weights": feeding.digest(model.get_weights()),
+        "layers": [_described(layer) for layer in paths.walk(model)],
+        "loss": getattr(model.loss, "__name__", None) or str(_serialized(model.loss)),
         "optimizer": finding.optimizer_config(model),
         "epochs": list(epochs),
         "seed": seed,
@@ -82,6 +84,15 @@ def _identity(model, parts, epochs, seed, batch_size):
         "backend": keras.config.backend(),
     }
     return finding.nameless(found)
+
+
+def _described(layer):
+    activation = getattr(layer, "activation", None)
+    return f"{type(layer).__name__} {getattr(activation, '__name__', '')}".strip()
+
+
+def _serialized(loss):
+    return loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss)
 
 
 def _train(model, parts, key, batch_size, epochs, verbose):
