@@ -182,6 +182,8 @@ def test_the_multiplier_is_that_of_the_formula():
     assert multiplier == pytest.approx(expected, rel=1e-5)
 
 
+# Keras says that an optimizer that is not built yet does not take what is saved.
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_it_is_saved_while_it_learns(tmp_path):
     search = kdlts()
     model = network(search)
@@ -191,7 +193,7 @@ def test_it_is_saved_while_it_learns(tmp_path):
     assert tiny.same(model.get_weights(), loaded.get_weights())
     model.save_weights(tmp_path / "a.weights.h5")
     other = network(kdlts())
-    other.load_weights(tmp_path / "a.weights.h5")
+    other.load_weights(tmp_path / "a.weights.h5", skip_mismatch=True)
     assert tiny.same(model.get_weights(), other.get_weights())
 
 

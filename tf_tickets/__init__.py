@@ -34,6 +34,8 @@ from tf_tickets import (
     snapshots,
 )
 from tf_tickets.distiller import Distiller
+from tf_tickets.exporting.exporter import export
+from tf_tickets.exporting.reports import ExportReport
 from tf_tickets.report import summary
 from tf_tickets.search.atinit import PruneAtInit
 from tf_tickets.search.cs import ContinuousSparsification
@@ -61,6 +63,7 @@ __all__ = [
     "Distiller",
     "DynamicSparsity",
     "EarlyStopRewind",
+    "ExportReport",
     "Frontier",
     "GradualPruning",
     "IMP",
@@ -80,6 +83,7 @@ __all__ = [
     "curvature",
     "datasets",
     "distillation",
+    "export",
     "find_frontier",
     "find_ticket",
     "layers",

@@ -16,6 +16,7 @@ examples:
       learned masks against magnitude pruning, every ticket trained alike
   tf-tickets frontier --methods imp dlth unilth unidlth threshold
   tf-tickets frontier --methods imp kdlts snip grasp synflow --sparsities 0.9 0.98
+  tf-tickets export tickets/digits-lenet300/model.keras lenet.tflite
   tf-tickets report tickets/digits-lenet300/model.keras
   tf-tickets compare one.ticket other.ticket
 
@@ -48,6 +49,7 @@ def _parser():
     _add_search(commands)
     _add_frontier(commands)
     _add_train(commands)
+    _add_export(commands)
     report = commands.add_parser("report", help="show a ticket or a model by layer")
     report.add_argument("file", help="a .ticket or a .keras file")
     compare = commands.add_parser("compare", help="how far two tickets agree")
@@ -209,6 +211,44 @@ def _add_train(commands):
     )
 
 
+_EXPORT_FLAGS = {
+    "--trainable": "for training on with its zeros kept",
+    "--overwrite": "replace what is there",
+}
+
+
+def _add_export(commands):
+    export = commands.add_parser(
+        "export",
+        help="write a model for use elsewhere, checked, and small by its zeros",
+        description="Writes a SavedModel, a .tflite, a deflated .keras or an .onnx "
+        "file, runs it in a fresh interpreter beside the model, and tells its sizes, "
+        "errors and times. What differs from the model is not kept.",
+    )
+    export.add_argument("model", help="a .keras file, plain or wrapped")
+    export.add_argument(
+        "out", help="where to; the suffix tells the format, a folder is a SavedModel"
+    )
+    export.add_argument(
+        "--precision",
+        choices=("float32", "float16", "dynamic", "int8"),
+        default="float32",
+        help="of a .tflite file (default: float32)",
+    )
+    export.add_argument(
+        "--data",
+        metavar="FILE.npz",
+        help="its x_test is compared on, and int8 learns from its x_train; random "
+        "inputs otherwise",
+    )
+    export.add_argument(
+        "--ticket", metavar="FILE", help="the ticket that the model was trained from"
+    )
+    for flag, meaning in _EXPORT_FLAGS.items():
+        export.add_argument(flag, action="store_true", help=meaning)
+    export.add_argument("--report", metavar="FILE.json", help="write the report too")
+
+
 def _add_data(parser):
     _add_options(parser.add_argument_group("data and network"), _DATA_OPTIONS)
 
@@ -289,6 +329,35 @@ def _train(options):
     return 0
 
 
+def _export(options):
+    import keras
+
+    from tf_tickets import jobs, tickets
+    from tf_tickets.exporting.exporter import export
+
+    model = keras.saving.load_model(options.model, compile=False)
+    first, second = model, None
+    if options.ticket:
+        first, second = tickets.Ticket.load(options.ticket), model
+    report = export(
+        first,
+        options.out,
+        _FORMATS.get(pathlib.Path(options.out).suffix, "saved_model"),
+        model=second,
+        data=jobs.examples(options.data, options.precision),
+        precision=options.precision,
+        trainable=options.trainable,
+        overwrite=options.overwrite,
+    )
+    print(report)
+    if options.report:
+        report.save(options.report)
+    return 0
+
+
+_FORMATS = {".tflite": "tflite", ".keras": "keras", ".onnx": "onnx"}
+
+
 def _report(options):
     import keras
 
@@ -316,6 +385,7 @@ _COMMANDS = {
     "search": _search,
     "frontier": _frontier,
     "train": _train,
+    "export": _export,
     "report": _report,
     "compare": _compare,
 }

@@ -229,22 +229,7 @@ class Distiller(keras.Model):
             found[_key(name)] = np.stack(arrays, axis=1)
         return found
 
-    # What is saved: the teachers too, with their weights.
-
-    def save_own_variables(self, store):
-        for key, variable in self._teacher_variables().items():
-            store[key] = variable.value
-
-    def load_own_variables(self, store):
-        for key, variable in self._teacher_variables().items():
-            variable.assign(store[key])
-
-    def _teacher_variables(self):
-        return {
-            f"teacher{place}_{i}": variable
-            for place, teacher in enumerate(self.teachers)
-            for i, variable in enumerate(teacher.variables)
-        }
+    # Teachers are saved too, by Keras, as the layers in a public attribute.
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

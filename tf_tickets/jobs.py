@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 
 import keras
+import numpy as np
 
 from tf_tickets import (
     controls,
@@ -222,6 +223,26 @@ def train(
     with files.replacing(out) as draft:
         wrapping.strip(trainer.model).save(draft)
     return metrics
+
+
+def examples(file: os.PathLike | str | None, precision: str) -> np.ndarray | None:
+    """The inputs that an export is compared on, out of an `.npz`.
+
+    Args:
+        file: The file, or None.
+        precision: "int8" takes `x_train`, whose ranges are learned; others `x_test`.
+    """
+    if file is None:
+        return None
+    wanted = "x_train" if precision == "int8" else "x_test"
+    with np.load(file) as kept:
+        if wanted not in kept:
+            raise ValueError(f"{file} has no {wanted}. Found: {sorted(kept)}")
+        return kept[wanted][:_EXAMPLES]
+
+
+# Of which an export learns and on which it compares.
+_EXAMPLES = 500
 
 
 def _write_text(path, text):

@@ -167,6 +167,8 @@ class KDLTS(MaskSearch):
         taught = self._distiller(wrapped)
         if wrapped.compiled:
             rebuilding.compile_like(taught, wrapped)
+            # Its optimizer is the Distiller's now, and is saved with that.
+            wrapped.optimizer, wrapped.compiled = None, False
         return taught
 
     def _distiller(self, student):

@@ -1,0 +1,361 @@
+"""What is exported gives what the model gives, elsewhere, and is small."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import layers as kl
+
+import tf_tickets as tt
+from tf_tickets import cli, wrapping
+from tf_tickets.exporting import checking, container, exporter, packing
+from tf_tickets.exporting.checking import ExportError
+
+ON_TENSORFLOW = keras.config.backend() == "tensorflow"
+by_tensorflow = pytest.mark.skipif(
+    not ON_TENSORFLOW, reason="written by TensorFlow; see the test of the other way"
+)
+
+
+def wrapped(sparsity=0.9):
+    """Convolution, normalization with statistics, dropout, dense; random masks."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            kl.Conv2D(16, 3, activation="relu", name="conv"),
+            kl.BatchNormalization(name="norm"),
+            kl.Flatten(),
+            kl.Dropout(0.3),
+            kl.Dense(48, activation="relu", name="hidden"),
+            kl.Dense(10, name="output"),
+        ],
+        name="net",
+    )
+    model.get_layer("norm").moving_mean.assign(np.linspace(-0.2, 0.3, 16))
+    model = tt.wrap(model, verbose=False)
+    masks = wrapping.masks(model).items()
+    rng = np.random.default_rng(0)
+    wrapping.set_masks(model, {p: rng.random(m.shape) >= sparsity for p, m in masks})
+    return model
+
+
+X = np.random.default_rng(1).normal(size=(40, 8, 8, 3)).astype("float32")
+
+
+def answers(model):
+    return keras.ops.convert_to_numpy(model(X, training=False))
+
+
+@by_tensorflow
+def test_a_wrapped_model_is_written_and_stays_as_it_is(tmp_path):
+    model = wrapped()
+    before = model.get_weights(), answers(model)
+    report = tt.export(model, tmp_path / "a", data=X)
+    assert tiny.same(model.get_weights(), before[0])
+    assert (answers(model) == before[1]).all() and wrapping.prunables(model)
+    assert set(report.errors) == {1, 32} and max(report.errors.values()) < 1e-6
+    assert report.sizes["sparse"] < 0.5 * report.sizes["dense"]
+    ways = {row.name: row.encoding for row in report.tensors}
+    assert ways["net/hidden/kernel"] == "packed" and ways["net/output/bias"] == "dense"
+    assert "decoded when the model is loaded" in str(report)
+    report.save(tmp_path / "report.json")
+    again = tt.ExportReport.from_json((tmp_path / "report.json").read_text())
+    assert again == report
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report.json"]
+
+
+LOADED = """
+import sys, numpy as np, tensorflow as tf
+x = np.load(sys.argv[2])
+first = tf.saved_model.load(sys.argv[1])
+second = tf.saved_model.load(sys.argv[1])
+found = [m.signatures["serving_default"](image=tf.constant(x)) for m in (first, second)]
+del first
+found.append(second.signatures["serving_default"](image=tf.constant(x)))
+import keras
+layer = keras.layers.TFSMLayer(sys.argv[1], call_endpoint="serving_default")
+found.append(layer(x))
+found = [f["output_0"].numpy() for f in found]
+v1 = tf.compat.v1
+with v1.Graph().as_default(), v1.Session() as session:
+    meta = v1.saved_model.loader.load(session, ["serve"], sys.argv[1])
+    ends = meta.signature_def["serving_default"]
+    found.append(session.run(ends.outputs["output_0"].name,
+                             {ends.inputs["image"].name: x}))
+assert "tf_tickets" not in sys.modules
+np.save(sys.argv[3], np.stack(found))
+"""
+
+
+@by_tensorflow
+@pytest.mark.parametrize("limit", [None, 0])
+def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch, limit):
+    """By TF 2, twice in a process, as a Keras layer, and by TF 1's loader."""
+    if limit is not None:
+        # What has no room in the graph goes to the files of the variables.
+        module = "tf_tickets.exporting.saved_model.GRAPH_LIMIT"
+        monkeypatch.setattr(module, limit)
+    model = wrapped()
+    tt.export(model, tmp_path / "a", data=X, verify=False)
+    np.save(tmp_path / "x.npy", X)
+    files = [tmp_path / name for name in ("a", "x.npy", "y.npy")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADED, *files],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "y.npy")
+    assert len(found) == 5
+    for each in found:
+        np.testing.assert_allclose(each, answers(model), atol=1e-5)
+
+
+def train(loaded, x, y, steps=10):
+    """Some steps with weight decay and momentum, which would revive pruned weights."""
+    import tensorflow as tf
+
+    optimizer = keras.optimizers.AdamW(0.01)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = []
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            value = loss(y, loaded(tf.constant(x), training=True))
+            value += sum(penalty() for penalty in loaded.regularization_losses)
+        variables = list(loaded.trainable_variables)
+        gradients = tape.gradient(value, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        losses.append(float(value))
+    return losses
+
+
+@by_tensorflow
+def test_a_saved_model_is_trained_on_and_keeps_its_zeros(tmp_path):
+    import tensorflow as tf
+
+    model = wrapped()
+    report = tt.export(model, tmp_path / "a", trainable=True, data=X)
+    assert report.sizes["sparse"] < 0.9 * report.sizes["dense"]
+    loaded = tf.saved_model.load(tmp_path / "a")
+    kept = [int(mask.sum()) for mask in wrapping.masks(model).values()]
+    vectors = [v.shape[0] for v in loaded.trainable_variables if len(v.shape) == 1]
+    assert set(kept) <= set(vectors)
+    means = [v.numpy() for v in loaded.variables if "mean" in v.name]
+    losses = train(loaded, X, np.arange(40) % 10)
+    assert losses[-1] < 0.8 * losses[0]
+    served = loaded.signatures["serving_default"](image=tf.constant(X))["output_0"]
+    assert abs(served.numpy() - answers(model)).max() > 0.1
+    # Statistics have moved; and the trained model is small again when it is saved.
+    after = [v.numpy() for v in loaded.variables if "mean" in v.name]
+    assert all((a != b).any() for a, b in zip(means, after, strict=True)) and means
+    tf.saved_model.save(loaded, tmp_path / "b")
+
+
+@by_tensorflow
+def test_a_saved_model_to_train_is_a_layer_of_keras(tmp_path):
+    tt.export(wrapped(), tmp_path / "a", trainable=True, verify=False)
+    layer = kl.TFSMLayer(
+        tmp_path / "a", call_endpoint="serving_default", call_training_endpoint="train"
+    )
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, layer(image)["output_0"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    losses = model.fit(X, np.arange(40) % 10, epochs=8, verbose=0).history["loss"]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
+    model = wrapped()
+    report = tt.export(model, tmp_path / "a.keras", "keras", data=X)
+    assert max(report.errors.values()) < 1e-6
+    assert report.sizes["sparse"] < 0.5 * report.sizes["dense"]
+    plain = keras.saving.load_model(tmp_path / "a.keras")
+    assert not wrapping.prunables(plain)
+    np.testing.assert_allclose(answers(plain), answers(model), atol=1e-5)
+
+
+def test_a_keras_file_to_train_keeps_its_zeros(tmp_path):
+    report = tt.export(wrapped(), tmp_path / "a.keras", "keras", trainable=True, data=X)
+    assert max(report.errors.values()) < 1e-6
+    model = tiny.compiled(keras.saving.load_model(tmp_path / "a.keras"))
+    masks = wrapping.masks(model)
+    model.fit(X, np.arange(40) % 10, epochs=2, verbose=0)
+    plain = wrapping.stripped_copy(model)
+    kernels = [v for v in plain.trainable_variables if len(v.shape) > 1]
+    for kernel, mask in zip(kernels, masks.values(), strict=True):
+        values = keras.ops.convert_to_numpy(kernel)
+        assert not values[~mask].any() and values[mask].all()
+
+
+@by_tensorflow
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
+def test_a_tflite_file_of_every_precision(tmp_path, precision):
+    pytest.importorskip("ai_edge_litert")
+    path = tmp_path / "a.tflite"
+    report = tt.export(wrapped(0.95), path, "tflite", precision=precision, data=X)
+    assert max(report.errors.values()) < checking.TOLERANCES[precision]
+    assert report.sizes["sparse_gzipped"] < 1.3 * report.sizes["dense_gzipped"]
+    if precision == "float32":
+        ways = {row.encoding for row in report.tensors}
+        assert ways == {"csr", "densify"}
+        assert report.sizes["sparse"] < 0.3 * report.sizes["dense"]
+    if precision in ("dynamic", "int8"):
+        assert "gzip makes the file small" in str(report)
+
+
+@by_tensorflow
+def test_a_ticket_is_exported_with_the_model_trained_from_it(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    search = tiny.imp(rounds=1, rate=0.9)
+    model = tiny.network()
+    tiny.run(model, search)
+    [ticket] = search.tickets
+    path = tmp_path / "a.tflite"
+    report = tt.export(ticket, path, "tflite", model=model)
+    assert report.provenance["ticket"] == ticket.id
+    kept = json.loads(container.metadata(path.read_bytes())["tf_tickets"])
+    assert kept["ticket"] == ticket.id and kept["method"] == "imp"
+    with pytest.raises(ValueError, match="weights that the ticket prunes are not zero"):
+        tt.export(ticket, tmp_path / "b.tflite", "tflite", model=tiny.build())
+    with pytest.raises(TypeError, match="export.ticket, path, model=model"):
+        tt.export(ticket, tmp_path / "b.tflite", "tflite")
+
+
+@by_tensorflow
+def test_what_is_wrong_is_not_handed_over(tmp_path, monkeypatch):
+    real = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda array: real(1.01 * array))
+    with pytest.raises(ExportError, match="differs from the model by"):
+        tt.export(wrapped(), tmp_path / "a", data=X)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(ExportError):
+        tt.export(wrapped(), tmp_path / "a", data=X, overwrite=True)
+    assert (tmp_path / "a").read_text() == "before"
+    monkeypatch.undo()
+    tt.export(wrapped(), tmp_path / "a", data=X, overwrite=True, verify=False)
+    assert (tmp_path / "a" / "saved_model.pb").exists()
+
+
+@keras.saving.register_keras_serializable("tests")
+class Unknown(kl.Layer):
+    def call(self, x):
+        return 2.0 * x
+
+
+def test_a_file_that_does_not_load_elsewhere_is_not_handed_over(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), kl.Dense(2), Unknown()])
+    with pytest.raises(ExportError, match="does not run in a fresh interpreter"):
+        tt.export(model, tmp_path / "a.keras", "keras")
+    assert not list(tmp_path.iterdir())
+    tt.export(model, tmp_path / "a.keras", "keras", verify=False)
+
+
+def test_several_inputs_and_outputs_keep_their_names():
+    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
+    both = kl.Concatenate()([left, right])
+    outputs = {"one": kl.Dense(2)(both), "two": kl.Dense(1)(both)}
+    model = keras.Model({"left": left, "right": right}, outputs)
+    takes = exporter.interface.of_model(model)
+    assert [one.name for one in takes.inputs] == ["left", "right"]
+    named = takes.named({"left": np.ones((2, 3)), "right": np.ones((2, 4))})
+    assert {name: array.shape for name, array in named.items()} == {
+        "left": (2, 3),
+        "right": (2, 4),
+    }
+    assert set(takes.nested(named)) == {"left", "right"}
+    with pytest.raises(ValueError, match=r"takes examples of shape \(3,\)"):
+        takes.named({"left": np.ones((2, 5)), "right": np.ones((2, 4))})
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = kl.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@by_tensorflow
+def test_a_subclassed_model_needs_inputs(tmp_path):
+    model = Subclassed()
+    model(np.ones((1, 4)))
+    with pytest.raises(ValueError, match="data=x"):
+        tt.export(model, tmp_path / "a")
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    report = tt.export(model, tmp_path / "a", data=x)
+    # As many as there are.
+    assert set(report.errors) == {1, 8}
+    wrapping.wrap(model, verbose=False)
+    with pytest.raises(ValueError, match=r"tf_tickets.strip\(model\)"):
+        tt.export(model, tmp_path / "b", data=x)
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="for other backends")
+@pytest.mark.parametrize("format", ["saved_model", "tflite"])
+def test_other_backends_have_it_written_by_tensorflow(tmp_path, format):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("ai_edge_litert")
+    path = tmp_path / {"saved_model": "a", "tflite": "a.tflite"}[format]
+    report = tt.export(wrapped(), path, format, data=X)
+    assert path.exists() and max(report.errors.values()) < 1e-5
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"format": "h5"}, "Received: 'h5'"),
+        ({"format": "tflite"}, "must end in '.tflite'. Received: "),
+        ({"precision": "int4"}, "Received: 'int4'"),
+        ({"precision": "int8"}, "precision='int8'"),
+        ({"format": "tflite", "trainable": True, "to": "a.tflite"}, "trainable=True"),
+        ({"format": "tflite", "precision": "int8", "to": "a.tflite"}, "data=x"),
+        ({"to": "there"}, "is there already"),
+        ({"data": np.ones((3, 2))}, "takes examples of shape"),
+        ({"data": [X, X]}, "has 1 inputs"),
+    ],
+)
+def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, given, message):
+    (tmp_path / "there").mkdir()
+    path = tmp_path / given.pop("to", "a")
+    with pytest.raises(ValueError, match=message):
+        tt.export(wrapped(), path, **given)
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
+
+
+def test_only_models_that_are_built_are_exported(tmp_path):
+    with pytest.raises(ValueError, match="is not built"):
+        tt.export(keras.Sequential([kl.Dense(3)]), tmp_path / "a")
+    with pytest.raises(TypeError, match="Received: int"):
+        tt.export(3, tmp_path / "a")
+
+
+def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
+    find = exporter.onnx_file.importlib.util.find_spec
+    monkeypatch.setattr(
+        exporter.onnx_file.importlib.util,
+        "find_spec",
+        lambda name: None if name == "onnx" else find(name),
+    )
+    with pytest.raises(ImportError, match="pip install onnx"):
+        tt.export(wrapped(), tmp_path / "a.onnx", "onnx")
+
+
+def test_the_command_line_exports(tmp_path, capsys):
+    wrapped().save(tmp_path / "m.keras")
+    np.savez(tmp_path / "x.npz", x_test=X)
+    command = ["export", str(tmp_path / "m.keras"), str(tmp_path / "small.keras")]
+    more = ["--data", str(tmp_path / "x.npz"), "--report", str(tmp_path / "r.json")]
+    assert cli.main([*command, *more]) == 0
+    assert "batch 32: largest error" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r.json").read_text())["format"] == "keras"
+    assert cli.main(command) == 2
+    assert "is there already" in capsys.readouterr().err

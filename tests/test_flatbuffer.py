@@ -1,0 +1,459 @@
+"""Files are converted, encoded and run: what the dense one gives is the truth."""
+
+import functools
+import gzip
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tickets.exporting import container, flatbuffer
+
+converted = pytest.importorskip("converted", reason="needs TensorFlow and LiteRT")
+
+SPARSITIES = [0.0, 0.29, 0.5, 0.9, 0.97, 0.99, 1.0]
+WIDTHS = [255, 254, 250, 16, 12]
+CONVOLUTIONS = {
+    "conv 1x1": ["CONV_2D"],
+    "conv 3x3": ["CONV_2D"],
+    "depthwise": ["DEPTHWISE_CONV_2D"],
+    "separable": ["CONV_2D", "DEPTHWISE_CONV_2D"],
+    "transposed": ["TRANSPOSE_CONV"],
+    "grouped": ["CONV_2D"],
+    "conv 1d": ["CONV_2D"],
+}
+
+
+def error(expected, given):
+    """Relative to the largest; NaN is infinitely wrong."""
+    found = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return np.inf if np.isnan(found) else found
+
+
+def assert_same_outputs(content, encoded, shape):
+    for batch in (1, 3):
+        for delegate in (True, False):
+            x = converted.inputs(shape, batch, seed=batch)
+            expected = converted.predict(content, x, delegate)
+            assert error(expected, converted.predict(encoded, x, delegate)) < 1e-6
+
+
+def assert_sizes_as_recorded(content, encoded, records):
+    """What is saved in the tensors is saved in the file, apart from the tables."""
+    saved = [r.bytes_before - r.bytes_after for r in records if r.encoding != "dense"]
+    tables = [700 + 12 * max(r.shape) for r in records if r.encoding != "dense"]
+    found = len(content) - len(encoded)
+    assert sum(saved) - sum(tables) <= found <= sum(saved)
+    assert (len(encoded) < len(content)) == bool(saved)
+
+
+def encodings(records):
+    return sorted(record.encoding for record in records)
+
+
+def dimensions(content):
+    """From the name of each sparse tensor to the dimensions it is stored in."""
+    tensors = container.read(content).subgraphs[0].tensors
+    return {
+        tensor.name.decode(): len(tensor.sparsity.dimMetadata)
+        for tensor in tensors
+        if tensor.sparsity is not None
+    }
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_dense_layers_give_the_same_outputs(width, sparsity, block):
+    content = converted.pruned(f"dense {width}", sparsity, block=block)
+    encoded, records = flatbuffer.encode(content)
+    assert_same_outputs(content, encoded, (width,))
+    assert_sizes_as_recorded(content, encoded, records)
+    assert [r.operator for r in records] == ["FULLY_CONNECTED"] * 2
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97, 0.99])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_scattered_nonzeros_are_rows_in_an_operator_of_version_8(width, sparsity):
+    encoded, records = flatbuffer.encode(converted.pruned(f"dense {width}", sparsity))
+    named = {r.tensor: r for r in records if r.encoding == "csr"}
+    assert dimensions(encoded) == dict.fromkeys(named, 2)
+    versions = [version for _, version in converted.codes(encoded)]
+    assert sorted(versions) == [1] * (2 - len(named)) + [8] * len(named)
+    assert any(r.shape == (48, width) for r in named.values()) or width < 250
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97, 0.99])
+@pytest.mark.parametrize(
+    ("width", "first"), [(255, "csr"), (254, "csr"), (250, "csr"), (16, "block 1x4")]
+)
+def test_blocks_of_four_are_used_where_the_inputs_divide(width, first, sparsity):
+    content = converted.pruned(f"dense {width}", sparsity, block=4)
+    encoded, records = flatbuffer.encode(content)
+    assert {r.shape: r.encoding for r in records}[48, width] == first
+    stored = {"csr": 2, "block 1x4": 3}
+    expected = {r.tensor: stored[r.encoding] for r in records}
+    assert dimensions(encoded) == expected
+
+
+@pytest.mark.parametrize("name", ["dense 12", "dense 250", "conv 1x1", "depthwise"])
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_where_encoding_begins_to_pay_no_file_grows(name, kind):
+    found = set()
+    for sparsity in np.linspace(0.1, 0.8, 15):
+        content = converted.pruned(name, sparsity, kind)
+        encoded, records = flatbuffer.encode(content)
+        found.update(encodings(records))
+        assert_sizes_as_recorded(content, encoded, records)
+    assert len(found) > 1
+
+
+def test_blocks_can_be_declined():
+    content = converted.pruned("dense 16", 0.9, block=4)
+    encoded, records = flatbuffer.encode(content, blocks=False)
+    assert encodings(records) == ["csr", "csr"]
+    assert_same_outputs(content, encoded, (16,))
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 1.0])
+def test_indices_above_255_are_read(sparsity):
+    content = converted.pruned("wide", sparsity)
+    encoded, records = flatbuffer.encode(content)
+    assert encodings(records) == ["csr"]
+    assert_same_outputs(content, encoded, (300,))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_give_the_same_outputs(name, sparsity):
+    content = converted.pruned(name, sparsity)
+    encoded, records = flatbuffer.encode(content)
+    assert sorted(r.operator for r in records) == CONVOLUTIONS[name]
+    expected = "dense" if sparsity == 0.0 else "densify"
+    assert {r.encoding for r in records} == {expected}
+    unpacking = [code for code in converted.codes(encoded) if code[0] == "DENSIFY"]
+    assert unpacking == [("DENSIFY", 1)] * (len(records) * (sparsity > 0.0))
+    assert_same_outputs(content, encoded, converted.MODELS[name][0])
+    assert_sizes_as_recorded(content, encoded, records)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.98])
+def test_einsum_dense_is_a_fully_connected_layer(sparsity):
+    content = converted.pruned("einsum", sparsity)
+    encoded, records = flatbuffer.encode(content)
+    assert [(r.operator, r.encoding) for r in records] == [("FULLY_CONNECTED", "csr")]
+    assert_same_outputs(content, encoded, (5, 32))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize(
+    ("kind", "matrix", "convolution"),
+    [
+        ("float32", "csr", "densify"),
+        ("float16", "densify", "densify"),
+        ("dynamic", "dense", "dense"),
+        ("int8", "dense", "densify"),
+        ("int16", "dense", "dense"),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_outputs(kind, matrix, convolution, sparsity):
+    content = converted.pruned("mixed", sparsity, kind)
+    encoded, records = flatbuffer.encode(content)
+    assert_same_outputs(content, encoded, (6, 6, 16))
+    assert_sizes_as_recorded(content, encoded, records)
+    of_matrix = {r.encoding for r in records if r.operator == "FULLY_CONNECTED"}
+    of_others = {r.encoding for r in records if r.operator != "FULLY_CONNECTED"}
+    assert of_matrix <= {matrix, "dense"}
+    assert of_others <= {convolution, "dense"}
+    assert (convolution in of_others) or sparsity < 0.9
+
+
+def test_weights_of_int8_without_encoding_are_made_small_by_gzip():
+    content = converted.pruned("mixed", 0.95, "dynamic")
+    encoded, records = flatbuffer.encode(content)
+    assert encoded == content
+    assert all("gzip" in record.reason for record in records)
+    assert len(gzip.compress(encoded)) < 0.5 * len(content)
+
+
+def test_an_embedding_stays_dense_beside_an_encoded_layer():
+    content = converted.pruned("embedding", 0.9)
+    _, records = flatbuffer.encode(content)
+    assert {r.operator: r.encoding for r in records} == {
+        "GATHER": "dense",
+        "FULLY_CONNECTED": "csr",
+    }
+
+
+# What the converter itself does.
+
+
+@functools.cache
+def by_tensorflow(width, sparsity, block=1, kind="float32"):
+    """One layer as the converter encodes it, as it does not, and the inputs."""
+    model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(64)])
+    rng = np.random.default_rng(0)
+    mask = converted.mask((64, width), sparsity, block, rng)
+    kernel = (rng.normal(size=(64, width)) * mask).T
+    model.set_weights([kernel, np.zeros(64)])
+    settings = converted.settings(kind, (width,))
+    dense = converted.convert(model, **settings)
+    settings["optimizations"] = [
+        *settings.get("optimizations", []),
+        converted.SPARSITY,
+    ]
+    return converted.convert(model, **settings), dense, converted.inputs((width,), 2)
+
+
+def test_the_converter_stores_zeros_of_scattered_nonzeros_and_we_do_not():
+    theirs, dense, _ = by_tensorflow(256, 0.98)
+    ours, (record,) = flatbuffer.encode(dense)
+    assert record.encoding == "csr"
+    assert set(dimensions(theirs).values()) == {3}
+    assert len(ours) < len(theirs) - 2 * record.bytes_after
+
+
+def test_the_converter_loses_the_last_inputs_and_we_do_not():
+    theirs, dense, x = by_tensorflow(255, 0.98)
+    expected = converted.predict(dense, x)
+    assert error(expected, converted.predict(theirs, x)) > 0.01
+    assert error(expected, converted.predict(flatbuffer.encode(dense)[0], x)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "int8"])
+def test_quantised_and_sparse_by_the_converter_does_not_load_and_ours_does(kind):
+    theirs, dense, x = by_tensorflow(256, 0.8, kind=kind)
+    with pytest.raises(RuntimeError, match="failed to delegate FULLY_CONNECTED"):
+        converted.predict(theirs, x)
+    ours, _ = flatbuffer.encode(dense)
+    assert error(converted.predict(dense, x), converted.predict(ours, x)) < 1e-6
+
+
+def test_quantised_blocks_by_the_converter_give_garbage_and_ours_do_not():
+    theirs, dense, x = by_tensorflow(256, 0.9, block=16, kind="dynamic")
+    expected = converted.predict(dense, x)
+    assert error(expected, converted.predict(theirs, x)) > 0.5
+    ours, _ = flatbuffer.encode(dense)
+    assert error(expected, converted.predict(ours, x)) < 1e-6
+
+
+def test_transposed_convolutions_of_halves_stay_dense_as_unpacked_they_give_nan():
+    content = converted.pruned("transposed", 0.9, "float16")
+    encoded, (record,) = flatbuffer.encode(content)
+    assert (encoded, record.encoding) == (content, "dense")
+    assert "do not reach TRANSPOSE_CONV" in record.reason
+    settings = converted.settings("float16", (4, 4, 16))
+    settings["optimizations"].append(converted.SPARSITY)
+    model = converted.of("transposed")
+    kernel, bias = model.get_weights()
+    model.set_weights([kernel * (np.abs(kernel) > np.quantile(abs(kernel), 0.9)), bias])
+    theirs = converted.convert(model, **settings)
+    found = converted.predict(theirs, converted.inputs((4, 4, 16), 1))
+    assert np.isnan(found).any()
+
+
+@pytest.mark.parametrize("name", ["conv 3x3", "depthwise"])
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_an_operator_that_the_delegate_leaves_gets_its_weights(name, kind):
+    def fuse_tanh(model):
+        model.subgraphs[0].operators[-1].builtinOptions.fusedActivationFunction = 4
+
+    content = converted.changed(converted.pruned(name, 0.9, kind), fuse_tanh)
+    encoded, (record,) = flatbuffer.encode(content)
+    assert record.encoding == {"float32": "densify", "float16": "dense"}[kind]
+    assert_same_outputs(content, encoded, converted.MODELS[name][0])
+
+
+RUN = """
+import sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"],
+                       np.ones((1, 255), "float32"))
+interpreter.invoke()
+print("finished")
+"""
+
+
+@pytest.mark.parametrize(("version", "finishes"), [(8, True), (1, False)])
+def test_an_operator_of_version_1_ends_the_process(version, finishes, tmp_path):
+    def set_version(model):
+        for code in model.operatorCodes:
+            code.version = version
+
+    encoded, _ = flatbuffer.encode(converted.pruned("dense 255", 0.98))
+    (tmp_path / "m.tflite").write_bytes(converted.changed(encoded, set_version))
+    command = [sys.executable, "-c", RUN, str(tmp_path / "m.tflite")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert ("finished" in done.stdout, done.returncode == 0) == (finishes, finishes)
+
+
+# Graphs that are not a plain chain.
+
+
+def model_of(call, shape):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, call(inputs))
+
+
+def with_zeros(model, fraction=0.9):
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        kept = rng.random(variable.shape) >= fraction
+        variable.assign(rng.normal(size=variable.shape) * kept)
+    return converted.convert(model)
+
+
+def test_one_densify_serves_all_that_read_a_tensor():
+    filters = keras.layers.Conv2D(16, 3, padding="same")
+    matrix = keras.layers.Dense(16)
+    content = with_zeros(
+        model_of(
+            lambda x: matrix(keras.ops.relu(matrix(filters(filters(x))))), (6, 6, 16)
+        )
+    )
+    encoded, records = flatbuffer.encode(content)
+    assert encodings(records) == ["csr", "densify"]
+    names = [name for name, _ in converted.codes(encoded)]
+    assert names.count("DENSIFY") == 1
+    assert names.index("DENSIFY") < names.index("CONV_2D")
+    assert_same_outputs(content, encoded, (6, 6, 16))
+
+
+def test_attention_and_recurrence_run():
+    def call(x):
+        x = keras.layers.MultiHeadAttention(2, 16)(x, x)
+        x = keras.layers.LSTM(24, unroll=True)(keras.layers.LayerNormalization()(x))
+        return keras.layers.Dense(32, "softmax")(x)
+
+    content = with_zeros(model_of(call, (4, 16)))
+    encoded, records = flatbuffer.encode(content)
+    assert len(encoded) < len(content)
+    assert encodings(records).count("csr") >= 5
+    assert_same_outputs(content, encoded, (4, 16))
+
+
+def first_weight(model):
+    """The position of the first tensor with a sizeable constant."""
+    sizes = [
+        0 if model.buffers[t.buffer].data is None else model.buffers[t.buffer].data.size
+        for t in model.subgraphs[0].tensors
+    ]
+    return int(np.argmax(sizes))
+
+
+def make_an_output(model):
+    graph = model.subgraphs[0]
+    graph.outputs = np.append(graph.outputs, np.int32(first_weight(model)))
+
+
+def share_the_bytes(model):
+    tensors = model.subgraphs[0].tensors
+    tensors.append(container.schema().TensorT(**vars(tensors[first_weight(model)])))
+
+
+def add_a_graph(model):
+    model.subgraphs.append(model.subgraphs[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (make_an_output, "it is an output of the model"),
+        (share_the_bytes, "its bytes are those of another tensor too"),
+        (add_a_graph, "its bytes are those of another tensor too"),
+    ],
+)
+def test_what_others_need_dense_stays_dense(change, reason):
+    content = converted.changed(converted.pruned("conv 3x3", 0.9), change)
+    encoded, records = flatbuffer.encode(content)
+    assert encoded == content
+    assert records[0].reason == reason
+    assert {r.encoding for r in records} == {"dense"}
+
+
+def test_graphs_after_the_first_are_left_alone():
+    def separate(model):
+        tensor = model.subgraphs[1].tensors[first_weight(model)]
+        model.buffers.append(model.buffers[tensor.buffer])
+        tensor.buffer = len(model.buffers) - 1
+
+    content = converted.changed(converted.pruned("conv 3x3", 0.9), add_a_graph)
+    content = converted.changed(content, separate)
+    encoded, records = flatbuffer.encode(content)
+    assert [r.encoding for r in records] == ["densify", "dense"]
+    assert records[1].reason == "only the first graph of a file is encoded"
+    assert_same_outputs(content, encoded, (6, 6, 16))
+
+
+def test_operators_named_by_position_are_not_moved():
+    content = converted.pruned("mixed", 0.9)
+    entries = {"model_control_dependencies": b"unread"}
+    content = container.set_metadata(content, entries)
+    encoded, records = flatbuffer.encode(content)
+    assert {r.operator: r.encoding for r in records} == {
+        "CONV_2D": "dense",
+        "DEPTHWISE_CONV_2D": "dense",
+        "FULLY_CONNECTED": "csr",
+    }
+    before, after = converted.codes(content), converted.codes(encoded)
+    assert [name for name, _ in before] == [name for name, _ in after]
+
+
+# The file as a whole.
+
+
+def test_all_else_in_the_file_is_kept():
+    content = converted.pruned("mixed", 0.9)
+    encoded, _ = flatbuffer.encode(content)
+    before, after = container.read(content), container.read(encoded)
+    assert after.description == before.description
+    assert container.metadata(encoded) == container.metadata(content) != {}
+    (old,), (new,) = before.signatureDefs, after.signatureDefs
+    assert new.signatureKey == old.signatureKey
+    assert [(i.name, i.tensorIndex) for i in new.inputs + new.outputs] == [
+        (i.name, i.tensorIndex) for i in old.inputs + old.outputs
+    ]
+    assert [
+        t.name for t in after.subgraphs[0].tensors[: len(before.subgraphs[0].tensors)]
+    ] == [t.name for t in before.subgraphs[0].tensors]
+    kept = [code for code in converted.codes(encoded) if code[1] != 8]
+    assert set(kept) - {("DENSIFY", 1)} <= set(converted.codes(content))
+
+
+def test_a_signature_still_runs():
+    from ai_edge_litert.interpreter import Interpreter
+
+    encoded, _ = flatbuffer.encode(converted.pruned("mixed", 0.9))
+    runner = Interpreter(model_content=encoded).get_signature_runner()
+    (name,) = runner.get_input_details()
+    assert list(runner(**{name: converted.inputs((6, 6, 16), 1)}).values())[0].any()
+
+
+def test_constants_begin_at_multiples_of_sixteen():
+    encoded, _ = flatbuffer.encode(converted.pruned("mixed", 0.9))
+    start = np.frombuffer(encoded, np.uint8).ctypes.data
+    data = [buffer.data for buffer in container.read(encoded).buffers]
+    offsets = [d.ctypes.data - start for d in data if d is not None and d.size]
+    assert [offset % 16 for offset in offsets] == [0] * len(offsets)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_the_same_bytes_give_the_same_bytes(kind):
+    content = converted.pruned("mixed", 0.9, kind)
+    assert flatbuffer.encode(content) == flatbuffer.encode(bytearray(content))
+
+
+def test_nothing_to_encode_gives_the_bytes_back():
+    content = converted.dense("dense 16")
+    assert flatbuffer.encode(content)[0] == content
+
+
+def test_an_encoded_file_is_not_encoded_again():
+    encoded, _ = flatbuffer.encode(converted.pruned("dense 16", 0.9))
+    with pytest.raises(ValueError, match="Give the dense file"):
+        flatbuffer.encode(encoded)

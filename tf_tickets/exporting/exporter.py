@@ -1,0 +1,167 @@
+"""One function that writes a model in any format, checks it, and reports."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import keras
+
+from tf_tickets.exporting import (
+    checking,
+    elsewhere,
+    interface,
+    onnx_file,
+    performing,
+    subject,
+)
+from tf_tickets.exporting.performing import Order
+from tf_tickets.exporting.reports import ExportReport
+from tf_tickets.tickets import Ticket
+from tf_tickets.version import versions
+
+PRECISIONS = tuple(checking.TOLERANCES)
+_BY_TENSORFLOW = ("saved_model", "tflite")
+_ROWS = max(checking.BATCHES)
+
+
+def export(
+    exported: keras.Model | Ticket,
+    path: os.PathLike | str,
+    format: str = "saved_model",
+    *,
+    model: keras.Model | None = None,
+    data: Any = None,
+    precision: str = "float32",
+    trainable: bool = False,
+    verify: bool = True,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> ExportReport:
+    """Writes a model so that its zeros take no room, and checks what was written.
+
+    The artefact is loaded in a fresh interpreter and run at batch 1 and 32; only if it
+    gives what the model gives it is moved to `path`. Otherwise nothing is left behind,
+    and the error says why.
+
+    Args:
+        exported: A plain model, a wrapped one, or a ticket with its `model`.
+        path: Where to: a folder for "saved_model", otherwise a file whose suffix tells
+            the format.
+        format: "saved_model" (TensorFlow, loads without this library), "tflite",
+            "keras" or "onnx".
+        model: With a ticket, the model that was trained from it.
+        data: Inputs to compare on, an array or a nest of them; random ones by default.
+            "int8" learns its ranges from them.
+        precision: Of TFLite files: "float32", "float16", "dynamic" (weights of 8
+            bits) or "int8" (activations too).
+        trainable: Whether the artefact is to be trained on with its zeros kept: a
+            SavedModel whose variables are the kept weights, or a `.keras` file of the
+            wrapped model.
+        verify: Whether to run it. Without it there are no errors and times either.
+        tolerance: The largest error relative to the largest output; by default 1e-4,
+            for "float16" 1e-2, "dynamic" 0.1, "int8" 0.25.
+        overwrite: Whether `path` may be there already.
+        seed: Seed of random inputs.
+
+    Returns:
+        An `ExportReport`: sizes, encodings, errors and times.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(30)])
+    >>> report = export(model, tmp_path / "model.keras", "keras", verify=False)
+    >>> report.format, (tmp_path / "model.keras").exists()
+    ('keras', True)
+    """
+    path = pathlib.Path(path)
+    _check(path, format, overwrite)
+    _check_ways(format, precision, trainable, data)
+    found = subject.of(exported, model)
+    takes = interface.of_model(found.plain, data)
+    given = takes.examples(_ROWS, seed) if data is None else takes.named(data)
+    allowed = checking.TOLERANCES[precision] if tolerance is None else tolerance
+    expected = _expected(found.given, takes, given)
+    how = format, precision, trainable, verify, allowed
+    return _perform(Order(found, takes, given, expected, *how), path)
+
+
+def _check(path, format, overwrite):
+    if format not in performing.SUFFIXES:
+        raise ValueError(
+            f"`format` must be one of {sorted(performing.SUFFIXES)}. Received: "
+            f"{format!r}"
+        )
+    suffix = performing.SUFFIXES[format]
+    if suffix and path.suffix != suffix:
+        raise ValueError(
+            f"The path of a {format} file must end in {suffix!r}. Received: {path}"
+        )
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} is there already. Choose another path, or give overwrite=True."
+        )
+    if format == "onnx":
+        onnx_file.check_installed()
+
+
+def _check_ways(format, precision, trainable, data):
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
+        )
+    if precision != "float32" and format != "tflite":
+        raise ValueError(
+            "`precision` is that of TFLite files; other formats keep the model's own. "
+            f"Received: format={format!r}, precision={precision!r}"
+        )
+    if trainable and format not in ("saved_model", "keras"):
+        raise ValueError(
+            "Only 'saved_model' and 'keras' can be trained on. Received: "
+            f"format={format!r}, trainable=True"
+        )
+    if precision == "int8" and data is None:
+        raise ValueError(
+            "precision='int8' learns the ranges of activations from examples. Give "
+            "some hundred of them: export(..., data=x)."
+        )
+
+
+def _expected(model, takes, inputs):
+    rows = {name: array[:_ROWS] for name, array in inputs.items()}
+    found = interface.named_outputs(model(takes.nested(rows), training=False))
+    return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+
+
+def _perform(order, path):
+    """In a folder beside the path, from where what is right is moved there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
+    perform = elsewhere.perform if by_other else performing.perform
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+        folder = pathlib.Path(name)
+        report = perform(order, folder)
+        _move(pathlib.Path(report.path), path, folder)
+    origin = {**report.provenance, "versions": versions()}
+    return dataclasses.replace(report, path=os.fspath(path), provenance=origin)
+
+
+def _move(written, path, folder):
+    """Into its place; what was there goes with the folder."""
+    aside = folder / "before"
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+    try:
+        os.rename(written, path)
+    except OSError:
+        if aside.exists():
+            shutil.move(aside, path)
+        raise
+
+
+def _on_tensorflow():
+    return keras.config.backend() == "tensorflow"

@@ -1,0 +1,224 @@
+"""Writes a subject into a folder, measures and checks it."""
+
+import dataclasses
+import gzip
+import io
+import os
+import pathlib
+import tarfile
+from typing import Any
+
+import numpy as np
+
+from tf_tickets import wrapping
+from tf_tickets.exporting import (
+    checking,
+    keras_file,
+    onnx_file,
+    packing,
+    saved_model,
+    speed,
+    tflite,
+    trainable,
+)
+from tf_tickets.exporting.interface import Interface
+from tf_tickets.exporting.reports import ExportReport, Stored
+from tf_tickets.exporting.subject import Subject
+
+SUFFIXES = {"saved_model": "", "tflite": ".tflite", "keras": ".keras", "onnx": ".onnx"}
+_BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What is to be written.
+
+    Args:
+        subject: The model.
+        takes: Its inputs.
+        inputs: Dict from an input to examples.
+        expected: What the model gives for the first of them.
+        format: As in `export`, and so are the others.
+        precision: Of TFLite files.
+        trainable: Whether it is to be trained on.
+        verify: Whether to run it.
+        tolerance: The largest relative error.
+    """
+
+    subject: Subject
+    takes: Interface
+    inputs: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+    format: str
+    precision: str
+    trainable: bool
+    verify: bool
+    tolerance: float
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The examples that `expected` belongs to."""
+        count = len(next(iter(self.expected.values())))
+        return {name: array[:count] for name, array in self.inputs.items()}
+
+
+def perform(order: Order, folder: pathlib.Path) -> ExportReport:
+    """Writes `sparse` and, to compare with, `dense` into a folder; gives the report.
+
+    Args:
+        order: What is to be written.
+        folder: An empty folder.
+    """
+    suffix = SUFFIXES[order.format]
+    artefacts = {kind: folder / f"{kind}{suffix}" for kind in ("sparse", "dense")}
+    tensors = _WRITERS[order.format](order, artefacts)
+    artefacts = {kind: path for kind, path in artefacts.items() if path.exists()}
+    checked = _check(order, artefacts) if order.verify else checking.Check({}, {})
+    about = order.format, order.precision
+    return ExportReport(
+        os.fspath(artefacts["sparse"]),
+        *about,
+        order.subject.sparsity,
+        {**_sizes(artefacts), "bound": _bound(order)},
+        tensors,
+        checked.errors,
+        checked.ratios,
+        _remarks(order, checked.ratios),
+        order.subject.provenance,
+    )
+
+
+def _remarks(order, ratios):
+    if order.trainable:
+        return [_TO_TRAIN] if order.format == "saved_model" else []
+    about = order.format, order.precision
+    return speed.remarks(order.subject.plain, *about, ratios)
+
+
+_TO_TRAIN = (
+    "Kernels are put together from the kept weights in every call: that is for "
+    "training. To serve, export without trainable=True."
+)
+
+
+def _check(order, artefacts):
+    return checking.check(
+        artefacts,
+        order.takes,
+        order.rows,
+        order.expected,
+        format=order.format,
+        tolerance=order.tolerance,
+        trainable=order.trainable,
+    )
+
+
+# Each writer gives how every tensor is stored.
+
+
+def _saved_model(order, artefacts):
+    found, takes = order.subject, order.takes
+    saved_model.write(found.plain, takes, artefacts["dense"], sparse=False)
+    if order.trainable:
+        to = artefacts["sparse"]
+        ways = trainable.write(found.plain, takes, to, found.masks)
+    else:
+        ways = saved_model.write(found.plain, takes, artefacts["sparse"])
+    return _stored(found, ways)
+
+
+def _tflite(order, artefacts):
+    found = order.subject
+    given = found.plain, order.takes, artefacts["dense"], order.precision
+    tflite.write(*given, order.inputs)
+    rows = tflite.encode(artefacts["dense"], artefacts["sparse"], found.provenance)
+    return [
+        Stored(row.tensor, tuple(row.shape), row.sparsity, row.encoding, row.reason)
+        for row in rows
+    ]
+
+
+def _keras(order, artefacts):
+    found = order.subject
+    model = found.given if order.trainable else found.plain
+    keras_file.write(model, artefacts["sparse"])
+    keras_file.write(model, artefacts["dense"], compress=False)
+    return _stored(found, ["deflated"] * len(found.plain.variables))
+
+
+def _onnx(order, artefacts):
+    onnx_file.write(order.subject.plain, artefacts["sparse"])
+    return _stored(order.subject, ["dense"] * len(order.subject.plain.variables))
+
+
+_WRITERS = {
+    "saved_model": _saved_model,
+    "tflite": _tflite,
+    "keras": _keras,
+    "onnx": _onnx,
+}
+_REASONS = {
+    "packed": "gaps and values take less room; decoded once, at load",
+    "kept weights": "only these are variables, so that zeros stay zeros",
+    "deflated": "as its zip allows; Keras loads it as it is",
+}
+
+
+def _stored(found, ways):
+    rows = zip(wrapping.plain_paths(found.plain), found.arrays(), ways, strict=True)
+    return [_row(path, array, way) for path, array, way in rows]
+
+
+def _row(path, array, way):
+    sparsity = 1 - np.count_nonzero(array) / array.size if array.size else 0.0
+    reason = _REASONS.get(way) or _why_dense(array, sparsity)
+    return Stored(path, tuple(array.shape), float(sparsity), way, reason)
+
+
+def _why_dense(array, sparsity):
+    if array.ndim < 2:
+        return "no kernel"
+    if sparsity == 0:
+        return "it has no zeros"
+    return "packed, it would take no less than nine tenths"
+
+
+# Sizes.
+
+
+def _sizes(artefacts):
+    found = {}
+    for kind, path in artefacts.items():
+        found[kind], found[f"{kind}_gzipped"] = sizes(path)
+    return found
+
+
+def sizes(path: pathlib.Path) -> tuple[int, int]:
+    """Bytes of a file or a folder, raw and gzipped (a folder as a tar).
+
+    Example:
+
+    >>> (tmp_path / "a").write_bytes(bytes(1000))
+    1000
+    >>> raw, gzipped = sizes(tmp_path / "a")
+    >>> raw, gzipped < 100
+    (1000, True)
+    """
+    if path.is_file():
+        content = path.read_bytes()
+        return len(content), len(gzip.compress(content, 9, mtime=0))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(path, arcname=path.name)
+    raw = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return raw, len(gzip.compress(packed.getvalue(), 9, mtime=0))
+
+
+def _bound(order):
+    arrays = order.subject.arrays()
+    kernels = [a for a in arrays if a.ndim > 1 and a.dtype.kind == "f"]
+    rest: Any = [a for a in arrays if a.ndim < 2 or a.dtype.kind != "f"]
+    bits = min(
+        _BITS[order.precision], 8 * max((k.itemsize for k in kernels), default=4)
+    )
+    return packing.bound(kernels, bits) + sum(a.nbytes for a in rest)

@@ -1,0 +1,177 @@
+"""TensorFlow SavedModels whose sparse kernels are stored as gaps and values.
+
+They are decoded once, when the model is loaded, by TensorFlow's own operations: whoever
+loads one needs TensorFlow and nothing else.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets.exporting import interface, packing
+from tf_tickets.exporting.interface import Interface
+
+# A graph holds 2 GB at most. What is packed beyond this goes to the variables' files.
+GRAPH_LIMIT = 1_000_000_000
+# Packing costs a few nodes, and time when it is loaded.
+_WORTH = 0.9
+
+
+def write(
+    model: keras.Model,
+    takes: Interface,
+    directory: os.PathLike | str,
+    sparse: bool = True,
+) -> list[str]:
+    """Writes a model for inference, with the signature "serving_default".
+
+    Args:
+        model: A plain model, on TensorFlow.
+        takes: Its inputs.
+        directory: Where to.
+        sparse: Whether to pack what has zeros; without it every tensor is an ordinary
+            variable, stored once.
+
+    Returns:
+        How each of the model's variables is stored, "packed" or "dense".
+    """
+    import tensorflow as tf
+
+    arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
+    packed = _packed(arrays) if sparse else [None] * len(arrays)
+    module = tf.Module()
+    module.held, module.beside = _held(tf, arrays, packed)
+    call = _call(model, takes, [_reader(found) for found in module.held])
+
+    @tf.function
+    def serve(**named):
+        return interface.named_outputs(call(named))
+
+    module.serve = serve
+    concrete = serve.get_concrete_function(**specs(takes))
+    signatures: Any = {"serving_default": concrete}
+    tf.saved_model.save(module, os.fspath(directory), signatures)
+    return ["dense" if found is None else "packed" for found in packed]
+
+
+def specs(takes: Interface) -> dict:
+    """Dict from an input to its TensorSpec, of any number of examples."""
+    import tensorflow as tf
+
+    return {
+        one.name: tf.TensorSpec((None, *one.shape), one.dtype, name=one.name)
+        for one in takes.inputs
+    }
+
+
+def _packed(arrays):
+    """For each array what it is packed to, or None."""
+    found = [
+        packing.pack(a) if a.ndim > 1 and a.dtype.kind == "f" else None for a in arrays
+    ]
+    return [
+        one if one is not None and one.size < _WORTH * array.nbytes else None
+        for one, array in zip(found, arrays, strict=True)
+    ]
+
+
+def _held(tf, arrays, packed):
+    """What holds each variable's value; and bytes that the graph has no room for."""
+    in_graph = sum(one.size for one in packed if one is not None) <= GRAPH_LIMIT
+    unpackers: dict = {}
+    held, beside = [], []
+    for array, one in zip(arrays, packed, strict=True):
+        if one is None:
+            held.append(tf.Variable(array, trainable=False))
+            continue
+        content = [one.gaps, one.values]
+        if not in_graph:
+            content = [tf.Variable(b, trainable=False) for b in content]
+            beside += content
+        name = array.dtype.name
+        unpackers[name] = unpackers.get(name) or _unpacker(tf, array.dtype)
+        make = functools.partial(unpackers[name], *content, list(array.shape))
+        held.append(made_at_load(tf, array, make))
+    return held, beside
+
+
+def _reader(found):
+    return found.read_value if hasattr(found, "read_value") else found.read
+
+
+def _call(model, takes, values):
+    """A function from named inputs to what the model gives in inference."""
+    place = {id(variable): i for i, variable in enumerate(model.variables)}
+
+    def read(variables):
+        return [values[place[id(v)]]() for v in variables]
+
+    def call(named):
+        trained = read(model.trainable_variables)
+        rest = read(model.non_trainable_variables)
+        given = takes.nested(named)
+        told = interface.told(model, training=False)
+        return model.stateless_call(trained, rest, given, **told)[0]
+
+    return call
+
+
+def _unpacker(tf, dtype):
+    """One function for all kernels of a type, so that its nodes are stored once."""
+    text, lengths = tf.TensorSpec((), tf.string), tf.TensorSpec((None,), tf.int64)
+
+    @tf.function(input_signature=[text, text, lengths])
+    def unpack(gaps, values, shape):
+        places = places_of(tf, gaps)
+        planes = tf.io.decode_raw(tf.io.decode_compressed(values, "ZLIB"), tf.uint8)
+        planes = tf.reshape(planes, (dtype.itemsize, -1))
+        kept = tf.bitcast(tf.transpose(planes), dtype)
+        flat = tf.scatter_nd(places[:, None], kept, tf.reduce_prod(shape)[None])
+        return tf.reshape(flat, shape)
+
+    return unpack
+
+
+def places_of(tf: Any, gaps: Any) -> Any:
+    """The places that compressed gaps tell of.
+
+    Args:
+        tf: TensorFlow.
+        gaps: A text tensor.
+    """
+    gaps = tf.io.decode_raw(tf.io.decode_compressed(gaps, "ZLIB"), tf.uint8)
+    return tf.boolean_mask(tf.cumsum(tf.cast(gaps, tf.int64)), gaps != packing.SKIP)
+
+
+def made_at_load(tf: Any, array: np.ndarray, make: Callable[[], Any]) -> Any:
+    """A variable with `read()`, which `make` makes when the model is loaded.
+
+    Args:
+        tf: TensorFlow.
+        array: What it will hold.
+        make: Function that gives the value, by operations of TensorFlow.
+    """
+    # Equal kernels share a variable, others never do: models meet in one process. It
+    # stays until the process ends, for nobody can tell whether it is still shared.
+    name = "packed_" + hashlib.sha256(array.tobytes()).hexdigest()
+    given = {"dtype": array.dtype, "shape": array.shape, "shared_name": name}
+
+    class Packed(tf.saved_model.experimental.TrackableResource):
+        def _create_resource(self):
+            return tf.raw_ops.VarHandleOp(**given)
+
+        def _initialize(self):
+            value = tf.ensure_shape(make(), array.shape)
+            tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
+
+        def read(self):
+            return tf.raw_ops.ReadVariableOp(
+                resource=self.resource_handle, dtype=array.dtype
+            )
+
+    return Packed()
