@@ -10,11 +10,18 @@ from tf_tickets import cli
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
 
+# The searches themselves are tested on both backends.
+ON_TENSORFLOW = keras.config.backend() == "tensorflow"
+on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="tried on TensorFlow")
+on_jax = pytest.mark.skipif(ON_TENSORFLOW, reason="tried on JAX")
+
+
 @pytest.fixture
 def no_fit(monkeypatch):
     return lambda: monkeypatch.setattr(keras.Model, "fit", None)
 
 
+@on_tensorflow
 def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     tmp_path, capsys, no_fit
 ):
@@ -34,6 +41,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     assert capsys.readouterr().out == printed
 
 
+@on_jax
 # One epoch is too short for a stage one that stops early.
 @pytest.mark.filterwarnings("ignore:.*was never without improvement:UserWarning")
 def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
@@ -52,6 +60,7 @@ def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, caps
         assert sparsity[method, 2] == pytest.approx(0.36, abs=0.01)
 
 
+@on_jax
 def test_methods_that_come_to_one_sparsity_have_a_search_for_each(tmp_path, capsys):
     out = tmp_path / "frontier"
     methods = ["kdlts", "snip", "grasp", "synflow"]

@@ -1,5 +1,7 @@
 """Continuous Sparsification against its algorithm."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -357,8 +359,9 @@ def find(name, directory, callbacks=()):
     return search
 
 
-@pytest.mark.parametrize("epoch", [0, 3, 4])
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    "name, epoch", tiny.in_turns(itertools.product(SEARCHES, [0, 3, 4]))
+)
 def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, epoch):
     whole = find(name, tmp_path / "whole")
     if epoch >= whole.epochs:

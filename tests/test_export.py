@@ -1,8 +1,13 @@
 """What is exported gives what the model gives, elsewhere, and is small."""
 
 import json
+import pathlib
+import runpy
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
@@ -12,9 +17,10 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets import cli, wrapping
-from tf_tickets.exporting import checking, container, exporter, packing
+from tf_tickets.exporting import checking, container, exporter, packing, running
 from tf_tickets.exporting.checking import ExportError
 
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 ON_TENSORFLOW = keras.config.backend() == "tensorflow"
 by_tensorflow = pytest.mark.skipif(
     not ON_TENSORFLOW, reason="written by TensorFlow; see the test of the other way"
@@ -67,6 +73,66 @@ def test_a_wrapped_model_is_written_and_stays_as_it_is(tmp_path):
     again = tt.ExportReport.from_json((tmp_path / "report.json").read_text())
     assert again == report
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report.json"]
+
+
+def drawn(seed):
+    """A small network of random layers with random zeros, single ones or blocks."""
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    x = image = keras.Input((8, 8, 4), name="image")
+    for _ in range(3):
+        x = rng.choice(LAYERS)(x)
+        x = rng.choice([kl.BatchNormalization, kl.ReLU])()(x)
+    if rng.random() < 0.5:
+        x = kl.Add()([x, kl.Conv2D(x.shape[-1], 1)(x)])
+    x = kl.Flatten()(x)
+    outputs = [kl.Dense(int(n), "tanh")(x) for n in rng.integers(3, 90, 2)]
+    model = tt.wrap(keras.Model(image, outputs), verbose=False)
+    sparsity = rng.choice([0.0, 0.4, 0.9, 0.97, 0.99])
+    masks = wrapping.masks(model).items()
+    wrapping.set_masks(model, {p: zeros(rng, m.shape, sparsity) for p, m in masks})
+    return model
+
+
+LAYERS = [
+    lambda x: kl.Conv2D(9, 3, padding="same", strides=2)(x),
+    lambda x: kl.Conv2D(16, 1, groups=1, activation="relu")(x),
+    lambda x: kl.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x),
+    lambda x: kl.SeparableConv2D(12, 3, padding="same")(x),
+    lambda x: kl.Conv2DTranspose(6, 2, strides=2)(x),
+    lambda x: kl.Dense(10, activation="relu")(x),
+]
+
+
+def zeros(rng, shape, sparsity):
+    if rng.random() < 0.5 or shape[0] % 4:
+        return rng.random(shape) >= sparsity
+    return np.repeat(rng.random((shape[0] // 4, *shape[1:])) >= sparsity, 4, axis=0)
+
+
+@by_tensorflow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("format", ["saved_model", "tflite", "keras"])
+def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
+    """As `checking` runs them, in this process."""
+    if format == "tflite":
+        pytest.importorskip("ai_edge_litert")
+    model = drawn(seed)
+    x = np.random.default_rng(seed).normal(size=(5, 8, 8, 4)).astype("float32")
+    suffix = {"saved_model": "", "tflite": ".tflite", "keras": ".keras"}[format]
+    path = tmp_path / f"a{suffix}"
+    tt.export(model, path, format, verify=False)
+    job = {"trainable": False, "nest": "image"}
+    call = running.LOADERS[format](str(path), job)
+    for batch in (1, 5):
+        found = call({"image": x[:batch]})
+        found = [found[name] for name in sorted(found)]
+        expected = [np.asarray(y) for y in model(x[:batch], training=False)]
+        if format == "tflite":
+            found.sort(key=lambda array: array.shape)
+            expected.sort(key=lambda array: array.shape)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-5 * abs(other).max())
 
 
 LOADED = """
@@ -210,6 +276,34 @@ def test_a_tflite_file_of_every_precision(tmp_path, precision):
 
 
 @by_tensorflow
+def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
+    """As they are, without a word, where a Keras model is given as their owner."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    import tensorflow as tf
+
+    model = wrapping.stripped_copy(wrapped())
+    serve = tf.function(lambda image: model(image, training=False))
+    concrete = serve.get_concrete_function(tf.TensorSpec((None, 8, 8, 3), name="image"))
+    convert = tf.lite.TFLiteConverter.from_concrete_functions
+    lost = convert([concrete], model).convert()
+    tt.export(model, tmp_path / "a.tflite", "tflite", verify=False)
+    whole = (tmp_path / "a.tflite").read_bytes()
+    assert len(lost) < 10_000 < len(whole)
+    found = []
+    for content in (lost, whole):
+        interpreter = litert.Interpreter(model_content=content)
+        index = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(index, X.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(index, X)
+        interpreter.invoke()
+        index = interpreter.get_output_details()[0]["index"]
+        found.append(interpreter.get_tensor(index))
+    assert not np.allclose(found[0], answers(model), atol=1e-2)
+    np.testing.assert_allclose(found[1], answers(model), atol=1e-4)
+
+
+@by_tensorflow
 def test_a_ticket_is_exported_with_the_model_trained_from_it(tmp_path):
     pytest.importorskip("ai_edge_litert")
     search = tiny.imp(rounds=1, rate=0.9)
@@ -307,6 +401,40 @@ def test_other_backends_have_it_written_by_tensorflow(tmp_path, format):
     report = tt.export(wrapped(), path, format, data=X)
     assert path.exists() and max(report.errors.values()) < 1e-5
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@by_tensorflow
+def test_the_example_exports_and_what_it_wrote_is_served(tmp_path, monkeypatch):
+    """By the path that the example shows, as a client asks for it."""
+    pytest.importorskip("ai_edge_litert")
+    folder, load = tmp_path / "exported", tt.datasets.load
+    monkeypatch.setattr(tt.datasets, "load", lambda name: load(name).take(64))
+    monkeypatch.setattr(sys, "argv", ["export_a_ticket.py", str(folder)])
+    found = runpy.run_path(str(EXAMPLES / "export_a_ticket.py"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["lenet.keras", "lenet.tflite", "serve", "train"]
+        + [f"{name}.json" for name in ("lenet.keras", "lenet.tflite", "serve", "train")]
+    )
+    images = found["images"]
+    expected = found["trainer"].model(images, training=False)
+    expected = keras.ops.convert_to_numpy(expected)
+    script = runpy.run_path(str(EXAMPLES / "serve_a_model.py"))
+    with script["server"](str(folder / "serve"), 0) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        base = f"http://localhost:{serving.server_port}/v1/models"
+        answer = asked(f"{base}/model:predict", {"instances": images.tolist()})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            asked(f"{base}/model:predict", {"instances": [[1.0]]})
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            asked(f"{base}/other:predict", {"instances": []})
+        serving.shutdown()
+    np.testing.assert_allclose(answer["predictions"], expected, atol=1e-4)
+
+
+def asked(address, content):
+    body = json.dumps(content).encode()
+    with urllib.request.urlopen(address, body) as response:
+        return json.load(response)
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,15 @@ def killed(directory, write=0, moment=()):
 
 @pytest.mark.parametrize(
     "kill, epochs",
-    [
-        # In round 0, in round 2; in the write of round 1's ticket and of its state.
-        ({"moment": (1, 2)}, 8),
-        ({"moment": (5, 0)}, 4),
-        ({"write": 2}, 8),
-        ({"write": 6}, 6),
-    ],
+    tiny.in_turns(
+        [
+            # In round 0, in round 2; in the write of round 1's ticket and of its state.
+            ({"moment": (1, 2)}, 8),
+            ({"moment": (5, 0)}, 4),
+            ({"write": 2}, 8),
+            ({"write": 6}, 6),
+        ]
+    ),
 )
 def test_a_killed_search_goes_on_to_the_same_bytes(tmp_path, complete, kill, epochs):
     killed(tmp_path, **kill)

@@ -65,9 +65,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("given", CASES.values(), ids=CASES)
-def test_a_planted_ticket_is_found_as_brute_force_finds_it(given):
-    teacher = small()
+# The choice of the top ones takes TensorFlow long.
+ON_TENSORFLOW = keras.config.backend() == "tensorflow"
+
+
+@pytest.mark.parametrize("name", ["lagrangian"] if ON_TENSORFLOW else CASES)
+def test_a_planted_ticket_is_found_as_brute_force_finds_it(name):
+    given, teacher = CASES[name], small()
     losses = [FeatureDistillation(0, normalize=None)]
     losses.append(FeatureDistillation(normalize=None))
     search = tt.KDLTS(0.5, 1, losses, train_weights=False, monitor="loss", **given)

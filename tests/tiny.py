@@ -18,6 +18,11 @@ def data(size=64, seed=0):
     return x, np.argmax(x[:, :3] + 0.5 * x[:, 3:], axis=1)
 
 
+def in_turns(cases):
+    """Every other case, the others on the other backend: for what takes long."""
+    return list(cases)[keras.config.backend() != "tensorflow" :: 2]
+
+
 def splits():
     return data(64), data(32, seed=1), data(32, seed=2)
 

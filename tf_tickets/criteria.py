@@ -7,8 +7,11 @@ kernels at once: it is given the wrapped model and gives a dict by kernel path.
 Registering a criterion makes it available by name.
 """
 
+import functools
 import inspect
+import re
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +21,7 @@ Criterion = Callable[..., np.ndarray | dict[str, np.ndarray]]
 _CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")
 _INPUTS_OF_MODEL = ("model", "rng")
+_BLOCKS = re.compile(r"(\w+) in (\d+)x(\d+) blocks")
 
 
 def register(criterion: Criterion) -> Criterion:
@@ -47,13 +51,70 @@ def get(identifier: str | Criterion) -> Criterion:
     if callable(identifier):
         _check_arguments(identifier)
         return identifier
+    blocks = _BLOCKS.fullmatch(str(identifier))
+    if blocks and blocks[1] in _CRITERIA:
+        return in_blocks(blocks[1], int(blocks[2]), int(blocks[3]))
     if identifier not in _CRITERIA:
         raise ValueError(
             f"Unknown criterion. Received: {identifier!r}. Known: "
-            f"{sorted(_CRITERIA)}. Or pass a function of any of {_INPUTS}, or of "
+            f"{sorted(_CRITERIA)}, and those in blocks, such as 'magnitude in 4x1 "
+            f"blocks'. Or pass a function of any of {_INPUTS}, or of "
             f"{_INPUTS_OF_MODEL}."
         )
     return _CRITERIA[identifier]
+
+
+def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Criterion:
+    """A criterion by which neighbours stay or go together: a block has its mean score.
+
+    Blocks lie in the last two axes of a kernel, inputs and outputs. Those of 4x1 are
+    what TFLite files store and multiply fastest. The number that is kept is exact, so
+    that one block of a kernel may be kept in part. By name: "magnitude in 4x1 blocks".
+
+    Args:
+        criterion: What scores the weights.
+        rows: Inputs of a block.
+        columns: Outputs of a block.
+
+    Example:
+
+    >>> weight = np.array([[1.0], [3.0], [-6.0], [0.0]])
+    >>> in_blocks("magnitude", 2, 1)(weight).ravel().tolist()
+    [2.0, 2.0, 3.0, 3.0]
+    """
+    inner = get(criterion)
+    for count in (rows, columns):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(
+                "A block has 1 row and column or more. Received: "
+                f"rows={rows!r}, columns={columns!r}"
+            )
+
+    # With the signature of what it wraps, by which arguments are given.
+    @functools.wraps(inner)
+    def pooled(*args: Any, **kwargs: Any) -> Any:
+        found = inner(*args, **kwargs)
+        if isinstance(found, dict):
+            return {path: _pooled(a, rows, columns) for path, a in found.items()}
+        return _pooled(np.asarray(found), rows, columns)
+
+    pooled.__name__ = f"{name(inner)} in {rows}x{columns} blocks"
+    return pooled
+
+
+def _pooled(scores, rows, columns):
+    """The mean of its block for each; blocks at the edge may be smaller."""
+    if scores.ndim < 2:
+        return scores
+    found = np.asarray(scores, "float64")
+    for axis, length in ((-2, rows), (-1, columns)):
+        starts = np.arange(0, found.shape[axis], length)
+        sizes = np.diff(starts, append=found.shape[axis])
+        sums = np.add.reduceat(found, starts, axis)
+        shape = [1] * found.ndim
+        shape[axis] = -1
+        found = np.repeat(sums / sizes.reshape(shape), sizes, axis)
+    return found
 
 
 def serialize(criterion: Criterion) -> str:
@@ -65,6 +126,9 @@ def serialize(criterion: Criterion) -> str:
     'magnitude'
     """
     found = name(criterion)
+    blocks = _BLOCKS.fullmatch(found)
+    if blocks and _CRITERIA.get(blocks[1]) is getattr(criterion, "__wrapped__", None):
+        return found
     if _CRITERIA.get(found) is not criterion:
         raise ValueError(
             f"Criterion {found!r} is not registered, so a saved configuration "

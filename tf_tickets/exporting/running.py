@@ -81,7 +81,7 @@ def _onnx(path, job):
     return call
 
 
-_LOADERS = {
+LOADERS = {
     "saved_model": _saved_model,
     "tflite": _tflite,
     "keras": _keras,
@@ -120,7 +120,7 @@ def _run(job):
     """Outputs of all artefacts for all batches, and how their times compare."""
     with np.load(job["inputs"]) as kept:
         inputs = {name: kept[name] for name in job["names"]}
-    load = _LOADERS[job["format"]]
+    load = LOADERS[job["format"]]
     calls = {kind: load(path, job) for kind, path in job["artefacts"].items()}
     outputs: dict[str, np.ndarray] = {}
     ratios: dict[int, dict] = {}

@@ -7,6 +7,7 @@ loads one needs TensorFlow and nothing else.
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,8 @@ def write(
     arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
     packed = _packed(arrays) if sparse else [None] * len(arrays)
     module = tf.Module()
-    module.held, module.beside = _held(tf, arrays, packed)
+    names = [name(variable) for variable in model.variables]
+    module.held, module.beside = _held(tf, arrays, packed, names)
     call = _call(model, takes, [_reader(found) for found in module.held])
 
     @tf.function
@@ -80,22 +82,33 @@ def _packed(arrays):
     ]
 
 
-def _held(tf, arrays, packed):
+def name(variable: keras.Variable) -> str:
+    """What TensorFlow may call a variable.
+
+    Example:
+
+    >>> name(keras.layers.Dense(1, name="a b").add_weight(name="w"))
+    'a_b/w'
+    """
+    return re.sub(r"[^A-Za-z0-9_./>-]", "_", variable.path)
+
+
+def _held(tf, arrays, packed, names):
     """What holds each variable's value; and bytes that the graph has no room for."""
     in_graph = sum(one.size for one in packed if one is not None) <= GRAPH_LIMIT
     unpackers: dict = {}
     held, beside = [], []
-    for array, one in zip(arrays, packed, strict=True):
+    for array, one, named in zip(arrays, packed, names, strict=True):
         if one is None:
-            held.append(tf.Variable(array, trainable=False))
+            held.append(tf.Variable(array, trainable=False, name=named))
             continue
         content = [one.gaps, one.values]
         if not in_graph:
             content = [tf.Variable(b, trainable=False) for b in content]
             beside += content
-        name = array.dtype.name
-        unpackers[name] = unpackers.get(name) or _unpacker(tf, array.dtype)
-        make = functools.partial(unpackers[name], *content, list(array.shape))
+        kind = array.dtype.name
+        unpackers[kind] = unpackers.get(kind) or _unpacker(tf, array.dtype)
+        make = functools.partial(unpackers[kind], *content, list(array.shape))
         held.append(made_at_load(tf, array, make))
     return held, beside
 
@@ -158,8 +171,9 @@ def made_at_load(tf: Any, array: np.ndarray, make: Callable[[], Any]) -> Any:
     """
     # Equal kernels share a variable, others never do: models meet in one process. It
     # stays until the process ends, for nobody can tell whether it is still shared.
-    name = "packed_" + hashlib.sha256(array.tobytes()).hexdigest()
-    given = {"dtype": array.dtype, "shape": array.shape, "shared_name": name}
+    content = f"{array.dtype} {array.shape}".encode() + array.tobytes()
+    shared = "packed_" + hashlib.sha256(content).hexdigest()
+    given = {"dtype": array.dtype, "shape": array.shape, "shared_name": shared}
 
     class Packed(tf.saved_model.experimental.TrackableResource):
         def _create_resource(self):

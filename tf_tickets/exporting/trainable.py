@@ -76,7 +76,8 @@ class _Held:
             make = functools.partial(saved_model.places_of, tf, gaps)
             self.places = saved_model.made_at_load(tf, flat, make)
             array = array[np.asarray(mask, bool)]
-        self.variable = tf.Variable(array, trainable=variable.trainable)
+        given = {"trainable": variable.trainable, "name": saved_model.name(variable)}
+        self.variable = tf.Variable(array, **given)
 
     def value(self):
         """The whole tensor."""
