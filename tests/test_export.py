@@ -238,8 +238,12 @@ def test_a_saved_model_to_train_is_a_layer_of_keras(tmp_path):
 
 def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
     model = wrapped()
-    report = tt.export(model, tmp_path / "a.keras", "keras", data=X)
-    assert max(report.errors.values()) < 1e-6
+    # A fresh interpreter takes long: of the two Keras files one is run on each backend.
+    report = tt.export(
+        model, tmp_path / "a.keras", "keras", data=X, verify=not ON_TENSORFLOW
+    )
+    assert max(report.errors.values(), default=0.0) < 1e-6
+    assert bool(report.errors) != ON_TENSORFLOW
     assert report.sizes["sparse"] < 0.5 * report.sizes["dense"]
     plain = keras.saving.load_model(tmp_path / "a.keras")
     assert not wrapping.prunables(plain)
@@ -247,8 +251,10 @@ def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
 
 
 def test_a_keras_file_to_train_keeps_its_zeros(tmp_path):
-    report = tt.export(wrapped(), tmp_path / "a.keras", "keras", trainable=True, data=X)
-    assert max(report.errors.values()) < 1e-6
+    given = {"trainable": True, "data": X, "verify": ON_TENSORFLOW}
+    report = tt.export(wrapped(), tmp_path / "a.keras", "keras", **given)
+    assert max(report.errors.values(), default=0.0) < 1e-6
+    assert bool(report.errors) == ON_TENSORFLOW
     model = tiny.compiled(keras.saving.load_model(tmp_path / "a.keras"))
     masks = wrapping.masks(model)
     model.fit(X, np.arange(40) % 10, epochs=2, verbose=0)
@@ -398,8 +404,10 @@ def test_other_backends_have_it_written_by_tensorflow(tmp_path, format):
     pytest.importorskip("tensorflow")
     pytest.importorskip("ai_edge_litert")
     path = tmp_path / {"saved_model": "a", "tflite": "a.tflite"}[format]
-    report = tt.export(wrapped(), path, format, data=X)
-    assert path.exists() and max(report.errors.values()) < 1e-5
+    run = format == "saved_model"
+    report = tt.export(wrapped(), path, format, data=X, verify=run)
+    assert path.exists() and max(report.errors.values(), default=0.0) < 1e-5
+    assert bool(report.errors) == run
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
