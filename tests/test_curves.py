@@ -66,6 +66,23 @@ def test_the_ticks_of_a_long_search_are_thinned_out(monkeypatch, tmp_path):
     assert 5 <= len(axes.get_xticks()) <= 9
 
 
+@pytest.mark.parametrize("last, seen", [(0.11, False), (0.92, True)])
+def test_a_collapse_does_not_press_the_others_together(
+    monkeypatch, tmp_path, last, seen
+):
+    pytest.importorskip("matplotlib")
+    kept = {}
+    monkeypatch.setattr(curves, "_save", lambda figure, path: kept.update(f=figure))
+    lines = {"a": [(0.5, 0.98), (0.3, 0.97), (0.1, 0.97)]}
+    lines["b"] = [(0.5, 0.96), (0.3, 0.95), (0.1, last)]
+    curves.plot_frontier(lines, [], tmp_path / "a.png", dense=0.975)
+    [axes] = kept["f"].axes
+    low, high = axes.get_ylim()
+    assert low < 0.94 and 0.98 < high < 1.0 and (low < last) == seen
+    said = [text.get_text() for text in axes.texts]
+    assert said == ([] if seen else ["out of view: down to 0.11"])
+
+
 @pytest.mark.parametrize("results", [[], [{"sparsity": 1.0, "ticket": 0.1}]])
 def test_a_picture_of_nothing_is_refused(results, tmp_path):
     with pytest.raises(ValueError, match="no round with weights left.*Received"):

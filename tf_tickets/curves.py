@@ -5,6 +5,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from tf_tickets import files
 
 _LINES = (
@@ -62,6 +64,7 @@ def plot_frontier(
 
     Args:
         lines: Dict from a label to pairs of weights kept, 0 to 1, and the metric.
+            Values far below the others' leave the picture, which says so.
         optimal: The pairs of which none other is sparser and no worse.
         path: Where to write; the file appears whole or not at all.
         dense: The dense network's metric.
@@ -90,7 +93,18 @@ def plot_frontier(
         style = {"marker": marker, "linewidth": 1.4, "markersize": 5}
         axes.plot(*zip(*line, strict=True), label=label, **style)
     _label_axes(axes, _spaced(kept), title, metric)
+    _keep_in_view(axes, [value for line in lines.values() for _, value in line])
     _save(figure, path)
+
+
+def _keep_in_view(axes, values):
+    """Leaves out what has collapsed, which would press all others together."""
+    low, high = np.quantile(values, [0.25, 1.0])
+    floor = low - 2.0 * (high - low)
+    if min(values) < floor:
+        axes.set_ylim(floor, high + 0.05 * (high - floor))
+        note = f"out of view: down to {min(values):.3g}"
+        axes.annotate(note, (0.5, 0.02), xycoords="axes fraction", ha="center")
 
 
 def _spaced(kept):
