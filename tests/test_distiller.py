@@ -1,5 +1,7 @@
 """The trainer that teaches: by hand, beside Keras's own, and under searches."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -291,8 +293,12 @@ def test_a_search_with_teachers_resumes_to_the_same_bytes(tmp_path):
     assert found(tmp_path / "killed") == whole and len(whole) == 2
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("spe", [1, 4])
+@pytest.mark.parametrize(
+    "policy, spe",
+    tiny.in_turns(
+        itertools.product(["float32", "mixed_float16", "mixed_bfloat16"], [1, 4])
+    ),
+)
 def test_every_way_of_compiling_a_step(policy, spe):
     keras.config.set_dtype_policy(policy)
     model = distiller(steps_per_execution=spe, jit_compile=True)

@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tiny
@@ -35,7 +36,7 @@ def python_blocks(text):
         yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", tiny.in_turns(PAGES))
 def test_the_python_blocks_of_a_page_run_one_after_another(page):
     namespace = {"__name__": "__main__"}
     for block in python_blocks((ROOT / page).read_text("utf-8")):
@@ -62,6 +63,7 @@ def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
 
 
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="tried on JAX")
 def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
     found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))

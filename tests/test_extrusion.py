@@ -196,8 +196,10 @@ def test_the_default_of_the_published_code_has_a_name():
         assert sizes[kept].min() > sizes[~kept].max()
 
 
-@pytest.mark.parametrize("kind", [tt.UniLTH, tt.UniDLTH])
-@pytest.mark.parametrize("train", ["each", "last", "none"])
+@pytest.mark.parametrize(
+    "kind, train",
+    tiny.in_turns(itertools.product([tt.UniLTH, tt.UniDLTH], ["each", "last", "none"])),
+)
 def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
     search = uni(kind, rounds=3, final_sparsity=1 - 0.6**3, train=train)
     model, logs = run(search)

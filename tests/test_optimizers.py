@@ -39,7 +39,7 @@ def values(variables):
     return [snapshots.to_numpy(v) for v in variables]
 
 
-@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
 def test_a_group_of_all_variables_is_the_optimizer_itself(options):
     def one():
         return keras.optimizers.SGD(0.1, momentum=0.9, **options)
@@ -53,7 +53,7 @@ def test_a_group_of_all_variables_is_the_optimizer_itself(options):
         assert tiny.same(values(model.variables), values(alone.variables))
 
 
-@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
 def test_each_group_moves_as_if_the_other_stood_still(options):
     """One step from the same weights: the gradients are the same ones."""
     fast = keras.optimizers.Adam(0.1, **options)

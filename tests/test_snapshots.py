@@ -80,7 +80,7 @@ def changed(before, after):
     }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", tiny.in_turns(OPTIMIZERS))
 def test_old_momentum_cannot_bring_pruned_weights_back(name):
     model = tiny.network(OPTIMIZERS[name]())
     fit(model, 3, [Before(1, prune_and_clean)])
