@@ -209,7 +209,8 @@ def collect(options):
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1))
-    plot(found, options)
+    shown = [point for point in found["points"] if point["label"].count(",") == 1]
+    terms.plot(shown, found, options, "Trained tickets")
     return found
 
 
@@ -237,23 +238,6 @@ def points(runs):
         }
         for (label, start, at), found in groups.items()
     ]
-
-
-def plot(found, options):
-    from tf_tickets import curves
-
-    lines = {}
-    for point in found["points"]:
-        if point["label"].count(",") == 1:
-            pair = (1 - point["sparsity"], point["accuracy"]["mean"])
-            lines.setdefault(point["label"], []).append(pair)
-    lines = {label: sorted(line, reverse=True) for label, line in lines.items()}
-    best = terms.staircase(lines)
-    title = f"Trained tickets, {options.dataset}, {len(options.seeds)} seed(s)"
-    path = options.out.with_suffix(".png")
-    curves.plot_frontier(
-        lines, best, path, found["dense"]["mean"], "test accuracy", title
-    )
 
 
 def command(options, backend):

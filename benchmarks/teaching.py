@@ -200,7 +200,7 @@ def collect(options):
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1))
-    plot(found, options)
+    terms.plot(found["points"], found, options, "Tickets at initialization")
     return found
 
 
@@ -218,29 +218,6 @@ def points(runs):
         }
         for (label, sparsity), rows in groups.items()
     ]
-
-
-def plot(found, options):
-    from tf_tickets import curves
-
-    lines = {}
-    for point in found["points"]:
-        pair = (1 - point["sparsity"], point["accuracy"]["mean"])
-        lines.setdefault(point["label"], []).append(pair)
-    lines = {
-        k: sorted(line, reverse=True) for k, line in lines.items() if len(line) > 1
-    }
-    title = (
-        f"Tickets at initialization, {options.dataset}, {len(options.seeds)} seed(s)"
-    )
-    curves.plot_frontier(
-        lines,
-        terms.staircase(lines),
-        options.out.with_suffix(".png"),
-        found["dense"]["mean"],
-        "test accuracy",
-        title,
-    )
 
 
 def table(found):

@@ -101,3 +101,18 @@ def staircase(lines):
         if not best or pair[1] > best[-1][1]:
             best.append(pair)
     return best
+
+
+def plot(points, found, options, what):
+    """Draws each label that has several points as a line, beside the JSON file."""
+    from tf_tickets import curves
+
+    lines = {}
+    for point in points:
+        pair = (1 - point["sparsity"], point["accuracy"]["mean"])
+        lines.setdefault(point["label"], []).append(pair)
+    lines = {k: sorted(v, reverse=True) for k, v in lines.items() if len(v) > 1}
+    title = f"{what}, {options.dataset}, {len(options.seeds)} seed(s)"
+    path, dense = options.out.with_suffix(".png"), found["dense"]["mean"]
+    best = staircase(lines)
+    curves.plot_frontier(lines, best, path, dense, "test accuracy", title)

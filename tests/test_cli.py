@@ -5,7 +5,7 @@ import json
 import keras
 import pytest
 
-from tf_tickets import cli
+from tf_tickets import cli, methods
 
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
@@ -108,6 +108,11 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, mess
     assert cli.main([*command, *out]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tf-tickets: ") and message in error
+
+
+def test_it_offers_every_method():
+    """Named without importing them, which would take as long as a search's start."""
+    assert cli._FRONTIER_OPTIONS["--methods"]["choices"] == methods.NAMES
 
 
 @pytest.mark.parametrize("command", [["frontier", "--methods", "obd"], ["serve"]])

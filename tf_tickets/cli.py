@@ -334,7 +334,9 @@ def _export(options):
 
     from tf_tickets import jobs, tickets
     from tf_tickets.exporting.exporter import export
+    from tf_tickets.exporting.performing import SUFFIXES
 
+    formats = {suffix: format for format, suffix in SUFFIXES.items()}
     model = keras.saving.load_model(options.model, compile=False)
     first, second = model, None
     if options.ticket:
@@ -342,7 +344,7 @@ def _export(options):
     report = export(
         first,
         options.out,
-        _FORMATS.get(pathlib.Path(options.out).suffix, "saved_model"),
+        formats.get(pathlib.Path(options.out).suffix, "saved_model"),
         model=second,
         data=jobs.examples(options.data, options.precision),
         precision=options.precision,
@@ -353,9 +355,6 @@ def _export(options):
     if options.report:
         report.save(options.report)
     return 0
-
-
-_FORMATS = {".tflite": "tflite", ".keras": "keras", ".onnx": "onnx"}
 
 
 def _report(options):

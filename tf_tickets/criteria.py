@@ -68,7 +68,7 @@ def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Cr
     """A criterion by which neighbours stay or go together: a block has its mean score.
 
     Blocks lie in the last two axes of a kernel, inputs and outputs. Those of 4x1 are
-    what TFLite files store and multiply fastest. The number that is kept is exact, so
+    what TFLite files store and multiply as blocks. The number that is kept is exact, so
     that one block of a kernel may be kept in part. By name: "magnitude in 4x1 blocks".
 
     Args:

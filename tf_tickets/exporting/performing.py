@@ -141,8 +141,8 @@ def _tflite(order, artefacts):
 def _keras(order, artefacts):
     found = order.subject
     model = found.given if order.trainable else found.plain
-    keras_file.write(model, artefacts["sparse"])
-    keras_file.write(model, artefacts["dense"], compress=False)
+    model.save(artefacts["dense"])
+    keras_file.deflate(artefacts["dense"], artefacts["sparse"])
     return _stored(found, ["deflated"] * len(found.plain.variables))
 
 

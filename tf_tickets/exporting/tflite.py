@@ -12,8 +12,6 @@ import keras
 from tf_tickets.exporting import flatbuffer, saved_model
 from tf_tickets.exporting.interface import Interface
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
-
 
 def write(
     model: keras.Model,
