@@ -485,6 +485,32 @@ def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
         tt.export(wrapped(), tmp_path / "a.onnx", "onnx")
 
 
+def _two_of_each():
+    """Two inputs and two outputs, neither in the order of their names."""
+    b, a = keras.Input((5,), name="b"), keras.Input((3,), name="a")
+    outputs = {"z": kl.Dense(2, name="z")(b), "c": kl.Dense(4, name="c")(a)}
+    return keras.Model([b, a], outputs)
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
+def test_onnx_gives_what_the_model_gives_under_its_names(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("tf2onnx" if ON_TENSORFLOW else "jax2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    subclassed = Subclassed()
+    subclassed(np.zeros((1, 6), "float32"))
+    rows = np.ones((3, 6), "float32")
+    for model, data, names in (
+        (wrapped(), None, ["output_0"]),
+        (_two_of_each(), None, ["c", "z"]),
+        (subclassed, rows, ["output_0"]),
+    ):
+        to = tmp_path / f"{model.name}.onnx"
+        assert max(tt.export(model, to, "onnx", data=data).errors.values()) < 1e-5
+        session = runtime.InferenceSession(to)
+        assert sorted(one.name for one in session.get_outputs()) == names
+
+
 def test_the_command_line_exports(tmp_path, capsys):
     wrapped().save(tmp_path / "m.keras")
     np.savez(tmp_path / "x.npz", x_test=X)

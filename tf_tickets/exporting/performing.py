@@ -147,8 +147,9 @@ def _keras(order, artefacts):
 
 
 def _onnx(order, artefacts):
-    onnx_file.write(order.subject.plain, artefacts["sparse"])
-    return _stored(order.subject, ["dense"] * len(order.subject.plain.variables))
+    model, to = order.subject.plain, artefacts["sparse"]
+    onnx_file.write(model, to, order.takes, order.rows)
+    return _stored(order.subject, ["dense"] * len(model.variables))
 
 
 _WRITERS = {
