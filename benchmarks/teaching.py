@@ -7,7 +7,8 @@ is rewound to init. `search_epochs` are those of the search, of its teachers too
 IMP those before the ticket is known. `--ablation` tries KDLTS with one kind of
 information after the other, with one teacher, without any, with other constraints and
 frozen weights; `--teach` trains the tickets of IMP once more with the dense network as
-their teacher. Accuracies are those of the test set after the last epoch. A run that was
+their teacher; `--early '1 epochs'` rewinds KDLTS and IMP to there instead of init.
+Accuracies are those of the test set after the last epoch. A run that was
 interrupted goes on.
 """
 
@@ -17,6 +18,11 @@ import os
 import terms
 from spreads import show, spread
 
+import tf_tickets as tt
+from tf_tickets import distillation as dl
+from tf_tickets import rebuilding, saliency
+from tf_tickets.version import versions
+
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 ROUNDS = 17
 RATE = 1 - 0.1**0.1
@@ -25,8 +31,6 @@ CHOSEN = (7, 10, 13, 17)
 
 
 def kdlts(options, seed, sparsity, teachers, **settings):
-    import tf_tickets as tt
-
     given = {"final_sparsity": sparsity, "epochs": options.search_epochs, "seed": seed}
     given |= {"score_optimizer": options.score_optimizer, **settings}
     return tt.KDLTS(**given).taught_by(*teachers)
@@ -34,9 +38,6 @@ def kdlts(options, seed, sparsity, teachers, **settings):
 
 def at_init(setting, seed, sparsity):
     """The criteria that prune before training."""
-    import tf_tickets as tt
-    from tf_tickets import saliency
-
     x, y = setting.data.balanced(100, seed)
     criteria = {
         "SNIP": saliency.SNIP(x, y),
@@ -52,13 +53,9 @@ def at_init(setting, seed, sparsity):
 
 
 def run(options, seed):
-    from tf_tickets import train_teachers
-    from tf_tickets.search.imp import IMP
-    from tf_tickets.version import versions
-
     setting = terms.Terms(options, seed)
     work = options.work / f"seed{seed}"
-    teachers = train_teachers(
+    teachers = tt.train_teachers(
         setting.build,
         setting.data,
         options.teacher_epochs,
@@ -74,20 +71,34 @@ def run(options, seed):
         for label, pruning in at_init(setting, seed, sparsity):
             rows.add(label, sparsity, pruning, 0)
     if options.imp:
-        imp = IMP(ROUNDS, options.epochs, RATE, seed=seed)
-        for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
-            rows.add("IMP", sparsity, imp, imp.epochs_before(round_), round_)
+        prune(rows, "IMP", tt.IMP(ROUNDS, options.epochs, RATE, seed=seed))
     if options.ablation:
         for label, search, epochs in ablation(options, seed, teachers):
             rows.add(label, options.ablation, search, epochs)
     if options.teach:
-        teach(rows, setting, teachers)
+        teach(rows, setting)
+    if options.early:
+        early(rows, options, seed, teachers, cost)
+
+
+def early(rows, options, seed, teachers, cost):
+    """Tickets that start from weights a little later than init."""
+    late = {"rewind_to": options.early}
+    for sparsity in SPARSITIES:
+        search = kdlts(options, seed, sparsity, teachers, **late)
+        rows.add("KDLTS, early", sparsity, search, cost)
+    imp = tt.IMP(ROUNDS, options.epochs, RATE, seed=seed, **late)
+    prune(rows, "IMP, early", imp)
+
+
+def prune(rows, label, imp):
+    """One search by IMP gives the tickets of all sparsities."""
+    for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
+        rows.add(label, sparsity, imp, imp.epochs_before(round_), round_)
 
 
 def ablation(options, seed, teachers):
     """KDLTS with less information, fewer teachers, or another approximation."""
-    from tf_tickets import distillation as dl
-
     answers = dl.LogitsDistillation(4.0)
     place = {"mnist": -2, "cifar10": -2}[options.dataset]
     given = options, seed, options.ablation
@@ -112,24 +123,31 @@ def ablation(options, seed, teachers):
         yield f"KDLTS, {label}", kdlts(*given, teachers, **settings), search + three
 
 
-def teach(rows, setting, teachers):
-    """The tickets of IMP, trained with the dense network as their teacher."""
-    import tf_tickets as tt
-    from tf_tickets import rebuilding
-    from tf_tickets.distillation import LogitsDistillation
+def teach(rows, setting):
+    """The tickets of IMP, trained with the dense network they were found in."""
+    parent = setting.trainer()
+    parent.train(parent.dense_ticket(), setting.options.epochs)
+    for weight in (0.1, 0.5):
+        trainer = setting.trainer(taught(setting, parent.model, weight))
+        for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
+            label = f"IMP, taught, labels {weight}"
+            file = rows.path.parent / "IMP" / f"round_{round_:02}.ticket"
+            if not rows.has(label, sparsity) and file.exists():
+                ticket = tt.Ticket.load(file)
+                rows.keep(label, sparsity, ticket, trainer, None)
+
+
+def taught(setting, teacher, weight):
+    """Builds students of a teacher; the labels have that weight."""
 
     def build():
         student = tt.wrap(setting.build(), verbose=False)
-        model = tt.Distiller(teachers[-1], student, LogitsDistillation(4.0))
+        losses = dl.LogitsDistillation(4.0)
+        model = tt.Distiller(teacher, student, losses, student_loss_weight=weight)
         rebuilding.compile_like(model, student)
         return model
 
-    trainer = setting.trainer(build)
-    for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
-        file = rows.path.parent / "IMP" / f"round_{round_:02}.ticket"
-        if not rows.has("IMP, taught", sparsity) and file.exists():
-            ticket = tt.Ticket.load(file)
-            rows.keep("IMP, taught", sparsity, ticket, trainer, None)
+    return build
 
 
 class Rows:
@@ -158,7 +176,7 @@ class Rows:
         """Searches, and trains the ticket from the first weights."""
         if self.has(label, sparsity):
             return
-        shared = label if label == "IMP" else f"{label} {sparsity}"
+        shared = label if label.startswith("IMP") else f"{label} {sparsity}"
         folder = self.path.parent / shared.replace(" ", "_").replace(",", "")
         ticket = self.setting.find(search, folder)[round_ - 1]
         trained = ticket.metrics if search.epochs_of_trained_ticket else None
@@ -190,6 +208,7 @@ def collect(options):
     more += " ".join(map(str, options.teacher_epochs))
     more += f" --ablation {options.ablation}" if options.ablation else ""
     more += " --teach" if options.teach else ""
+    more += f" --early '{options.early}'" if options.early else ""
     backend = runs[0]["versions"]["backend"]
     found = {
         "command": terms.command(options, "teaching", backend, more),
@@ -239,6 +258,7 @@ def main():
     add("--teacher-epochs", type=int, nargs="+", default=[1, 2, 4])
     add("--score-optimizer", help="of KDLTS; that of the weights")
     add("--ablation", type=float, metavar="SPARSITY", help="also at this sparsity")
+    add("--early", metavar="WHEN", help="also tickets from there: '1 epochs'")
     add("--no-imp", dest="imp", action="store_false")
     add("--teach", action="store_true", help="also teach the tickets of IMP")
     options = terms.complete(parser.parse_args(), "teaching")
