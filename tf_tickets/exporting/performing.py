@@ -159,6 +159,7 @@ _WRITERS = {
     "onnx": _onnx,
 }
 _REASONS = {
+    "joined": "small dense tensors share a variable, for each takes room in the graph",
     "packed": "gaps and values take less room; decoded once, at load",
     "kept weights": "only these are variables, so that zeros stay zeros",
     "deflated": "as its zip allows; Keras loads it as it is",

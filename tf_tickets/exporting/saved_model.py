@@ -4,6 +4,7 @@ They are decoded once, when the model is loaded, by TensorFlow's own operations:
 loads one needs TensorFlow and nothing else.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -21,6 +22,8 @@ from tf_tickets.exporting.interface import Interface
 GRAPH_LIMIT = 1_000_000_000
 # Packing costs a few nodes, and time when it is loaded.
 _WORTH = 0.9
+# Dense tensors of at most so many numbers are kept together.
+_SMALL = 4096
 
 
 def write(
@@ -39,7 +42,7 @@ def write(
             variable, stored once.
 
     Returns:
-        How each of the model's variables is stored, "packed" or "dense".
+        How each of the model's variables is stored, "packed", "joined" or "dense".
     """
     import tensorflow as tf
 
@@ -47,18 +50,19 @@ def write(
     packed = _packed(arrays) if sparse else [None] * len(arrays)
     module = tf.Module()
     names = [name(variable) for variable in model.variables]
-    module.held, module.beside = _held(tf, arrays, packed, names)
-    call = _call(model, takes, [_reader(found) for found in module.held])
+    holders, module.beside = _holders(tf, arrays, packed, names, sparse)
+    module.held = [one.tracked for one in holders]
+    call = _call(model, takes, holders)
 
     @tf.function
     def serve(**named):
         return interface.named_outputs(call(named))
 
-    module.serve = serve
-    concrete = serve.get_concrete_function(**specs(takes))
+    module.serve = concrete = serve.get_concrete_function(**specs(takes))
     signatures: Any = {"serving_default": concrete}
     tf.saved_model.save(module, os.fspath(directory), signatures)
-    return ["dense" if found is None else "packed" for found in packed]
+    ways = {place: one.way for one in holders for place in one.places}
+    return [ways[place] for place in range(len(arrays))]
 
 
 def specs(takes: Interface) -> dict:
@@ -93,40 +97,78 @@ def name(variable: keras.Variable) -> str:
     return re.sub(r"[^A-Za-z0-9_./>-]", "_", variable.path)
 
 
-def _held(tf, arrays, packed, names):
-    """What holds each variable's value; and bytes that the graph has no room for."""
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """What holds the values of one or several of the model's variables.
+
+    Args:
+        places: Of the variables, in the model.
+        way: "packed", "joined" or "dense".
+        tracked: What is saved.
+        read: Function that gives their values.
+    """
+
+    places: list[int]
+    way: str
+    tracked: Any
+    read: Callable[[], list]
+
+
+def _holders(tf, arrays, packed, names, join):
+    """A holder of each value; and bytes that the graph has no room for."""
+    found, beside = [], []
     in_graph = sum(one.size for one in packed if one is not None) <= GRAPH_LIMIT
-    unpackers: dict = {}
-    held, beside = [], []
-    for array, one, named in zip(arrays, packed, names, strict=True):
+    unpackers = {a.dtype.name: _unpacker(tf, a.dtype) for a in arrays}
+    groups: dict[Any, list[int]] = {}
+    for place, (array, one) in enumerate(zip(arrays, packed, strict=True)):
         if one is None:
-            held.append(tf.Variable(array, trainable=False, name=named))
+            small = join and array.size <= _SMALL
+            groups.setdefault(array.dtype.name if small else place, []).append(place)
             continue
         content = [one.gaps, one.values]
         if not in_graph:
             content = [tf.Variable(b, trainable=False) for b in content]
             beside += content
-        kind = array.dtype.name
-        unpackers[kind] = unpackers.get(kind) or _unpacker(tf, array.dtype)
-        make = functools.partial(unpackers[kind], *content, list(array.shape))
-        held.append(made_at_load(tf, array, make))
-    return held, beside
+        unpack = unpackers[array.dtype.name]
+        make = functools.partial(unpack, *content, list(array.shape))
+        kept = made_at_load(tf, array, make)
+        found.append(_Holder([place], "packed", kept, _alone(kept.read)))
+    for places in groups.values():
+        found.append(_dense(tf, places, [arrays[i] for i in places], names[places[0]]))
+    return found, beside
 
 
-def _reader(found):
-    return found.read_value if hasattr(found, "read_value") else found.read
+def _alone(read):
+    return lambda: [read()]
 
 
-def _call(model, takes, values):
+def _dense(tf, places, arrays, named):
+    """One variable for several tensors, since each costs two kilobytes of graph."""
+    if len(places) == 1:
+        variable = tf.Variable(arrays[0], trainable=False, name=named)
+        return _Holder(places, "dense", variable, _alone(variable.read_value))
+    sizes, shapes = [array.size for array in arrays], [list(a.shape) for a in arrays]
+    whole = np.concatenate([array.ravel() for array in arrays])
+    variable = tf.Variable(whole, trainable=False, name="joined")
+
+    def read():
+        parts = tf.split(variable.read_value(), sizes)
+        pairs = zip(parts, shapes, strict=True)
+        return [tf.reshape(part, shape) for part, shape in pairs]
+
+    return _Holder(places, "joined", variable, read)
+
+
+def _call(model, takes, holders):
     """A function from named inputs to what the model gives in inference."""
     place = {id(variable): i for i, variable in enumerate(model.variables)}
 
-    def read(variables):
-        return [values[place[id(v)]]() for v in variables]
-
     def call(named):
-        trained = read(model.trainable_variables)
-        rest = read(model.non_trainable_variables)
+        values: dict = {}
+        for one in holders:
+            values |= zip(one.places, one.read(), strict=True)
+        trained = [values[place[id(v)]] for v in model.trainable_variables]
+        rest = [values[place[id(v)]] for v in model.non_trainable_variables]
         given = takes.nested(named)
         told = interface.told(model, training=False)
         return model.stateless_call(trained, rest, given, **told)[0]
