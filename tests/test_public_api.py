@@ -56,9 +56,10 @@ ORDER = [
     *("exporting.sparsity", "exporting.container", "exporting.weights"),
     *("exporting.planning", "exporting.flatbuffer"),
     *("exporting.interface", "exporting.packing", "exporting.running"),
+    "exporting.checking",
     *("exporting.saved_model", "exporting.trainable", "exporting.tflite"),
     *("exporting.keras_file", "exporting.onnx_file", "exporting.subject"),
-    *("exporting.checking", "exporting.speed", "exporting.reports"),
+    *("exporting.speed", "exporting.reports"),
     *("exporting.performing", "exporting.elsewhere", "exporting.exporter", "exporting"),
     *(
         "models",

@@ -76,7 +76,7 @@ def check(
         "outputs": os.fspath(folder / "outputs.npz"),
         "names": list(inputs),
         "nest": keras.tree.map_structure(lambda one: one.name, takes.structure),
-        "batches": sorted({min(b, _rows(inputs)) for b in BATCHES}),
+        "batches": _batches(takes, _rows(inputs)),
         "trainable": trainable,
         "time": "dense" in artefacts,
     }
@@ -86,6 +86,10 @@ def check(
         outputs = dict(found)
     errors = {b: _error(outputs, expected, b, tolerance) for b in job["batches"]}
     return Check(errors, {int(batch): ratio for batch, ratio in ratios.items()})
+
+
+def _batches(takes, rows):
+    return [takes.batch] if takes.batch else sorted({min(b, rows) for b in BATCHES})
 
 
 def _rows(inputs):
@@ -107,8 +111,7 @@ def _run(job, folder):
         said = "\n".join(found.stderr.strip().splitlines()[-8:])
         raise ExportError(
             f"The exported {job['format']} does not run in a fresh interpreter (exit "
-            f"status {found.returncode}); nothing was kept. It said:\n"
-            + "\n".join(said)
+            f"status {found.returncode}); nothing was kept. It said:\n{said}"
         )
     return json.loads(lines[-1].removeprefix("RATIOS "))
 

@@ -13,7 +13,8 @@ import sys
 import keras
 import numpy as np
 
-from tf_tickets.exporting import interface, performing
+from tf_tickets import rebuilding
+from tf_tickets.exporting import interface, keras_file, performing
 from tf_tickets.exporting.checking import ExportError
 from tf_tickets.exporting.performing import Order
 from tf_tickets.exporting.reports import ExportReport
@@ -35,6 +36,12 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
             f"format={order.format!r} is written by TensorFlow, which is not "
             "installed: pip install 'tf_tickets[tensorflow,tflite]'"
         )
+    if not rebuilding.is_graph(order.subject.plain):
+        raise ValueError(
+            f"{order.subject.plain.name!r} is a subclassed model, which cannot be "
+            "handed to TensorFlow's process. Build it as keras.Model(inputs, outputs), "
+            "or export it where Keras runs on TensorFlow (KERAS_BACKEND=tensorflow)."
+        )
     _hand_over(order, folder)
     found = subprocess.run(
         [sys.executable, "-m", "tf_tickets.exporting.elsewhere", folder],
@@ -53,7 +60,7 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
 
 
 def _hand_over(order, folder):
-    order.subject.plain.save(folder / "plain.keras")
+    keras_file.save_for_inference(order.subject.plain, folder / "plain.keras")
     masks = {str(place): mask for place, mask in order.subject.masks.items()}
     np.savez(folder / "masks.npz", **masks)
     for part in _PARTS:
@@ -69,7 +76,7 @@ def _taken_over(folder):
     masks = {int(place): mask for place, mask in _arrays(folder, "masks").items()}
     found = Subject(plain, plain, masks, settings.pop("provenance"))
     parts = {part: _arrays(folder, part) for part in _PARTS}
-    takes = interface.of_model(plain, parts["inputs"])
+    takes = interface.of_model(plain)
     return Order(found, takes, **parts, **settings)
 
 

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_tickets.exporting import (
     checking,
@@ -26,6 +27,8 @@ from tf_tickets.version import versions
 PRECISIONS = tuple(checking.TOLERANCES)
 _BY_TENSORFLOW = ("saved_model", "tflite")
 _ROWS = max(checking.BATCHES)
+# The file by which a SavedModel is known.
+_SIGN = "saved_model.pb"
 
 
 def export(
@@ -85,9 +88,10 @@ def export(
     takes = interface.of_model(found.plain, data)
     given = takes.examples(_ROWS, seed) if data is None else takes.named(data)
     allowed = checking.TOLERANCES[precision] if tolerance is None else tolerance
-    expected = _expected(found.given, takes, given)
+    expected = _expected(found.given, takes, given, verify)
     how = format, precision, trainable, verify, allowed
-    return _perform(Order(found, takes, given, expected, *how), path)
+    order = Order(found, takes, given, expected, *how)
+    return _perform(order, path, overwrite)
 
 
 def _check(path, format, overwrite):
@@ -101,12 +105,28 @@ def _check(path, format, overwrite):
         raise ValueError(
             f"The path of a {format} file must end in {suffix!r}. Received: {path}"
         )
-    if path.exists() and not overwrite:
+    if not suffix and path.suffix in performing.SUFFIXES.values() and path.suffix:
+        raise ValueError(
+            f"{path} is the name of a file, format='saved_model' writes a folder. Say "
+            "which format is meant, or name a folder."
+        )
+    _check_place(path, overwrite)
+    if format == "onnx":
+        onnx_file.check_installed()
+
+
+def _check_place(path, overwrite):
+    if not path.exists():
+        return
+    if not overwrite:
         raise ValueError(
             f"{path} is there already. Choose another path, or give overwrite=True."
         )
-    if format == "onnx":
-        onnx_file.check_installed()
+    if path.is_dir() and any(path.iterdir()) and not (path / _SIGN).exists():
+        raise ValueError(
+            f"{path} is a folder that holds other things than a SavedModel; it is not "
+            "overwritten. Choose another path."
+        )
 
 
 def _check_ways(format, precision, trainable, data):
@@ -131,23 +151,73 @@ def _check_ways(format, precision, trainable, data):
         )
 
 
-def _expected(model, takes, inputs):
-    rows = {name: array[:_ROWS] for name, array in inputs.items()}
-    found = interface.named_outputs(model(takes.nested(rows), training=False))
-    return {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+def _expected(model, takes, inputs, verify):
+    """What the model gives; it is as before afterwards."""
+    rows = {name: array[: takes.batch or _ROWS] for name, array in inputs.items()}
+    state = [keras.ops.convert_to_numpy(v.value) for v in model.non_trainable_variables]
+    state = [np.array(array) for array in state]
+    try:
+        outputs = model(takes.nested(rows), **interface.told(model, training=False))
+    except Exception as error:
+        raise ValueError(
+            f"{model.name!r} does not take the examples, of shapes "
+            f"{ {name: array.shape for name, array in rows.items()} }: {error}\nGive "
+            "some that it takes: export(..., data=x)."
+        ) from error
+    changed = _put_back(model.non_trainable_variables, state)
+    if changed and verify:
+        raise ValueError(
+            f"{model.name!r} does not give the same twice: in inference it changes "
+            f"{changed} (a state, or the seed of random numbers), so that what is "
+            "written cannot be compared with it. Export it with verify=False, and "
+            "compare it yourself."
+        )
+    found = interface.named_outputs(outputs)
+    return {name: _numbers(tensor) for name, tensor in found.items()}
 
 
-def _perform(order, path):
+def _put_back(variables, before):
+    """Gives the paths of the variables that had another value."""
+    changed = []
+    for variable, old in zip(variables, before, strict=True):
+        if (keras.ops.convert_to_numpy(variable.value) != old).any():
+            variable.assign(old)
+            changed.append(variable.path)
+    return changed
+
+
+def _numbers(tensor):
+    array = keras.ops.convert_to_numpy(tensor)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+def _perform(order, path, overwrite):
     """In a folder beside the path, from where what is right is moved there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
     perform = elsewhere.perform if by_other else performing.perform
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+    beside = {"prefix": f".{path.name}.", "dir": path.parent}
+    with _made(path.parent), tempfile.TemporaryDirectory(**beside) as name:
         folder = pathlib.Path(name)
         report = perform(order, folder)
+        # Somebody else may have been faster.
+        _check_place(path, overwrite)
         _move(pathlib.Path(report.path), path, folder)
     origin = {**report.provenance, "versions": versions()}
     return dataclasses.replace(report, path=os.fspath(path), provenance=origin)
+
+
+@contextlib.contextmanager
+def _made(folder):
+    """The folder; if it was not there and the export fails, it goes again."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for one in new:
+            with contextlib.suppress(OSError):
+                one.rmdir()
+        raise
 
 
 def _move(written, path, folder):

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterable
 
+import keras
 import numpy as np
 
 SKIP = 255
@@ -35,6 +36,17 @@ class Packed:
     def size(self) -> int:
         """The bytes it takes."""
         return len(self.gaps) + len(self.values)
+
+
+def is_kernel(array: np.ndarray) -> bool:
+    """Whether a tensor is one of floating numbers, bfloat16 too, with several axes.
+
+    Example:
+
+    >>> is_kernel(np.zeros((2, 3), "float32")), is_kernel(np.zeros(3, "float32"))
+    (True, False)
+    """
+    return array.ndim > 1 and keras.backend.is_float_dtype(array.dtype.name)
 
 
 def pack(array: np.ndarray) -> Packed:

@@ -13,6 +13,7 @@ import numpy as np
 from tf_tickets import wrapping
 from tf_tickets.exporting import (
     checking,
+    interface,
     keras_file,
     onnx_file,
     packing,
@@ -90,11 +91,26 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
 
 def _remarks(order, ratios):
     if order.trainable:
-        return [_TO_TRAIN] if order.format == "saved_model" else []
+        return _remarks_to_train(order)
     about = order.format, order.precision
     return speed.remarks(order.subject.plain, *about, ratios)
 
 
+def _remarks_to_train(order):
+    if order.format != "saved_model":
+        return []
+    plain = order.subject.plain
+    plain(order.takes.nested(order.rows), **interface.told(plain, training=False))
+    regularized = sum(v.regularizer is not None for v in plain.trainable_variables)
+    return (
+        [_TO_TRAIN, _NO_PENALTIES] if len(plain.losses) > regularized else [_TO_TRAIN]
+    )
+
+
+_NO_PENALTIES = (
+    "Penalties of activities (`activity_regularizer`, `add_loss`) are not in the file: "
+    "`regularization_losses` are those of weights."
+)
 _TO_TRAIN = (
     "Kernels are put together from the kept weights in every call: that is for "
     "training. To serve, export without trainable=True."
@@ -140,8 +156,10 @@ def _tflite(order, artefacts):
 
 def _keras(order, artefacts):
     found = order.subject
-    model = found.given if order.trainable else found.plain
-    model.save(artefacts["dense"])
+    if order.trainable:
+        found.wrapped().save(artefacts["dense"])
+    else:
+        keras_file.save_for_inference(found.plain, artefacts["dense"])
     keras_file.deflate(artefacts["dense"], artefacts["sparse"])
     return _stored(found, ["deflated"] * len(found.plain.variables))
 
@@ -149,7 +167,7 @@ def _keras(order, artefacts):
 def _onnx(order, artefacts):
     model, to = order.subject.plain, artefacts["sparse"]
     onnx_file.write(model, to, order.takes, order.rows)
-    return _stored(order.subject, ["dense"] * len(model.variables))
+    return _stored(order.subject, ["as it is"] * len(model.variables))
 
 
 _WRITERS = {
@@ -162,6 +180,7 @@ _REASONS = {
     "joined": "small dense tensors share a variable, for each takes room in the graph",
     "packed": "gaps and values take less room; decoded once, at load",
     "kept weights": "only these are variables, so that zeros stay zeros",
+    "as it is": "ONNX runtimes take dense tensors",
     "deflated": "as its zip allows; Keras loads it as it is",
 }
 
@@ -182,7 +201,7 @@ def _why_dense(array, sparsity):
         return "no kernel"
     if sparsity == 0:
         return "it has no zeros"
-    return "packed, it would take no less than nine tenths"
+    return "packing it would save too little"
 
 
 # Sizes.
@@ -218,8 +237,8 @@ def sizes(path: pathlib.Path) -> tuple[int, int]:
 
 def _bound(order):
     arrays = order.subject.arrays()
-    kernels = [a for a in arrays if a.ndim > 1 and a.dtype.kind == "f"]
-    rest: Any = [a for a in arrays if a.ndim < 2 or a.dtype.kind != "f"]
+    kernels = [a for a in arrays if packing.is_kernel(a)]
+    rest: Any = [a for a in arrays if not packing.is_kernel(a)]
     bits = min(
         _BITS[order.precision], 8 * max((k.itemsize for k in kernels), default=4)
     )

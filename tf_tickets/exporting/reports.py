@@ -75,7 +75,8 @@ class ExportReport:
     @property
     def over_bound(self) -> float:
         """Bytes over the information bound."""
-        return self.sizes["sparse"] / self.sizes["bound"]
+        bound = self.sizes["bound"]
+        return self.sizes["sparse"] / bound if bound else float("inf")
 
     def to_json(self) -> str:
         """Everything, as JSON."""

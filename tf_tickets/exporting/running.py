@@ -48,7 +48,8 @@ def _keras(path, job):
     if job["trainable"]:
         # Its layers are in the file.
         importlib.import_module("tf_tickets")
-    model = keras.saving.load_model(path, compile=False)
+    # What is to be trained on was compiled with what may not be at hand here.
+    model = keras.saving.load_model(path, compile=not job["trainable"])
 
     def call(named):
         return _named(_numbers(model(_nested(job["nest"], named), training=False)))
@@ -97,6 +98,12 @@ def _nested(nest, named):
     return named[nest]
 
 
+def _plain(array):
+    """As NumPy keeps it in files, which do not know bfloat16."""
+    array = np.asarray(array)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
 def _compare_times(first, second, named):
     """Ratios of the second's time to the first's, taken in turns."""
     times = max(1, int(_SECONDS / max(_timed(first, named, 1), 1e-7)))
@@ -128,7 +135,7 @@ def _run(job):
         rows = {name: array[:batch] for name, array in inputs.items()}
         for kind, call in calls.items():
             found = call(rows)
-            outputs |= {f"{kind}/{batch}/{name}": found[name] for name in found}
+            outputs |= {f"{kind}/{batch}/{n}": _plain(a) for n, a in found.items()}
         if job["time"]:
             ratios[batch] = _compare_times(calls["dense"], calls["sparse"], rows)
     np.savez(job["outputs"], **outputs)  # type: ignore[arg-type]

@@ -15,13 +15,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets import paths
 from tf_tickets.exporting import interface, packing
 from tf_tickets.exporting.interface import Interface
 
 # A graph holds 2 GB at most. What is packed beyond this goes to the variables' files.
 GRAPH_LIMIT = 1_000_000_000
-# Packing costs a few nodes, and time when it is loaded.
+# Packing costs time when it is loaded, and a few nodes: bytes of each, and of all.
 _WORTH = 0.9
+_EACH = 2_500
+_ONCE = 8_000
 # Dense tensors of at most so many numbers are kept together.
 _SMALL = 4096
 
@@ -47,10 +50,15 @@ def write(
     import tensorflow as tf
 
     arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
+    changing = _changing(tf, model, takes, arrays)
     packed = _packed(arrays) if sparse else [None] * len(arrays)
+    packed = [None if i in changing else one for i, one in enumerate(packed)]
     module = tf.Module()
+    module.tables = _tables(tf, model)
     names = [name(variable) for variable in model.variables]
-    holders, module.beside = _holders(tf, arrays, packed, names, sparse)
+    small = _SMALL if sparse else 0
+    alone = {i for i, a in enumerate(arrays) if a.size > small} | changing
+    holders, module.beside = _holders(tf, arrays, packed, names, alone)
     module.held = [one.tracked for one in holders]
     call = _call(model, takes, holders)
 
@@ -70,20 +78,24 @@ def specs(takes: Interface) -> dict:
     import tensorflow as tf
 
     return {
-        one.name: tf.TensorSpec((None, *one.shape), one.dtype, name=one.name)
+        one.name: tf.TensorSpec((one.batch, *one.shape), one.dtype, name=one.name)
         for one in takes.inputs
     }
 
 
 def _packed(arrays):
     """For each array what it is packed to, or None."""
-    found = [
-        packing.pack(a) if a.ndim > 1 and a.dtype.kind == "f" else None for a in arrays
-    ]
-    return [
-        one if one is not None and one.size < _WORTH * array.nbytes else None
+    found = [packing.pack(a) if packing.is_kernel(a) else None for a in arrays]
+    saved = [
+        0 if one is None else array.nbytes - one.size - _EACH
         for one, array in zip(found, arrays, strict=True)
     ]
+    found = [
+        one if gain > (1 - _WORTH) * array.nbytes else None
+        for one, gain, array in zip(found, saved, arrays, strict=True)
+    ]
+    pays = sum(gain for gain in saved if gain > 0) > _ONCE
+    return found if pays else [None] * len(arrays)
 
 
 def name(variable: keras.Variable) -> str:
@@ -94,7 +106,8 @@ def name(variable: keras.Variable) -> str:
     >>> name(keras.layers.Dense(1, name="a b").add_weight(name="w"))
     'a_b/w'
     """
-    return re.sub(r"[^A-Za-z0-9_./>-]", "_", variable.path)
+    name = re.sub(r"[^A-Za-z0-9_./>-]", "_", variable.path)
+    return name if re.match("[A-Za-z0-9.]", name) else f"variable{name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +127,7 @@ class _Holder:
     read: Callable[[], list]
 
 
-def _holders(tf, arrays, packed, names, join):
+def _holders(tf, arrays, packed, names, alone):
     """A holder of each value; and bytes that the graph has no room for."""
     found, beside = [], []
     in_graph = sum(one.size for one in packed if one is not None) <= GRAPH_LIMIT
@@ -122,8 +135,8 @@ def _holders(tf, arrays, packed, names, join):
     groups: dict[Any, list[int]] = {}
     for place, (array, one) in enumerate(zip(arrays, packed, strict=True)):
         if one is None:
-            small = join and array.size <= _SMALL
-            groups.setdefault(array.dtype.name if small else place, []).append(place)
+            group = place if place in alone else array.dtype.name
+            groups.setdefault(group, []).append(place)
             continue
         content = [one.gaps, one.values]
         if not in_graph:
@@ -161,19 +174,55 @@ def _dense(tf, places, arrays, named):
 
 def _call(model, takes, holders):
     """A function from named inputs to what the model gives in inference."""
-    place = {id(variable): i for i, variable in enumerate(model.variables)}
+    holder = {place: one for one in holders for place in one.places}
 
     def call(named):
         values: dict = {}
         for one in holders:
             values |= zip(one.places, one.read(), strict=True)
-        trained = [values[place[id(v)]] for v in model.trainable_variables]
-        rest = [values[place[id(v)]] for v in model.non_trainable_variables]
-        given = takes.nested(named)
-        told = interface.told(model, training=False)
-        return model.stateless_call(trained, rest, given, **told)[0]
+        outputs, changed = _run(model, takes, values, named)
+        for place, value in changed.items():
+            holder[place].tracked.assign(value)
+        return outputs
 
     return call
+
+
+def _run(model, takes, values, named):
+    """Outputs, and the values that inference has changed, by place."""
+    import tensorflow as tf
+
+    place = {id(variable): i for i, variable in enumerate(model.variables)}
+    trained = [values[place[id(v)]] for v in model.trainable_variables]
+    rest = [values[place[id(v)]] for v in model.non_trainable_variables]
+    told = interface.told(model, training=False)
+    # At the root of a graph no name of a layer may begin with an underscore.
+    with tf.name_scope("model"):
+        given = takes.nested(named)
+        outputs, new = model.stateless_call(trained, rest, given, **told)
+    places = [place[id(v)] for v in model.non_trainable_variables]
+    pairs = zip(places, zip(rest, new, strict=True), strict=True)
+    return outputs, {i: new for i, (old, new) in pairs if new is not old}
+
+
+def _changing(tf, model, takes, arrays):
+    """Places of what inference changes: states, and seeds of what draws at random."""
+    found: set[int] = set()
+
+    @tf.function
+    def probe(values, named):
+        found.update(_run(model, takes, values, named)[1])
+
+    kinds = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+    probe.get_concrete_function(kinds, specs(takes))
+    return found
+
+
+def _tables(tf, model):
+    """The tables that lookup layers hold, which are saved with what uses them."""
+    kinds = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
+    layers = paths.walk(model)
+    return [x for layer in layers for x in vars(layer).values() if isinstance(x, kinds)]
 
 
 def _unpacker(tf, dtype):

@@ -51,8 +51,8 @@ _AS_DENSE = {
 def _of_tflite(model, precision, slow):
     if precision == "int8" or precision == "dynamic":
         yield (
-            "Not faster: there are no sparse kernels for weights of 8 bits, so that "
-            "they are stored dense; gzip makes the file small."
+            "Not faster: there are no sparse kernels for weights of 8 bits; gzip makes "
+            "the file small."
         )
         return
     if precision == "float16":
@@ -61,11 +61,14 @@ def _of_tflite(model, precision, slow):
     kernels = list(_convolutions(model))
     if kernels:
         yield from _of_convolutions(model, kernels)
-    if any(batch > 1 for batch in slow) and _has_dense(model):
+    if _has_dense(model):
         yield (
             "Sparse fully connected layers pay at batch 1 and from about 90 % zeros "
-            "on; with larger batches dense ones are faster."
+            "on, where they are what takes the time; with larger batches dense ones "
+            "are faster."
         )
+    elif not kernels:
+        yield "Not faster: there are sparse operators for layers of other kinds only."
 
 
 def _of_convolutions(model, kernels):

@@ -45,6 +45,24 @@ class Subject:
         """The values of the plain model's variables."""
         return [keras.ops.convert_to_numpy(v.value) for v in self.plain.variables]
 
+    def wrapped(self) -> keras.Model:
+        """The model with wrappers around what has a mask with zeros."""
+        if wrapping.prunables(self.given):
+            return self.given
+        if not rebuilding.is_graph(self.plain):
+            raise ValueError(
+                f"{self.plain.name!r} is a subclassed model, whose `.keras` file does "
+                "not keep wrappers. Keep its weights and a ticket, or export a "
+                "SavedModel to train on."
+            )
+        variables = self.plain.variables
+        masks = {i: mask for i, mask in self.masks.items() if not mask.all()}
+        model = wrapping.wrap_kernels(self.plain, [variables[i] for i in masks])
+        names = {id(v): path for path, v in wrapping.plain_paths(model).items()}
+        found = {names[id(variables[i])]: mask for i, mask in masks.items()}
+        wrapping.set_masks(model, found)
+        return model
+
 
 def of(exported: keras.Model | Ticket, model: keras.Model | None = None) -> Subject:
     """What is to be written.
@@ -72,7 +90,9 @@ def _of_model(model):
             "once, or give it a keras.Input."
         )
     if not wrapping.prunables(model):
-        masks = {i: a != 0 for i, a in enumerate(_values(model)) if a.ndim > 1}
+        # A kernel of nothing but zeros is one that begins so, not one that was pruned.
+        kernels = [(i, a) for i, a in enumerate(_values(model)) if a.ndim > 1]
+        masks = {i: a != 0 for i, a in kernels if a.any()}
         return Subject(model, model, masks, {})
     if not rebuilding.is_graph(model):
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tf_tickets.exporting import flatbuffer, saved_model
+from tf_tickets.exporting.checking import ExportError
 from tf_tickets.exporting.interface import Interface
 
 
@@ -40,8 +41,21 @@ def write(
         with warnings.catch_warnings():
             # The converter uses it itself, to learn the ranges.
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            content = converter.convert()
+            content = _convert(converter)
     pathlib.Path(path).write_bytes(content)
+
+
+def _convert(converter):
+    try:
+        return converter.convert()
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"TensorFlow Lite's converter refuses the model: {said[0][:300]}\n"
+            "Models of mixed precision are to be built in float32, recurrent layers "
+            "with unroll=True; layers of which TFLite has no operators cannot be "
+            "converted."
+        ) from error
 
 
 def _choose(tf, converter, precision, data):
@@ -76,7 +90,8 @@ def encode(
         How each weight is stored, and why.
     """
     content, rows = flatbuffer.encode(pathlib.Path(dense).read_bytes())
-    entry = json.dumps(provenance, sort_keys=True).encode()
-    content = flatbuffer.set_metadata(content, {"tf_tickets": entry})
+    if provenance:
+        entry = json.dumps(provenance, sort_keys=True).encode()
+        content = flatbuffer.set_metadata(content, {"tf_tickets": entry})
     pathlib.Path(path).write_bytes(content)
     return rows

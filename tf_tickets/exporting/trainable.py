@@ -79,6 +79,14 @@ class _Held:
         given = {"trainable": variable.trainable, "name": saved_model.name(variable)}
         self.variable = tf.Variable(array, **given)
 
+    def assign(self, whole):
+        """Keeps a new value; that of a frozen kernel is the old one."""
+        if self.places is None:
+            self.variable.assign(whole)
+        else:
+            flat = self.tf.reshape(whole, [-1])
+            self.variable.assign(self.tf.gather(flat, self.places.read()))
+
     def value(self):
         """The whole tensor."""
         if self.places is None:
@@ -143,5 +151,5 @@ class _Calls:
         outputs, new = self.model.stateless_call(trained, values, given, **told)
         if training:
             for one, value in zip(rest, new, strict=True):
-                one.variable.assign(value)
+                one.assign(value)
         return outputs

@@ -1,0 +1,280 @@
+"""Models and inputs as users have them: what is exported right, what is refused."""
+
+import json
+
+import keras
+import keras.layers as kl
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets import wrapping
+from tf_tickets.exporting import interface, reports
+from tf_tickets.exporting.checking import ExportError
+
+ON_TENSORFLOW = keras.config.backend() == "tensorflow"
+by_tensorflow = pytest.mark.skipif(
+    not ON_TENSORFLOW, reason="what TensorFlow writes is tried on TensorFlow"
+)
+X = np.random.default_rng(1).normal(size=(40, 20)).astype("float32")
+Y = np.arange(40) % 10
+
+
+def pruned(sparsity=0.9, width=60, **more):
+    """A plain compiled network with zeros, trained for an epoch."""
+    keras.utils.set_random_seed(3)
+    layers = [kl.Dense(width, "relu", name="f", **more), kl.Dense(10, name="g")]
+    model = tt.wrap(keras.Sequential([keras.Input((20,)), *layers]), verbose=False)
+    rng = np.random.default_rng(0)
+    masks = wrapping.masks(model).items()
+    wrapping.set_masks(model, {p: rng.random(m.shape) >= sparsity for p, m in masks})
+    return tiny.compiled(tt.strip(model))
+
+
+def zeros(model):
+    return [int((w == 0).sum()) for w in model.get_weights() if w.ndim > 1]
+
+
+def loaded(path):
+    import tensorflow as tf
+
+    return tf.saved_model.load(path)
+
+
+def test_a_plain_model_is_trained_on_with_its_zeros(tmp_path):
+    model = pruned()
+    tt.export(model, tmp_path / "a.keras", "keras", trainable=True, verify=False)
+    again = tiny.compiled(keras.saving.load_model(tmp_path / "a.keras", compile=False))
+    again.fit(X, Y, epochs=2, verbose=0)
+    assert zeros(tt.strip(again)) == zeros(model) and min(zeros(model)) > 100
+    assert not wrapping.prunables(model)
+
+
+def test_a_keras_file_to_serve_has_no_optimizer(tmp_path):
+    model = pruned()
+    model.compile("adam", loss=lambda y, p: keras.ops.mean(p))
+    model.fit(X, Y, verbose=0)
+    moved = [np.array(v) for v in model.optimizer.variables]
+    plain = keras.Sequential.from_config(model.get_config())
+    plain.set_weights(model.get_weights())
+    compiled = tt.export(model, tmp_path / "a.keras", "keras", verify=False)
+    alone = tt.export(plain, tmp_path / "b.keras", "keras", verify=False)
+    assert abs(compiled.sizes["sparse"] - alone.sizes["sparse"]) < 100
+    assert not keras.saving.load_model(tmp_path / "a.keras").compiled
+    after = [np.array(v) for v in model.optimizer.variables]
+    assert model.compiled and tiny.same(moved, after)
+
+
+@by_tensorflow
+def test_a_frozen_layer_stays_frozen_in_a_saved_model_to_train(tmp_path):
+    import tensorflow as tf
+
+    model = pruned(width=400)
+    model.layers[0].trainable = False
+    tt.export(model, tmp_path / "a", trainable=True, verify=False)
+    given = loaded(tmp_path / "a")
+    assert len(given.trainable_variables) == 2
+    found = given(tf.constant(X), training=True)
+    np.testing.assert_allclose(found, model(X), atol=1e-5)
+
+
+@by_tensorflow
+def test_what_is_trained_is_the_network_with_its_zeros(tmp_path):
+    """Put into the Keras model, the trained weights give the same, saved again too."""
+    import tensorflow as tf
+
+    model = pruned(width=400)
+    tt.export(model, tmp_path / "a", trainable=True, verify=False)
+    given = loaded(tmp_path / "a")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.AdamW(0.01)
+    for _ in range(5):
+        with tf.GradientTape() as tape:
+            value = loss(Y, given(tf.constant(X), training=True))
+        slopes = tape.gradient(value, given.trainable_variables)
+        optimizer.apply_gradients(zip(slopes, given.trainable_variables, strict=True))
+    before = model(X)
+    for variable, new in zip(model.variables, given.variables, strict=True):
+        whole = np.array(variable)
+        whole[(whole != 0) | (whole.ndim < 2)] = new.numpy().ravel()
+        variable.assign(whole)
+    assert zeros(model)[0] > 0.8 * 20 * 400
+    assert abs(model(X) - before).numpy().max() > 0.01
+    tf.saved_model.save(given, tmp_path / "b", signatures=given.signatures)
+    served = loaded(tmp_path / "b").signatures["serving_default"]
+    (name,) = served.structured_input_signature[1]
+    found = served(**{name: tf.constant(X)})["output_0"]
+    np.testing.assert_allclose(found, model(X), atol=1e-5)
+
+
+class Noise(kl.Layer):
+    """Draws at random in inference too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+@by_tensorflow
+def test_what_inference_changes_goes_on_changing(tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((20,)), kl.Dense(30), Noise()])
+    with pytest.raises(ValueError, match=r"not give the same twice.*seed"):
+        tt.export(model, tmp_path / "a")
+    before = [np.array(v) for v in model.variables]
+    tt.export(model, tmp_path / "a", verify=False)
+    assert tiny.same(before, [np.array(v) for v in model.variables])
+    serve = loaded(tmp_path / "a").serve
+    (name,) = serve.structured_input_signature[1]
+    first, second = (serve(**{name: tf.constant(X)})["output_0"] for _ in range(2))
+    assert abs(first - second).numpy().max() > 0.1
+
+
+@by_tensorflow
+def test_bfloat16_is_packed_and_compared(tmp_path):
+    model = pruned(width=400, dtype="bfloat16")
+    report = tt.export(model, tmp_path / "a", tolerance=0.02)
+    ways = {row.name.split("/", 1)[1]: row.encoding for row in report.tensors}
+    assert ways["f/kernel"] == "packed"
+    assert report.sizes["bound"] < 0.5 * 2 * 20 * 400
+
+
+@by_tensorflow
+def test_the_converter_says_briefly_what_it_refuses(tmp_path):
+    steps = keras.Sequential([keras.Input((7, 3)), kl.LSTM(4), kl.Dense(2)])
+    with pytest.raises(ExportError, match=r"unroll=True") as caught:
+        tt.export(steps, tmp_path / "a.tflite", "tflite", verify=False)
+    assert len(str(caught.value)) < 800
+    assert not list(tmp_path.iterdir())
+
+
+@by_tensorflow
+def test_tables_and_text_are_exported(tmp_path):
+    words = keras.Input((), name="words", dtype="string")
+    look = kl.TextVectorization(vocabulary=["red", "green"], output_sequence_length=3)
+    x = kl.Embedding(10, 4)(look(words))
+    model = keras.Model(words, kl.Dense(2)(kl.Flatten()(x)))
+    with pytest.raises(ValueError, match=r"takes text.*data=x"):
+        tt.export(model, tmp_path / "a")
+    report = tt.export(model, tmp_path / "a", data=np.array(["red dog", "green"]))
+    assert max(report.errors.values()) < 1e-5
+
+
+@by_tensorflow
+def test_names_that_tensorflow_does_not_allow_are_changed(tmp_path):
+    one, two = keras.Input((3,), name="my-input"), keras.Input((3,), name="1 ü")
+    model = keras.Model([one, two], kl.Dense(2, name="_hidden")(kl.Add()([one, two])))
+    data = {"1 ü": np.ones((5, 3)), "my-input": np.zeros((5, 3))}
+    report = tt.export(model, tmp_path / "a", data=data)
+    assert max(report.errors.values()) < 1e-5
+    served = loaded(tmp_path / "a").signatures["serving_default"]
+    assert set(served.structured_input_signature[1]) == {"my_input", "input_1__"}
+
+
+@by_tensorflow
+def test_a_fixed_batch_is_kept(tmp_path):
+    image = keras.Input(batch_shape=(4, 3))
+    report = tt.export(keras.Model(image, kl.Dense(2)(image)), tmp_path / "a")
+    assert set(report.errors) == {4}
+
+
+def two_inputs():
+    b, a = keras.Input((2,), name="b"), keras.Input((2,), name="a")
+    return keras.Model([b, a], kl.Dense(1)(kl.Concatenate()([b, a])))
+
+
+def test_examples_are_taken_by_name():
+    takes = interface.of_model(two_inputs())
+    found = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
+    assert found["b"].all() and not found["a"].any()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"q": np.ones((3, 2)), "z": np.ones((3, 2))}, r"\['a', 'b'\]. Received"),
+        ([np.ones((3, 2)), np.ones((4, 2))], "as many examples as the others"),
+        ([np.ones((0, 2)), np.ones((0, 2))], "one at least"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        tt.export(two_inputs(), tmp_path / "x" / "a.keras", "keras", data=data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_take_what_is_drawn_asks_for_examples(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = kl.Conv2D(4, 5, strides=2)(kl.Conv2D(4, 5, strides=2)(image))
+    with pytest.raises(ValueError, match=r"Give some that it takes"):
+        tt.export(keras.Model(image, x), tmp_path / "a.keras", "keras")
+    outputs = {"boxes": [kl.Dense(1)(X), kl.Dense(1)(X)]}
+    with pytest.raises(ValueError, match=r"a key of its own"):
+        interface.named_outputs(outputs)
+
+
+def test_only_a_saved_model_is_overwritten(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="holds other things"):
+        tt.export(pruned(), tmp_path / "work", overwrite=True)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "years"
+    with pytest.raises(ValueError, match="name of a file"):
+        tt.export(pruned(), tmp_path / "a.tflite")
+
+
+@by_tensorflow
+def test_folders_that_were_made_go_when_it_fails(tmp_path):
+    with pytest.raises(ExportError, match="more than the tolerance"):
+        tt.export(pruned(), tmp_path / "x" / "y" / "a", tolerance=-1.0)
+    assert not list(tmp_path.iterdir())
+
+
+@by_tensorflow
+def test_a_small_saved_model_is_not_made_larger(tmp_path):
+    report = tt.export(pruned(), tmp_path / "a", verify=False)
+    assert report.sizes["sparse"] <= report.sizes["dense"]
+    lite = tt.export(
+        pruned(0.0), tmp_path / "a.tflite", "tflite", verify=False, overwrite=True
+    )
+    assert lite.sizes["sparse"] == lite.sizes["dense"]
+
+
+@by_tensorflow
+def test_penalties_that_are_lost_are_named(tmp_path):
+    model = pruned(activity_regularizer="l2", kernel_regularizer="l2")
+    report = tt.export(model, tmp_path / "a", trainable=True, verify=False)
+    assert any("activity_regularizer" in remark for remark in report.remarks)
+    other = pruned(kernel_regularizer="l2")
+    report = tt.export(other, tmp_path / "b", trainable=True, verify=False)
+    assert not any("activity_regularizer" in remark for remark in report.remarks)
+
+
+def test_a_report_of_nothing_is_printed():
+    report = reports.ExportReport(
+        "a", "keras", "float32", 0.0, {"sparse": 9, "bound": 0}
+    )
+    assert "inf" in str(report)
+    assert json.loads(report.to_json())["sizes"]["bound"] == 0
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="there it is exported as it is")
+def test_a_subclassed_model_is_not_handed_over(tmp_path):
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = kl.Dense(4)
+
+        def call(self, x):
+            return self.dense(x)
+
+    pytest.importorskip("tensorflow")
+    model = Subclassed()
+    model(X)
+    with pytest.raises(ValueError, match="handed to TensorFlow's process"):
+        tt.export(model, tmp_path / "a", data=X)
