@@ -470,14 +470,14 @@ def report(name, part, results):
     if part == "turn":
         found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
         unit = "steps"
-    elif part in ("step", "learned", "penalized"):
+    elif part in ("step", "learned", "penalized", "distilled"):
         found, unit = {key: row["ratio"] for key, row in results.items()}, "x dense"
     else:
         found, unit = {part: results["ratio"]}, "x dense"
     for key, row in found.items():
         low, high = row["quartiles"]
         spread = f"{low:.3f} to {high:.3f}"
-        print(f"{name:10}{part:10}{key:14}{row['median']:8.3f} {unit}  ({spread})")
+        print(f"{name:10}{part:10}{key:44}{row['median']:8.3f} {unit}  ({spread})")
 
 
 def main(argv=None):
