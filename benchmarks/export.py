@@ -81,14 +81,12 @@ def _mask(rng, shape, sparsity, structure):
 
 
 def sizes(options):
-    rows = []
     for name in options.networks or NETWORKS:
-        for sparsity in SPARSITIES:
+        for sparsity in options.sparsities:
             model = pruned(NETWORKS[name], sparsity, "unstructured", options.seed)
             row = {"network": name, "sparsity": sparsity, **sizes_of(model)}
-            rows.append(row)
             print(json.dumps(row), flush=True)
-    return rows
+            yield row
 
 
 def sizes_of(model):
@@ -127,17 +125,16 @@ def converter_sizes(model):
 
 
 def latency(options):
-    rows = []
     for name in options.networks or TIMED:
         for structure in ("unstructured", "4x1 blocks"):
-            for sparsity in (0.9, 0.95, 0.98):
+            for sparsity in [s for s in options.sparsities if s >= 0.9]:
                 if name == "mobilenet" and structure != "unstructured":
                     continue
                 model = pruned(TIMED[name], sparsity, structure, options.seed)
                 row = {"network": name, "structure": structure, "sparsity": sparsity}
-                rows.append(row | timed(model))
-                print(json.dumps(rows[-1]), flush=True)
-    return rows
+                row |= timed(model)
+                print(json.dumps(row), flush=True)
+                yield row
 
 
 def timed(model):
@@ -161,6 +158,7 @@ def main():
     )
     parser.add_argument("--only", choices=PARTS, required=True)
     parser.add_argument("--networks", nargs="+")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="results/export_PART.json")
     options = parser.parse_args()
@@ -171,9 +169,11 @@ def main():
         f"{options.only}{networks} --seed {options.seed}",
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": versions(),
-        "rows": PARTS[options.only](options),
+        "rows": [],
     }
-    out.write_text(json.dumps(found, indent=1))
+    for row in PARTS[options.only](options):
+        found["rows"].append(row)
+        out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
