@@ -36,7 +36,7 @@ def python_blocks(text):
         yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
 
 
-@pytest.mark.parametrize("page", tiny.in_turns(PAGES))
+@pytest.mark.parametrize("page", tiny.in_turns(PAGES[1:] + PAGES[:1]))
 def test_the_python_blocks_of_a_page_run_one_after_another(page):
     namespace = {"__name__": "__main__"}
     for block in python_blocks((ROOT / page).read_text("utf-8")):

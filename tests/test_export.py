@@ -332,13 +332,11 @@ def test_a_ticket_is_exported_with_the_model_trained_from_it(tmp_path):
 def test_what_is_wrong_is_not_handed_over(tmp_path, monkeypatch):
     real = packing.pack
     monkeypatch.setattr(packing, "pack", lambda array: real(1.01 * array))
-    with pytest.raises(ExportError, match="differs from the model by"):
-        tt.export(wrapped(), tmp_path / "a", data=X)
-    assert not list(tmp_path.iterdir())
     (tmp_path / "a").write_text("before")
-    with pytest.raises(ExportError):
+    with pytest.raises(ExportError, match="differs from the model by"):
         tt.export(wrapped(), tmp_path / "a", data=X, overwrite=True)
     assert (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
     monkeypatch.undo()
     tt.export(wrapped(), tmp_path / "a", data=X, overwrite=True, verify=False)
     assert (tmp_path / "a" / "saved_model.pb").exists()
@@ -352,7 +350,8 @@ class Unknown(kl.Layer):
 
 def test_a_file_that_does_not_load_elsewhere_is_not_handed_over(tmp_path):
     model = keras.Sequential([keras.Input((3,)), kl.Dense(2), Unknown()])
-    with pytest.raises(ExportError, match="does not run in a fresh interpreter"):
+    said = r"(?s)does not run in a fresh interpreter.*class 'Unknown'"
+    with pytest.raises(ExportError, match=said):
         tt.export(model, tmp_path / "a.keras", "keras")
     assert not list(tmp_path.iterdir())
     tt.export(model, tmp_path / "a.keras", "keras", verify=False)

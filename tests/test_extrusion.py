@@ -137,6 +137,7 @@ class Removal(keras.callbacks.Callback):
             self.accuracy.append((found["accuracy"], wrapping.sparsity(self.model)))
 
 
+@tiny.only_on("jax")
 def test_the_removal_after_the_penalty_has_stood_changes_nothing():
     """Half of the weights, chosen at random, are pressed out, then cut."""
     strong = GrowingPenalty(cap=4.0)

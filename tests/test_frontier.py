@@ -24,6 +24,10 @@ def find(directory=None, **kwargs):
     return tt.find_frontier(build, tiny.splits(), searches(), directory, **given)
 
 
+# On TensorFlow the command line finds frontiers.
+pytestmark = tiny.only_on("jax")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     directory = tmp_path_factory.mktemp("frontier")

@@ -136,6 +136,7 @@ def test_exactly_so_many_weights_are_kept(constraint, allocation):
     assert expected in (None, list(ticket.kept.values()))
 
 
+@tiny.only_on("jax")
 def test_the_lagrangian_comes_to_the_number_by_itself():
     """Softly and without the final ranking, for one budget and for one each."""
     for allocation in ("global", "uniform"):
@@ -287,6 +288,7 @@ def test_all_but_the_mask_is_as_it_was(train_weights):
         assert tiny.same(teacher.get_weights(), weights)
 
 
+@tiny.only_on("jax")
 def test_teachers_labels_and_each_kind_of_information_change_the_ticket():
     def mask(**kwargs):
         search = kdlts(**{"final_sparsity": 0.5, "epochs": 5, **kwargs})

@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from keras import layers as kl
 
 import tf_tickets as tt
@@ -21,6 +22,13 @@ def data(size=64, seed=0):
 def in_turns(cases):
     """Every other case, the others on the other backend: for what takes long."""
     return list(cases)[keras.config.backend() != "tensorflow" :: 2]
+
+
+def only_on(backend):
+    """For what takes long, and is the same on every backend."""
+    return pytest.mark.skipif(
+        keras.config.backend() != backend, reason=f"takes long: tried on {backend}"
+    )
 
 
 def splits():
