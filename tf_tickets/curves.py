@@ -15,6 +15,10 @@ _LINES = (
     ("ticket", "ticket", {"color": "#0b5fa5", "marker": "o", "linewidth": 2.2}),
 )
 
+# A legend of more lines than these hides them, and stands beside them instead.
+_INSIDE = 8
+_BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+
 
 def plot_search(
     results: Iterable[Mapping[str, float]],
@@ -158,4 +162,5 @@ def _label_axes(axes, kept, title, metric="accuracy"):
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         # The line drawn last lies on top and is named first.
-        axes.legend(frameon=False, reverse=True)
+        where = _BESIDE if len(axes.lines) > _INSIDE else {}
+        axes.legend(frameon=False, reverse=True, **where)
