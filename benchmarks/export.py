@@ -164,9 +164,11 @@ def main():
     options = parser.parse_args()
     out = options.out or HERE / "results" / f"export_{options.only}.json"
     networks = f" --networks {' '.join(options.networks)}" if options.networks else ""
+    chosen = " ".join(map(str, options.sparsities))
+    sparsities = "" if options.sparsities == SPARSITIES else f" --sparsities {chosen}"
     found = {
         "command": "KERAS_BACKEND=tensorflow python benchmarks/export.py --only "
-        f"{options.only}{networks} --seed {options.seed}",
+        f"{options.only}{networks}{sparsities} --seed {options.seed}",
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": versions(),
         "rows": [],

@@ -7,7 +7,7 @@ changed in place, in the attributes that hold their layers.
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -93,7 +93,7 @@ def transform(
 
 def _rebuild(model, change):
     """A functional or Sequential model of other layers, not compiled."""
-    with _as_if_not_compiled(model):
+    with as_if_not_compiled(model):
         new = keras.models.clone_model(model, clone_function=change, recursive=True)
     if type(new) is not type(model):
         raise ValueError(
@@ -106,20 +106,31 @@ def _rebuild(model, change):
 
 
 @contextlib.contextmanager
-def _as_if_not_compiled(model):
-    """Keras would compile the clone from a file's form of the settings."""
+def as_if_not_compiled(model: keras.Model) -> Iterator[None]:
+    """Keras would compile a clone from a file's form of the settings, and keep them.
+
+    The optimizers are away too, for Keras saves those of any model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> model.compile("adam", "mse")
+    >>> with as_if_not_compiled(model):
+    ...     model.compiled, model.optimizer
+    (False, None)
+    """
     compiled = [
-        part
+        (part, part.optimizer)
         for part in paths.walk(model)
         if isinstance(part, keras.Model) and part.compiled
     ]
-    for part in compiled:
-        part.compiled = False
+    for part, _ in compiled:
+        part.compiled, part.optimizer = False, None
     try:
         yield
     finally:
-        for part in compiled:
-            part.compiled = True
+        for part, optimizer in compiled:
+            part.compiled, part.optimizer = True, optimizer
 
 
 def compile_like(

@@ -17,6 +17,7 @@ from tf_tickets.exporting import (
     interface,
     onnx_file,
     performing,
+    running,
     subject,
 )
 from tf_tickets.exporting.performing import Order
@@ -173,7 +174,8 @@ def _expected(model, takes, inputs, verify):
             "compare it yourself."
         )
     found = interface.named_outputs(outputs)
-    return {name: _numbers(tensor) for name, tensor in found.items()}
+    arrays = {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
+    return {name: running.plain(array) for name, array in arrays.items()}
 
 
 def _put_back(variables, before):
@@ -184,11 +186,6 @@ def _put_back(variables, before):
             variable.assign(old)
             changed.append(variable.path)
     return changed
-
-
-def _numbers(tensor):
-    array = keras.ops.convert_to_numpy(tensor)
-    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def _perform(order, path, overwrite):

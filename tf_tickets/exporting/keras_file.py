@@ -1,12 +1,11 @@
 """`.keras` files that are deflated; Keras itself only stores, and loads both."""
 
-import contextlib
 import os
 import zipfile
 
 import keras
 
-from tf_tickets import paths
+from tf_tickets import rebuilding
 
 
 def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:
@@ -20,22 +19,8 @@ def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:
     >>> keras.saving.load_model(tmp_path / "a.keras").compiled, model.compiled
     (False, True)
     """
-    with _as_if_not_compiled(model):
+    with rebuilding.as_if_not_compiled(model):
         model.save(path)
-
-
-@contextlib.contextmanager
-def _as_if_not_compiled(model):
-    """Without the optimizers too, which Keras saves whether it is compiled or not."""
-    models = [part for part in paths.walk(model) if isinstance(part, keras.Model)]
-    kept = [(part, part.compiled, getattr(part, "optimizer", None)) for part in models]
-    for part in models:
-        part.compiled, part.optimizer = False, None
-    try:
-        yield
-    finally:
-        for part, compiled, optimizer in kept:
-            part.compiled, part.optimizer = compiled, optimizer
 
 
 def deflate(stored: os.PathLike | str, path: os.PathLike | str) -> None:

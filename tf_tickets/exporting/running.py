@@ -98,8 +98,14 @@ def _nested(nest, named):
     return named[nest]
 
 
-def _plain(array):
-    """As NumPy keeps it in files, which do not know bfloat16."""
+def plain(array: np.ndarray) -> np.ndarray:
+    """As NumPy keeps it in files, which do not know bfloat16.
+
+    Example:
+
+    >>> plain(np.ones(2, "float32")).dtype.name
+    'float32'
+    """
     array = np.asarray(array)
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
@@ -135,7 +141,7 @@ def _run(job):
         rows = {name: array[:batch] for name, array in inputs.items()}
         for kind, call in calls.items():
             found = call(rows)
-            outputs |= {f"{kind}/{batch}/{n}": _plain(a) for n, a in found.items()}
+            outputs |= {f"{kind}/{batch}/{n}": plain(a) for n, a in found.items()}
         if job["time"]:
             ratios[batch] = _compare_times(calls["dense"], calls["sparse"], rows)
     np.savez(job["outputs"], **outputs)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -60,7 +60,7 @@ def write(
     alone = {i for i, a in enumerate(arrays) if a.size > small} | changing
     holders, module.beside = _holders(tf, arrays, packed, names, alone)
     module.held = [one.tracked for one in holders]
-    call = _call(model, takes, holders)
+    call = _call(tf, model, takes, holders)
 
     @tf.function
     def serve(**named):
@@ -94,7 +94,8 @@ def _packed(arrays):
         one if gain > (1 - _WORTH) * array.nbytes else None
         for one, gain, array in zip(found, saved, arrays, strict=True)
     ]
-    pays = sum(gain for gain in saved if gain > 0) > _ONCE
+    gained = sum(gain for gain, one in zip(saved, found, strict=True) if one)
+    pays = gained > _ONCE
     return found if pays else [None] * len(arrays)
 
 
@@ -172,7 +173,7 @@ def _dense(tf, places, arrays, named):
     return _Holder(places, "joined", variable, read)
 
 
-def _call(model, takes, holders):
+def _call(tf, model, takes, holders):
     """A function from named inputs to what the model gives in inference."""
     holder = {place: one for one in holders for place in one.places}
 
@@ -180,7 +181,9 @@ def _call(model, takes, holders):
         values: dict = {}
         for one in holders:
             values |= zip(one.places, one.read(), strict=True)
-        outputs, changed = _run(model, takes, values, named)
+        # At the root of a graph no name of a layer may begin with an underscore.
+        with tf.name_scope("model"):
+            outputs, changed = run(model, takes, values, named)
         for place, value in changed.items():
             holder[place].tracked.assign(value)
         return outputs
@@ -188,18 +191,31 @@ def _call(model, takes, holders):
     return call
 
 
-def _run(model, takes, values, named):
-    """Outputs, and the values that inference has changed, by place."""
-    import tensorflow as tf
+def run(
+    model: keras.Model,
+    takes: Interface,
+    values: Mapping[int, Any],
+    named: dict,
+    training: bool = False,
+) -> tuple[Any, dict[int, Any]]:
+    """Calls a model with values for its variables.
 
+    Args:
+        model: The model.
+        takes: Its inputs.
+        values: The values, by the places of the variables in `model.variables`.
+        named: The inputs, by name.
+        training: Whether it trains.
+
+    Returns:
+        Outputs, and the values that the call has changed, by place.
+    """
     place = {id(variable): i for i, variable in enumerate(model.variables)}
     trained = [values[place[id(v)]] for v in model.trainable_variables]
     rest = [values[place[id(v)]] for v in model.non_trainable_variables]
-    told = interface.told(model, training=False)
-    # At the root of a graph no name of a layer may begin with an underscore.
-    with tf.name_scope("model"):
-        given = takes.nested(named)
-        outputs, new = model.stateless_call(trained, rest, given, **told)
+    told = interface.told(model, training)
+    given = takes.nested(named)
+    outputs, new = model.stateless_call(trained, rest, given, **told)
     places = [place[id(v)] for v in model.non_trainable_variables]
     pairs = zip(places, zip(rest, new, strict=True), strict=True)
     return outputs, {i: new for i, (old, new) in pairs if new is not old}
@@ -211,9 +227,10 @@ def _changing(tf, model, takes, arrays):
 
     @tf.function
     def probe(values, named):
-        found.update(_run(model, takes, values, named)[1])
+        with tf.name_scope("model"):
+            found.update(run(model, takes, values, named)[1])
 
-    kinds = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+    kinds = {i: tf.TensorSpec(a.shape, a.dtype) for i, a in enumerate(arrays)}
     probe.get_concrete_function(kinds, specs(takes))
     return found
 

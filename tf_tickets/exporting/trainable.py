@@ -79,14 +79,6 @@ class _Held:
         given = {"trainable": variable.trainable, "name": saved_model.name(variable)}
         self.variable = tf.Variable(array, **given)
 
-    def assign(self, whole):
-        """Keeps a new value; that of a frozen kernel is the old one."""
-        if self.places is None:
-            self.variable.assign(whole)
-        else:
-            flat = self.tf.reshape(whole, [-1])
-            self.variable.assign(self.tf.gather(flat, self.places.read()))
-
     def value(self):
         """The whole tensor."""
         if self.places is None:
@@ -104,7 +96,7 @@ class _Calls:
         self.tf = tf
         self.model = model
         self.takes = takes
-        self.held = {id(v): one for v, one in zip(model.variables, held, strict=True)}
+        self.held = held
 
     def root(self):
         """What is saved: an object that is called."""
@@ -143,13 +135,10 @@ class _Calls:
 
     def run(self, named, training):
         """Calls the model; in training its statistics move on."""
-        trained = [self.held[id(v)].value() for v in self.model.trainable_variables]
-        rest = [self.held[id(v)] for v in self.model.non_trainable_variables]
-        values = [one.value() for one in rest]
-        given = self.takes.nested(named)
-        told = interface.told(self.model, training)
-        outputs, new = self.model.stateless_call(trained, values, given, **told)
+        values = {place: one.value() for place, one in enumerate(self.held)}
+        given = self.model, self.takes, values, named, training
+        outputs, changed = saved_model.run(*given)
         if training:
-            for one, value in zip(rest, new, strict=True):
-                one.assign(value)
+            for place, value in changed.items():
+                self.held[place].variable.assign(value)
         return outputs
