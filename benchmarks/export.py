@@ -23,9 +23,10 @@ import keras
 import numpy as np
 
 import tf_tickets as tt
-from tf_tickets import models, wrapping
-from tf_tickets.exporting import performing
-from tf_tickets.version import versions
+from tf_tickets import wrapping
+from tf_tickets.environment import versions
+from tf_tickets.experiments import models
+from tf_tickets.exporting import writer
 
 HERE = pathlib.Path(__file__).parent
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
@@ -96,7 +97,7 @@ def sizes_of(model):
         lite = tt.export(model, folder / "a.tflite", "tflite", verify=False)
         deflated = tt.export(model, folder / "a.keras", "keras", verify=False)
         model.export(folder / "keras", format="tf_saved_model", verbose=False)
-        other, other_gzipped = performing.sizes(folder / "keras")
+        other, other_gzipped = writer.sizes(folder / "keras")
         return {
             "bound": served.sizes["bound"],
             "saved_model": served.sizes["sparse"],

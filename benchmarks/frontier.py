@@ -96,7 +96,7 @@ def matching(run, tolerance):
 
 
 def plot(found, path):
-    from tf_tickets import curves
+    from tf_tickets.reports import plots
 
     lines = {}
     for point in found["points"]:
@@ -105,7 +105,7 @@ def plot(found, path):
     best = terms.staircase(lines)
     title = f"Trained tickets, {found['dataset']}, {len(found['seeds'])} seed(s)"
     dense = found["dense"]["mean"]
-    curves.plot_frontier(lines, best, path, dense, "test accuracy", title)
+    plots.plot_frontier(lines, best, path, dense, "test accuracy", title)
 
 
 def command(options, backend):

@@ -65,7 +65,7 @@ def dlth(options, seed, round_, **settings):
 
 
 def dlth_penalty(options):
-    from tf_tickets.schedules import GrowingPenalty
+    from tf_tickets.masks.annealing import GrowingPenalty
 
     if options.dataset == "mnist":
         return GrowingPenalty(1e-4, interval=1, hold=10_000)
@@ -116,7 +116,7 @@ def sweep(options, seed):
 
 
 def run(options, seed, searches):
-    from tf_tickets.version import versions
+    from tf_tickets.environment import versions
 
     setting = terms.Terms(options, seed)
     work = options.work / f"seed{seed}"

@@ -29,7 +29,7 @@ PUBLISHED = dict(enumerate([
 
 
 def run(options, seed):
-    from tf_tickets import jobs, settings
+    from tf_tickets.cli import jobs, settings
 
     chosen = {name: getattr(options, name) for name in ("rounds", "epochs", "scaling")}
     setting = settings.Setting("mnist", "lenet300", options.data_dir, seed, chosen)

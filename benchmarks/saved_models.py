@@ -20,9 +20,9 @@ import keras
 import numpy as np
 
 import tf_tickets as tt
-from tf_tickets import jobs, settings
-from tf_tickets.exporting import subject
-from tf_tickets.version import versions
+from tf_tickets.cli import jobs, settings
+from tf_tickets.environment import versions
+from tf_tickets.exporting import source
 
 HERE = pathlib.Path(__file__).parent
 HOME = HERE.parent / "saved_models"
@@ -178,7 +178,7 @@ def put_back(model, ticket, loaded):
 
     If it then gives what the SavedModel gives, that one has kept its zeros.
     """
-    masks = subject.of(ticket, model).masks
+    masks = source.of(ticket, model).masks
     pairs = zip(model.variables, loaded.variables, strict=True)
     for place, (variable, found) in enumerate(pairs):
         array = found.numpy()

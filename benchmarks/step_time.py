@@ -37,7 +37,8 @@ import keras
 import numpy as np
 
 import tf_tickets as tt
-from tf_tickets import models, selection, wrapping
+from tf_tickets import ranking, wrapping
+from tf_tickets.experiments import models
 
 SPARSITY = 0.8
 PARTS = ("step", "learned", "penalized", "distilled", "fit", "tfmot", "turn")
@@ -206,7 +207,7 @@ def wrapped_model(setup, arguments, sparsity):
     model = wrapping.wrap(setup.build(arguments.seed), verbose=False)
     rng = np.random.default_rng(arguments.seed)
     masks = {
-        path: selection.keep_largest(
+        path: ranking.keep_largest(
             rng.random(mask.shape), round((1 - sparsity) * mask.size)
         )
         for path, mask in wrapping.masks(model).items()

@@ -18,9 +18,10 @@ import pathlib
 import keras
 
 import tf_tickets as tt
-from tf_tickets import curves, recipes
-from tf_tickets.search import iss
-from tf_tickets.version import versions
+from tf_tickets.environment import versions
+from tf_tickets.experiments import recipes
+from tf_tickets.reports import plots
+from tf_tickets.search.methods import stochastic
 
 HERE = pathlib.Path(__file__).parent
 NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
@@ -88,7 +89,7 @@ class Last(keras.callbacks.Callback):
         self.masks = {"threshold": self.search.masks}
         if isinstance(self.search.mask, tt.masks.StochasticMask):
             layers = tt.wrapping.mask_layers(self.model)
-            self.masks["drawn"] = iss.sampled(layers, self.search.seed, 1)
+            self.masks["drawn"] = stochastic.sampled(layers, self.search.seed, 1)
 
 
 def accuracy(model, ticket, data):
@@ -129,7 +130,7 @@ def plot(found, path):
         pair = (1 - point["sparsity"], point["test_accuracy"])
         lines.setdefault(name, []).append(pair)
     title = f"Supermasks, {found['settings']['dataset']}"
-    curves.plot_frontier(lines, [], path, None, "test accuracy", title)
+    plots.plot_frontier(lines, [], path, None, "test accuracy", title)
 
 
 def main():

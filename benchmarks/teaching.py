@@ -20,8 +20,9 @@ from spreads import show, spread
 
 import tf_tickets as tt
 from tf_tickets import distillation as dl
-from tf_tickets import rebuilding, saliency
-from tf_tickets.version import versions
+from tf_tickets.environment import versions
+from tf_tickets.pruning import saliency
+from tf_tickets.wrapping import rebuilding
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 ROUNDS = 17

@@ -54,7 +54,7 @@ class Terms:
 
     def __init__(self, options, seed):
         import tf_tickets as tt
-        from tf_tickets import recipes
+        from tf_tickets.experiments import recipes
 
         data = tt.datasets.load(options.dataset, options.data_dir, scaling="unit")
         self.data = data.take(options.take) if options.take else data
@@ -64,7 +64,7 @@ class Terms:
         self.batch_size = self.recipe.batch_size
 
     def build(self):
-        from tf_tickets import recipes
+        from tf_tickets.experiments import recipes
 
         shape, classes = self.data.input_shape, self.data.num_classes
         width = self.options.width
@@ -105,7 +105,7 @@ def staircase(lines):
 
 def plot(points, found, options, what):
     """Draws each label that has several points as a line, beside the JSON file."""
-    from tf_tickets import curves
+    from tf_tickets.reports import plots
 
     lines = {}
     for point in points:
@@ -115,4 +115,4 @@ def plot(points, found, options, what):
     title = f"{what}, {options.dataset}, {len(options.seeds)} seed(s)"
     path, dense = options.out.with_suffix(".png"), found["dense"]["mean"]
     best = staircase(lines)
-    curves.plot_frontier(lines, best, path, dense, "test accuracy", title)
+    plots.plot_frontier(lines, best, path, dense, "test accuracy", title)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
-from tf_tickets.exporting import container
+from tf_tickets.exporting.tflite import file
 
 tf = pytest.importorskip("tensorflow")
 litert = pytest.importorskip("ai_edge_litert.interpreter")
@@ -114,7 +114,7 @@ def pruned(name, sparsity, kind="float32", block=1):
 
     As if it had been pruned before: the converter does not look at the values.
     """
-    model = container.read(dense(name, kind))
+    model = file.read(dense(name, kind))
     rng = np.random.default_rng(1)
     for tensor in model.subgraphs[0].tensors:
         data = model.buffers[tensor.buffer].data
@@ -122,7 +122,7 @@ def pruned(name, sparsity, kind="float32", block=1):
             values = data.view(DTYPES[tensor.type]).reshape(tensor.shape)
             zeroed = values * mask(tensor.shape, sparsity, block, rng)
             model.buffers[tensor.buffer].data = zeroed.ravel().view(np.uint8)
-    return container.write(model)
+    return file.write(model)
 
 
 def mask(shape, sparsity, block, rng):
@@ -159,8 +159,8 @@ def predict(content, x, delegate=True):
 
 def codes(content):
     """Name and version of all operators of a file, in the order they run."""
-    model = container.read(content)
-    numbers = vars(container.schema().BuiltinOperator)
+    model = file.read(content)
+    numbers = vars(file.schema().BuiltinOperator)
     names = {number: name for name, number in numbers.items()}
     listed = [model.operatorCodes[o.opcodeIndex] for o in model.subgraphs[0].operators]
     return [(names[code.builtinCode], code.version) for code in listed]
@@ -168,6 +168,6 @@ def codes(content):
 
 def changed(content, change):
     """A file after `change` has altered its `ModelT`."""
-    model = container.read(content)
+    model = file.read(content)
     change(model)
-    return container.write(model)
+    return file.write(model)

@@ -4,7 +4,7 @@ import numpy as np
 import oracles
 import pytest
 
-from tf_tickets import allocation
+from tf_tickets.pruning import allocation
 
 LENET = [(784, 300), (300, 100), (100, 10)]
 CONV2 = [(3, 3, 3, 64), (3, 3, 64, 64), (16384, 256), (256, 256), (256, 10)]

@@ -8,7 +8,9 @@ from gradients import gradient
 from keras import layers as kl
 
 import tf_tickets as tt
-from tf_tickets import saliency, snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.pruning import saliency
+from tf_tickets.training import snapshots
 
 X, Y = tiny.data()
 

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tf_tickets.exporting import container, flatbuffer
+from tf_tickets.exporting.tflite import file, rewriter
 
 converted = pytest.importorskip("converted", reason="needs TensorFlow and LiteRT")
 
@@ -18,19 +18,19 @@ converted = pytest.importorskip("converted", reason="needs TensorFlow and LiteRT
 )
 def test_what_is_no_file_of_a_model_is_refused(content):
     with pytest.raises(ValueError, match=r"\.tflite file"):
-        flatbuffer.encode(content)
+        rewriter.encode(content)
 
 
 @pytest.mark.parametrize("part", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_file_that_was_cut_off_is_refused(part):
     content = converted.dense("dense 16")
     with pytest.raises(ValueError, match=r"\.tflite file"):
-        flatbuffer.encode(content[: int(part * len(content))])
+        rewriter.encode(content[: int(part * len(content))])
 
 
 def test_what_is_no_bytes_is_refused():
     with pytest.raises(TypeError, match="Received: str"):
-        flatbuffer.encode("model.tflite")
+        rewriter.encode("model.tflite")
 
 
 def test_weights_outside_the_flatbuffer_are_refused():
@@ -39,7 +39,7 @@ def test_weights_outside_the_flatbuffer_are_refused():
 
     content = converted.changed(converted.dense("dense 16"), move)
     with pytest.raises(ValueError, match="outside its flatbuffer"):
-        flatbuffer.encode(content)
+        rewriter.encode(content)
 
 
 def test_a_zip_behind_the_model_is_not_lost():
@@ -48,7 +48,7 @@ def test_a_zip_behind_the_model_is_not_lost():
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("labels.txt", "cat")
     with pytest.raises(ValueError, match="associated files"):
-        flatbuffer.encode(file.getvalue())
+        rewriter.encode(file.getvalue())
 
 
 def test_a_buffer_that_is_not_there_is_refused():
@@ -57,29 +57,27 @@ def test_a_buffer_that_is_not_there_is_refused():
 
     content = converted.changed(converted.dense("dense 16"), point)
     with pytest.raises(ValueError, match="names buffers"):
-        flatbuffer.encode(content)
+        rewriter.encode(content)
 
 
 def test_metadata_is_added_and_comes_back_after_encoding():
     content = converted.pruned("dense 16", 0.9)
-    before = container.metadata(content)
+    before = file.metadata(content)
     entries = {"tf_tickets.ticket": b"\0provenance", "empty": b""}
-    found = flatbuffer.set_metadata(content, entries)
-    assert flatbuffer.metadata(found) == before | entries
-    assert flatbuffer.metadata(flatbuffer.encode(found)[0]) == before | entries
+    found = rewriter.set_metadata(content, entries)
+    assert rewriter.metadata(found) == before | entries
+    assert rewriter.metadata(rewriter.encode(found)[0]) == before | entries
     x = converted.inputs((16,), 2)
     assert np.array_equal(converted.predict(content, x), converted.predict(found, x))
 
 
 def test_metadata_of_the_same_name_is_replaced():
-    content = flatbuffer.set_metadata(
-        converted.dense("dense 16"), {"a": b"1", "b": b"2"}
-    )
-    buffers = len(container.read(content).buffers)
-    content = flatbuffer.set_metadata(content, {"a": b"longer"})
-    found = flatbuffer.metadata(content)
+    content = rewriter.set_metadata(converted.dense("dense 16"), {"a": b"1", "b": b"2"})
+    buffers = len(file.read(content).buffers)
+    content = rewriter.set_metadata(content, {"a": b"longer"})
+    found = rewriter.metadata(content)
     assert (found["a"], found["b"]) == (b"longer", b"2")
-    assert len(container.read(content).buffers) == buffers
+    assert len(file.read(content).buffers) == buffers
 
 
 def test_replacing_metadata_spares_others_with_the_same_bytes():
@@ -87,20 +85,20 @@ def test_replacing_metadata_spares_others_with_the_same_bytes():
         model.metadata[-1].buffer = model.metadata[-2].buffer
 
     entries = {"a": b"1", "b": b"1"}
-    content = flatbuffer.set_metadata(converted.dense("dense 16"), entries)
+    content = rewriter.set_metadata(converted.dense("dense 16"), entries)
     content = converted.changed(content, share)
-    found = flatbuffer.metadata(flatbuffer.set_metadata(content, {"b": b"2"}))
+    found = rewriter.metadata(rewriter.set_metadata(content, {"b": b"2"}))
     assert (found["a"], found["b"]) == (b"1", b"2")
 
 
 @pytest.mark.parametrize("entries", [{"a": "text"}, {1: b""}, {"a": None}])
 def test_metadata_of_other_types_is_refused(entries):
     with pytest.raises(TypeError, match="from a name to bytes"):
-        flatbuffer.set_metadata(converted.dense("dense 16"), entries)
+        rewriter.set_metadata(converted.dense("dense 16"), entries)
 
 
 def test_damaged_files_are_told_as_such():
     content = bytearray(converted.dense("dense 16"))
     struct.pack_into("<I", content, 0, len(content) + 64)
     with pytest.raises(ValueError, match="cannot be read"):
-        flatbuffer.metadata(bytes(content))
+        rewriter.metadata(bytes(content))

@@ -7,15 +7,11 @@ import keras
 import pytest
 
 import tf_tickets as tt
-from tf_tickets import (
-    allocation,
-    distillation,
-    layers,
-    masks,
-    optimizers,
-    schedules,
-    snapshots,
-)
+from tf_tickets import distillation, masks, optimizers
+from tf_tickets.masks import annealing
+from tf_tickets.pruning import allocation, schedules
+from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.wrapping import prunable
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -28,7 +24,7 @@ IMP = {
     "epochs_per_round": 7,
     "rate": {"output": 0.1, ".": 0.3},
     "rewind_to": "5 steps",
-    "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+    "fidelity": Fidelity("keep", "rewind", "rewind"),
     "criterion": "movement",
     "allocation": "erk",
     "stop_at": 0.9,
@@ -103,12 +99,12 @@ DLTH = {
     "rounds": 2,
     "penalty_epochs": 7,
     "epochs_per_round": 9,
-    "penalty": schedules.GrowingPenalty(0.1, 2, 3.0, 2.0, 4),
+    "penalty": annealing.GrowingPenalty(0.1, 2, 3.0, 2.0, 4),
     "criterion": "movement",
     "allocation": "erk",
     "train": "each",
     "penalty_learning_rate": 0.1,
-    "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+    "fidelity": Fidelity("keep", "rewind", "rewind"),
     "monitor": "loss",
     "tolerance": 0.02,
     "seed": 4,
@@ -121,14 +117,14 @@ UNI = DLTH | {
 SOFT = {
     "initial_score": 0.2,
     "penalty": 0.1,
-    "temperature": schedules.ExponentialTemperature(2.0, 3.0),
+    "temperature": annealing.ExponentialTemperature(2.0, 3.0),
     "scale_mask": False,
     "dynamic_scaling": True,
 }
 BUDGET = {
     "strength": 2.0,
     "initial_score": 0.3,
-    "temperature": schedules.ExponentialTemperature(2.0, 7.0),
+    "temperature": annealing.ExponentialTemperature(2.0, 7.0),
     "scale_mask": True,
 }
 STOCHASTIC = {
@@ -163,7 +159,7 @@ TABLE = {
             "quality": {"output": 0.1, ".": 0.3},
             "deviation": "once",
             "learning_rate_factor": 0.3,
-            "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+            "fidelity": Fidelity("keep", "rewind", "rewind"),
             "monitor": "loss",
             "tolerance": 0.02,
         },
@@ -175,17 +171,17 @@ TABLE = {
             "min_delta": 0.1,
             "rewind": 2,
             "monitor": "loss",
-            "fidelity": snapshots.Fidelity("keep", "rewind", "rewind"),
+            "fidelity": Fidelity("keep", "rewind", "rewind"),
             "directory": "here",
         },
     ),
     "GrowingPenalty": (
-        schedules.GrowingPenalty,
+        annealing.GrowingPenalty,
         {"increment": 0.1, "interval": 2, "cap": 3.0, "power": 2.0, "hold": 4},
     ),
     "PenalizedMask": (
         masks.PenalizedMask,
-        {"penalty": schedules.GrowingPenalty(0.1, 2, 3.0, 2.0, 4)},
+        {"penalty": annealing.GrowingPenalty(0.1, 2, 3.0, 2.0, 4)},
     ),
     "SoftMask": (masks.SoftMask, SOFT),
     "BudgetMask": (masks.BudgetMask, BUDGET),
@@ -239,11 +235,11 @@ TABLE = {
         {"default": SCORES, "groups": {"a": SCORES}, "name": "two"},
     ),
     "ExponentialTemperature": (
-        schedules.ExponentialTemperature,
+        annealing.ExponentialTemperature,
         {"initial": 2.0, "final": 3.0, "per": "epoch"},
     ),
     "Fidelity": (
-        snapshots.Fidelity,
+        Fidelity,
         {
             "weights": "keep",
             "statistics": "keep",
@@ -286,10 +282,10 @@ def plain(value):
 
 WITH_CONFIG = (
     distillation.DistillationLoss,
-    snapshots.Fidelity,
+    Fidelity,
     schedules.ConstantSparsity,
-    schedules.ExponentialTemperature,
-    schedules.GrowingPenalty,
+    annealing.ExponentialTemperature,
+    annealing.GrowingPenalty,
     tt.EarlyStopRewind,
     keras.optimizers.Optimizer,
     masks.FixedMask,
@@ -366,11 +362,11 @@ def test_a_function_that_is_not_registered_cannot_be_configured():
     ids=str,
 )
 def test_a_prunable_layer_survives_being_saved(mask):
-    layer = layers.Prunable(keras.layers.Dense(3), kernels=["kernel"], mask=mask)
+    layer = prunable.Prunable(keras.layers.Dense(3), kernels=["kernel"], mask=mask)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
     restored = keras.saving.deserialize_keras_object(config)
     assert restored.get_config() == layer.get_config()
-    arguments = set(parameters(layers.Prunable)) - {"self", "kwargs"}
+    arguments = set(parameters(prunable.Prunable)) - {"self", "kwargs"}
     assert arguments <= set(layer.get_config())
 
 
@@ -426,7 +422,7 @@ def test_a_prunable_layer_survives_being_saved(mask):
         (tt.GradualPruning, {"schedule": 0.5}, TypeError, "Received: 0.5"),
         (tt.GradualPruning, GRADUAL | {"criterion": "size"}, ValueError, "'size'"),
         (tt.GradualPruning, GRADUAL | {"allocation": "even"}, ValueError, "'even'"),
-        (snapshots.Fidelity, {"seeds": "fresh"}, ValueError, "Received: 'fresh'"),
+        (Fidelity, {"seeds": "fresh"}, ValueError, "Received: 'fresh'"),
         (
             schedules.ConstantSparsity,
             {"target_sparsity": 80, "begin_step": 0},

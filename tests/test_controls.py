@@ -5,8 +5,8 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import controls
-from tf_tickets.search.training import TicketTrainer, train_ticket
+from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
+from tf_tickets.tickets import controls
 
 DATA = tiny.splits()
 

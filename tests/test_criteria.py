@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tf_tickets import criteria
+from tf_tickets.pruning import criteria
 
 WEIGHT = np.array([[-3.0, 0.5], [0.0, 2.0]])
 START = np.array([[1.0, -0.5], [2.0, 2.0]])

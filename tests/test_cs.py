@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import optimizers, snapshots, wrapping
-from tf_tickets.search import finding
+from tf_tickets import optimizers, wrapping
+from tf_tickets.search import runner
+from tf_tickets.training import snapshots
 
 
 def cs(rounds=3, epochs=2, **kwargs):
@@ -373,7 +374,7 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, e
     assert [t.metrics for t in resumed.tickets] == [t.metrics for t in whole.tickets]
     again = find(name, tmp_path / "cut", [_Stop(0)])
     assert [t.metrics for t in again.tickets] == [t.metrics for t in whole.tickets]
-    assert (tmp_path / "whole" / finding.STATE).exists()
+    assert (tmp_path / "whole" / runner.STATE).exists()
 
 
 def test_the_initial_score_steers_the_sparsity():

@@ -6,7 +6,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import curvature, snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.pruning import curvature
+from tf_tickets.training import snapshots
 
 BENDS = np.array([0.5, 1.0, 4.0, 9.0])
 

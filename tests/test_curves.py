@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tf_tickets import curves
+from tf_tickets.reports import plots
 
 RESULTS = [
     {"round": 1, "sparsity": 0.2, "ticket": 0.97, "reinit": 0.96, "shuffled": 0.95},
@@ -16,16 +16,16 @@ RESULTS = [
 
 def drawn_axes(results, monkeypatch, tmp_path, **kwargs):
     """The axes of the picture that `plot_search` wrote."""
-    figure = curves._figure()
-    monkeypatch.setattr(curves, "_figure", lambda: figure)
-    curves.plot_search(results, tmp_path / "curve.png", **kwargs)
+    figure = plots._figure()
+    monkeypatch.setattr(plots, "_figure", lambda: figure)
+    plots.plot_search(results, tmp_path / "curve.png", **kwargs)
     return figure.axes[0]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_picture_is_a_png_of_sensible_size(count, tmp_path):
     pytest.importorskip("matplotlib")
-    curves.plot_search(RESULTS[:count], tmp_path / "curve.png", dense=0.97)
+    plots.plot_search(RESULTS[:count], tmp_path / "curve.png", dense=0.97)
     data = (tmp_path / "curve.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1080, 660)
@@ -72,10 +72,10 @@ def test_a_collapse_does_not_press_the_others_together(
 ):
     pytest.importorskip("matplotlib")
     kept = {}
-    monkeypatch.setattr(curves, "_save", lambda figure, path: kept.update(f=figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, path: kept.update(f=figure))
     lines = {"a": [(0.5, 0.98), (0.3, 0.97), (0.1, 0.97)]}
     lines["b"] = [(0.5, 0.96), (0.3, 0.95), (0.1, last)]
-    curves.plot_frontier(lines, [], tmp_path / "a.png", dense=0.975)
+    plots.plot_frontier(lines, [], tmp_path / "a.png", dense=0.975)
     [axes] = kept["f"].axes
     low, high = axes.get_ylim()
     assert low < 0.94 and 0.98 < high < 1.0 and (low < last) == seen
@@ -86,11 +86,11 @@ def test_a_collapse_does_not_press_the_others_together(
 @pytest.mark.parametrize("results", [[], [{"sparsity": 1.0, "ticket": 0.1}]])
 def test_a_picture_of_nothing_is_refused(results, tmp_path):
     with pytest.raises(ValueError, match="no round with weights left.*Received"):
-        curves.plot_search(results, tmp_path / "curve.png")
+        plots.plot_search(results, tmp_path / "curve.png")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib_the_pip_line_is_given(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
-        curves.plot_search(RESULTS, tmp_path / "curve.png")
+        plots.plot_search(RESULTS, tmp_path / "curve.png")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from tf_tickets import datasets
+from tf_tickets.experiments import datasets
 
 _PARTS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
 

@@ -10,11 +10,8 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.distillation import (
-    DistanceDistillation,
-    FeatureDistillation,
-    LogitsDistillation,
-)
+from tf_tickets.distillation.losses import FeatureDistillation, LogitsDistillation
+from tf_tickets.distillation.relations import DistanceDistillation
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -6,7 +6,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import saliency, snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.pruning import saliency
+from tf_tickets.training import snapshots
 
 X, Y = tiny.data()
 

@@ -16,9 +16,12 @@ import tiny
 from keras import layers as kl
 
 import tf_tickets as tt
-from tf_tickets import cli, wrapping
-from tf_tickets.exporting import checking, container, exporter, packing, running
-from tf_tickets.exporting.checking import ExportError
+from tf_tickets import wrapping
+from tf_tickets.cli import main
+from tf_tickets.exporting import artefact_runner, exporter, verification
+from tf_tickets.exporting.saved_model import packing
+from tf_tickets.exporting.tflite import file
+from tf_tickets.exporting.verification import ExportError
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 ON_TENSORFLOW = keras.config.backend() == "tensorflow"
@@ -124,7 +127,7 @@ def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
     path = tmp_path / f"a{suffix}"
     tt.export(model, path, format, verify=False)
     job = {"trainable": False, "nest": "image"}
-    call = running.LOADERS[format](str(path), job)
+    call = artefact_runner.LOADERS[format](str(path), job)
     for batch in (1, 5):
         found = call({"image": x[:batch]})
         found = [found[name] for name in sorted(found)]
@@ -165,7 +168,7 @@ def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch, lim
     """By TF 2, twice in a process, as a Keras layer, and by TF 1's loader."""
     if limit is not None:
         # What has no room in the graph goes to the files of the variables.
-        module = "tf_tickets.exporting.saved_model.GRAPH_LIMIT"
+        module = "tf_tickets.exporting.saved_model.inference.GRAPH_LIMIT"
         monkeypatch.setattr(module, limit)
     model = wrapped()
     tt.export(model, tmp_path / "a", data=X, verify=False)
@@ -272,7 +275,7 @@ def test_a_tflite_file_of_every_precision(tmp_path, precision):
     pytest.importorskip("ai_edge_litert")
     path = tmp_path / "a.tflite"
     report = tt.export(wrapped(0.95), path, "tflite", precision=precision, data=X)
-    assert max(report.errors.values()) < checking.TOLERANCES[precision]
+    assert max(report.errors.values()) < verification.TOLERANCES[precision]
     assert report.sizes["sparse_gzipped"] < 1.3 * report.sizes["dense_gzipped"]
     if precision == "float32":
         ways = {row.encoding for row in report.tensors}
@@ -320,7 +323,7 @@ def test_a_ticket_is_exported_with_the_model_trained_from_it(tmp_path):
     path = tmp_path / "a.tflite"
     report = tt.export(ticket, path, "tflite", model=model)
     assert report.provenance["ticket"] == ticket.id
-    kept = json.loads(container.metadata(path.read_bytes())["tf_tickets"])
+    kept = json.loads(file.metadata(path.read_bytes())["tf_tickets"])
     assert kept["ticket"] == ticket.id and kept["method"] == "imp"
     with pytest.raises(ValueError, match="weights that the ticket prunes are not zero"):
         tt.export(ticket, tmp_path / "b.tflite", "tflite", model=tiny.build())
@@ -516,8 +519,8 @@ def test_the_command_line_exports(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", x_test=X)
     command = ["export", str(tmp_path / "m.keras"), str(tmp_path / "small.keras")]
     more = ["--data", str(tmp_path / "x.npz"), "--report", str(tmp_path / "r.json")]
-    assert cli.main([*command, *more]) == 0
+    assert main.main([*command, *more]) == 0
     assert "batch 32: largest error" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["format"] == "keras"
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     assert "is there already" in capsys.readouterr().err

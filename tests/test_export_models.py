@@ -10,8 +10,8 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.exporting import interface, reports
-from tf_tickets.exporting.checking import ExportError
+from tf_tickets.exporting import export_report, signature
+from tf_tickets.exporting.verification import ExportError
 
 ON_TENSORFLOW = keras.config.backend() == "tensorflow"
 by_tensorflow = pytest.mark.skipif(
@@ -189,7 +189,7 @@ def two_inputs():
 
 
 def test_examples_are_taken_by_name():
-    takes = interface.of_model(two_inputs())
+    takes = signature.of_model(two_inputs())
     found = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
     assert found["b"].all() and not found["a"].any()
 
@@ -215,7 +215,7 @@ def test_a_model_that_does_not_take_what_is_drawn_asks_for_examples(tmp_path):
         tt.export(keras.Model(image, x), tmp_path / "a.keras", "keras")
     outputs = {"boxes": [kl.Dense(1)(X), kl.Dense(1)(X)]}
     with pytest.raises(ValueError, match=r"a key of its own"):
-        interface.named_outputs(outputs)
+        signature.named_outputs(outputs)
 
 
 def test_only_a_saved_model_is_overwritten(tmp_path):
@@ -256,7 +256,7 @@ def test_penalties_that_are_lost_are_named(tmp_path):
 
 
 def test_a_report_of_nothing_is_printed():
-    report = reports.ExportReport(
+    report = export_report.ExportReport(
         "a", "keras", "float32", 0.0, {"sparse": 9, "bound": 0}
     )
     assert "inf" in str(report)

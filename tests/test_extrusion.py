@@ -8,9 +8,10 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
-from tf_tickets.schedules import GrowingPenalty
-from tf_tickets.search import finding
+from tf_tickets import wrapping
+from tf_tickets.masks.annealing import GrowingPenalty
+from tf_tickets.search import runner
+from tf_tickets.training import snapshots
 
 NO_STOP = tt.EarlyStopRewind(None)
 NOTHING = GrowingPenalty(cap=0.0)
@@ -414,7 +415,7 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, e
     assert resumed.stage_one == whole.stage_one
     again = find(name, tmp_path / "cut", [_Stop(0)])
     assert [t.metrics for t in again.tickets] == [t.metrics for t in whole.tickets]
-    assert (tmp_path / "whole" / finding.STATE).exists()
+    assert (tmp_path / "whole" / runner.STATE).exists()
 
 
 def test_patience_is_an_argument_that_can_be_varied():

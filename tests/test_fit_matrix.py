@@ -9,7 +9,8 @@ import tiny
 from keras import optimizers
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.training import snapshots
 
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 OPTIMIZERS = {

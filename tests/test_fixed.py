@@ -6,9 +6,10 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import masks, snapshots, wrapping
-from tf_tickets.fixed import own_regularizer
-from tf_tickets.schedules import GrowingPenalty
+from tf_tickets import masks, wrapping
+from tf_tickets.masks.annealing import GrowingPenalty
+from tf_tickets.masks.penalized import own_regularizer
+from tf_tickets.training import snapshots
 
 
 def published(steps, increment=1e-4, interval=5, cap=1.0, power=1):

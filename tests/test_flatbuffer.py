@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tickets.exporting import container, flatbuffer
+from tf_tickets.exporting.tflite import file, rewriter
 
 converted = pytest.importorskip("converted", reason="needs TensorFlow and LiteRT")
 
@@ -55,7 +55,7 @@ def encodings(records):
 
 def dimensions(content):
     """From the name of each sparse tensor to the dimensions it is stored in."""
-    tensors = container.read(content).subgraphs[0].tensors
+    tensors = file.read(content).subgraphs[0].tensors
     return {
         tensor.name.decode(): len(tensor.sparsity.dimMetadata)
         for tensor in tensors
@@ -68,7 +68,7 @@ def dimensions(content):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_dense_layers_give_the_same_outputs(width, sparsity, block):
     content = converted.pruned(f"dense {width}", sparsity, block=block)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert_same_outputs(content, encoded, (width,))
     assert_sizes_as_recorded(content, encoded, records)
     assert [r.operator for r in records] == ["FULLY_CONNECTED"] * 2
@@ -77,7 +77,7 @@ def test_dense_layers_give_the_same_outputs(width, sparsity, block):
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97, 0.99])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_scattered_nonzeros_are_rows_in_an_operator_of_version_8(width, sparsity):
-    encoded, records = flatbuffer.encode(converted.pruned(f"dense {width}", sparsity))
+    encoded, records = rewriter.encode(converted.pruned(f"dense {width}", sparsity))
     named = {r.tensor: r for r in records if r.encoding == "csr"}
     assert dimensions(encoded) == dict.fromkeys(named, 2)
     versions = [version for _, version in converted.codes(encoded)]
@@ -91,7 +91,7 @@ def test_scattered_nonzeros_are_rows_in_an_operator_of_version_8(width, sparsity
 )
 def test_blocks_of_four_are_used_where_the_inputs_divide(width, first, sparsity):
     content = converted.pruned(f"dense {width}", sparsity, block=4)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert {r.shape: r.encoding for r in records}[48, width] == first
     stored = {"csr": 2, "block 1x4": 3}
     expected = {r.tensor: stored[r.encoding] for r in records}
@@ -104,7 +104,7 @@ def test_where_encoding_begins_to_pay_no_file_grows(name, kind):
     found = set()
     for sparsity in np.linspace(0.1, 0.8, 15):
         content = converted.pruned(name, sparsity, kind)
-        encoded, records = flatbuffer.encode(content)
+        encoded, records = rewriter.encode(content)
         found.update(encodings(records))
         assert_sizes_as_recorded(content, encoded, records)
     assert len(found) > 1
@@ -112,7 +112,7 @@ def test_where_encoding_begins_to_pay_no_file_grows(name, kind):
 
 def test_blocks_can_be_declined():
     content = converted.pruned("dense 16", 0.9, block=4)
-    encoded, records = flatbuffer.encode(content, blocks=False)
+    encoded, records = rewriter.encode(content, blocks=False)
     assert encodings(records) == ["csr", "csr"]
     assert_same_outputs(content, encoded, (16,))
 
@@ -120,7 +120,7 @@ def test_blocks_can_be_declined():
 @pytest.mark.parametrize("sparsity", [0.9, 1.0])
 def test_indices_above_255_are_read(sparsity):
     content = converted.pruned("wide", sparsity)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert encodings(records) == ["csr"]
     assert_same_outputs(content, encoded, (300,))
 
@@ -129,7 +129,7 @@ def test_indices_above_255_are_read(sparsity):
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_give_the_same_outputs(name, sparsity):
     content = converted.pruned(name, sparsity)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert sorted(r.operator for r in records) == CONVOLUTIONS[name]
     expected = "dense" if sparsity == 0.0 else "densify"
     assert {r.encoding for r in records} == {expected}
@@ -142,7 +142,7 @@ def test_convolutions_give_the_same_outputs(name, sparsity):
 @pytest.mark.parametrize("sparsity", [0.5, 0.98])
 def test_einsum_dense_is_a_fully_connected_layer(sparsity):
     content = converted.pruned("einsum", sparsity)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert [(r.operator, r.encoding) for r in records] == [("FULLY_CONNECTED", "csr")]
     assert_same_outputs(content, encoded, (5, 32))
 
@@ -160,7 +160,7 @@ def test_einsum_dense_is_a_fully_connected_layer(sparsity):
 )
 def test_every_kind_of_file_gives_the_same_outputs(kind, matrix, convolution, sparsity):
     content = converted.pruned("mixed", sparsity, kind)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert_same_outputs(content, encoded, (6, 6, 16))
     assert_sizes_as_recorded(content, encoded, records)
     of_matrix = {r.encoding for r in records if r.operator == "FULLY_CONNECTED"}
@@ -172,7 +172,7 @@ def test_every_kind_of_file_gives_the_same_outputs(kind, matrix, convolution, sp
 
 def test_weights_of_int8_without_encoding_are_made_small_by_gzip():
     content = converted.pruned("mixed", 0.95, "dynamic")
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert encoded == content
     assert all("gzip" in record.reason for record in records)
     assert len(gzip.compress(encoded)) < 0.5 * len(content)
@@ -180,7 +180,7 @@ def test_weights_of_int8_without_encoding_are_made_small_by_gzip():
 
 def test_an_embedding_stays_dense_beside_an_encoded_layer():
     content = converted.pruned("embedding", 0.9)
-    _, records = flatbuffer.encode(content)
+    _, records = rewriter.encode(content)
     assert {r.operator: r.encoding for r in records} == {
         "GATHER": "dense",
         "FULLY_CONNECTED": "csr",
@@ -209,7 +209,7 @@ def by_tensorflow(width, sparsity, block=1, kind="float32"):
 
 def test_the_converter_stores_zeros_of_scattered_nonzeros_and_we_do_not():
     theirs, dense, _ = by_tensorflow(256, 0.98)
-    ours, (record,) = flatbuffer.encode(dense)
+    ours, (record,) = rewriter.encode(dense)
     assert record.encoding == "csr"
     assert set(dimensions(theirs).values()) == {3}
     assert len(ours) < len(theirs) - 2 * record.bytes_after
@@ -219,7 +219,7 @@ def test_the_converter_loses_the_last_inputs_and_we_do_not():
     theirs, dense, x = by_tensorflow(255, 0.98)
     expected = converted.predict(dense, x)
     assert error(expected, converted.predict(theirs, x)) > 0.01
-    assert error(expected, converted.predict(flatbuffer.encode(dense)[0], x)) < 1e-6
+    assert error(expected, converted.predict(rewriter.encode(dense)[0], x)) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "int8"])
@@ -227,7 +227,7 @@ def test_quantised_and_sparse_by_the_converter_does_not_load_and_ours_does(kind)
     theirs, dense, x = by_tensorflow(256, 0.8, kind=kind)
     with pytest.raises(RuntimeError, match="failed to delegate FULLY_CONNECTED"):
         converted.predict(theirs, x)
-    ours, _ = flatbuffer.encode(dense)
+    ours, _ = rewriter.encode(dense)
     assert error(converted.predict(dense, x), converted.predict(ours, x)) < 1e-6
 
 
@@ -235,13 +235,13 @@ def test_quantised_blocks_by_the_converter_give_garbage_and_ours_do_not():
     theirs, dense, x = by_tensorflow(256, 0.9, block=16, kind="dynamic")
     expected = converted.predict(dense, x)
     assert error(expected, converted.predict(theirs, x)) > 0.5
-    ours, _ = flatbuffer.encode(dense)
+    ours, _ = rewriter.encode(dense)
     assert error(expected, converted.predict(ours, x)) < 1e-6
 
 
 def test_transposed_convolutions_of_halves_stay_dense_as_unpacked_they_give_nan():
     content = converted.pruned("transposed", 0.9, "float16")
-    encoded, (record,) = flatbuffer.encode(content)
+    encoded, (record,) = rewriter.encode(content)
     assert (encoded, record.encoding) == (content, "dense")
     assert "do not reach TRANSPOSE_CONV" in record.reason
     settings = converted.settings("float16", (4, 4, 16))
@@ -261,7 +261,7 @@ def test_an_operator_that_the_delegate_leaves_gets_its_weights(name, kind):
         model.subgraphs[0].operators[-1].builtinOptions.fusedActivationFunction = 4
 
     content = converted.changed(converted.pruned(name, 0.9, kind), fuse_tanh)
-    encoded, (record,) = flatbuffer.encode(content)
+    encoded, (record,) = rewriter.encode(content)
     assert record.encoding == {"float32": "densify", "float16": "dense"}[kind]
     assert_same_outputs(content, encoded, converted.MODELS[name][0])
 
@@ -285,7 +285,7 @@ def test_an_operator_of_version_1_ends_the_process(version, finishes, tmp_path):
         for code in model.operatorCodes:
             code.version = version
 
-    encoded, _ = flatbuffer.encode(converted.pruned("dense 255", 0.98))
+    encoded, _ = rewriter.encode(converted.pruned("dense 255", 0.98))
     (tmp_path / "m.tflite").write_bytes(converted.changed(encoded, set_version))
     command = [sys.executable, "-c", RUN, str(tmp_path / "m.tflite")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -316,7 +316,7 @@ def test_one_densify_serves_all_that_read_a_tensor():
             lambda x: matrix(keras.ops.relu(matrix(filters(filters(x))))), (6, 6, 16)
         )
     )
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert encodings(records) == ["csr", "densify"]
     names = [name for name, _ in converted.codes(encoded)]
     assert names.count("DENSIFY") == 1
@@ -331,7 +331,7 @@ def test_attention_and_recurrence_run():
         return keras.layers.Dense(32, "softmax")(x)
 
     content = with_zeros(model_of(call, (4, 16)))
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert len(encoded) < len(content)
     assert encodings(records).count("csr") >= 5
     assert_same_outputs(content, encoded, (4, 16))
@@ -353,7 +353,7 @@ def make_an_output(model):
 
 def share_the_bytes(model):
     tensors = model.subgraphs[0].tensors
-    tensors.append(container.schema().TensorT(**vars(tensors[first_weight(model)])))
+    tensors.append(file.schema().TensorT(**vars(tensors[first_weight(model)])))
 
 
 def add_a_graph(model):
@@ -370,7 +370,7 @@ def add_a_graph(model):
 )
 def test_what_others_need_dense_stays_dense(change, reason):
     content = converted.changed(converted.pruned("conv 3x3", 0.9), change)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert encoded == content
     assert records[0].reason == reason
     assert {r.encoding for r in records} == {"dense"}
@@ -384,7 +384,7 @@ def test_graphs_after_the_first_are_left_alone():
 
     content = converted.changed(converted.pruned("conv 3x3", 0.9), add_a_graph)
     content = converted.changed(content, separate)
-    encoded, records = flatbuffer.encode(content)
+    encoded, records = rewriter.encode(content)
     assert [r.encoding for r in records] == ["densify", "dense"]
     assert records[1].reason == "only the first graph of a file is encoded"
     assert_same_outputs(content, encoded, (6, 6, 16))
@@ -393,8 +393,8 @@ def test_graphs_after_the_first_are_left_alone():
 def test_operators_named_by_position_are_not_moved():
     content = converted.pruned("mixed", 0.9)
     entries = {"model_control_dependencies": b"unread"}
-    content = container.set_metadata(content, entries)
-    encoded, records = flatbuffer.encode(content)
+    content = file.set_metadata(content, entries)
+    encoded, records = rewriter.encode(content)
     assert {r.operator: r.encoding for r in records} == {
         "CONV_2D": "dense",
         "DEPTHWISE_CONV_2D": "dense",
@@ -409,10 +409,10 @@ def test_operators_named_by_position_are_not_moved():
 
 def test_all_else_in_the_file_is_kept():
     content = converted.pruned("mixed", 0.9)
-    encoded, _ = flatbuffer.encode(content)
-    before, after = container.read(content), container.read(encoded)
+    encoded, _ = rewriter.encode(content)
+    before, after = file.read(content), file.read(encoded)
     assert after.description == before.description
-    assert container.metadata(encoded) == container.metadata(content) != {}
+    assert file.metadata(encoded) == file.metadata(content) != {}
     (old,), (new,) = before.signatureDefs, after.signatureDefs
     assert new.signatureKey == old.signatureKey
     assert [(i.name, i.tensorIndex) for i in new.inputs + new.outputs] == [
@@ -428,16 +428,16 @@ def test_all_else_in_the_file_is_kept():
 def test_a_signature_still_runs():
     from ai_edge_litert.interpreter import Interpreter
 
-    encoded, _ = flatbuffer.encode(converted.pruned("mixed", 0.9))
+    encoded, _ = rewriter.encode(converted.pruned("mixed", 0.9))
     runner = Interpreter(model_content=encoded).get_signature_runner()
     (name,) = runner.get_input_details()
     assert list(runner(**{name: converted.inputs((6, 6, 16), 1)}).values())[0].any()
 
 
 def test_constants_begin_at_multiples_of_sixteen():
-    encoded, _ = flatbuffer.encode(converted.pruned("mixed", 0.9))
+    encoded, _ = rewriter.encode(converted.pruned("mixed", 0.9))
     start = np.frombuffer(encoded, np.uint8).ctypes.data
-    data = [buffer.data for buffer in container.read(encoded).buffers]
+    data = [buffer.data for buffer in file.read(encoded).buffers]
     offsets = [d.ctypes.data - start for d in data if d is not None and d.size]
     assert [offset % 16 for offset in offsets] == [0] * len(offsets)
 
@@ -445,15 +445,15 @@ def test_constants_begin_at_multiples_of_sixteen():
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_the_same_bytes_give_the_same_bytes(kind):
     content = converted.pruned("mixed", 0.9, kind)
-    assert flatbuffer.encode(content) == flatbuffer.encode(bytearray(content))
+    assert rewriter.encode(content) == rewriter.encode(bytearray(content))
 
 
 def test_nothing_to_encode_gives_the_bytes_back():
     content = converted.dense("dense 16")
-    assert flatbuffer.encode(content)[0] == content
+    assert rewriter.encode(content)[0] == content
 
 
 def test_an_encoded_file_is_not_encoded_again():
-    encoded, _ = flatbuffer.encode(converted.pruned("dense 16", 0.9))
+    encoded, _ = rewriter.encode(converted.pruned("dense 16", 0.9))
     with pytest.raises(ValueError, match="Give the dense file"):
-        flatbuffer.encode(encoded)
+        rewriter.encode(encoded)

@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import schedules, wrapping
+from tf_tickets import wrapping
+from tf_tickets.pruning import schedules
 
 
 class Watched(tt.GradualPruning):

@@ -10,7 +10,8 @@ import tiny
 from keras import optimizers
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.training import snapshots
 
 EVERYTHING_BUT_SLOTS = ("weights", "statistics", "learning_rate", "seeds")
 

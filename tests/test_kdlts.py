@@ -9,9 +9,11 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import rebuilding, snapshots, wrapping
-from tf_tickets.distillation import FeatureDistillation
-from tf_tickets.search import kdlts as kdlts_module
+from tf_tickets import wrapping
+from tf_tickets.distillation.losses import FeatureDistillation
+from tf_tickets.search.methods import kdlts as kdlts_module
+from tf_tickets.training import snapshots
+from tf_tickets.wrapping import rebuilding
 
 STEPS = 400
 

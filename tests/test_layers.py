@@ -7,7 +7,7 @@ from keras import ops
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.layers import Prunable
+from tf_tickets.wrapping.prunable import Prunable
 
 
 class Counting(keras.layers.Layer):

@@ -8,7 +8,8 @@ from gradients import gradient
 from keras import ops
 
 import tf_tickets as tt
-from tf_tickets import masks, parametrization, selection, wrapping
+from tf_tickets import masks, ranking, wrapping
+from tf_tickets.masks import learned
 
 NUMPY = ops.convert_to_numpy
 
@@ -191,7 +192,7 @@ def test_the_expected_gradient_is_that_of_the_expected_loss_where_it_is_linear()
 
 
 def test_a_score_of_twenty_is_always_kept_and_a_removed_one_never():
-    scores = np.repeat([20.0, -parametrization.FAR], 500)
+    scores = np.repeat([20.0, -learned.FAR], 500)
     mask = built(masks.StochasticMask(seed=0), scores.shape, scores)
     for _ in range(5):
         assert soft(mask, True).tolist() == [1.0] * 500 + [0.0] * 500
@@ -224,7 +225,7 @@ def test_kernels_of_one_shape_draw_differently():
 def test_topk_keeps_what_trying_all_subsets_finds(count, ties):
     rng = np.random.default_rng(count)
     scores = rng.integers(0, 4, 8) if ties else rng.normal(size=8)
-    found = NUMPY(selection.largest(ops.convert_to_tensor(scores, "float32"), count))
+    found = NUMPY(ranking.largest(ops.convert_to_tensor(scores, "float32"), count))
     assert found.tolist() == oracles.best_subset(scores.tolist(), count)
 
 
@@ -236,7 +237,7 @@ def test_topk_agrees_with_the_selection_by_rank(sparsity, spread):
     mask = built(masks.TopKMask(sparsity), (60, 50), scores)
     count = 3000 - round(sparsity * 3000)
     merit = np.abs(scores.astype("float32"))
-    wanted = selection.keep_largest(merit, count)
+    wanted = ranking.keep_largest(merit, count)
     assert soft(mask).sum() == count
     assert (soft(mask) == wanted).all()
     assert (mask.value() == wanted).all()

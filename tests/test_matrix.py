@@ -8,7 +8,8 @@ import pytest
 import samples
 
 import tf_tickets as tt
-from tf_tickets import paths, wrapping
+from tf_tickets import wrapping
+from tf_tickets.wrapping import paths
 
 CASES = samples.LAYERS | samples.TOPOLOGIES
 

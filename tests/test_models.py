@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tickets import allocation, models, recipes
+from tf_tickets.experiments import models, recipes
+from tf_tickets.pruning import allocation
 
 _NAMES = ["lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16"]
 

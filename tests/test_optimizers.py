@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from tf_tickets import optimizers, snapshots
+from tf_tickets import optimizers
+from tf_tickets.training import snapshots
 
 SETTINGS = {
     "plain": {},

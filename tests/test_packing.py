@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tf_tickets.exporting import packing
+from tf_tickets.exporting.saved_model import packing
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

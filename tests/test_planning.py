@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tf_tickets.exporting import planning, weights
+from tf_tickets.exporting.tflite import encodings, weights
 
 FLOAT = weights.Use("FULLY_CONNECTED", 1, "FLOAT32")
 
@@ -18,7 +18,7 @@ def diagonal(*shape, dtype="float32"):
 
 
 def chosen(values, *uses, blocks=True, **settings):
-    return planning.choose(weight(values, *uses, **settings), blocks)
+    return encodings.choose(weight(values, *uses, **settings), blocks)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from keras import layers as kl
 from samples import single
 
 import tf_tickets as tt
-from tf_tickets import report, wrapping
+from tf_tickets import wrapping
+from tf_tickets.reports import summary
 
 
 class DoubledDense(kl.Dense):
@@ -161,8 +162,8 @@ def test_an_embedding_is_looked_up_and_multiplies_nothing():
 
 def test_the_rows_of_a_pruned_model():
     assert tt.summary(pruned_small()).rows == [
-        report.KernelRow("a/kernel", (6, 4), 24, 6, 72, 18),
-        report.KernelRow("b/kernel", (4, 2), 8, 6, 8, 6),
+        summary.KernelRow("a/kernel", (6, 4), 24, 6, 72, 18),
+        summary.KernelRow("b/kernel", (4, 2), 8, 6, 8, 6),
     ]
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tickets import schedules
+from tf_tickets.pruning import schedules
 
 STEPS = np.arange(0, 260)
 CASES = [

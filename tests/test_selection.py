@@ -4,7 +4,8 @@ import numpy as np
 import oracles
 import pytest
 
-from tf_tickets import selection
+from tf_tickets import ranking
+from tf_tickets.pruning import selection
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from tf_tickets import selection
     ],
 )
 def test_the_largest_are_kept_and_ties_go_to_the_lower_index(scores, count, kept):
-    assert selection.keep_largest(scores, count).tolist() == [bool(k) for k in kept]
+    assert ranking.keep_largest(scores, count).tolist() == [bool(k) for k in kept]
 
 
 @pytest.mark.parametrize("size", range(1, 6))
@@ -29,7 +30,7 @@ def test_every_small_case_equals_trying_all_subsets(size):
     for scores in itertools.product((0, 1, 2), repeat=size):
         for count in range(size + 1):
             expected = oracles.best_subset(scores, count)
-            assert selection.keep_largest(scores, count).tolist() == expected
+            assert ranking.keep_largest(scores, count).tolist() == expected
 
 
 def test_every_small_case_within_a_mask_equals_trying_all_subsets():
@@ -37,21 +38,21 @@ def test_every_small_case_within_a_mask_equals_trying_all_subsets():
         for scores in itertools.product((0, 1), repeat=4):
             for count in range(sum(alive) + 1):
                 expected = oracles.best_subset(scores, count, alive)
-                found = selection.keep_largest(scores, count, within=alive)
+                found = ranking.keep_largest(scores, count, within=alive)
                 assert found.tolist() == expected
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_pruning_a_fifth_of_a_thousand_prunes_two_hundred(ties):
     scores = np.random.default_rng(0).normal(size=(50, 20)) * (not ties)
-    assert (~selection.keep_largest(scores, 800)).sum() == 200
+    assert (~ranking.keep_largest(scores, 800)).sum() == 200
 
 
 def test_masks_of_later_rounds_are_nested():
     rng = np.random.default_rng(0)
     mask = np.ones((30, 20), bool)
     for count in (480, 384, 307, 1, 0):
-        new = selection.keep_largest(rng.normal(size=mask.shape), count, within=mask)
+        new = ranking.keep_largest(rng.normal(size=mask.shape), count, within=mask)
         assert new.sum() == count
         assert not (new & ~mask).any()
         mask = new
@@ -60,14 +61,14 @@ def test_masks_of_later_rounds_are_nested():
 def test_permuted_scores_give_the_permuted_mask():
     rng = np.random.default_rng(0)
     scores, order = rng.permutation(100), rng.permutation(100)
-    expected = selection.keep_largest(scores, 37)[order]
-    np.testing.assert_array_equal(selection.keep_largest(scores[order], 37), expected)
+    expected = ranking.keep_largest(scores, 37)[order]
+    np.testing.assert_array_equal(ranking.keep_largest(scores[order], 37), expected)
 
 
 def test_scaling_scores_changes_nothing():
     scores = np.random.default_rng(0).random(100)
-    mask = selection.keep_largest(scores, 30)
-    assert (selection.keep_largest(scores * 3e-7, 30) == mask).all()
+    mask = ranking.keep_largest(scores, 30)
+    assert (ranking.keep_largest(scores * 3e-7, 30) == mask).all()
 
 
 @pytest.mark.parametrize(
@@ -82,41 +83,41 @@ def test_the_layout_in_memory_does_not_matter(view):
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, (8, 6)).astype("float32")
     alive = rng.random((8, 6)) < 0.8
-    expected = selection.keep_largest(scores, 20, within=alive)
-    found = selection.keep_largest(view(scores), 20, within=view(alive))
+    expected = ranking.keep_largest(scores, 20, within=alive)
+    found = ranking.keep_largest(view(scores), 20, within=view(alive))
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "bool"])
 def test_scores_of_any_dtype_are_ranked(dtype):
     scores = np.array([0, 1, 0, 1], dtype)
-    assert selection.keep_largest(scores, 2).tolist() == [False, True, False, True]
+    assert ranking.keep_largest(scores, 2).tolist() == [False, True, False, True]
 
 
 def test_nan_among_the_candidates_raises():
     with pytest.raises(ValueError, match="NaN"):
-        selection.keep_largest([1.0, np.nan], 1)
+        ranking.keep_largest([1.0, np.nan], 1)
 
 
 def test_nan_in_what_is_pruned_already_does_not_matter():
-    mask = selection.keep_largest([1.0, np.nan, 2.0], 1, within=[True, False, True])
+    mask = ranking.keep_largest([1.0, np.nan, 2.0], 1, within=[True, False, True])
     assert mask.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("count", [-1, 3])
 def test_a_count_beyond_the_candidates_raises_and_is_named(count):
     with pytest.raises(ValueError, match=f"count={count}"):
-        selection.keep_largest([1.0, 2.0, 3.0], count, within=[True, True, False])
+        ranking.keep_largest([1.0, 2.0, 3.0], count, within=[True, True, False])
 
 
 def test_a_mask_of_another_size_raises():
     with pytest.raises(ValueError, match="2 for 3 scores"):
-        selection.keep_largest([1.0, 2.0, 3.0], 1, within=[True, True])
+        ranking.keep_largest([1.0, 2.0, 3.0], 1, within=[True, True])
 
 
 def test_the_input_arrays_are_left_alone():
     scores, alive = np.array([3.0, 1.0, 2.0]), np.array([True, True, False])
-    selection.keep_largest(scores, 1, within=alive)
+    ranking.keep_largest(scores, 1, within=alive)
     assert scores.tolist() == [3.0, 1.0, 2.0]
     assert alive.tolist() == [True, True, False]
 

@@ -8,7 +8,9 @@ import pytest
 import tiny
 from keras import optimizers
 
-from tf_tickets import snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.training import snapshots
+from tf_tickets.training.fidelity import FIDELITIES, PARTS, Fidelity
 
 OPTIMIZERS = {
     "SGD": lambda: optimizers.SGD(0.1, momentum=0.9),
@@ -133,23 +135,23 @@ def everything_changed():
 
 def test_training_changes_every_part():
     _, start, middle, end = everything_changed()
-    assert changed(start, middle) == changed(middle, end) == set(snapshots.PARTS)
+    assert changed(start, middle) == changed(middle, end) == set(PARTS)
 
 
-@pytest.mark.parametrize("part", snapshots.PARTS)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_kept_where_the_fidelity_keeps_it(part):
     model, start, middle, end = everything_changed()
-    everything = snapshots.get("exact")
+    everything = Fidelity.get("exact")
     fidelity = dataclasses.replace(everything, **{part: "keep"})
     snapshots.restore(model, middle, fidelity, start)
     now = snapshots.record(model)
     assert changed(middle, now) == {part}
-    assert changed(end, now) == set(snapshots.PARTS) - {part}
+    assert changed(end, now) == set(PARTS) - {part}
 
 
 def test_exact_restores_every_part():
     model, start, middle, _ = everything_changed()
-    snapshots.restore(model, middle, snapshots.get("exact"), start)
+    snapshots.restore(model, middle, Fidelity.get("exact"), start)
     assert changed(middle, snapshots.record(model)) == set()
 
 
@@ -157,7 +159,7 @@ def test_exact_restores_averages_of_weights_too():
     diary, found = tiny.Diary(), []
 
     def restore(model):
-        snapshots.restore(model, diary.after[0], snapshots.get("exact"), None)
+        snapshots.restore(model, diary.after[0], Fidelity.get("exact"), None)
         found.append(snapshots.record(model))
 
     model = tiny.network(OPTIMIZERS["EMA"]())
@@ -168,7 +170,7 @@ def test_exact_restores_averages_of_weights_too():
 
 def test_a_fresh_optimizer_is_the_one_of_the_beginning():
     model, start, middle, _ = everything_changed()
-    fidelity = snapshots.Fidelity(seeds="rewind")
+    fidelity = Fidelity(seeds="rewind")
     snapshots.restore(model, middle, fidelity, start)
     now = snapshots.record(model)
     assert changed(middle, now) == {"optimizer"}
@@ -181,7 +183,7 @@ def test_a_fresh_average_starts_from_the_weights():
     def restart(model):
         state = snapshots.record(model)
         state["optimizer"] = {n: 0 * array for n, array in state["optimizer"].items()}
-        snapshots.restore(model, state, snapshots.get("weights"), state)
+        snapshots.restore(model, state, Fidelity.get("weights"), state)
         found.extend(
             (snapshots.to_numpy(slot), snapshots.to_numpy(variable))
             for slot, variable in snapshots._slots(model)
@@ -242,7 +244,7 @@ def test_a_state_of_another_model_is_refused():
     state = snapshots.record(tiny.network())
     model = tiny.network(names=("other", "norm", "output"))
     with pytest.raises(ValueError, match="Only in the model: .*other/kernel"):
-        snapshots.restore(model, state, snapshots.get("exact"), None)
+        snapshots.restore(model, state, Fidelity.get("exact"), None)
 
 
 def test_a_state_of_another_build_is_adopted_under_its_names():
@@ -250,7 +252,7 @@ def test_a_state_of_another_build_is_adopted_under_its_names():
     model = tiny.network(optimizers.Adam(), names=("hidden_4", "norm_2", "output_9"))
     adopted = snapshots.adopt(model, state)
     assert list(adopted["weights"])[:2] == ["net/hidden_4/kernel", "net/hidden_4/bias"]
-    snapshots.restore(model, adopted, snapshots.get("exact"), None)
+    snapshots.restore(model, adopted, Fidelity.get("exact"), None)
     assert tiny.same(tiny.flat(snapshots.record(model)), tiny.flat(state))
 
 
@@ -259,24 +261,24 @@ def test_a_model_without_optimizer_is_refused():
         snapshots.record(tiny.build())
 
 
-@pytest.mark.parametrize("name", snapshots.FIDELITIES)
+@pytest.mark.parametrize("name", FIDELITIES)
 def test_a_fidelity_survives_its_configuration(name):
-    fidelity = snapshots.get(name)
-    assert snapshots.get(fidelity.get_config()) == fidelity
-    assert snapshots.get(fidelity) is fidelity
+    fidelity = Fidelity.get(name)
+    assert Fidelity.get(fidelity.get_config()) == fidelity
+    assert Fidelity.get(fidelity) is fidelity
 
 
-@pytest.mark.parametrize("part", snapshots.PARTS)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_wrong_fidelity_is_refused_with_what_was_received(part):
     with pytest.raises(ValueError, match=f"'{part}' must be one of.*'restart'"):
-        snapshots.Fidelity(**{part: "restart"})
+        Fidelity(**{part: "restart"})
 
 
 def test_only_the_optimizer_can_be_fresh():
     with pytest.raises(ValueError, match="Received: 'fresh'"):
-        snapshots.Fidelity(weights="fresh")
+        Fidelity(weights="fresh")
 
 
 def test_an_unknown_fidelity_is_refused():
     with pytest.raises(ValueError, match="Received: 'full'.*'exact'"):
-        snapshots.get("full")
+        Fidelity.get("full")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tf_tickets.exporting import sparsity
+from tf_tickets.exporting.tflite import sparse_matrix
 
 
 def expanded(found, shape):
@@ -30,25 +30,25 @@ def scattered(shape, fraction, block=1, seed=0):
 def test_compressed_arrays_come_back(shape, fraction, block):
     block = np.gcd(shape[-1], block)
     array = scattered(shape, fraction)
-    assert np.array_equal(expanded(sparsity.compress(array, block), shape), array)
+    assert np.array_equal(expanded(sparse_matrix.compress(array, block), shape), array)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (1, 8), (8, 1), (4, 2)])
 def test_every_small_pattern_comes_back(shape):
     for pattern in itertools.product((0, 1), repeat=8):
         array = np.array(pattern).reshape(shape) * np.arange(1, 9).reshape(shape)
-        found = sparsity.compress_matrix(array)
+        found = sparse_matrix.compress_matrix(array)
         assert np.array_equal(expanded(found, shape), array)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_values_keep_their_type(dtype):
-    assert sparsity.compress(np.eye(3, dtype=dtype)).values.dtype == dtype
+    assert sparse_matrix.compress(np.eye(3, dtype=dtype)).values.dtype == dtype
 
 
 def test_nan_and_infinity_are_kept():
     array = np.array([[0.0, np.nan], [-np.inf, 0.0]])
-    found = sparsity.compress(array)
+    found = sparse_matrix.compress(array)
     assert np.array_equal(expanded(found, (2, 2)), array, equal_nan=True)
 
 
@@ -59,7 +59,7 @@ def test_nan_and_infinity_are_kept():
 def test_indices_have_the_narrowest_type_that_holds_them(size, indices):
     row = np.zeros((1, size), "int8")
     row[0, -1] = 1
-    assert sparsity.compress(row).indices.dtype == indices
+    assert sparse_matrix.compress(row).indices.dtype == indices
 
 
 @pytest.mark.parametrize(
@@ -68,26 +68,26 @@ def test_indices_have_the_narrowest_type_that_holds_them(size, indices):
 )
 def test_segments_have_the_narrowest_type_that_holds_them(size, segments):
     column = np.ones((size, 1), "int8")
-    assert sparsity.compress(column).segments.dtype == segments
+    assert sparse_matrix.compress(column).segments.dtype == segments
 
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_an_array_of_zeros_stores_one_block(block):
-    found = sparsity.compress(np.zeros((5, 8)), block)
+    found = sparse_matrix.compress(np.zeros((5, 8)), block)
     assert found.values.tolist() == [0.0] * block
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 5, 6, 250, 254, 255])
 def test_columns_that_are_no_multiple_of_four_get_no_blocks(columns):
     array = scattered((16, columns), 0.9, block=4)
-    assert sparsity.compress_matrix(array).block == 1
+    assert sparse_matrix.compress_matrix(array).block == 1
 
 
 @pytest.mark.parametrize("fraction", [0.29, 0.5, 0.9, 0.97, 0.98, 0.99, 0.999])
 @pytest.mark.parametrize("columns", [12, 16, 256, 1024])
 def test_scattered_nonzeros_get_no_blocks(fraction, columns):
     array = scattered((64, columns), fraction)
-    found = sparsity.compress_matrix(array)
+    found = sparse_matrix.compress_matrix(array)
     assert found.block == 1
     assert found.values.size == max(np.count_nonzero(array), 1)
 
@@ -96,9 +96,9 @@ def test_scattered_nonzeros_get_no_blocks(fraction, columns):
 @pytest.mark.parametrize("columns", [12, 16, 256, 1024])
 def test_nonzeros_in_blocks_are_stored_so_and_take_fewer_bytes(fraction, columns):
     array = scattered((64, columns), fraction, block=4)
-    found = sparsity.compress_matrix(array)
+    found = sparse_matrix.compress_matrix(array)
     assert found.block == 4
-    assert found.nbytes < sparsity.compress_matrix(array, blocks=False).nbytes
+    assert found.nbytes < sparse_matrix.compress_matrix(array, blocks=False).nbytes
 
 
 @pytest.mark.parametrize(("missing", "block"), [(0, 4), (4, 4), (5, 1)])
@@ -106,7 +106,7 @@ def test_blocks_may_be_a_tenth_empty(missing, block):
     array = np.zeros((2, 40))
     array[0] = 1.0
     array[0, : 4 * missing : 4] = 0.0
-    assert sparsity.compress_matrix(array).block == block
+    assert sparse_matrix.compress_matrix(array).block == block
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_blocks_may_be_a_tenth_empty(missing, block):
 )
 def test_a_block_that_does_not_divide_is_refused(array, block):
     with pytest.raises(ValueError, match=f"Received: block={block} for"):
-        sparsity.compress(array, block)
+        sparse_matrix.compress(array, block)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (3, 0)])
 def test_an_array_without_entries_is_refused(shape):
     with pytest.raises(ValueError, match="Received: an array of shape"):
-        sparsity.compress(np.zeros(shape))
+        sparse_matrix.compress(np.zeros(shape))

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import snapshots
+from tf_tickets.training import snapshots
 
 PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
 

@@ -6,7 +6,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import masks, parametrization, snapshots, wrapping
+from tf_tickets import masks, wrapping
+from tf_tickets.masks import learned
+from tf_tickets.training import snapshots
 
 
 def iss(rounds=3, epochs=2, **kwargs):
@@ -57,7 +59,7 @@ def test_what_fell_below_its_first_score_is_removed_for_good():
         for path, now in diary.begun[after].items():
             fell = diary.ended[before][path] < 1.0
             assert fell.any() and not fell.all()
-            assert (now[fell] == np.float32(-parametrization.FAR)).all()
+            assert (now[fell] == np.float32(-learned.FAR)).all()
             assert now[~fell].tobytes() == diary.ended[before][path][~fell].tobytes()
             removed.setdefault(after, {})[path] = fell
     for path, fell in removed[2].items():

@@ -3,7 +3,7 @@
 import numpy as np
 
 import tf_tickets as tt
-from tf_tickets import tables
+from tf_tickets.reports import tables
 
 
 def test_the_text_of_a_ticket():

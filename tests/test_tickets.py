@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.training import snapshots
 
 OTHER_NAMES = ("hidden_7", "norm_3", "output_1")
 

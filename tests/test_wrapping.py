@@ -10,8 +10,9 @@ from keras import layers as kl
 from keras import ops
 
 import tf_tickets as tt
-from tf_tickets import paths, wrapping
-from tf_tickets.layers import Prunable
+from tf_tickets import wrapping
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.prunable import Prunable
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 Pair = collections.namedtuple("Pair", ["first", "second"])

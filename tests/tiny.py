@@ -10,7 +10,9 @@ import pytest
 from keras import layers as kl
 
 import tf_tickets as tt
-from tf_tickets import snapshots, wrapping
+from tf_tickets import wrapping
+from tf_tickets.training import snapshots
+from tf_tickets.training.fidelity import PARTS
 
 
 def data(size=64, seed=0):
@@ -119,7 +121,7 @@ class Diary(keras.callbacks.Callback):
         self.after.append(snapshots.record(self.model))
 
 
-def flat(state, parts=snapshots.PARTS):
+def flat(state, parts=PARTS):
     """The arrays of some parts of a state."""
     return [array for part in parts for array in state[part].values()]
 

@@ -14,48 +14,38 @@ Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
 >>> plain = tt.strip(model)
 """
 
-import tf_tickets.backend  # noqa: F401
+import tf_tickets.environment  # noqa: F401
 
 # isort: split
-from tf_tickets import (
-    allocation,
-    controls,
-    criteria,
-    curvature,
-    datasets,
-    distillation,
-    layers,
-    masks,
-    models,
-    optimizers,
-    recipes,
-    saliency,
-    schedules,
-    snapshots,
-)
-from tf_tickets.distiller import Distiller
+from tf_tickets import distillation, masks, optimizers
+from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
+from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
+from tf_tickets.callbacks.gradual_pruning import GradualPruning
+from tf_tickets.distillation.distiller import Distiller
+from tf_tickets.environment import __version__
+from tf_tickets.experiments import datasets, models, recipes
+from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
-from tf_tickets.exporting.reports import ExportReport
-from tf_tickets.report import summary
-from tf_tickets.search.atinit import PruneAtInit
-from tf_tickets.search.cs import ContinuousSparsification
-from tf_tickets.search.dlth import DLTH
-from tf_tickets.search.dynamic import DynamicSparsity
-from tf_tickets.search.finding import find_ticket
+from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
+from tf_tickets.reports.summary import summary
 from tf_tickets.search.frontier import Frontier, find_frontier
-from tf_tickets.search.gradual import GradualPruning
-from tf_tickets.search.imp import IMP
-from tf_tickets.search.iss import StochasticSparsification
-from tf_tickets.search.kdlts import KDLTS
-from tf_tickets.search.stopping import EarlyStopRewind
-from tf_tickets.search.supermask import Supermask
+from tf_tickets.search.methods.continuous import ContinuousSparsification
+from tf_tickets.search.methods.dlth import DLTH
+from tf_tickets.search.methods.imp import IMP
+from tf_tickets.search.methods.kdlts import KDLTS
+from tf_tickets.search.methods.prune_at_init import PruneAtInit
+from tf_tickets.search.methods.stochastic import StochasticSparsification
+from tf_tickets.search.methods.supermask import Supermask
+from tf_tickets.search.methods.threshold import ThresholdPruning
+from tf_tickets.search.methods.unilth import UniDLTH, UniLTH
+from tf_tickets.search.runner import find_ticket
 from tf_tickets.search.teachers import train_teachers
-from tf_tickets.search.threshold import ThresholdPruning
-from tf_tickets.search.training import TicketTrainer, train_ticket
-from tf_tickets.search.unilth import UniDLTH, UniLTH
-from tf_tickets.tickets import Ticket
-from tf_tickets.version import __version__
-from tf_tickets.wrapping import strip, wrap
+from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
+from tf_tickets.tickets import controls
+from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.training import snapshots
+from tf_tickets.wrapping import prunable as layers
+from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
     "ContinuousSparsification",

@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
 VERSION = 1

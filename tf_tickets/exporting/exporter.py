@@ -11,23 +11,23 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets.environment import versions
 from tf_tickets.exporting import (
-    checking,
-    elsewhere,
-    interface,
+    artefact_runner,
     onnx_file,
-    performing,
-    running,
-    subject,
+    signature,
+    source,
+    tensorflow_process,
+    verification,
+    writer,
 )
-from tf_tickets.exporting.performing import Order
-from tf_tickets.exporting.reports import ExportReport
-from tf_tickets.tickets import Ticket
-from tf_tickets.version import versions
+from tf_tickets.exporting.export_report import ExportReport
+from tf_tickets.exporting.writer import Order
+from tf_tickets.tickets.ticket import Ticket
 
-PRECISIONS = tuple(checking.TOLERANCES)
+PRECISIONS = tuple(verification.TOLERANCES)
 _BY_TENSORFLOW = ("saved_model", "tflite")
-_ROWS = max(checking.BATCHES)
+_ROWS = max(verification.BATCHES)
 # The file by which a SavedModel is known.
 _SIGN = "saved_model.pb"
 
@@ -85,10 +85,10 @@ def export(
     path = pathlib.Path(path)
     _check(path, format, overwrite)
     _check_ways(format, precision, trainable, data)
-    found = subject.of(exported, model)
-    takes = interface.of_model(found.plain, data)
+    found = source.of(exported, model)
+    takes = signature.of_model(found.plain, data)
     given = takes.examples(_ROWS, seed) if data is None else takes.named(data)
-    allowed = checking.TOLERANCES[precision] if tolerance is None else tolerance
+    allowed = verification.TOLERANCES[precision] if tolerance is None else tolerance
     expected = _expected(found.given, takes, given, verify)
     how = format, precision, trainable, verify, allowed
     order = Order(found, takes, given, expected, *how)
@@ -96,17 +96,16 @@ def export(
 
 
 def _check(path, format, overwrite):
-    if format not in performing.SUFFIXES:
+    if format not in writer.SUFFIXES:
         raise ValueError(
-            f"`format` must be one of {sorted(performing.SUFFIXES)}. Received: "
-            f"{format!r}"
+            f"`format` must be one of {sorted(writer.SUFFIXES)}. Received: {format!r}"
         )
-    suffix = performing.SUFFIXES[format]
+    suffix = writer.SUFFIXES[format]
     if suffix and path.suffix != suffix:
         raise ValueError(
             f"The path of a {format} file must end in {suffix!r}. Received: {path}"
         )
-    if not suffix and path.suffix in performing.SUFFIXES.values() and path.suffix:
+    if not suffix and path.suffix in writer.SUFFIXES.values() and path.suffix:
         raise ValueError(
             f"{path} is the name of a file, format='saved_model' writes a folder. Say "
             "which format is meant, or name a folder."
@@ -158,7 +157,7 @@ def _expected(model, takes, inputs, verify):
     state = [keras.ops.convert_to_numpy(v.value) for v in model.non_trainable_variables]
     state = [np.array(array) for array in state]
     try:
-        outputs = model(takes.nested(rows), **interface.told(model, training=False))
+        outputs = model(takes.nested(rows), **signature.told(model, training=False))
     except Exception as error:
         raise ValueError(
             f"{model.name!r} does not take the examples, of shapes "
@@ -173,9 +172,9 @@ def _expected(model, takes, inputs, verify):
             "written cannot be compared with it. Export it with verify=False, and "
             "compare it yourself."
         )
-    found = interface.named_outputs(outputs)
+    found = signature.named_outputs(outputs)
     arrays = {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
-    return {name: running.plain(array) for name, array in arrays.items()}
+    return {name: artefact_runner.plain(array) for name, array in arrays.items()}
 
 
 def _put_back(variables, before):
@@ -191,7 +190,7 @@ def _put_back(variables, before):
 def _perform(order, path, overwrite):
     """In a folder beside the path, from where what is right is moved there."""
     by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
-    perform = elsewhere.perform if by_other else performing.perform
+    perform = tensorflow_process.perform if by_other else writer.perform
     beside = {"prefix": f".{path.name}.", "dir": path.parent}
     with _made(path.parent), tempfile.TemporaryDirectory(**beside) as name:
         folder = pathlib.Path(name)

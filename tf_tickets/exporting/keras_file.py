@@ -5,7 +5,7 @@ import zipfile
 
 import keras
 
-from tf_tickets import rebuilding
+from tf_tickets.wrapping import rebuilding
 
 
 def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:

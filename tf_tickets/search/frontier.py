@@ -9,11 +9,15 @@ from typing import Any
 
 import keras
 
-from tf_tickets import curves, files, tickets
-from tf_tickets.search import arguments, finding, judging
-from tf_tickets.search.rounds import RoundSearch
-from tf_tickets.search.training import TicketTrainer
-from tf_tickets.version import versions
+from tf_tickets import files
+from tf_tickets.environment import versions
+from tf_tickets.reports import plots
+from tf_tickets.search import runner
+from tf_tickets.search.round_search import RoundSearch
+from tf_tickets.search.ticket_trainer import TicketTrainer
+from tf_tickets.tickets import judging
+from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.training import checks
 
 RESULTS = "frontier.json"
 
@@ -36,7 +40,7 @@ class Point:
     sparsity: float
     search_epochs: int
     metrics: dict[str, float]
-    ticket: tickets.Ticket
+    ticket: Ticket
 
 
 @dataclasses.dataclass
@@ -129,12 +133,12 @@ class Frontier:
             lines.setdefault(point.label, []).append((1 - point.sparsity, value))
         optimal = [(1 - p.sparsity, p.metrics[self.monitor]) for p in self.optimal]
         dense = self.dense.get(self.monitor)
-        curves.plot_frontier(lines, optimal, path, dense, self.monitor, title)
+        plots.plot_frontier(lines, optimal, path, dense, self.monitor, title)
 
 
 def find_frontier(
     build_model: Callable[[], keras.Model],
-    data: finding.Data,
+    data: runner.Data,
     searches: Mapping[str, RoundSearch],
     directory: os.PathLike | str | None = None,
     seed: int = 0,
@@ -187,7 +191,7 @@ def find_frontier(
     points: list[Point] = []
     for label, search in searches.items():
         own = place and place / _slug(label)
-        finding.find_ticket(build_model, data, search, own, seed, **fit)
+        runner.find_ticket(build_model, data, search, own, seed, **fit)
         for ticket in search.tickets:
             points.append(_point(label, search, ticket, trainings, monitor))
     dense = trainings.dense()
@@ -203,7 +207,7 @@ def _written(frontier, place):
 
 
 def _check(searches, epochs):
-    arguments.check_counts(epochs=epochs)
+    checks.check_counts(epochs=epochs)
     if not isinstance(searches, Mapping) or not searches:
         raise ValueError(
             "`searches` must be a dict from a label to a search, such as "
@@ -218,7 +222,7 @@ def _check(searches, epochs):
 
 
 def _monitor(data, searches):
-    if "test" in finding.split(data):
+    if "test" in runner.split(data):
         return "test_accuracy"
     return next(iter(searches.values())).monitor
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tf_tickets import feeding, files, paths
-from tf_tickets.search import arguments, finding
+from tf_tickets import files
+from tf_tickets.search import runner
+from tf_tickets.training import batches, checks
+from tf_tickets.wrapping import paths
 
 # Far from the rounds of a search, so that no teacher sees the order of its data.
 _ORDER = 1_000_000
@@ -17,7 +19,7 @@ _ORDER = 1_000_000
 
 def train_teachers(
     build_model: Callable[[], keras.Model],
-    data: finding.Data,
+    data: runner.Data,
     epochs: Sequence[int],
     directory: os.PathLike | str | None = None,
     seed: int = 0,
@@ -51,8 +53,8 @@ def train_teachers(
     2
     """
     for count in epochs:
-        arguments.check_counts(epochs=count)
-    parts = finding.split(data)
+        checks.check_counts(epochs=count)
+    parts = runner.split(data)
     folder = None if directory is None else pathlib.Path(directory)
     teachers = []
     for place, count in enumerate(epochs):
@@ -73,17 +75,17 @@ def train_teachers(
 
 def _identity(model, parts, epochs, seed, batch_size):
     found = {
-        "first weights": feeding.digest(model.get_weights()),
+        "first weights": batches.digest(model.get_weights()),
         "layers": [_described(layer) for layer in paths.walk(model)],
         "loss": getattr(model.loss, "__name__", None) or str(_serialized(model.loss)),
-        "optimizer": finding.optimizer_config(model),
+        "optimizer": runner.optimizer_config(model),
         "epochs": list(epochs),
         "seed": seed,
         "batch_size": batch_size,
-        "data": feeding.digest(parts["train"]),
+        "data": batches.digest(parts["train"]),
         "backend": keras.config.backend(),
     }
-    return finding.nameless(found)
+    return runner.nameless(found)
 
 
 def _described(layer):
@@ -101,9 +103,9 @@ def _train(model, parts, key, batch_size, epochs, verbose):
         on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
     )
     x, y = parts["train"]
-    keras.utils.set_random_seed(finding.round_seed(*key) % 2**32)
+    keras.utils.set_random_seed(runner.round_seed(*key) % 2**32)
     model.fit(
-        feeding.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
+        batches.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
         validation_data=parts["validation"],
         validation_batch_size=512,
         epochs=epochs,
@@ -125,7 +127,7 @@ def _check_folder(folder, identity):
     path = folder / "teachers.json"
     if path.exists():
         found = json.loads(path.read_text())
-        differing = finding.differences(found, identity)
+        differing = runner.differences(found, identity)
         if differing:
             raise ValueError(
                 f"{folder} holds other teachers: {'; '.join(differing)}. Give another "

@@ -1,0 +1,1 @@
+"""Pruning within one `fit`, without rounds."""

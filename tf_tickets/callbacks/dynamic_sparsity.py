@@ -1,0 +1,154 @@
+"""Training that is sparse from the first step to the last: SET and RigL."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets import ranking, wrapping
+from tf_tickets.callbacks.base import MidwayPruning
+from tf_tickets.pruning import allocation, criteria, selection
+from tf_tickets.pruning.allocation import Allocation, named_allocation
+from tf_tickets.training import checks, snapshots
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class DynamicSparsity(MidwayPruning):
+    """Drops the smallest weights and grows as many others, time and again.
+
+    SET (Mocanu et al. 2018) with `grow="random"`, RigL (Evci et al. 2020) with
+    `grow=tf_tickets.saliency.DenseGradient(x, y)`. It begins with random masks, if the
+    model has none yet; the number of weights of each kernel stays. A weight that grows
+    begins at 0, with fresh slots of the optimizer; one that is dropped and grown at
+    once stays as it is.
+
+    Args:
+        sparsity: Fraction of zeros, from beginning to end.
+        grow: A criterion; of those that are not kept, the highest scores grow.
+        allocation: "erk", "uniform" or a function: how many weights each kernel has.
+        interval: Steps from one exchange to the next.
+        drop_fraction: Fraction of a kernel's weights that the first exchange drops.
+        until: After this fraction of the training nothing is exchanged.
+        anneal: "cosine": the fraction that is dropped falls to 0 until then;
+            "constant": it stays.
+        seed: Seed of the first masks, and of random growth.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("adam", "mse")
+    >>> training = DynamicSparsity(0.8, "random", interval=2)
+    >>> x, y = np.ones((64, 4)), np.ones((64, 5))
+    >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[training])
+    >>> training.ticket.sparsity
+    0.8
+    """
+
+    method = "dynamic"
+
+    def __init__(
+        self,
+        sparsity: float = 0.9,
+        grow: str | criteria.Criterion = "random",
+        allocation: str | dict | Allocation = "erk",
+        interval: int = 100,
+        drop_fraction: float = 0.3,
+        until: float = 0.75,
+        anneal: str = "cosine",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(sparsity, drop_fraction, until, anneal)
+        checks.check_counts(interval=interval)
+        self.sparsity = sparsity
+        self.grow = criteria.get(grow)
+        self.allocation, self._allocate = named_allocation(allocation)
+        self.interval = interval
+        self.drop_fraction = drop_fraction
+        self.until = until
+        self.anneal = anneal
+        self.seed = seed
+        self._exchanges = 0
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        checks.check_length_known(self.params)
+        self._exchanges = 0
+        self._last = self.until * self.params["steps"] * self.params["epochs"]
+        masks = wrapping.masks(self.model)
+        if all(mask.all() for mask in masks.values()):
+            self.set_masks(self._first_masks(masks))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if epoch and not self._exchanges:
+            self._exchanges = max(0, self._steps_before - 1) // self.interval
+
+    def _first_masks(self, masks):
+        rng = np.random.default_rng([self.seed, 0])
+        scores = {path: rng.random(mask.shape) for path, mask in masks.items()}
+        keep = allocation.at_sparsity(masks, self.sparsity)
+        counts = allocation.guard(self._allocate(scores, masks, keep), masks)
+        return selection.select(scores, masks, counts)
+
+    def advance(self, step: int) -> None:
+        """Exchanges weights, where an interval is over."""
+        due = step // self.interval
+        if due > self._exchanges and step <= self._last:
+            self._exchanges = due
+            self._exchange(self.fraction(step))
+
+    def fraction(self, step: int) -> float:
+        """Which fraction of a kernel's weights is dropped at a step."""
+        if self.anneal == "constant":
+            return self.drop_fraction
+        way = min(1.0, step / max(self._last, 1.0))
+        return 0.5 * self.drop_fraction * (1.0 + math.cos(math.pi * way))
+
+    def _exchange(self, fraction):
+        model = self.model
+        masks = wrapping.masks(model)
+        weights = snapshots.kernels(model)
+        rng = np.random.default_rng([self.seed, self._exchanges])
+        scores = criteria.score_all(self.grow, model, weights, weights, rng)
+        self.set_masks(
+            {
+                path: _exchanged(weights[path], scores[path], mask, fraction)
+                for path, mask in masks.items()
+            }
+        )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        kept: Any = ("interval", "drop_fraction", "until", "anneal", "seed")
+        return {
+            "sparsity": self.sparsity,
+            "grow": criteria.serialize(self.grow),
+            "allocation": serialize(self.allocation),
+            **{name: getattr(self, name) for name in kept},
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _exchanged(weight, score, mask, fraction):
+    """As many weights as before: those that stay, and the best of all others."""
+    count = int(mask.sum())
+    dropped = min(int(round(fraction * count)), mask.size - count)
+    stay = ranking.keep_largest(np.abs(weight), count - dropped, within=mask)
+    return stay | ranking.keep_largest(score, dropped, within=~stay)
+
+
+def _check(sparsity, drop_fraction, until, anneal):
+    checks.check_sparsity(sparsity=sparsity)
+    for name, value in (("drop_fraction", drop_fraction), ("until", until)):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"`{name}` must lie in [0, 1]. Received: {name}={value}")
+    if anneal not in ("cosine", "constant"):
+        raise ValueError(
+            f"`anneal` must be 'cosine' or 'constant'. Received: {anneal!r}"
+        )

@@ -1,0 +1,208 @@
+"""Stopping where the validation loss no longer falls, and going back from there."""
+
+import os
+import pathlib
+import warnings
+from typing import cast
+
+import keras
+
+from tf_tickets import files
+from tf_tickets.tickets import judging
+from tf_tickets.training import checks, snapshots
+from tf_tickets.training.fidelity import PARTS, Fidelity
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class EarlyStopRewind(keras.callbacks.Callback):
+    """Stops a training that no longer improves, and rewinds the whole state.
+
+    A callback of any `fit`. Unlike `keras.callbacks.EarlyStopping`, which restores
+    weights alone, it goes back with the optimizer, its place on the schedule, moving
+    averages and random generators, or to the epoch so many before the stop. It
+    warns where it never came to stop; the state is then that of the last epoch.
+
+    Args:
+        patience: Epochs without improvement after which to stop; None never stops.
+        min_delta: By how much it must improve to count.
+        rewind: "best" for the best epoch, or how many epochs before the one at which
+            it stopped, at the earliest to the first.
+        monitor: The logged metric to watch.
+        fidelity: What is rewound, as in `tf_tickets.IMP`.
+        directory: Where to keep the snapshots, of which there are no more than are
+            needed; None for memory.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> model.compile("adam", "mse")
+    >>> stop = EarlyStopRewind(patience=2, monitor="loss")
+    >>> x, y = np.ones((8, 4)), np.zeros((8, 2))
+    >>> stop.begin(model)
+    >>> [stop.watch(i, {"loss": loss}) for i, loss in enumerate([3.0, 1.0, 2.0, 2.0])]
+    [False, False, False, True]
+    >>> stop.go_back(), stop.stopped_epoch, stop.rewound_epoch
+    ({'loss': 1.0}, 3, 1)
+    """
+
+    def __init__(
+        self,
+        patience: int | None = 5,
+        min_delta: float = 0.0,
+        rewind: str | int = "best",
+        monitor: str = "val_loss",
+        fidelity: str | dict | Fidelity = "exact",
+        directory: os.PathLike | str | None = None,
+    ) -> None:
+        super().__init__()
+        if patience is not None:
+            checks.check_counts(patience=patience)
+        if min_delta < 0.0:
+            raise ValueError(f"`min_delta` must be 0 or more. Received: {min_delta}")
+        # How many epochs to go back, or 0 for the best.
+        self._back = 0 if rewind == "best" else cast("int", rewind)
+        if rewind != "best":
+            checks.check_counts(rewind=self._back)
+        self.patience = patience
+        self.min_delta = min_delta
+        self.rewind = rewind
+        self.monitor = monitor
+        self.fidelity = Fidelity.get(fidelity)
+        self.directory = None if directory is None else str(directory)
+        self._shelf = _Shelf(directory)
+        self._forget()
+
+    def _forget(self):
+        self.stopped_epoch: int | None = None
+        self.rewound_epoch: int | None = None
+        self._best: tuple[float, int] | None = None
+        self._wait = 0
+
+    def begin(self, model: keras.Model) -> None:
+        """Forgets what it has seen: the training of a model begins."""
+        self.set_model(model)
+        self._forget()
+        self._shelf.keep([])
+        self._fresh = snapshots.record(model)
+
+    def watch(self, epoch: int, logs: dict[str, float]) -> bool:
+        """Takes note of an epoch that has ended; gives whether to stop after it."""
+        merit = judging.merit(logs, self.monitor)
+        known = self._best is not None and self._best[0] == self._best[0]  # not NaN
+        improves = not known or merit > self._best[0] + self.min_delta
+        if improves:
+            self._best = merit, epoch
+        self._wait = 0 if improves else self._wait + 1
+        if self.patience is None:
+            return False
+        if improves or self.rewind != "best":
+            self._shelf.put(epoch, snapshots.record(self.model), logs)
+            self._shelf.keep(self._wanted(epoch))
+        if self._wait < self.patience:
+            return False
+        self.stopped_epoch = epoch
+        return True
+
+    def _wanted(self, epoch):
+        """The epochs to which it may still go back."""
+        if self.rewind == "best":
+            return [self._best[1]]
+        return range(max(0, epoch - self._back), epoch + 1)
+
+    def go_back(self) -> dict[str, float]:
+        """Rewinds the model and gives the logs of the epoch that it goes back to."""
+        if self.rewind == "best":
+            epoch = self._best[1]
+        else:
+            epoch = max(min(self._shelf.rows), self.stopped_epoch - self._back)
+        state, logs = self._shelf.get(epoch)
+        snapshots.restore(self.model, state, self.fidelity, self._fresh)
+        snapshots.zero_slots(self.model)
+        self.rewound_epoch = epoch
+        self._shelf.keep([])
+        return logs
+
+    def end(self) -> None:
+        """The training has ended without a stop: says so."""
+        self._shelf.keep([])
+        if self.patience is not None:
+            warnings.warn(
+                f"{self.monitor!r} was never without improvement for {self.patience} "
+                "epochs, so nothing was stopped or rewound: the state is that of the "
+                "last epoch. Train longer, or lower `patience`.",
+                stacklevel=2,
+            )
+
+    # What Keras calls.
+
+    def on_train_begin(self, logs=None):
+        snapshots.built_optimizer(self.model)
+        self.begin(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.watch(epoch, dict(logs or {})):
+            self.go_back()
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        if self.stopped_epoch is None:
+            self.end()
+
+    def __repr__(self):
+        return (
+            f"EarlyStopRewind(patience={self.patience}, min_delta={self.min_delta}, "
+            f"rewind={self.rewind})"
+        )
+
+    def get_config(self):
+        return {
+            "patience": self.patience,
+            "min_delta": self.min_delta,
+            "rewind": self.rewind,
+            "monitor": self.monitor,
+            "fidelity": self.fidelity.get_config(),
+            "directory": self.directory,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class _Shelf:
+    """Snapshots by epoch, in memory or as files."""
+
+    def __init__(self, directory):
+        self.directory = None if directory is None else pathlib.Path(directory)
+        self.rows = {}
+
+    def put(self, epoch, state, logs):
+        logs = {name: float(value) for name, value in logs.items()}
+        if self.directory is not None:
+            arrays = {
+                f"{part}|{name}": array
+                for part, values in state.items()
+                for name, array in values.items()
+            }
+            files.write(self._file(epoch), "snapshot", {}, arrays)
+            state = None
+        self.rows[epoch] = state, logs
+
+    def get(self, epoch):
+        state, logs = self.rows[epoch]
+        if state is None:
+            state = {part: {} for part in PARTS}
+            for key, array in files.read(self._file(epoch), "snapshot")[1].items():
+                part, name = key.split("|", 1)
+                state[part][name] = array
+        return state, logs
+
+    def keep(self, epochs):
+        """Drops all others."""
+        for epoch in set(self.rows) - set(epochs):
+            state, _ = self.rows.pop(epoch)
+            if state is None:
+                self._file(epoch).unlink(missing_ok=True)
+
+    def _file(self, epoch):
+        return self.directory / f"epoch_{epoch:05}.snapshot"

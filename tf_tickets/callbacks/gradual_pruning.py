@@ -1,0 +1,168 @@
+"""Gradual pruning within one training run (Zhu and Gupta 2017)."""
+
+import warnings
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tf_tickets import wrapping
+from tf_tickets.callbacks.base import MidwayPruning
+from tf_tickets.pruning import allocation, criteria, selection
+from tf_tickets.pruning.allocation import Allocation, named_allocation
+from tf_tickets.training import snapshots
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class GradualPruning(MidwayPruning):
+    """Prunes a wrapped model while it trains, by a schedule of sparsity.
+
+    Between two prunings nothing but a look into a table of steps happens, and the
+    model is not touched. Masks are nested: a pruned weight stays pruned.
+
+    Args:
+        schedule: `schedule(step) -> (should_prune, sparsity)`, one of
+            `tf_tickets.schedules` or of tensorflow-model-optimization.
+        criterion: "magnitude", "magnitude_increase", "movement", "random" or a
+            function; the start that some compare with is the beginning of `fit`.
+        allocation: "global", "uniform", "erk" or a function.
+        seed: Seed of the "random" criterion.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile("adam", "mse")
+    >>> schedule = tt.schedules.ConstantSparsity(0.8, begin_step=2, frequency=1)
+    >>> pruning = GradualPruning(schedule)
+    >>> x, y = np.ones((32, 4)), np.ones((32, 5))
+    >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[pruning])
+    >>> pruning.ticket.sparsity
+    0.8
+    """
+
+    method = "gradual"
+
+    def __init__(
+        self,
+        schedule: Callable[..., tuple],
+        criterion: str | criteria.Criterion = "magnitude",
+        allocation: str | dict | Allocation = "global",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(
+                "`schedule` must be called as schedule(step) -> (should_prune, "
+                f"sparsity). Received: {schedule!r}"
+            )
+        self.schedule = schedule
+        self.criterion = criteria.get(criterion)
+        self.allocation, self._allocate = named_allocation(allocation)
+        self.seed = seed
+        self._due: list[tuple[int, float]] = []
+        self._looked_at = 0
+        self._asked = None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._asked = None
+        self._start = snapshots.kernels(self.model)
+        self._due = []
+        self._looked_at = 0
+        self._warn_if_idle()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if self.params.get("steps"):
+            self._look_ahead(self._step + self.params["steps"])
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        asked = _firings(self.schedule, np.array([self._step]))[1][0]
+        reached = wrapping.sparsity(self.model)
+        size = sum(m.size for m in wrapping.masks(self.model).values())
+        if abs(asked - reached) * size > 1:
+            warnings.warn(
+                f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
+                f"model has {reached:.4f}. Its last pruning was asked for "
+                f"{self._asked}. Let it fire later, or train longer.",
+                stacklevel=2,
+            )
+
+    def _warn_if_idle(self):
+        steps = self.params.get("steps")
+        if not steps:
+            return
+        planned = steps * self.params["epochs"]
+        fires, _ = _firings(self.schedule, np.arange(planned + 1))
+        if not fires.any():
+            warnings.warn(
+                f"The schedule fires at none of the {planned} planned steps: nothing "
+                "will be pruned. Lower its begin_step or frequency.",
+                stacklevel=2,
+            )
+
+    def _look_ahead(self, until):
+        """Notes the firings from the last step looked at up to `until`."""
+        steps = np.arange(self._looked_at, until + 1)
+        fires, sparsities = _firings(self.schedule, steps)
+        rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)
+        self._due += rows
+        self._looked_at = until + 1
+
+    def advance(self, step: int) -> None:
+        """Prunes for the firings that are due, the last of them counts."""
+        if step >= self._looked_at:
+            self._look_ahead(step)
+        due = [sparsity for at, sparsity in self._due if at <= step]
+        if due:
+            self._due = [(at, sparsity) for at, sparsity in self._due if at > step]
+            self._prune(due[-1])
+
+    def _prune(self, sparsity):
+        self._asked = sparsity
+        model = self.model
+        masks = wrapping.masks(model)
+        size = sum(mask.size for mask in masks.values())
+        alive = sum(int(mask.sum()) for mask in masks.values())
+        keep = min(alive, size - int(round(sparsity * size)))
+        scores = criteria.score_all(
+            self.criterion,
+            model,
+            snapshots.kernels(model),
+            self._start,
+            np.random.default_rng([self.seed, self._step]),
+        )
+        counts = self._allocate(scores, masks, keep)
+        counts = allocation.guard(counts, masks)
+        self.set_masks(selection.select(scores, masks, counts))
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "criterion": criteria.serialize(self.criterion),
+            "allocation": keras.saving.serialize_keras_object(self.allocation),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**{**config, "schedule": schedule})
+
+
+def _firings(schedule, steps):
+    """Whether and with which sparsity a schedule fires, for an array of steps.
+
+    One call for all of them where the schedule allows it: ours and those of
+    tensorflow-model-optimization do, and a call of theirs costs much.
+    """
+    try:
+        fires, sparsities = schedule(steps)
+        fires = np.broadcast_to(np.asarray(fires, bool), steps.shape)
+        return fires, np.broadcast_to(np.asarray(sparsities, float), steps.shape)
+    except (TypeError, ValueError):
+        rows = [schedule(int(step)) for step in steps]
+        fires = np.array([bool(row[0]) for row in rows])
+        return fires, np.array([float(row[1]) for row in rows])

@@ -1,0 +1,160 @@
+"""Distillation losses that compare relations between the examples of a batch."""
+
+import keras
+from keras import ops
+
+from tf_tickets.distillation.losses import (
+    _NEAR,
+    _TINY,
+    DistillationLoss,
+    mean_over_rows,
+    rows_of,
+    unit,
+)
+from tf_tickets.masks.base import Tensor
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class DistanceDistillation(DistillationLoss):
+    """Relation: distances between the rows of a batch, by Huber's loss (RKD-D).
+
+    Distances are divided by their mean, so that neither the place nor the scale of
+    the features matters, nor their number.
+
+    Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
+
+    Example:
+
+    >>> loss = DistanceDistillation()
+    >>> rows = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    >>> round(float(loss.compute_loss([rows], 3.0 * rows + 1.0)), 6)
+    0.0
+    """
+
+    def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
+        pairs = _pairs(sample_weight)
+        found = _distances(student_outputs, sample_weight)
+        gaps = [huber(found - _distances(t, sample_weight)) for t in teacher_outputs]
+        return mean_over_rows(sum(gaps) / len(gaps), pairs)
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class AngleDistillation(DistillationLoss):
+    """Relation: the angle at each row between each two others, by Huber's loss (RKD-A).
+
+    Memory grows with the cube of the batch.
+
+    Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
+
+    Example:
+
+    >>> loss = AngleDistillation()
+    >>> rows = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    >>> round(float(loss.compute_loss([rows], 3.0 * rows + 1.0)), 6)
+    0.0
+    """
+
+    def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
+        found = _angles(student_outputs, sample_weight)
+        gaps = [huber(found - _angles(t, sample_weight)) for t in teacher_outputs]
+        pairs = _pairs(sample_weight)
+        triples = None if pairs is None else pairs[:, :, None] * sample_weight
+        return mean_over_rows(sum(gaps) / len(gaps), triples)
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class SimilarityDistillation(DistillationLoss):
+    """Relation: which rows of a batch excite alike (Tung and Mori 2019).
+
+    The matrix of inner products between the rows, each of its rows divided by its
+    length, is compared with the teachers' by the mean squared error.
+
+    Args:
+        teacher_layer_name: As in `DistillationLoss`.
+        student_layer_name: As in `DistillationLoss`.
+
+    Example:
+
+    >>> loss = SimilarityDistillation()
+    >>> rows = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    >>> round(float(loss.compute_loss([rows], 3.0 * rows)), 6)
+    0.0
+    """
+
+    def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
+        pairs = _pairs(sample_weight)
+        found = _similarities(student_outputs, pairs)
+        gaps = [ops.square(found - _similarities(t, pairs)) for t in teacher_outputs]
+        return mean_over_rows(sum(gaps) / len(gaps), pairs)
+
+
+def huber(gap: Tensor) -> Tensor:
+    """Huber's loss of each entry, whose bend is at 1.
+
+    Example:
+
+    >>> np.asarray(huber(np.array([0.5, -3.0]))).tolist()
+    [0.125, 2.5]
+    """
+    size = ops.abs(gap)
+    return ops.where(size <= 1.0, 0.5 * ops.square(gap), size - 0.5)
+
+
+def _pairs(weight):
+    return None if weight is None else weight[:, None] * weight[None, :]
+
+
+def _gram(outputs, weight):
+    """Inner products of the rows seen from their middle, where rounding is least.
+
+    Rows of weight 0 lie in the middle, wherever they were.
+    """
+    rows = rows_of(outputs)
+    if weight is None:
+        rows = rows - ops.mean(rows, axis=0)
+    else:
+        counts = (weight > 0.0)[:, None]
+        number = ops.sum(ops.cast(counts, "float32"))
+        total = ops.sum(ops.where(counts, rows, 0.0), axis=0)
+        rows = ops.where(counts, rows - total / ops.maximum(number, 1.0), 0.0)
+    return ops.matmul(rows, ops.transpose(rows))
+
+
+def _distances(outputs, weight):
+    """Between each two rows, divided by the mean of those above 0."""
+    gram = _gram(outputs, weight)
+    pairs = _pairs(weight)
+    squares = ops.diagonal(gram)
+    squares = squares[:, None] + squares[None, :] - 2.0 * gram
+    apart = squares > _NEAR * ops.mean(ops.abs(squares))
+    # The root's slope at 0 is infinite: it is taken of 1 there, and left out.
+    found = ops.where(apart, ops.sqrt(ops.where(apart, squares, 1.0)), 0.0)
+    counted = ops.cast(apart, "float32") * (1.0 if pairs is None else pairs)
+    mean = ops.sum(found * counted) / ops.maximum(ops.sum(counted), _TINY)
+    return found / ops.maximum(mean, _TINY)
+
+
+def _angles(outputs, weight):
+    """Cosine at row j between rows i and k, as [j, i, k]."""
+    gram = _gram(outputs, weight)
+    squares = ops.diagonal(gram)
+    # (i - j) . (k - j) = ik - ij - jk + jj
+    inner = gram[None] - gram[:, :, None] - gram[:, None, :] + squares[:, None, None]
+    lengths = ops.diagonal(inner, axis1=1, axis2=2)
+    apart = lengths > _NEAR * ops.mean(lengths)
+    inverse = ops.where(apart, ops.rsqrt(ops.where(apart, lengths, 1.0)), 0.0)
+    return inner * inverse[:, :, None] * inverse[:, None, :]
+
+
+def _similarities(outputs, pairs):
+    rows = rows_of(outputs)
+    gram = ops.matmul(rows, ops.transpose(rows))
+    if pairs is None:
+        return unit(gram)
+    # A row that does not count must not lengthen the others'.
+    counted = ops.cast(pairs > 0.0, "float32")
+    return unit(gram * counted)

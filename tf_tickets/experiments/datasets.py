@@ -1,0 +1,411 @@
+"""Image data sets as NumPy arrays: scaled, with a validation split.
+
+The validation images are always taken from the training part, so that a search
+that picks its tickets by them never looks at the test set.
+"""
+
+import dataclasses
+import functools
+import importlib
+import os
+import pathlib
+import zipfile
+import zlib
+from typing import Self
+
+import keras
+import numpy as np
+
+from tf_tickets.training import batches
+
+_FROM_TFDS = ("mnist", "cifar10")
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_PIP_LINES = {
+    "sklearn": "pip install scikit-learn",
+    "tensorflow": "pip install tensorflow",
+    "tensorflow_datasets": "pip install tensorflow-datasets importlib-resources",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Standardized images and their labels, in three splits.
+
+    Args:
+        name: What the data are called in reports.
+        x_train: Images, float32, (rows, height, width, channels).
+        y_train: Labels, whole numbers from 0.
+        x_val: Images to choose by, held out from the training part.
+        y_val: Their labels.
+        x_test: Images that are looked at last.
+        y_test: Their labels.
+
+    Example:
+
+    >>> load("digits")
+    <Dataset digits: 1150 train, 287 validation, 360 test, (8, 8, 1), 10 classes>
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image.
+
+        Example:
+
+        >>> load("digits").input_shape
+        (8, 8, 1)
+        """
+        return self.x_train.shape[1:]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: one more than the largest label of any split.
+
+        Example:
+
+        >>> load("digits").num_classes
+        10
+        """
+        return 1 + int(max(y.max() for y in (self.y_train, self.y_val, self.y_test)))
+
+    def digest(self) -> str:
+        """SHA-256 of all six arrays, in hex: equal for equal data and split.
+
+        It is computed once; do not change the arrays in place.
+
+        Example:
+
+        >>> load("digits").digest() == load("digits").digest()
+        True
+        >>> load("digits").digest() == load("digits", seed=1).digest()
+        False
+        """
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self):
+        names = [field.name for field in dataclasses.fields(self)[1:]]
+        return batches.digest([getattr(self, name) for name in names])
+
+    def take(self, n: int) -> Self:
+        """The same data with the first `n` training rows only.
+
+        The rows were shuffled when they were split, so these are a random part.
+        They stay standardized by the whole training split.
+
+        Example:
+
+        >>> small = load("digits").take(100)
+        >>> small.name, len(small.x_train), len(small.x_val)
+        ('digits[:100]', 100, 287)
+        """
+        if not 1 <= n <= len(self.x_train):
+            raise ValueError(
+                f"`n` must lie between 1 and the {len(self.x_train)} training rows "
+                f"of {self.name}. Received: n={n}"
+            )
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}[:{n}]",
+            x_train=self.x_train[:n],
+            y_train=self.y_train[:n],
+        )
+
+    def balanced(self, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows, so many of every class; all of a class that has fewer.
+
+        Args:
+            each: How many of a class.
+            seed: Seed of the choice.
+
+        Example:
+
+        >>> x, y = load("digits").balanced(3)
+        >>> np.bincount(y).tolist()
+        [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+        """
+        rng = np.random.default_rng(seed)
+        rows: list[np.ndarray] = []
+        for label in np.unique(self.y_train):
+            there = np.flatnonzero(self.y_train == label)
+            rows.append(rng.permutation(there)[:each])
+        chosen = np.concatenate(rows)
+        return self.x_train[chosen], self.y_train[chosen]
+
+    def __repr__(self):
+        return (
+            f"<Dataset {self.name}: {len(self.x_train)} train, {len(self.x_val)} "
+            f"validation, {len(self.x_test)} test, {self.input_shape}, "
+            f"{self.num_classes} classes>"
+        )
+
+
+def load(
+    name: os.PathLike | str,
+    data_dir: os.PathLike | str | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+    scaling: str = "standard",
+) -> Dataset:
+    """Loads a data set, splits off the validation rows and scales the images.
+
+    Args:
+        name: One of
+
+            - "digits": the 8x8 digits that come with scikit-learn; no download.
+              360 of them are the test set, the same ones for every seed.
+            - "mnist", "cifar10": the file `<name>.npz` if the folder has one,
+              else what tensorflow-datasets has prepared. Nothing is downloaded.
+            - a path that ends in `.npz`: a file with the arrays x_train, y_train,
+              x_test and y_test. It needs no TensorFlow.
+        data_dir: Folder of the data. By default that of the environment variable
+            TF_TICKETS_DATA_DIR for .npz files and TFDS_DATA_DIR for
+            tensorflow-datasets.
+        validation: How many of the training rows to hold out. By default 5,000,
+            or a fifth where that is less.
+        seed: Seed of the split and of the order of the training rows.
+        scaling: "standard": minus the mean and divided by the standard deviation
+            that each channel has in the training split. "unit": divided by the
+            largest value in it, 255 for most, so that black stays 0.
+
+    Returns:
+        A `Dataset` of float32 images.
+
+    Example:
+
+    >>> data = load("digits", validation=100)
+    >>> data.x_train.shape, data.x_val.shape, data.x_test.shape
+    ((1337, 8, 8, 1), (100, 8, 8, 1), (360, 8, 8, 1))
+    """
+    title, arrays = _read(os.fspath(name), data_dir)
+    x, y, x_test, y_test = _checked(arrays, source=title)
+    train, held_out = _split(y, _validation_rows(validation, len(y)), seed)
+    if scaling not in _SCALERS:
+        raise ValueError(
+            f"`scaling` must be one of {sorted(_SCALERS)}. Received: {scaling!r}"
+        )
+    scale = _SCALERS[scaling](x[train], source=title)
+    return Dataset(
+        name=title,
+        x_train=scale(x[train]),
+        y_train=y[train],
+        x_val=scale(x[held_out]),
+        y_val=y[held_out],
+        x_test=scale(x_test),
+        y_test=y_test,
+    )
+
+
+def _read(name, data_dir):
+    """The name for reports, and the four arrays as they are stored."""
+    if name.endswith(".npz"):
+        return pathlib.Path(name).stem, _read_npz(pathlib.Path(name))
+    if name == "digits":
+        return name, _read_digits()
+    if name not in _FROM_TFDS:
+        known = ", ".join(repr(n) for n in ("digits", *_FROM_TFDS))
+        raise ValueError(
+            f"Unknown data set. Received: {name!r}. Known: {known}, or a path that "
+            "ends in .npz (arrays x_train, y_train, x_test, y_test)."
+        )
+    file = _npz_of(name, data_dir)
+    if file.is_file():
+        return name, _read_npz(file)
+    return name, _read_tfds(name, data_dir)
+
+
+def _npz_of(name, data_dir):
+    folder = data_dir or os.environ.get("TF_TICKETS_DATA_DIR", "")
+    return pathlib.Path(folder).expanduser() / f"{name}.npz"
+
+
+def _read_npz(file):
+    file = file.expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no such file. Received: {str(file)!r}. Expected an .npz file "
+            f"with the arrays {', '.join(_ARRAYS)}."
+        )
+    try:
+        # zipfile, for np.load would also take a single array.
+        with zipfile.ZipFile(file) as stored:
+            members = [key for key in _ARRAYS if f"{key}.npy" in stored.namelist()]
+            return {key: _member(stored, f"{key}.npy") for key in members}
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{str(file)!r} cannot be read as an .npz file of plain arrays: {error} "
+            "Write it again with numpy.savez; arrays of objects are not read."
+        ) from error
+
+
+def _member(stored, name):
+    with stored.open(name) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _read_digits():
+    digits = _import("sklearn.datasets").load_digits()
+    x = digits.images.astype("uint8")
+    rest, test = _split(digits.target, 360, seed=0)
+    rest, test = np.sort(rest), np.sort(test)
+    values = (x[rest], digits.target[rest], x[test], digits.target[test])
+    return dict(zip(_ARRAYS, values, strict=True))
+
+
+def _read_tfds(name, data_dir):
+    tf, tfds = _import("tensorflow"), _import("tensorflow_datasets")
+    _leave_accelerators(tf)
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    try:
+        with tf.device("CPU:0"):
+            splits = tfds.load(
+                name,
+                data_dir=folder,
+                download=False,
+                split=["train", "test"],
+                batch_size=-1,
+                as_supervised=True,
+            )
+    except AssertionError as error:
+        raise FileNotFoundError(_not_prepared(name, folder)) from error
+    (x, y), (x_test, y_test) = tfds.as_numpy(splits)
+    return dict(zip(_ARRAYS, (x, y, x_test, y_test), strict=True))
+
+
+def _leave_accelerators(tf):
+    """TensorFlow takes all memory of a GPU unless it cannot see it."""
+    if keras.config.backend() == "tensorflow":
+        return
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        return  # It is running already, and has what it has.
+
+
+def _not_prepared(name, folder):
+    return (
+        f"tensorflow-datasets has no prepared {name} in "
+        f"{str(folder or '~/tensorflow_datasets')!r}, and nothing is downloaded "
+        f"here. Pass `data_dir` or set TFDS_DATA_DIR to the folder that holds "
+        f"{name!r}, or prepare it with `tfds build {name} --data_dir FOLDER`, or put "
+        f"a {name}.npz (arrays {', '.join(_ARRAYS)}) into `data_dir` or "
+        "TF_TICKETS_DATA_DIR."
+    )
+
+
+def _import(module):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ImportError(
+            f"This data set needs {package}, which did not import ({error}). "
+            f"Install it: {_PIP_LINES[package]}. Or load the data from a .npz file, "
+            "which needs NumPy only."
+        ) from error
+
+
+def _checked(arrays, source):
+    """The arrays as (images, labels, test images, test labels), or an error."""
+    missing = [key for key in _ARRAYS if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {', '.join(missing)}. Received the arrays "
+            f"{list(arrays)}; expected {', '.join(_ARRAYS)}."
+        )
+    x, x_test = (_images(arrays[k], f"{source}: {k}") for k in ("x_train", "x_test"))
+    y = _labels(arrays["y_train"], len(x), f"{source}: y_train")
+    y_test = _labels(arrays["y_test"], len(x_test), f"{source}: y_test")
+    if x.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"{source}: the images of x_train and x_test must have one shape. "
+            f"Received: {x.shape[1:]} and {x_test.shape[1:]}"
+        )
+    return x, y, x_test, y_test
+
+
+def _images(x, where):
+    if x.ndim not in (3, 4) or x.size == 0 or x.dtype.kind not in "uif":
+        raise ValueError(
+            f"{where} must hold numbers in the shape (rows, height, width, channels) "
+            f"or (rows, height, width). Received: {x.dtype} of shape {x.shape}"
+        )
+    return x if x.ndim == 4 else x[..., np.newaxis]
+
+
+def _labels(y, rows, where):
+    flat = y.reshape(-1)
+    if y.dtype.kind not in "ui" or y.shape not in ((rows,), (rows, 1)):
+        raise ValueError(
+            f"{where} must hold one whole number for each of the {rows} images. "
+            f"Received: {y.dtype} of shape {y.shape}. From one-hot labels take "
+            "y.argmax(axis=1)."
+        )
+    if flat.min() < 0:
+        raise ValueError(f"{where} must count from 0. Received: {flat.min()}")
+    return flat.astype("int32")
+
+
+def _validation_rows(validation, rows):
+    count = min(5000, rows // 5) if validation is None else validation
+    if not isinstance(count, int | np.integer) or not 1 <= count < rows:
+        raise ValueError(
+            "`validation` must be a number of training rows, at least 1 and less "
+            f"than all {rows}. Received: validation={validation}"
+        )
+    return count
+
+
+def _split(labels, count, seed):
+    """Shuffled indices of the rest, and of `count` rows spread over the classes."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    # Evenly spaced among rows sorted by class: exact count, and stratified.
+    chosen = by_class[np.arange(count) * len(labels) // count]
+    rest = order[~np.isin(order, chosen)]
+    return rest, rng.permutation(chosen)
+
+
+def _standardizer(x, source):
+    """A function from images to float32 of mean 0 and deviation 1 in `x`."""
+    x = x.astype("float32")
+    rows = x.size // x.shape[-1]
+    # For uint8 these sums are exact, so that every machine gets the same images.
+    mean = np.einsum("nhwc->c", x, dtype="float64") / rows
+    square = np.einsum("nhwc,nhwc->c", x, x, dtype="float64") / rows
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    if not np.isfinite(deviation).all():
+        raise ValueError(f"{source}: x_train must be finite. Received NaN or infinity.")
+    scale = np.where(deviation > 0, deviation, 1.0).astype("float32")
+    offset = mean.astype("float32")
+
+    def standardize(images):
+        images = images.astype("float32")
+        images -= offset
+        images /= scale
+        return images
+
+    return standardize
+
+
+def _unit_scaler(x, source):
+    """A function from images to float32 with 1 as the largest value in `x`."""
+    largest = float(x.max())
+    if not np.isfinite(largest) or largest <= 0:
+        raise ValueError(
+            f"{source}: scaling='unit' needs finite images with values above 0. "
+            f"Received: largest value {largest}"
+        )
+    return lambda images: images.astype("float32") / np.float32(largest)
+
+
+_SCALERS = {"standard": _standardizer, "unit": _unit_scaler}

@@ -1,0 +1,1 @@
+"""Sparsely encoded `.tflite` files."""

@@ -1,0 +1,85 @@
+"""The mask of Continuous Sparsification."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tf_tickets.masks import annealing
+from tf_tickets.masks.base import Tensor
+from tf_tickets.masks.learned import LearnedMask
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class SoftMask(LearnedMask):
+    """Continuous Sparsification's mask, `sigmoid(temperature * score)`.
+
+    While the temperature grows, the mask goes over into the hard one, which keeps
+    the weights of positive score.
+
+    Args:
+        initial_score: The score that every weight begins with; the greater it is,
+            the more weights remain.
+        penalty: Weight of the sum of the mask in the loss.
+        temperature: Schedule of the temperature, called as
+            `temperature(step, steps, epochs)` within the compiled step.
+        scale_mask: Whether the mask is divided by its first value, so that the
+            network begins as the dense one. The ticket keeps this factor.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the sum of the mask, instead.
+
+    Example:
+
+    >>> mask = SoftMask(initial_score=0.0)
+    >>> mask.build((2,))
+    >>> np.asarray(mask.soft()).tolist(), mask.kept_scale
+    ([0.5, 0.5], 2.0)
+    """
+
+    def __init__(
+        self,
+        initial_score: float = 0.0,
+        penalty: float = 1e-8,
+        temperature: Callable[..., Tensor] | dict | None = None,
+        scale_mask: bool = True,
+        dynamic_scaling: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
+        annealed = temperature or annealing.ExponentialTemperature()
+        self.temperature: Any = annealing.called("temperature", annealed)
+        self.scale_mask = scale_mask
+        if scale_mask and self.initial_score < -20.0:
+            raise ValueError(
+                "A scaled mask is divided by sigmoid(initial_score), which is too near "
+                f"to 0. Received: initial_score={initial_score}. Use -20 or more, or "
+                "scale_mask=False."
+            )
+
+    def soft(self, training: bool = False) -> Tensor:
+        return self.expected(self.scores)
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return ops.sigmoid(self._temperature() * scores)
+
+    def _temperature(self):
+        clock = self.clock
+        return self.temperature(clock.step, clock.steps.value, clock.epochs.value)
+
+    @property
+    def present_temperature(self) -> float:
+        """The temperature of the last training step."""
+        return float(ops.convert_to_numpy(self._temperature()))
+
+    @property
+    def initial_scale(self) -> float:
+        return 1.0 + math.exp(-self.initial_score) if self.scale_mask else 1.0
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": keras.saving.serialize_keras_object(self.temperature),
+            "scale_mask": self.scale_mask,
+        }

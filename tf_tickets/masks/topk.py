@@ -1,0 +1,111 @@
+"""A mask that keeps an exact number of weights at every forward pass."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import ArrayLike
+
+from tf_tickets import ranking
+from tf_tickets.masks.base import Tensor, checked
+from tf_tickets.masks.learned import FAR, LearnedMask
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class TopKMask(LearnedMask):
+    """Keeps exactly the weights of greatest score, chosen at every forward pass.
+
+    The scores are trained straight through the choice (edge-popup, Ramanujan et
+    al. 2020). Of equal scores the first are kept.
+
+    Args:
+        sparsity: Fraction of zeros in each kernel, 0 to 1.
+        absolute: Whether it is the size of the score that counts, as in the
+            paper, or the score itself.
+        dynamic_scaling: Whether kept weights are multiplied with the number of
+            weights over the number of kept ones.
+        seed: Seed of the first scores; by default from the global one. A search
+            draws them from its own.
+
+    Example:
+
+    >>> mask = TopKMask(sparsity=0.75)
+    >>> mask.build((8, 4))
+    >>> float(keras.ops.sum(mask.soft()))
+    8.0
+    """
+
+    def __init__(
+        self,
+        sparsity: float = 0.5,
+        absolute: bool = True,
+        dynamic_scaling: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dynamic_scaling=dynamic_scaling, **kwargs)
+        if not 0.0 <= sparsity < 1.0:
+            raise ValueError(
+                f"`sparsity` must lie in [0, 1). Received: sparsity={sparsity!r}"
+            )
+        self.sparsity = sparsity
+        self.absolute = absolute
+        self.seed = seed
+
+    def build(self, shape):
+        super().build(shape)
+        self.count = self.add_weight(
+            shape=(),
+            dtype="int",
+            initializer=keras.initializers.Constant(self._count(math.prod(shape))),
+            trainable=False,
+            name="count",
+        )
+
+    def _count(self, size):
+        return max(1, size - int(round(self.sparsity * size)))
+
+    def score_initializer(self) -> keras.initializers.Initializer:
+        return keras.initializers.RandomUniform(-1.0, 1.0, seed=self.seed)
+
+    def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
+        shape = tuple(self.scores.shape)
+        bound = 1.0 / math.sqrt(max(1, math.prod(shape[:-1])))
+        self.scores.assign(rng.uniform(-bound, bound, shape).astype("float32"))
+        self.count.assign(self._count(math.prod(shape)))
+        self.scale.assign(self.initial_scale)
+        self.restart(steps, epochs)
+
+    def soft(self, training: bool = False) -> Tensor:
+        merit = self._merit(self.scores.value)
+        hard = ranking.largest(ops.stop_gradient(merit), self.count.value)
+        return hard + (merit - ops.stop_gradient(merit))
+
+    def _merit(self, scores):
+        return ops.abs(scores) if self.absolute else scores
+
+    def expected(self, scores: Tensor) -> Tensor:
+        return ranking.largest(self._merit(scores), self.count.value)
+
+    def value(self) -> np.ndarray:
+        merit = ops.convert_to_numpy(self._merit(self.scores.value))
+        return ranking.keep_largest(merit, int(ops.convert_to_numpy(self.count)))
+
+    def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
+        super().assign(mask, scale)
+        mask = checked(mask)
+        self.count.assign(int(mask.sum()))
+        pruned = 0.0 if self.absolute else -FAR
+        self.scores.assign(np.where(mask, FAR, pruned).astype("float32"))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["initial_score"], config["penalty"]
+        return {
+            **config,
+            "sparsity": self.sparsity,
+            "absolute": self.absolute,
+            "seed": self.seed,
+        }

@@ -1,0 +1,1 @@
+"""Tables, counts and pictures of what was done."""

@@ -1,0 +1,344 @@
+"""What of a model is pruned: per-kernel tables, and the curve of a search."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+
+import keras
+import numpy as np
+
+from tf_tickets import files, wrapping
+from tf_tickets.reports import flops, tables
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.prunable import why_not
+
+_COLUMNS = (
+    "path",
+    "shape",
+    "size",
+    "kept",
+    "sparsity",
+    "flops",
+    "flops_kept",
+    "skipped_because",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelRow:
+    """One kernel of a report.
+
+    Args:
+        path: Path in the plain model.
+        shape: Shape of the kernel.
+        size: Number of its weights.
+        kept: How many of them are kept.
+        flops: Multiply-adds per example that the dense kernel takes part in, or
+            None where they are unknown.
+        flops_kept: Those of the weights kept.
+
+    Example:
+
+    >>> KernelRow("d/kernel", (3, 2), size=6, kept=3, flops=6, flops_kept=3).sparsity
+    0.5
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    kept: int
+    flops: int | None
+    flops_kept: int | None
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros."""
+        return tables.fraction(self.size - self.kept, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class SkippedRow:
+    """One variable that is no kernel, and why.
+
+    Example:
+
+    >>> SkippedRow("d/bias", (2,), 2, "rank 1").reason
+    'rank 1'
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Report:
+    """What `summary` found; prints as a table.
+
+    Args:
+        name: Name of the model.
+        rows: One `KernelRow` a kernel.
+        skipped: One `SkippedRow` for each other variable.
+        weights: Number of weights of the model, prunable or not.
+        notes: What to know about the numbers.
+
+    Example:
+
+    >>> report = Report("net", [KernelRow("d/kernel", (3, 2), 6, 3, 6, 3)], [], 8)
+    >>> report.sparsity, report.sparsity_of_all_weights, report.flops_kept
+    (0.5, 0.375, 0.5)
+    """
+
+    name: str
+    rows: list[KernelRow]
+    skipped: list[SkippedRow]
+    weights: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of prunable weights."""
+        return sum(row.size for row in self.rows)
+
+    @property
+    def kept(self) -> int:
+        """Number of prunable weights that are kept."""
+        return sum(row.kept for row in self.rows)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among the prunable weights."""
+        return tables.fraction(self.size - self.kept, self.size)
+
+    @property
+    def sparsity_of_all_weights(self) -> float:
+        """Pruned weights over all weights, prunable or not."""
+        return tables.fraction(self.size - self.kept, self.weights)
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds per example of the dense kernels whose FLOPs are known."""
+        return sum(row.flops for row in self._counted)
+
+    @property
+    def flops_kept(self) -> float | None:
+        """Fraction of `flops` that is kept, or None where none is known."""
+        kept = sum(row.flops_kept for row in self._counted)
+        return kept / self.flops if self.flops else None
+
+    @property
+    def _counted(self):
+        return [row for row in self.rows if row.flops is not None]
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as plain Python data."""
+        return {
+            "model": self.name,
+            "kernels": [
+                {
+                    **dataclasses.asdict(row),
+                    "shape": list(row.shape),
+                    "sparsity": row.sparsity,
+                }
+                for row in self.rows
+            ],
+            "skipped": [
+                {**dataclasses.asdict(row), "shape": list(row.shape)}
+                for row in self.skipped
+            ],
+            "totals": {
+                "weights": self.weights,
+                "size": self.size,
+                "kept": self.kept,
+                "sparsity": self.sparsity,
+                "sparsity_of_all_weights": self.sparsity_of_all_weights,
+                "flops": self.flops,
+                "flops_kept": self.flops_kept,
+            },
+            "notes": list(self.notes),
+        }
+
+    def to_json(self, path: os.PathLike | str) -> None:
+        """Writes `to_dict()` as JSON, whole or not at all."""
+        with files.replacing(path) as draft:
+            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
+
+    def to_csv(self, path: os.PathLike | str) -> None:
+        """Writes a line a variable as CSV, kernels first, whole or not at all."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            cells = {**dataclasses.asdict(row), "sparsity": row.sparsity}
+            writer.writerow({**cells, "shape": tables.shape_text(row.shape)})
+        for left in self.skipped:
+            cells = {"path": left.path, "shape": tables.shape_text(left.shape)}
+            cells |= {"size": left.size, "skipped_because": left.reason}
+            writer.writerow(cells)
+        with files.replacing(path) as draft:
+            draft.write_text(text.getvalue(), "utf-8")
+
+    def __str__(self):
+        lines = [f"Model {self.name!r}", "", tables.align(self._cells(), left=2), ""]
+        lines.append(
+            f"sparsity {self.sparsity:.4f} among {self.size:,} prunable weights, "
+            f"{self.sparsity_of_all_weights:.4f} among all {self.weights:,}"
+        )
+        return "\n".join([*lines, *self._remarks(), *self._left_alone()])
+
+    __repr__ = __str__
+
+    def _cells(self):
+        yield ("kernel", "shape", "size", "kept", "sparsity", "FLOPs", "FLOPs kept")
+        for row in self.rows:
+            yield (
+                row.path,
+                tables.shape_text(row.shape),
+                f"{row.size:,}",
+                f"{row.kept:,}",
+                f"{row.sparsity:.4f}",
+                tables.number(row.flops),
+                tables.number(row.flops_kept),
+            )
+        kept = sum(row.flops_kept for row in self._counted) if self._counted else None
+        yield (
+            "total",
+            "",
+            f"{self.size:,}",
+            f"{self.kept:,}",
+            f"{self.sparsity:.4f}",
+            tables.number(self.flops if self._counted else None),
+            tables.number(kept),
+        )
+
+    def _remarks(self):
+        if self.flops_kept is not None:
+            yield f"FLOPs (multiply-adds per example) kept: {self.flops_kept:.4f}"
+        unknown = len(self.rows) - len(self._counted)
+        if unknown:
+            kernels = tables.count_of(unknown, "kernel")
+            yield f"? FLOPs of {kernels} are unknown and in no total"
+        yield from self.notes
+
+    def _left_alone(self):
+        """A line a reason, with the first few paths."""
+        groups: dict[str, list[SkippedRow]] = {}
+        for row in self.skipped:
+            groups.setdefault(row.reason, []).append(row)
+        if groups:
+            yield "Not prunable:"
+        for reason, rows in groups.items():
+            size = sum(row.size for row in rows)
+            shown = ", ".join(row.path for row in rows[:3])
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            variables = tables.count_of(len(rows), "variable")
+            count = f"{variables} of {tables.count_of(size, 'value')}"
+            yield f"  {reason}: {count}: {shown}{more}"
+
+
+def summary(model: keras.Model) -> Report:
+    """Lists the kernels of a model, what is kept of them, and what is no kernel.
+
+    FLOPs are multiply-adds per example and count each call of a shared layer,
+    padding included. They are None where a kernel's layer is not one of Keras's
+    own, or where a dimension, such as the length of a sequence, is not fixed.
+
+    Args:
+        model: A built Keras model. Of a wrapped one the masks are counted; of a
+            plain one the weights other than zero in the kernels that `wrap` would
+            take, so that a stripped model shows its sparsity.
+
+    Returns:
+        A `Report`. It prints as a table, has the numbers in `rows`, `skipped`
+        and its properties, and writes them with `to_csv` and `to_json`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="d")],
+    ...                          name="net")
+    >>> print(summary(model))
+    Model 'net'
+    <BLANKLINE>
+    kernel        shape  size  kept  sparsity  FLOPs  FLOPs kept
+    net/d/kernel  3x4      12    12    0.0000     12          12
+    total                  12    12    0.0000     12          12
+    <BLANKLINE>
+    sparsity 0.0000 among 12 prunable weights, 0.0000 among all 16
+    FLOPs (multiply-adds per example) kept: 1.0000
+    Not prunable:
+      rank 1: 1 variable of 4 values: net/d/bias
+    """
+    _check_model(model)
+    names = {id(v): path for path, v in wrapping.plain_paths(model).items()}
+    kernels = _kernels(model, names)
+    counter = flops.UseCounter(model)
+    rows = [
+        _row(path, variable, kept, counter.uses.get(id(variable)))
+        for path, (variable, kept) in kernels.items()
+    ]
+    weights = sum(_size(v) for v in model.weights if id(v) in names)
+    notes = counter.notes([variable for variable, _ in kernels.values()])
+    return Report(model.name, rows, _skipped(model, kernels), weights, notes)
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model, plain or wrapped. Received: {model!r}"
+        )
+    if not model.built:
+        raise ValueError(
+            f"Model {model.name!r} is not built, so it has no kernels yet. Call it "
+            "once on data, call model.build(input_shape), or begin it with "
+            "keras.Input(shape)."
+        )
+
+
+def _kernels(model, names):
+    """Dict from path to (variable, number of weights kept)."""
+    if wrapping.prunables(model):
+        masks = wrapping.masks(model)
+        found = wrapping.kernels(model)
+        return {path: (v, int(masks[path].sum())) for path, v in found.items()}
+    return {
+        names[id(o.variable)]: (o.variable, _count_nonzero(o.variable))
+        for unit in wrapping.units(model)
+        for o in paths.variables_of(unit)
+        if why_not(o) is None
+    }
+
+
+def _count_nonzero(variable):
+    return int(np.count_nonzero(keras.ops.convert_to_numpy(variable)))
+
+
+def _row(path, variable, kept, uses):
+    size = _size(variable)
+    flops = (None, None) if uses is None else (size * uses, kept * uses)
+    return KernelRow(path, tuple(variable.shape), size, kept, *flops)
+
+
+def _skipped(model, kernels):
+    reasons: dict[int, str] = {}
+    for unit in wrapping.units(model):
+        for owned in paths.variables_of(flops.unwrapped(unit)):
+            reason = why_not(owned) or "excluded by filters"
+            reasons.setdefault(id(owned.variable), reason)
+    return [
+        SkippedRow(
+            path,
+            tuple(v.shape),
+            _size(v),
+            reasons.get(id(v), "held by the model itself, not by a layer of it"),
+        )
+        for path, v in wrapping.plain_paths(model).items()
+        if path not in kernels
+    ]
+
+
+def _size(variable):
+    return math.prod(variable.shape)

@@ -1,0 +1,1 @@
+"""The searches, a module for each paper."""

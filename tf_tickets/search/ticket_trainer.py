@@ -1,0 +1,154 @@
+"""Training from a ticket, in the way in which the search trained it."""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+
+from tf_tickets import wrapping
+from tf_tickets.search import runner
+from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.training import batches, snapshots
+from tf_tickets.training.fidelity import Fidelity
+
+
+class TicketTrainer:
+    """Trains one ticket after the other with one compiled model.
+
+    Data order and seeds are those of `find_ticket` for the ticket's round, so that
+    a ticket and its controls are trained on equal terms.
+
+    Args:
+        build_model: Function without arguments that gives a compiled model.
+        data: As in `find_ticket`.
+        seed: As in `find_ticket`.
+        batch_size: Examples a step.
+
+    Example:
+
+    >>> def build():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    ...     model.compile("adam", "mse")
+    ...     return model
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="val_loss")
+    >>> data = ((x, y), (x, y))
+    >>> found = tt.find_ticket(build, data, search, batch_size=4, verbose=0)
+    >>> trainer = TicketTrainer(build, data, batch_size=4)
+    >>> trainer.train(found[0], epochs=1)["val_loss"] == found[0].metrics["val_loss"]
+    True
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[], keras.Model],
+        data: runner.Data,
+        seed: int = 0,
+        batch_size: int = 32,
+    ) -> None:
+        self.parts = runner.split(data)
+        self.seed = seed
+        self.batch_size = batch_size
+        self.build_model = build_model
+        self._built: dict[str, tuple[keras.Model, snapshots.State]] = {}
+        self._choose("fixed")
+        self._key = (seed, 0, 0)
+        x, y = self.parts["train"]
+        self._feed = batches.feed(x, y, batch_size, lambda: self._key)
+
+    def _choose(self, mask):
+        """Takes the model of such masks, built once: all start from the same."""
+        if mask not in self._built:
+            keras.utils.set_random_seed(self.seed)
+            wrap = functools.partial(wrapping.wrap, mask=mask)
+            model, _ = runner.build(self.build_model, wrap)
+            self._built[mask] = model, snapshots.record(model)
+        self.model, self._start = self._built[mask]
+
+    def train(
+        self,
+        ticket: Ticket,
+        epochs: int,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+        verbose: str | int = 0,
+    ) -> dict[str, float]:
+        """Applies the ticket, trains it, and gives its metrics.
+
+        Returns:
+            Dict of the metrics after the last epoch; `test_*` with test data.
+        """
+        origin = ticket.provenance
+        self._choose("scaled" if ticket.scales else "fixed")
+        round_, first = origin.get("order") or (origin.get("round", 0), 0)
+        # Learning rate and seeds too: what was trained before must not matter.
+        snapshots.restore(self.model, self._start, Fidelity.get("exact"), self._start)
+        ticket.apply(self.model)
+        self._check_free()
+        keras.utils.set_random_seed(runner.round_seed(self.seed, round_))
+        follow = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
+        )
+        history = self.model.fit(
+            self._feed,
+            validation_data=self.parts["validation"],
+            epochs=epochs,
+            shuffle=False,
+            validation_batch_size=512,
+            callbacks=[follow, *callbacks],
+            verbose=verbose,
+        )
+        metrics = {name: float(values[-1]) for name, values in history.history.items()}
+        if "test" in self.parts:
+            metrics |= runner.test_metrics(self.model, self.parts["test"])
+        return metrics
+
+    def dense_ticket(self) -> Ticket:
+        """All weights of the network as it was built, to be trained like a ticket."""
+        self._choose("fixed")
+        masks = {path: np.ones(v.shape, bool) for path, v in self._kernels.items()}
+        weights = snapshots.start_weights(self.model, self._start)
+        return Ticket(masks, weights, {}, {"round": 1, "order": (1, 0)})
+
+    @property
+    def _kernels(self):
+        return wrapping.kernels(self.model)
+
+    def _check_free(self):
+        if not any(v.trainable for v in self._kernels.values()):
+            raise ValueError(
+                "All kernels of the model are frozen, so the ticket cannot be trained. "
+                "`build_model` must give a plain model, not one of Supermask.wrap."
+            )
+
+    def _follow(self, round_, epoch):
+        self._key = (self.seed, round_, epoch)
+
+
+def train_ticket(
+    build_model: Callable[[], keras.Model],
+    data: runner.Data,
+    ticket: Ticket,
+    epochs: int,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+    verbose: str | int = "auto",
+) -> tuple[keras.Model, dict[str, float]]:
+    """Trains a ticket and gives the wrapped model with its metrics.
+
+    Args:
+        build_model: Function without arguments that gives a compiled model.
+        data: As in `find_ticket`.
+        ticket: The ticket to train, or a control made from it.
+        epochs: For how long.
+        seed: Seed of data order and random layers.
+        batch_size: Examples a step.
+        verbose: As in `model.fit`.
+
+    Returns:
+        The trained, wrapped model, and the dict of its metrics.
+    """
+    trainer = TicketTrainer(build_model, data, seed, batch_size)
+    metrics = trainer.train(ticket, epochs, verbose=verbose)
+    return trainer.model, metrics

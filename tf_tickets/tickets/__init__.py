@@ -1,0 +1,1 @@
+"""A ticket, its controls, and which ticket is best."""

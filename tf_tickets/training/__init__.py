@@ -1,0 +1,1 @@
+"""The state of a training: recorded, restored and checked."""

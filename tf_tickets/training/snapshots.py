@@ -1,0 +1,263 @@
+"""The state of a training: recorded, restored, and kept clean of pruned weights.
+
+The state has five parts. `weights` are the trainable variables; `statistics`
+those that are not trained (moving averages); `optimizer` its slots;
+`learning_rate` the step and the rate, which place the training on its schedule;
+`seeds` the random generators of dropout and the like. Masks are none of them.
+"""
+
+import collections
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_tickets import optimizers, wrapping
+from tf_tickets.distillation.distiller import Distiller
+from tf_tickets.training.fidelity import PARTS, Fidelity
+from tf_tickets.wrapping import paths
+
+State = dict[str, dict[str, np.ndarray]]
+
+_PLACES = ("iteration", "learning_rate")
+# The name of the state of random generators.
+SEED = "seed_generator_state"
+
+
+def record(model: keras.Model) -> State:
+    """A copy of the whole state: dict from part to dict from name to array.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> model.compile("sgd", "mse")
+    >>> list(record(tt.wrap(model, verbose=False))["weights"])
+    ['net/d/kernel', 'net/d/bias']
+    """
+    return {
+        part: {name: to_numpy(v) for name, v in variables.items()}
+        for part, variables in variables_by_part(model).items()
+    }
+
+
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    """The stored kernels as arrays, by kernel path.
+
+    Example:
+
+    >>> kernels(keras.Sequential([keras.Input((3,))]))
+    {}
+    """
+    return {p: to_numpy(v) for p, v in wrapping.kernels(model).items()}
+
+
+def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
+    """Weights and statistics of a state, as a ticket keeps them: in model order.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> model.compile("sgd", "mse")
+    >>> list(start_weights(model, record(model)))
+    ['net/d/kernel', 'net/d/bias']
+    """
+    values = {**state["weights"], **state["statistics"]}
+    names = wrapping.plain_paths(network(model))
+    return {path: values[path] for path in names if path in values}
+
+
+def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """What `start_weights` gives of the present state, of any model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> list(present_weights(model))
+    ['net/d/kernel', 'net/d/bias']
+    """
+    table = wrapping.plain_paths(network(model))
+    return {p: to_numpy(v) for p, v in table.items() if v.name != SEED}
+
+
+def network(model: keras.Model) -> keras.Model:
+    """The network that is trained: of a `Distiller` its student.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,))])
+    >>> network(model) is model
+    True
+    """
+    return model.student if isinstance(model, Distiller) else model
+
+
+def adopt(model: keras.Model, state: State) -> State:
+    """A state of another build of the model, under the names of this one."""
+    return {
+        part: {name: state.get(part, {})[old] for name, old in names.items()}
+        for part, variables in variables_by_part(model).items()
+        for names in [_names(variables, state.get(part, {}))]
+    }
+
+
+def to_numpy(variable: keras.Variable) -> np.ndarray:
+    """A copy: both backends may reuse the memory of what they hand out."""
+    return np.array(ops.convert_to_numpy(variable.value), copy=True)
+
+
+def restore(
+    model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State
+) -> None:
+    """Rewinds the parts that the fidelity names.
+
+    Args:
+        model: A compiled, wrapped model.
+        snapshot: What to go back to, from `record`.
+        fidelity: A `Fidelity`.
+        fresh: The state when the search began, for a fresh optimizer.
+    """
+    for part, variables in variables_by_part(model).items():
+        source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
+            getattr(fidelity, part)
+        ]
+        if source is not None:
+            assign(variables, source[part])
+    if fidelity.optimizer == "fresh":
+        _restart_averages(model)
+
+
+def assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
+    """Assigns arrays to variables by name; both must have the same names.
+
+    Running numbers in names (`dense_7`) may differ, as they do between builds.
+    """
+    for name, found in _names(variables, values).items():
+        variables[name].assign(values[found])
+
+
+def _names(variables, values):
+    """Dict from a variable's name to the name of its value."""
+    names = paths.match(variables, values)
+    if names is None or len(names) != len(values):
+        raise ValueError(
+            "The state does not fit the model. Only in the model: "
+            f"{sorted(set(variables) - set(values))}; only in the state: "
+            f"{sorted(set(values) - set(variables))}."
+        )
+    return names
+
+
+def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]]:
+    """Dict from part to dict from name to variable."""
+    table: dict[str, dict[str, keras.Variable]] = {part: {} for part in PARTS}
+    trainable = {id(v) for v in model.trainable_variables}
+    for path, variable in wrapping.plain_paths(model).items():
+        table[_part(variable, trainable)][path] = variable
+    for index, variable in enumerate(built_optimizer(model).variables):
+        part = "learning_rate" if variable.name in _PLACES else "optimizer"
+        # Slots have no names that hold from one build of the model to the next.
+        name = variable.name if part == "learning_rate" else "slot"
+        table[part][f"{index}:{name}"] = variable
+    return table
+
+
+def iteration(model: keras.Model) -> int:
+    """The optimizer's own count of its steps.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> iteration(model)
+    0
+    """
+    # The greatest: a LossScaleOptimizer, and an optimizer in a group that has
+    # nothing to train, have counters that stand still.
+    found = [v for v in built_optimizer(model).variables if v.name == "iteration"]
+    return max(int(to_numpy(v)) for v in found)
+
+
+def iteration_in(state: State) -> int:
+    """The optimizer's count of its steps in a recorded state."""
+    places = state["learning_rate"].items()
+    return max(int(value) for name, value in places if name.endswith("iteration"))
+
+
+def _part(variable, trainable):
+    if variable.name == SEED:
+        return "seeds"
+    return "weights" if id(variable) in trainable else "statistics"
+
+
+def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
+    """The model's optimizer with its slots made."""
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
+        )
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return model.optimizer
+
+
+def zero_slots(model: keras.Model) -> None:
+    """Zeroes the optimizer's slots where a mask prunes.
+
+    Old momentum, and the averages that `use_ema` writes over the weights at the
+    end of `fit`, would otherwise bring pruned weights back.
+    """
+    masks = wrapping.masks(model)
+    owners = {id(v): path for path, v in wrapping.kernels(model).items()}
+    for slot, variable in _slots(model):
+        # Ftrl divides by its accumulator, which only scales: it stays.
+        divisor = slot.name[len(variable.path) :] == "_accumulator"
+        if id(variable) in owners and not divisor:
+            slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
+
+
+def reset_optimizer(model: keras.Model, step: int) -> None:
+    """Clears an optimizer's slots and places its schedule at a step.
+
+    Slots are made anew by an optimizer of the same configuration, for not all of
+    them begin at zero.
+    """
+    optimizer = built_optimizer(model)
+    twin = optimizers.twin(optimizer)
+    twin.build(model.trainable_variables)
+    for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
+        variable.assign(initial.value)
+        if variable.name == "iteration":
+            variable.assign(step)
+    _restart_averages(model)
+    zero_slots(model)
+
+
+def _slots(model):
+    """Pairs of an optimizer's slot and the variable that it belongs to.
+
+    Keras names a slot after its variable: `dense_kernel_momentum`.
+    """
+    owners = collections.defaultdict(list)
+    for variable in model.trainable_variables:
+        owners[variable.path.replace("/", "_")].append(variable)
+    seen: collections.Counter[str] = collections.Counter()
+    for slot in built_optimizer(model).variables:
+        names = [n for n in owners if slot.name.startswith(f"{n}_")]
+        if names:
+            # Layers of equal names: the slots come in the order of the variables.
+            found = owners[max(names, key=len)]
+            owner = found[seen[slot.name] % len(found)]
+            seen[slot.name] += 1
+            if tuple(owner.shape) == tuple(slot.shape):
+                yield slot, owner
+
+
+def _restart_averages(model):
+    """Starts the moving averages of weights from the weights they average."""
+    for slot, variable in _slots(model):
+        if slot.name.endswith("_average"):
+            # A copy, for JAX refuses to train on a buffer that is used twice.
+            slot.assign(to_numpy(variable))
