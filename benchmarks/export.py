@@ -61,9 +61,9 @@ def pruned(build, sparsity, structure, seed):
     rng = np.random.default_rng(seed)
     masks = {
         path: _mask(rng, mask.shape, sparsity, structure)
-        for path, mask in wrapping.masks(model).items()
+        for path, mask in wrapping.kernels(model).masks.items()
     }
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     return tt.strip(model)
 
 

@@ -48,15 +48,15 @@ def searches(options, seed):
     return {k: s for k, s in found.items() if k.split()[0] in options.methods}
 
 
-def dlth(options, seed, round_, **settings):
+def dlth(options, seed, round_, learning_rate=None, **settings):
     import tf_tickets as tt
 
+    strength = dlth_penalty(options)
     return tt.DLTH(
         sparsity(round_),
         1,
-        options.dlth_epochs,
+        tt.PenaltyPhase(options.dlth_epochs, strength, learning_rate),
         options.epochs,
-        dlth_penalty(options),
         allocation="erk",
         train="none",
         seed=seed,
@@ -78,15 +78,16 @@ def uni(kind, options, seed, patience=5, power=2.0, penalty_epochs=None):
     return kind(
         sparsity(ROUNDS),
         ROUNDS,
-        STAGE_ONE,
-        penalty_epochs or options.penalty_epochs,
+        tt.StageOne(STAGE_ONE, tt.EarlyStopRewind(patience)),
+        tt.PenaltyPhase(
+            penalty_epochs or options.penalty_epochs,
+            tt.schedules.GrowingPenalty(power=power),
+        ),
         options.epochs,
-        tt.schedules.GrowingPenalty(power=power),
-        early_stop=tt.EarlyStopRewind(patience),
         allocation="erk",
         train="none",
         # The weights that the search leaves; they are reset below.
-        fidelity="learning_rate",
+        rewind_to=tt.Rewind("init", "learning_rate"),
         seed=seed,
     )
 
@@ -95,12 +96,13 @@ def sweep(options, seed):
     """Other settings of UniLTH and DLTH, and IMP that keeps its weights."""
     import tf_tickets as tt
 
-    kept = {"fidelity": "learning_rate", "allocation": "erk", "seed": seed}
+    kept = {"allocation": "erk", "seed": seed}
+    kept["rewind_to"] = tt.Rewind("init", "learning_rate")
     unilth = tt.UniLTH, options, seed
     twice = 2 * options.penalty_epochs
     found = {}
     for round_ in CHOSEN[2:]:
-        slow = dlth(options, seed, round_, penalty_learning_rate=1e-4)
+        slow = dlth(options, seed, round_, learning_rate=1e-4)
         smallest = dlth(options, seed, round_, criterion="magnitude")
         found[f"DLTH {round_}, slow penalty"] = slow, (1,)
         found[f"DLTH {round_}, smallest"] = smallest, (1,)
@@ -150,7 +152,7 @@ class Rows:
             "label": label,
             "round": ticket.provenance["round"],
             "sparsity": ticket.sparsity,
-            "search_epochs": search.epochs_before(ticket.provenance["round"]),
+            "search_epochs": search.engine.epochs_before(ticket.provenance["round"]),
             "stage_one": getattr(search, "stage_one", {}),
             "dense": search.dense,
             "residue": ticket.metrics.get("pressed_residue"),

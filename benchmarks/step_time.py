@@ -210,9 +210,9 @@ def wrapped_model(setup, arguments, sparsity):
         path: ranking.keep_largest(
             rng.random(mask.shape), round((1 - sparsity) * mask.size)
         )
-        for path, mask in wrapping.masks(model).items()
+        for path, mask in wrapping.kernels(model).masks.items()
     }
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     return setup.compile(model, keras, arguments.jit)
 
 
@@ -248,7 +248,7 @@ def penalized_part(setup, arguments):
     steps = steps_to_fill(dense, arguments.seconds)
     model = wrapping.wrap(setup.build(arguments.seed), mask="penalized", verbose=False)
     rng = np.random.default_rng(arguments.seed)
-    for mask in wrapping.mask_layers(model).values():
+    for mask in wrapping.kernels(model).mask_layers.values():
         mask.choose(rng.random(mask.mask.shape) < 0.5, steps=100_000, epochs=1)
     other = steps_of(setup.compile(model, keras, arguments.jit), data)
     return {"growing": compare(dense, other, steps, arguments.pairs)}

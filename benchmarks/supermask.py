@@ -58,7 +58,7 @@ def run(options):
     found = {**origin(options), "points": []}
     for label, search in searches(options):
         last = Last(search)
-        [ticket] = tt.find_ticket(
+        [ticket] = tt.find_tickets(
             build,
             data,
             search,
@@ -86,9 +86,9 @@ class Last(keras.callbacks.Callback):
         self.search = search
 
     def on_train_end(self, logs=None):
-        self.masks = {"threshold": self.search.masks}
+        self.masks = {"threshold": tt.kernels(self.model).masks}
         if isinstance(self.search.mask, tt.masks.StochasticMask):
-            layers = tt.wrapping.mask_layers(self.model)
+            layers = tt.kernels(self.model).mask_layers
             self.masks["drawn"] = stochastic.sampled(layers, self.search.seed, 1)
 
 

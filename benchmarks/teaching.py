@@ -95,7 +95,7 @@ def early(rows, options, seed, teachers, cost):
 def prune(rows, label, imp):
     """One search by IMP gives the tickets of all sparsities."""
     for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
-        rows.add(label, sparsity, imp, imp.epochs_before(round_), round_)
+        rows.add(label, sparsity, imp, imp.engine.epochs_before(round_), round_)
 
 
 def ablation(options, seed, teachers):
@@ -117,8 +117,8 @@ def ablation(options, seed, teachers):
     yield "KDLTS, one teacher", kdlts(*given, teachers[-1:]), search + alone
     for label, settings in (
         ("frozen weights", {"train_weights": False}),
-        ("l1", {"constraint": "l1", "strength": 1e-6}),
-        ("top-k", {"constraint": "topk", "allocation": "erk"}),
+        ("l1", {"mask": tt.masks.SoftMask(penalty=1e-6, scale_mask=False)}),
+        ("top-k", {"mask": "topk", "allocation": "erk"}),
         ("ERK", {"allocation": "erk"}),
     ):
         yield f"KDLTS, {label}", kdlts(*given, teachers, **settings), search + three

@@ -82,7 +82,7 @@ class Terms:
     def find(self, search, directory):
         import tf_tickets as tt
 
-        return tt.find_ticket(
+        return tt.find_tickets(
             self.build,
             self.data,
             search,

@@ -39,7 +39,7 @@ def build():
 directory = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "exported")
 digits = tt.datasets.load("digits")
 search = tt.IMP(rounds=5, epochs_per_round=8, rate=0.4, seed=SEED)
-tt.find_ticket(build, digits, search, seed=SEED)
+tt.find_tickets(build, digits, search, seed=SEED)
 ticket = search.best
 trainer = tt.TicketTrainer(build, digits, seed=SEED)
 metrics = trainer.train(ticket, search.epochs_of_tickets)

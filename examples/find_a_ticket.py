@@ -40,7 +40,12 @@ def build_model():
 keras.utils.set_random_seed(0)
 digits = tt.datasets.load("digits")
 model = tt.wrap(build_model())  # the output layer is pruned more gently, see rate
-search = tt.IMP(ROUNDS, EPOCHS, rate={"output": 0.1, ".": 0.2}, tolerance=0.01)
+search = tt.IMP(
+    ROUNDS,
+    EPOCHS,
+    rate={"output": 0.1, ".": 0.2},
+    monitor=tt.Monitor("val_accuracy", tolerance=0.01),
+)
 model.fit(
     digits.x_train,
     digits.y_train,

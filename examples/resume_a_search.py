@@ -2,7 +2,7 @@
 
     python examples/resume_a_search.py [folder]
 
-`find_ticket` keeps every round in its folder. Interrupt this script whenever you
+`find_tickets` keeps every round in its folder. Interrupt this script whenever you
 like and start it again: finished rounds are not trained anew.
 """
 
@@ -29,6 +29,6 @@ def build_model():
 for name, setting in settings.items():
     search = tt.IMP(rounds=5, epochs_per_round=5, rate=0.4, **setting)
     folder = FOLDER / name.replace(" ", "-")
-    tickets = tt.find_ticket(build_model, digits, search, folder, verbose=0)
+    tickets = tt.find_tickets(build_model, digits, search, folder, verbose=0)
     frontier = [f"{t.metrics['test_accuracy']:.3f}" for t in tickets]
     print(f"{name:>20}: {'  '.join(frontier)}")

@@ -63,7 +63,9 @@ def penalized(strength, steps=5_000):
     mask = tt.masks.PenalizedMask(growing)
     model = tt.wrap(build_model(), mask=mask, verbose=False)
     model.compile(keras.optimizers.SGD(RATE), "mse")
-    tt.wrapping.mask_layers(model)["net/line/kernel"].choose(np.ones((3, 1)), steps, 1)
+    tt.wrapping.kernels(model).mask_layers["net/line/kernel"].choose(
+        np.ones((3, 1)), steps, 1
+    )
     data = np.tile(FEATURES, (steps, 1))
     model.fit(data, data @ TARGET, batch_size=3, shuffle=False, verbose=0)
     return tt.strip(model).get_weights()[0][:, 0]

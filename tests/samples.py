@@ -291,7 +291,9 @@ def weights(model):
 def half_masks(model, seed=4):
     """Random masks that prune half of each kernel, by path."""
     rng = np.random.default_rng(seed)
-    return {path: _half(rng, m.shape) for path, m in wrapping.masks(model).items()}
+    return {
+        path: _half(rng, m.shape) for path, m in wrapping.kernels(model).masks.items()
+    }
 
 
 def _half(rng, shape):
@@ -339,6 +341,6 @@ def twins(make, count, **kwargs):
     losses = [fit(model, inputs, targets, epochs=2) for model in (plain, wrapped)]
     values = [weights(model) for model in (plain, wrapped)]
     masks = half_masks(wrapped)
-    wrapping.set_masks(wrapped, masks)
+    wrapping.kernels(wrapped).set_masks(masks)
     fit(wrapped, inputs, targets)
     return Twins(make, count, plain, wrapped, inputs, losses, values, masks)

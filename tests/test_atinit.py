@@ -10,7 +10,6 @@ from keras import layers as kl
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import saliency
-from tf_tickets.training import snapshots
 
 X, Y = tiny.data()
 
@@ -37,7 +36,7 @@ def loss_of(model, scale=1.0):
 
 
 def gradient_norm(model, scale):
-    kernels = list(wrapping.kernels(model).values())
+    kernels = list(wrapping.kernels(model).variables.values())
     return sum(
         float(np.sum(gradient(lambda: loss_of(model, scale), v).astype("f8") ** 2))
         for v in kernels
@@ -46,8 +45,8 @@ def gradient_norm(model, scale):
 
 def slope(model, path, place, function, change):
     """How a function of the model changes with the presence of one weight."""
-    kernel = wrapping.kernels(model)[path]
-    whole = snapshots.to_numpy(kernel).copy()
+    kernel = wrapping.kernels(model).variables[path]
+    whole = wrapping.to_numpy(kernel).copy()
     found = []
     for presence in (1.0 + change, 1.0 - change):
         changed = whole.copy()
@@ -84,9 +83,9 @@ def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
     inner, outer = scores["net/a/kernel"], scores["net/b/kernel"]
     np.testing.assert_allclose(inner.sum(0), outer.sum(1), rtol=1e-5)
     # Pruned weights carry nothing, and biases are taken for zero.
-    wrapping.set_masks(model, tiny.half(model))
+    wrapping.kernels(model).set_masks(tiny.half(model))
     for path, score in saliency.synflow(model).items():
-        assert (score[~wrapping.masks(model)[path]] == 0.0).all()
+        assert (score[~wrapping.kernels(model).masks[path]] == 0.0).all()
     biased = network("relu")
     for variable in biased.trainable_variables:
         if variable.path.endswith("bias"):
@@ -132,11 +131,14 @@ CRITERIA = {
 def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name):
     search = tt.PruneAtInit(0.8, 2, CRITERIA[name](), "erk", monitor="accuracy")
     model = tiny.network()
-    kernels = wrapping.kernels(model).items()
-    first = {p: snapshots.to_numpy(v).copy() for p, v in kernels}
+    kernels = wrapping.kernels(model).variables.items()
+    first = {p: wrapping.to_numpy(v).copy() for p, v in kernels}
     history = tiny.run(model, search)
     [ticket] = search.tickets
-    assert search.epochs == 2 == len(history["loss"]) and search.epochs_before(1) == 0
+    assert (
+        search.epochs == 2 == len(history["loss"])
+        and search.engine.epochs_before(1) == 0
+    )
     assert sum(ticket.kept.values()) == 18 and history["sparsity"] == [0.8, 0.8]
     assert ticket.metrics["accuracy"] == history["accuracy"][-1]
     assert tiny.pruned_weights(model).tolist() == [0.0] * 72
@@ -151,7 +153,7 @@ def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name)
 def test_its_ticket_is_trained_alike_by_hand():
     search = tt.PruneAtInit(0.8, 2, "magnitude", monitor="accuracy")
     given = tiny.build_compiled, tiny.splits()
-    tickets = tt.find_ticket(*given, search, batch_size=16, verbose=0)
+    tickets = tt.find_tickets(*given, search, batch_size=16, verbose=0)
     trainer = tt.TicketTrainer(*given, batch_size=16)
     assert trainer.train(tickets[0], 2)["val_loss"] == tickets[0].metrics["val_loss"]
 
@@ -226,7 +228,7 @@ def test_other_examples_are_another_search(tmp_path):
     def find(x):
         search = tt.PruneAtInit(0.8, 1, saliency.SNIP(x, Y), monitor="accuracy")
         given = tiny.build_compiled, tiny.splits(), search, tmp_path
-        return tt.find_ticket(*given, batch_size=16, verbose=0)
+        return tt.find_tickets(*given, batch_size=16, verbose=0)
 
     find(X)
     with pytest.raises(ValueError, match="criterion: 'snip"):

@@ -13,7 +13,7 @@ DATA = tiny.splits()
 
 def search_for(build=tiny.build_without_dropout, **kwargs):
     search = tiny.imp(monitor="val_accuracy", **kwargs)
-    return tt.find_ticket(build, DATA, search, seed=3, batch_size=16, verbose=0)
+    return tt.find_tickets(build, DATA, search, seed=3, batch_size=16, verbose=0)
 
 
 @pytest.fixture(scope="module")

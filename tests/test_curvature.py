@@ -36,8 +36,8 @@ def test_a_weight_costs_exactly_its_score_on_a_diagonal_quadratic(kind, batch_si
     model, x, y = quadratic()
     criterion = curvature.OBD(x, y, kind, batch_size=batch_size, draws=1)
     [scores] = criterion(model).values()
-    [kernel] = wrapping.kernels(model).values()
-    whole = snapshots.to_numpy(kernel)
+    [kernel] = wrapping.kernels(model).variables.values()
+    whole = wrapping.to_numpy(kernel)
     lost = []
     for place in range(4):
         kernel.assign(np.where(np.arange(4)[:, None] == place, 0.0, whole))
@@ -74,7 +74,7 @@ def test_where_all_bends_alike_it_ranks_by_magnitude():
 def test_nothing_of_the_model_is_changed_and_pruned_weights_bend_nothing():
     model = tiny.network()
     masks = tiny.half(model)
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     snapshots.built_optimizer(model)
     before = snapshots.record(model)
     x, y = tiny.data(32)

@@ -8,7 +8,6 @@ import tiny
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import saliency
-from tf_tickets.training import snapshots
 
 X, Y = tiny.data()
 
@@ -25,7 +24,7 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self.training = training
         self.seen = []
-        inner, self.training.set_masks = training.set_masks, self.noted
+        inner, self.training._set_masks = training._set_masks, self.noted
         self.inner = inner
 
     def noted(self, masks):
@@ -35,14 +34,14 @@ class Watch(keras.callbacks.Callback):
         self.seen.append((self.training._step, before, self.state(model)))
 
     def state(self, model):
-        arrays = {v.path: snapshots.to_numpy(v) for v in model.optimizer.variables}
-        kernels = wrapping.kernels(model).items()
+        arrays = {v.path: wrapping.to_numpy(v) for v in model.optimizer.variables}
+        kernels = wrapping.kernels(model).variables.items()
         slots = {
             path: [a for a in arrays.values() if a.shape == v.shape]
             for path, v in kernels
         }
-        weights = {path: snapshots.to_numpy(v) for path, v in kernels}
-        return wrapping.masks(model), weights, slots
+        weights = {path: wrapping.to_numpy(v) for path, v in kernels}
+        return wrapping.kernels(model).masks, weights, slots
 
 
 def fit(training, model=None, epochs=3, **kwargs):
@@ -58,7 +57,7 @@ def fit(training, model=None, epochs=3, **kwargs):
 def test_counts_stay_and_a_grown_weight_begins_at_zero(grow):
     training = rigl(**({"grow": "random"} if grow == "random" else {}))
     model, history, seen = fit(training)
-    counts = {path: int(m.sum()) for path, m in wrapping.masks(model).items()}
+    counts = {path: int(m.sum()) for path, m in wrapping.kernels(model).masks.items()}
     assert sum(counts.values()) == 27 and history["sparsity"] == [0.7] * 3
     # 12 steps: exchanges at 3, 6 and 9, of which the last drops nothing any more.
     assert [step for step, _, _ in seen[1:-1]] == [3, 6, 9]
@@ -99,10 +98,10 @@ def test_the_smallest_are_dropped_and_the_highest_scores_grow():
 def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():
     model = tiny.compiled(tt.wrap(tiny.build(dropout=0.0), verbose=False))
     masks = tiny.half(model)
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     found = saliency.DenseGradient(X, Y)(model, np.random.default_rng(0))
     whole = {path: np.ones_like(mask) for path, mask in masks.items()}
-    wrapping.set_masks(model, whole)
+    wrapping.kernels(model).set_masks(whole)
 
     def loss():
         logits = model(X, training=True)
@@ -113,8 +112,8 @@ def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():
         )
 
     checked = 0
-    for path, kernel in wrapping.kernels(model).items():
-        start = snapshots.to_numpy(kernel)
+    for path, kernel in wrapping.kernels(model).variables.items():
+        start = wrapping.to_numpy(kernel)
         for place in list(np.argwhere(~masks[path]))[:3]:
             ends = []
             for change in (0.003, -0.003):
@@ -157,14 +156,14 @@ def test_a_training_that_goes_on_stands_where_it_was():
 
 def test_masks_that_are_there_are_the_first():
     model = tiny.network()
-    wrapping.set_masks(model, tiny.half(model))
+    wrapping.kernels(model).set_masks(tiny.half(model))
     _, history, seen = fit(rigl(interval=100), model)
     assert history["sparsity"] == [0.5] * 3 and len(seen) == 1
 
 
 def test_the_seed_decides():
     found = [
-        list(wrapping.masks(fit(rigl(grow="random", seed=seed))[0]).values())
+        list(wrapping.kernels(fit(rigl(grow="random", seed=seed))[0]).masks.values())
         for seed in (0, 0, 1)
     ]
     assert tiny.same(found[0], found[1]) and not tiny.same(found[0], found[2])

@@ -47,9 +47,11 @@ def wrapped(sparsity=0.9):
     )
     model.get_layer("norm").moving_mean.assign(np.linspace(-0.2, 0.3, 16))
     model = tt.wrap(model, verbose=False)
-    masks = wrapping.masks(model).items()
+    masks = wrapping.kernels(model).masks.items()
     rng = np.random.default_rng(0)
-    wrapping.set_masks(model, {p: rng.random(m.shape) >= sparsity for p, m in masks})
+    wrapping.kernels(model).set_masks(
+        {p: rng.random(m.shape) >= sparsity for p, m in masks}
+    )
     return model
 
 
@@ -93,8 +95,10 @@ def drawn(seed):
     outputs = [kl.Dense(int(n), "tanh")(x) for n in rng.integers(3, 90, 2)]
     model = tt.wrap(keras.Model(image, outputs), verbose=False)
     sparsity = rng.choice([0.0, 0.4, 0.9, 0.97, 0.99])
-    masks = wrapping.masks(model).items()
-    wrapping.set_masks(model, {p: zeros(rng, m.shape, sparsity) for p, m in masks})
+    masks = wrapping.kernels(model).masks.items()
+    wrapping.kernels(model).set_masks(
+        {p: zeros(rng, m.shape, sparsity) for p, m in masks}
+    )
     return model
 
 
@@ -212,7 +216,7 @@ def test_a_saved_model_is_trained_on_and_keeps_its_zeros(tmp_path):
     report = tt.export(model, tmp_path / "a", trainable=True, data=X)
     assert report.sizes["sparse"] < 0.9 * report.sizes["dense"]
     loaded = tf.saved_model.load(tmp_path / "a")
-    kept = [int(mask.sum()) for mask in wrapping.masks(model).values()]
+    kept = [int(mask.sum()) for mask in wrapping.kernels(model).masks.values()]
     vectors = [v.shape[0] for v in loaded.trainable_variables if len(v.shape) == 1]
     assert set(kept) <= set(vectors)
     means = [v.numpy() for v in loaded.variables if "mean" in v.name]
@@ -260,7 +264,7 @@ def test_a_keras_file_to_train_keeps_its_zeros(tmp_path):
     assert max(report.errors.values(), default=0.0) < 1e-6
     assert bool(report.errors) == ON_TENSORFLOW
     model = tiny.compiled(keras.saving.load_model(tmp_path / "a.keras"))
-    masks = wrapping.masks(model)
+    masks = wrapping.kernels(model).masks
     model.fit(X, np.arange(40) % 10, epochs=2, verbose=0)
     plain = wrapping.stripped_copy(model)
     kernels = [v for v in plain.trainable_variables if len(v.shape) > 1]

@@ -27,8 +27,10 @@ def pruned(sparsity=0.9, width=60, **more):
     layers = [kl.Dense(width, "relu", name="f", **more), kl.Dense(10, name="g")]
     model = tt.wrap(keras.Sequential([keras.Input((20,)), *layers]), verbose=False)
     rng = np.random.default_rng(0)
-    masks = wrapping.masks(model).items()
-    wrapping.set_masks(model, {p: rng.random(m.shape) >= sparsity for p, m in masks})
+    masks = wrapping.kernels(model).masks.items()
+    wrapping.kernels(model).set_masks(
+        {p: rng.random(m.shape) >= sparsity for p, m in masks}
+    )
     return tiny.compiled(tt.strip(model))
 
 

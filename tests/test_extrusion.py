@@ -11,7 +11,6 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.masks.annealing import GrowingPenalty
 from tf_tickets.search import runner
-from tf_tickets.training import snapshots
 
 NO_STOP = tt.EarlyStopRewind(None)
 NOTHING = GrowingPenalty(cap=0.0)
@@ -29,24 +28,27 @@ def run(search, model=None, callbacks=(), **kwargs):
 
 
 def dlth(final_sparsity=0.5, **kwargs):
-    given = {"penalty_epochs": 6, "epochs_per_round": 2, **kwargs}
-    return tt.DLTH(final_sparsity, **given)
+    return tt.DLTH(final_sparsity, **{"penalty": 6, "epochs_per_round": 2, **kwargs})
 
 
 def uni(kind, **kwargs):
     given = {
         "final_sparsity": 0.7,
         "rounds": 2,
-        "stage_one_epochs": 3,
-        "penalty_epochs": 2,
+        "stage_one": tt.StageOne(3, NO_STOP),
+        "penalty": 2,
         "epochs_per_round": 2,
-        "early_stop": NO_STOP,
     }
     return kind(**{**given, **kwargs})
 
 
+def noted(search):
+    """What the search has noted of its stage one."""
+    return search.engine.state.notes["stage_one"]
+
+
 def weights(model):
-    return [snapshots.to_numpy(v) for v in model.trainable_variables]
+    return [wrapping.to_numpy(v) for v in model.trainable_variables]
 
 
 @pytest.mark.parametrize("fidelity", ["weights", "exact", "learning_rate", "fine_tune"])
@@ -58,11 +60,10 @@ def test_without_stop_and_penalty_unilth_is_imp_to_the_bit(fidelity):
         tt.UniLTH,
         final_sparsity=1 - (2 / 3) ** 3,
         rounds=3,
-        stage_one_epochs=2,
-        penalty_epochs=0,
-        penalty=NOTHING,
+        stage_one=tt.StageOne(2, NO_STOP),
+        penalty=tt.PenaltyPhase(0, NOTHING),
         train="each",
-        fidelity=fidelity,
+        rewind_to=tt.Rewind("init", fidelity),
         monitor="accuracy",
     )
     second, found = run(search)
@@ -76,7 +77,7 @@ def test_without_stop_and_penalty_unilth_is_imp_to_the_bit(fidelity):
 def test_without_stage_one_unidlth_of_one_round_is_dlth_to_the_bit():
     both = [
         dlth(0.6, seed=3),
-        tt.UniDLTH(0.6, 1, 0, 6, 2, GrowingPenalty(), seed=3),
+        tt.UniDLTH(0.6, 1, 0, tt.PenaltyPhase(6, GrowingPenalty()), 2, seed=3),
     ]
     ends = [weights(run(search)[0]) for search in both]
     assert tiny.same(*ends)
@@ -94,11 +95,11 @@ def test_dlth_is_the_published_loop():
     )
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
     penalty = GrowingPenalty(0.01, interval=5, cap=0.1, hold=10)
-    search = tt.DLTH(0.5, 1, 31, 3, penalty, monitor="loss", seed=4)
+    search = tt.DLTH(0.5, 1, tt.PenaltyPhase(31, penalty), 3, monitor="loss", seed=4)
     assert penalty.steps == 61
     model = search.wrap(model, verbose=False)
-    [kernel] = wrapping.kernels(model).values()
-    w = snapshots.to_numpy(kernel).astype("float64")
+    [kernel] = wrapping.kernels(model).variables.values()
+    w = wrapping.to_numpy(kernel).astype("float64")
     model.fit(
         x, y, batch_size=8, shuffle=False, verbose=0, epochs=34, callbacks=[search]
     )
@@ -120,7 +121,7 @@ def test_dlth_is_the_published_loop():
         gradient = 2 * x[rows].T @ (x[rows] @ w - y[rows]) / y[rows].size
         momentum = 0.9 * momentum - 0.1 * gradient * kept
         w = w + momentum
-    np.testing.assert_allclose(snapshots.to_numpy(kernel), w, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(wrapping.to_numpy(kernel), w, rtol=2e-4, atol=2e-5)
 
 
 class Removal(keras.callbacks.Callback):
@@ -132,17 +133,19 @@ class Removal(keras.callbacks.Callback):
         self.accuracy = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.search.penalty_epochs:
+        if epoch == self.search.penalty.epochs:
             x, y = tiny.data(1024, seed=7)
             found = self.model.evaluate(x, y, verbose=0, return_dict=True)
-            self.accuracy.append((found["accuracy"], wrapping.sparsity(self.model)))
+            self.accuracy.append(
+                (found["accuracy"], wrapping.kernels(self.model).sparsity)
+            )
 
 
 @tiny.only_on("jax")
 def test_the_removal_after_the_penalty_has_stood_changes_nothing():
     """Half of the weights, chosen at random, are pressed out, then cut."""
     strong = GrowingPenalty(cap=4.0)
-    search = dlth(0.5, penalty_epochs=150, penalty=strong, monitor="accuracy")
+    search = dlth(0.5, penalty=tt.PenaltyPhase(150, strong), monitor="accuracy")
     decay = keras.optimizers.schedules.CosineDecay(0.1, 600, alpha=0.001)
     model = network(search, keras.optimizers.SGD(decay, momentum=0.9), dropout=0.0)
     look = Removal(search)
@@ -166,22 +169,22 @@ def test_no_weight_to_remove_is_dense_training():
 
 
 def test_without_a_cap_it_is_plain_training_then_random_pruning():
-    search = dlth(0.5, penalty=NOTHING, train="none")
+    search = dlth(0.5, penalty=tt.PenaltyPhase(6, NOTHING), train="none")
     model, _ = run(search)
     dense = network(search)
     x, y = tiny.data()
     dense.fit(x, y, epochs=6, batch_size=16, shuffle=False, verbose=0)
-    for path, variable in wrapping.kernels(model).items():
+    for path, variable in wrapping.kernels(model).variables.items():
         kept = search.tickets[0].masks[path]
-        whole = snapshots.to_numpy(wrapping.kernels(dense)[path])
+        whole = wrapping.to_numpy(wrapping.kernels(dense).variables[path])
         expected = np.where(kept, whole, np.float32(0.0))
-        assert expected.tobytes() == snapshots.to_numpy(variable).tobytes()
+        assert expected.tobytes() == wrapping.to_numpy(variable).tobytes()
 
 
 def test_the_choice_is_random_exact_in_every_kernel_and_the_seeds():
     found = []
     for seed in (0, 0, 1):
-        search = dlth(0.7, penalty_epochs=1, epochs_per_round=1, seed=seed)
+        search = dlth(0.7, penalty=1, epochs_per_round=1, seed=seed)
         run(search)
         assert list(search.tickets[0].kept.values()) == [18, 9]
         found.append(search.tickets[0].id)
@@ -189,9 +192,11 @@ def test_the_choice_is_random_exact_in_every_kernel_and_the_seeds():
 
 
 def test_the_default_of_the_published_code_has_a_name():
-    search = dlth(0.5, criterion="magnitude", penalty_epochs=1, epochs_per_round=1)
+    search = dlth(0.5, criterion="magnitude", penalty=1, epochs_per_round=1)
     model = network(search)
-    before = {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()}
+    before = {
+        p: wrapping.to_numpy(v) for p, v in wrapping.kernels(model).variables.items()
+    }
     run(search, model)
     for path, kept in search.tickets[0].masks.items():
         sizes = np.abs(before[path])
@@ -214,7 +219,7 @@ def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
     )
     trained = {"each": 3, "last": 1, "none": 0}[train]
     assert search.epochs == 3 + 3 * 2 + trained * 2
-    assert [search.epochs_before(r) for r in (1, 2, 3)] == {
+    assert [search.engine.epochs_before(r) for r in (1, 2, 3)] == {
         "each": [5, 9, 13],
         "last": [5, 7, 9],
         "none": [5, 7, 9],
@@ -234,7 +239,10 @@ def test_a_reset_ticket_starts_from_the_first_weights_another_from_where_it_is()
     reset, kept = uni(tt.UniLTH, train="none"), uni(tt.UniDLTH, train="none")
     for search in (reset, kept):
         model = network(search)
-        first = {p: snapshots.to_numpy(v) for p, v in wrapping.kernels(model).items()}
+        first = {
+            p: wrapping.to_numpy(v)
+            for p, v in wrapping.kernels(model).variables.items()
+        }
         run(search, model)
         same = [
             weight.tobytes() == search.tickets[-1].weights[path].tobytes()
@@ -257,26 +265,26 @@ class Losses(keras.callbacks.Callback):
 
 def test_stage_one_stops_and_goes_back_to_the_best():
     stop = tt.EarlyStopRewind(3)
-    search = uni(tt.UniLTH, stage_one_epochs=20, early_stop=stop, train="none")
+    search = uni(tt.UniLTH, stage_one=tt.StageOne(20, stop), train="none")
     model, diary = network(search), tiny.Diary()
     losses = Losses([5.0, 4.0, 3.0, 3.1, 3.2, 3.3])
     logs = tiny.run(model, search, [diary, losses, search])
-    assert search.stage_one == {"epochs": 6, "stopped": 5, "rewound": 2}
+    assert noted(search) == {"epochs": 6, "stopped": 5, "rewound": 2}
     assert len(logs["loss"]) == 6 + 2 * 2 and search.epochs == 24
     assert search.dense["val_loss"] == 3.0
     parts = ["weights", "statistics"]
     begun = tiny.flat(diary.before[6], parts)
     # The diary looks before the search turns; the best epoch was put back already.
     assert tiny.same(begun, tiny.flat(diary.after[2], parts))
-    assert search.tickets[0].provenance["stage_one"] == search.stage_one
-    assert search.epochs_before(1) == 8
+    assert search.tickets[0].provenance["stage_one"] == noted(search)
+    assert search.engine.epochs_before(1) == 8
 
 
 def test_it_says_so_when_stage_one_was_not_stopped():
-    search = uni(tt.UniLTH, early_stop=tt.EarlyStopRewind(3), train="none")
+    search = uni(tt.UniLTH, stage_one=3, train="none")
     with pytest.warns(UserWarning, match="nothing was stopped or rewound"):
         tiny.run(network(search), search, [Losses([3.0, 2.0, 1.0]), search])
-    assert search.stage_one == {"epochs": 3, "stopped": None}
+    assert noted(search) == {"epochs": 3, "stopped": None}
 
 
 def _regularized():
@@ -314,11 +322,10 @@ def test_stage_one_refuses_any_other_force(make, named):
 
 
 def test_too_few_epochs_are_refused_with_the_number_that_is_needed():
-    penalty = GrowingPenalty(0.1, interval=2, hold=10)
-    search = dlth(penalty=penalty, penalty_epochs=5)
-    with pytest.raises(ValueError, match="needs 31 steps.*penalty_epochs=8"):
-        run(search)
-    run(dlth(penalty=penalty, penalty_epochs=8))
+    strength = GrowingPenalty(0.1, interval=2, hold=10)
+    with pytest.raises(ValueError, match=r"needs 31 steps.*PenaltyPhase\(epochs=8"):
+        run(dlth(penalty=tt.PenaltyPhase(5, strength)))
+    run(dlth(penalty=tt.PenaltyPhase(8, strength)))
 
 
 def test_the_rate_under_the_penalty_is_set_and_goes_back():
@@ -328,7 +335,7 @@ def test_the_rate_under_the_penalty_is_set_and_goes_back():
             round(float(model.optimizer.learning_rate), 6)
         )
     )
-    search = uni(tt.UniLTH, penalty_learning_rate=0.002)
+    search = uni(tt.UniLTH, penalty=tt.PenaltyPhase(2, learning_rate=0.002))
     model = network(search)
     run(search, model, [note])
     assert rates == [0.01] * 3 + [0.002] * 4 + [0.01] * 2
@@ -350,23 +357,24 @@ def test_a_model_with_other_masks_is_refused():
         (tt.DLTH, {"final_sparsity": {"a": 90}}, "'a': 90"),
         (
             tt.DLTH,
-            {"penalty_epochs": 0},
-            "penalty_epochs=0, train='last'.*Use train='each'",
+            {"penalty": tt.PenaltyPhase(0, NOTHING)},
+            "epochs=0.*train='last'.*Use train='each'",
         ),
-        (tt.UniLTH, {"penalty_epochs": -1}, "`penalty_epochs`.*Received: -1"),
-        (tt.UniLTH, {"stage_one_epochs": 1.5}, "`stage_one_epochs`.*Received: 1.5"),
+        (tt.DLTH, {"penalty": 0}, "no time to grow. Received: epochs=0"),
+        (tt.UniLTH, {"penalty": -1}, "`penalty_epochs`.*Received: -1"),
+        (tt.UniLTH, {"stage_one": 1.5}, "`stage_one_epochs`.*Received: 1.5"),
         (tt.UniLTH, {"train": "all"}, "Received: 'all'"),
         (tt.UniDLTH, {"criterion": "size"}, "Received: 'size'"),
         (tt.UniLTH, {"rewind_to": "20 epochs"}, "'20 epochs'"),
         (
             tt.UniLTH,
             {"rewind_to": "6 epochs", "epochs_per_round": 6},
-            "no epochs left.*'6 epochs', epochs_per_round=6",
+            "no epochs left.*'6 epochs'.*epochs_per_round=6",
         ),
         (
             tt.UniLTH,
-            {"rewind_to": "1 epochs", "stage_one_epochs": 0},
-            "stage_one_epochs=0, rewind_to='1 epochs'",
+            {"rewind_to": "1 epochs", "stage_one": 0},
+            "'1 epochs'.* and no stage one. Use 'init'",
         ),
     ],
 )
@@ -377,12 +385,14 @@ def test_bad_arguments_are_refused(kind, arguments, message):
 
 def test_what_is_no_early_stop_is_refused():
     with pytest.raises(TypeError, match="Received: 5"):
-        tt.UniLTH(early_stop=5)
+        tt.StageOne(20, early_stop=5)
 
 
 SEARCHES = {
     "dlth": lambda: tt.DLTH(0.75, 2, 2, 2, monitor="val_accuracy", seed=2),
-    "unilth": lambda: uni(tt.UniLTH, early_stop=tt.EarlyStopRewind(1, 10.0)),
+    "unilth": lambda: uni(
+        tt.UniLTH, stage_one=tt.StageOne(3, tt.EarlyStopRewind(1, 10.0))
+    ),
     "unidlth": lambda: uni(tt.UniDLTH, train="each", rewind_to="2 steps"),
 }
 
@@ -400,7 +410,7 @@ class _Stop(keras.callbacks.Callback):
 def find(name, directory, callbacks=()):
     search = SEARCHES[name]()
     given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
-    tt.find_ticket(tiny.build_compiled, tiny.splits(), search, directory, **given)
+    tt.find_tickets(tiny.build_compiled, tiny.splits(), search, directory, **given)
     return search
 
 
@@ -412,16 +422,16 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, e
     resumed = find(name, tmp_path / "cut")
     assert [t.id for t in resumed.tickets] == [t.id for t in whole.tickets]
     assert [t.metrics for t in resumed.tickets] == [t.metrics for t in whole.tickets]
-    assert resumed.stage_one == whole.stage_one
+    assert noted(resumed) == noted(whole)
     again = find(name, tmp_path / "cut", [_Stop(0)])
     assert [t.metrics for t in again.tickets] == [t.metrics for t in whole.tickets]
     assert (tmp_path / "whole" / runner.STATE).exists()
 
 
 def test_patience_is_an_argument_that_can_be_varied():
-    stops = [tt.EarlyStopRewind(p) for p in (1, 3)]
-    found = uni(tt.UniLTH).varied(early_stop=stops)
-    assert [s.early_stop.patience for s in found.values()] == [1, 3]
+    stops = [tt.StageOne(9, tt.EarlyStopRewind(p)) for p in (1, 3)]
+    found = uni(tt.UniLTH).varied(stage_one=stops)
+    assert [s.stage_one.early_stop.patience for s in found.values()] == [1, 3]
 
 
 class _Seen(keras.callbacks.Callback):
@@ -432,13 +442,13 @@ class _Seen(keras.callbacks.Callback):
         self.told = []
 
     def on_train_begin(self, logs=None):
-        self.told.append(("begin", round(wrapping.sparsity(self.model), 2)))
+        self.told.append(("begin", round(wrapping.kernels(self.model).sparsity, 2)))
 
     def on_epoch_end(self, epoch, logs=None):
-        self.told.append((epoch, round(wrapping.sparsity(self.model), 2)))
+        self.told.append((epoch, round(wrapping.kernels(self.model).sparsity, 2)))
 
     def on_train_end(self, logs=None):
-        self.told.append(("end", round(wrapping.sparsity(self.model), 2)))
+        self.told.append(("end", round(wrapping.kernels(self.model).sparsity, 2)))
 
 
 def test_callbacks_of_a_round_see_stage_one_and_the_training_of_tickets():
@@ -470,7 +480,7 @@ def test_a_search_that_was_cut_off_leaves_no_penalty_for_the_next():
         run(search, model, [_Stop(5)])
     assert float(sum(model.losses)) > 0.0
     _, history = run(search, model)
-    assert max(history["penalty"][: search.stage_one_epochs]) == 0.0
+    assert max(history["penalty"][: search.stage_one.epochs]) == 0.0
 
 
 def test_a_model_can_be_wrapped_again_and_stripped_twice():
@@ -489,7 +499,7 @@ def _share_of_steps(step, steps, epochs):
 
 
 def test_a_schedule_may_divide_by_the_steps():
-    _, history = run(uni(tt.UniLTH, penalty=_share_of_steps))
+    _, history = run(uni(tt.UniLTH, penalty=tt.PenaltyPhase(2, _share_of_steps)))
     assert np.isfinite(history["loss"]).all() and max(history["penalty"]) > 0.0
 
 
@@ -499,14 +509,14 @@ def test_patterns_that_match_no_kernel_are_refused_before_training():
 
 
 def test_exact_tickets_see_the_data_in_the_order_of_stage_one():
-    given = {"fidelity": "exact", "rewind_to": "1 epochs", "epochs_per_round": 3}
-    search = uni(tt.UniLTH, **given)
+    exact = tt.Rewind("1 epochs", "exact")
+    search = uni(tt.UniLTH, rewind_to=exact, epochs_per_round=3)
     keys = []
 
     class Note(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            keys.append((search.round, search.data_key(7)))
+            keys.append((search.round, search.engine.data_key(7)))
 
     run(search, None, [Note()])
     last = [key for round_, key in keys if round_ == search.rounds]
-    assert last[search.penalty_epochs :] == [(7, 0, 1), (7, 0, 2)]
+    assert last[search.penalty.epochs :] == [(7, 0, 1), (7, 0, 2)]

@@ -1,4 +1,4 @@
-"""find_ticket: interrupted at any moment, it ends with the same bits."""
+"""find_tickets: interrupted at any moment, it ends with the same bits."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ FILES = ["round_01.ticket", "round_02.ticket", "round_03.ticket", "search.state"
 def find(directory=None, callbacks=(), search=None, data=None, **kwargs):
     search = search or tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
     given = {"seed": 3, "batch_size": 16, "verbose": 0, **kwargs}
-    return tt.find_ticket(
+    return tt.find_tickets(
         given.pop("build", tiny.build_compiled),
         tiny.splits() if data is None else data,
         search,
@@ -201,7 +201,7 @@ def test_other_settings_are_refused_and_only_these_are_named(
     complete, changes, name, others
 ):
     before = contents(complete[0])
-    with pytest.raises(ValueError, match="keeps another search") as raised:
+    with pytest.raises(ValueError, match="holds another search") as raised:
         find(complete[0], **changes)
     assert name in str(raised.value)
     assert others not in str(raised.value)
@@ -232,7 +232,7 @@ def test_wrong_data_are_refused(data, message):
 
 @pytest.mark.parametrize("build", [tiny.build, lambda: None])
 def test_a_model_that_is_not_compiled_is_refused(build):
-    with pytest.raises(ValueError, match="must give a compiled Keras model"):
+    with pytest.raises(ValueError, match="must return a compiled Keras model"):
         find(build=build)
 
 

@@ -106,7 +106,7 @@ def predictions(model):
 
 def check_every_reader(model, path):
     """Zeros in weights, effective kernels, the stripped model and the file."""
-    masks = wrapping.masks(model)
+    masks = wrapping.kernels(model).masks
     wanted = predictions(model)
     model.save(path)
     loaded = keras.models.load_model(path, compile=False)
@@ -114,7 +114,7 @@ def check_every_reader(model, path):
     for arrays in (model.get_weights(), plain.get_weights(), loaded.get_weights()):
         assert zeros(kernels_among(arrays), masks) == [True, True]
     assert zeros(effective(model), masks) == [True, True]
-    assert tiny.same(wrapping.masks(loaded).values(), masks.values())
+    assert tiny.same(wrapping.kernels(loaded).masks.values(), masks.values())
     for other in (plain, loaded):
         np.testing.assert_array_equal(predictions(other), wanted)
 
@@ -130,7 +130,7 @@ def test_a_search_leaves_exact_zeros_and_traces_no_more_than_a_dense_fit(
     search = tt.IMP(4, 1, 0.3, monitor="loss")
     model = fit(network(True, policy, options, **compiling), search.epochs, [search])
     assert [sum(t.kept.values()) for t in search.tickets] == [63, 44, 31, 22]
-    assert wrapping.sparsity(model) == 68 / 90
+    assert wrapping.kernels(model).sparsity == 68 / 90
     assert tiny.pruned_weights(model).tolist() == [0.0] * 68
     assert all(np.isfinite(t.metrics["loss"]) for t in search.tickets)
     dense = network(False, policy, options, **compiling)
@@ -176,7 +176,7 @@ def test_a_learned_mask_traces_no_more_than_a_dense_fit(name, jit, policy, spe):
     assert len(search.tickets) == search.rounds
     assert all(np.isfinite(t.metrics["loss"]) for t in search.tickets)
     assert all(0.0 < t.sparsity < 1.0 for t in search.tickets)
-    for mask in wrapping.mask_layers(model).values():
+    for mask in wrapping.kernels(model).mask_layers.values():
         assert mask.scores.dtype == "float32"
         if name == "cs":
             assert mask.clock.steps_done == 4
@@ -185,7 +185,7 @@ def test_a_learned_mask_traces_no_more_than_a_dense_fit(name, jit, policy, spe):
     snapshots.built_optimizer(dense)
     fit(dense, 1)
     assert traces == dense.loss.traces > 0
-    masks, stripped = wrapping.masks(model), tt.strip(model)
+    masks, stripped = wrapping.kernels(model).masks, tt.strip(model)
     assert zeros(kernels_among(stripped.get_weights()), masks) == [True, True]
 
 
@@ -204,9 +204,8 @@ def test_a_learned_mask_goes_with_averages_and_accumulation(options):
 def test_a_growing_penalty_traces_no_more_than_a_dense_fit(jit, policy, options, spe):
     compiling = {"jit_compile": jit, "steps_per_execution": spe}
     penalty = tt.schedules.GrowingPenalty(cap=4.0)
-    search = tt.UniLTH(
-        0.5, 2, 1, 6, 1, penalty, early_stop=tt.EarlyStopRewind(None, monitor="loss")
-    )
+    never = tt.StageOne(1, tt.EarlyStopRewind(None, monitor="loss"))
+    search = tt.UniLTH(0.5, 2, never, tt.PenaltyPhase(6, penalty), 1)
     plain = network(False, policy, OPTIMIZERS[options], **compiling)
     model = search.wrap(plain, verbose=False)
     # Keras traces once more where the optimizer is built within the step.
@@ -226,5 +225,5 @@ def test_a_growing_penalty_traces_no_more_than_a_dense_fit(jit, policy, options,
     snapshots.built_optimizer(dense)
     fit(dense, 1)
     assert traces == dense.loss.traces > 0
-    masks, stripped = wrapping.masks(model), tt.strip(model)
+    masks, stripped = wrapping.kernels(model).masks, tt.strip(model)
     assert zeros(kernels_among(stripped.get_weights()), masks) == [True, True]

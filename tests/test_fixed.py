@@ -9,7 +9,6 @@ import tf_tickets as tt
 from tf_tickets import masks, wrapping
 from tf_tickets.masks.annealing import GrowingPenalty
 from tf_tickets.masks.penalized import own_regularizer
-from tf_tickets.training import snapshots
 
 
 def published(steps, increment=1e-4, interval=5, cap=1.0, power=1):
@@ -105,16 +104,16 @@ def kernel(model):
 
 
 def kernel_matrix(model):
-    return snapshots.to_numpy(variable_of(model))
+    return wrapping.to_numpy(variable_of(model))
 
 
 def variable_of(model):
-    [variable] = wrapping.kernels(model).values()
+    [variable] = wrapping.kernels(model).variables.values()
     return variable
 
 
 def mask_of(model):
-    [mask] = wrapping.mask_layers(model).values()
+    [mask] = wrapping.kernels(model).mask_layers.values()
     return mask
 
 
@@ -242,7 +241,7 @@ def test_at_rest_it_trains_as_a_fixed_mask_to_the_bit():
         model = tiny.compiled(tt.wrap(tiny.build(), mask=name, verbose=False))
         x, y = tiny.data()
         model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
-        found.append([snapshots.to_numpy(v) for v in model.trainable_variables])
+        found.append([wrapping.to_numpy(v) for v in model.trainable_variables])
     assert tiny.same(*found)
 
 

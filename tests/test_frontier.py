@@ -141,7 +141,7 @@ def test_variations_name_one_argument():
     assert list(varied) == ["penalty=0.0", "penalty=0.001"]
     assert [s.rounds for s in varied.values()] == [2, 2]
     for wrong in ({}, {"speed": [1]}, {"rounds": [1], "penalty": [1.0]}):
-        with pytest.raises(ValueError, match="one of the search's arguments"):
+        with pytest.raises(ValueError, match="one of the search's settings"):
             search.varied(**wrong)
 
 

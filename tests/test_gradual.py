@@ -20,7 +20,7 @@ class Watched(tt.GradualPruning):
     def _prune(self, sparsity):
         self.prunings.append((self._step, round(float(sparsity), 4)))
         super()._prune(sparsity)
-        self.masks.append(wrapping.masks(self.model))
+        self.masks.append(wrapping.kernels(self.model).masks)
 
 
 def pruned(schedule, epochs=2, spe=1, **kwargs):
@@ -168,5 +168,5 @@ def test_the_ticket_can_be_applied_to_a_new_model(tmp_path):
     _, pruning, _ = pruned(schedules.ConstantSparsity(0.5, 2, frequency=1))
     pruning.ticket.save(tmp_path / "a.ticket")
     model = tt.Ticket.load(tmp_path / "a.ticket").apply(tiny.build())
-    found = np.concatenate([m.ravel() for m in wrapping.masks(model).values()])
+    found = np.concatenate([m.ravel() for m in wrapping.kernels(model).masks.values()])
     assert found.sum() == 45

@@ -136,7 +136,7 @@ def test_a_rewind_to_an_edge_of_epochs_gives_what_was_there(rewind_to, epoch, st
     _, diary, _ = searched(search)
     ticket, there = search.tickets[0], diary.after[epoch]
     assert ticket.provenance["step"] == step
-    assert search.snapshot is not None
+    assert search.engine.state.snapshot is not None
     for path, weight in {**there["weights"], **there["statistics"]}.items():
         assert (ticket.weights[path] == weight).all()
     assert tiny.same(
@@ -349,7 +349,7 @@ def test_a_second_fit_starts_anew():
 
 def test_a_search_over_a_sparse_model_tells_its_sparsity_from_the_beginning():
     model = tiny.network()
-    wrapping.set_masks(model, tiny.half(model))
+    wrapping.kernels(model).set_masks(tiny.half(model))
     search = tiny.imp(rounds=1, epochs_per_round=1, rate=0.2)
     _, _, logs = searched(search, model)
     assert logs["sparsity"] == [0.5, 0.6]
@@ -358,12 +358,12 @@ def test_a_search_over_a_sparse_model_tells_its_sparsity_from_the_beginning():
 def judged(monitor, dense, values, tolerance=0.0):
     """A search as it is after rounds with these metrics."""
     search = tiny.imp(rounds=4, monitor=monitor, tolerance=tolerance)
-    search.dense = {monitor: dense}
+    search.dense[monitor] = dense
     masks = [np.arange(8) >= kept for kept in (2, 4, 6)]
-    search.tickets = [
+    search.tickets.extend(
         tt.Ticket({"k": m}, None, {monitor: v})
         for m, v in zip(masks, values, strict=True)
-    ]
+    )
     return search
 
 
@@ -425,9 +425,9 @@ def test_a_checkpoint_before_or_after_the_search_has_exact_zeros(tmp_path, order
     tiny.run(tiny.network(), search, [checkpoint, search][::order])
     for epoch, kept in [(1, 90), (2, 45), (3, 23)]:
         model = keras.models.load_model(tmp_path / f"{epoch}.keras")
-        kernels = wrapping.kernels(model).values()
-        assert sum(np.count_nonzero(snapshots.to_numpy(v)) for v in kernels) == kept
-        assert sum(int(m.sum()) for m in wrapping.masks(model).values()) == kept
+        kernels = wrapping.kernels(model).variables.values()
+        assert sum(np.count_nonzero(wrapping.to_numpy(v)) for v in kernels) == kept
+        assert sum(int(m.sum()) for m in wrapping.kernels(model).masks.values()) == kept
 
 
 def test_validation_metrics_are_kept():

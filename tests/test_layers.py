@@ -75,8 +75,8 @@ def dense(**kwargs):
 def test_a_layer_wrapped_by_hand_is_built_when_it_is_called():
     model = keras.Sequential([Prunable(kl.Dense(4, name="a")), kl.Dense(2)], name="net")
     model(np.ones((1, 3)))
-    assert list(wrapping.kernels(model)) == ["net/a/kernel"]
-    assert wrapping.masks(model)["net/a/kernel"].shape == (3, 4)
+    assert list(wrapping.kernels(model).variables) == ["net/a/kernel"]
+    assert wrapping.kernels(model).masks["net/a/kernel"].shape == (3, 4)
 
 
 def test_the_wrapper_has_the_name_of_the_layer():
@@ -156,7 +156,7 @@ def test_new_masks_need_no_new_trace():
     inputs, targets = samples.data(model)
     samples.fit(model, inputs, targets)
     traced = layer.counter["calls"]
-    wrapping.set_masks(model, samples.half_masks(model))
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
     samples.fit(model, inputs, targets)
     assert layer.counter["calls"] == traced > 0
 
@@ -166,7 +166,7 @@ def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
     assert found.losses[0] == found.losses[1]
     before = samples.outputs(found.wrapped, found.inputs)
     tt.strip(found.wrapped)
-    for path, kernel in wrapping.kernels(found.wrapped).items():
+    for path, kernel in wrapping.kernels(found.wrapped).variables.items():
         assert not samples.array(kernel)[~found.masks[path]].any()
     after = samples.outputs(found.wrapped, found.inputs)
     np.testing.assert_array_equal(before, after)
@@ -178,7 +178,9 @@ def test_mixed_precision_is_bit_identical_with_a_float32_layer_inside(policy):
     found = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
     assert found.losses[0] == found.losses[1]
     np.testing.assert_equal(*found.weights)
-    assert {v.dtype for v in wrapping.kernels(found.wrapped).values()} == {"float32"}
+    assert {v.dtype for v in wrapping.kernels(found.wrapped).variables.values()} == {
+        "float32"
+    }
     assert found.wrapped.output.dtype == found.plain.output.dtype
 
 
@@ -239,14 +241,14 @@ def test_a_wrapped_layer_works_inside_another_wrapper():
     layer.set_masks({"kernel": np.zeros((2, 3))})
     layer.layer.kernel.assign(np.ones((2, 3)))
     assert not samples.outputs(model, np.ones((1, 4, 2), "float32"))[0].any()
-    assert len(wrapping.kernels(model)) == 1
+    assert len(wrapping.kernels(model).variables) == 1
 
 
 def test_a_block_of_two_inputs_without_build_survives_a_file(tmp_path):
     one, other = keras.Input((4,)), keras.Input((5,))
     plain = keras.Model([one, other], TwoArguments()(one, other, scale=2.0))
     model = wrapping.wrap(plain, verbose=False)
-    wrapping.set_masks(model, samples.half_masks(model))
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
     inputs, _ = samples.data(plain)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")

@@ -210,7 +210,7 @@ def test_evaluation_draws_or_takes_the_threshold():
 def test_kernels_of_one_shape_draw_differently():
     layers = [keras.Input((6,)), keras.layers.Dense(6), keras.layers.Dense(6)]
     model = tt.wrap(keras.Sequential(layers), mask="stochastic", verbose=False)
-    first, second = wrapping.mask_layers(model).values()
+    first, second = wrapping.kernels(model).mask_layers.values()
     assert soft(first, True).tolist() != soft(second, True).tolist()
     for place, mask in enumerate((first, second)):
         mask.begin(np.random.default_rng([0, place]), 1, 1)
@@ -281,10 +281,12 @@ DATA = np.random.default_rng(0).normal(size=(32, 6)), np.ones((32, 3))
 def test_an_assigned_mask_is_exact_and_stays_while_the_scores_are_trained(kind):
     model = network(KINDS[kind](), keras.optimizers.SGD(10.0, momentum=0.9))
     rng = np.random.default_rng(0)
-    wanted = {p: rng.random(m.shape) < 0.5 for p, m in wrapping.masks(model).items()}
-    wrapping.set_masks(model, wanted)
+    wanted = {
+        p: rng.random(m.shape) < 0.5 for p, m in wrapping.kernels(model).masks.items()
+    }
+    wrapping.kernels(model).set_masks(wanted)
     model.fit(*DATA, epochs=3, verbose=0)
-    for path, mask in wrapping.mask_layers(model).items():
+    for path, mask in wrapping.kernels(model).mask_layers.items():
         assert (mask.value() == wanted[path]).all()
         assert set(np.unique(soft(mask, training=True))) <= {0.0, 1.0}
         assert (soft(mask, training=True) == wanted[path]).all()
@@ -303,7 +305,7 @@ def test_dynamic_scaling_keeps_the_sum_of_the_mask(kind):
 @pytest.mark.parametrize("kind", ["soft", "stochastic"])
 def test_the_penalty_is_in_the_loss_once_a_step(kind):
     model = network(KINDS[kind]())
-    found = wrapping.mask_layers(model).values()
+    found = wrapping.kernels(model).mask_layers.values()
     expected = [m.probability() * m.kept_scale for m in found]
     wanted = 0.01 * sum(float(e.sum()) for e in expected)
     assert sum(float(loss) for loss in model.losses) == pytest.approx(wanted, rel=1e-5)
@@ -316,7 +318,7 @@ def test_a_shared_layer_counts_a_step_once_and_is_penalized_once():
     plain = keras.Model(inputs, shared(shared(shared(inputs))))
     plain.compile("sgd", "mse")
     model = tt.wrap(plain, mask=masks.SoftMask(0.0, penalty=1.0), verbose=False)
-    [mask] = wrapping.mask_layers(model).values()
+    [mask] = wrapping.kernels(model).mask_layers.values()
     mask.restart(steps=100, epochs=1)
     assert float(sum(model.losses)) == pytest.approx(36.0)
     x = np.ones((32, 6))
@@ -336,7 +338,9 @@ def test_a_wrapped_model_survives_its_file_with_scores_and_temperature(tmp_path,
         # Keras keeps no state of random generators in its files.
         if old.name != "seed_generator_state":
             assert NUMPY(old.value).tobytes() == NUMPY(new.value).tobytes()
-    scales = [list(wrapping.scales(found).values()) for found in (model, loaded)]
+    scales = [
+        list(wrapping.kernels(found).scales.values()) for found in (model, loaded)
+    ]
     assert scales[0] == scales[1]
     loaded.fit(*DATA, epochs=1, verbose=0)
 
@@ -349,8 +353,8 @@ def test_strip_takes_the_hard_mask_with_its_scale_and_leaves_the_model(kind):
     plain = tt.strip(model)
     for old, variable in zip(before, model.variables, strict=True):
         assert old.tobytes() == NUMPY(variable.value).tobytes()
-    hard, scales = wrapping.masks(model), wrapping.scales(model)
-    kernels = wrapping.kernels(model)
+    hard, scales = wrapping.kernels(model).masks, wrapping.kernels(model).scales
+    kernels = wrapping.kernels(model).variables
     for layer, path in zip(plain.layers, kernels, strict=True):
         wanted = NUMPY(kernels[path].value) * hard[path] * scales.get(path, 1.0)
         np.testing.assert_allclose(NUMPY(layer.kernel.value), wanted, rtol=1e-6)
@@ -363,7 +367,14 @@ def test_strip_takes_the_hard_mask_with_its_scale_and_leaves_the_model(kind):
         (lambda: masks.SoftMask(float("nan")), "initial_score=nan"),
         (lambda: masks.SoftMask(-90.0), "initial_score=-90.0"),
         (lambda: tt.schedules.ExponentialTemperature(1, float("inf")), "final=inf"),
-        (lambda: tt.ContinuousSparsification(2, 1, anneal="epoch"), "two epochs"),
+        (
+            lambda: tt.ContinuousSparsification(
+                2,
+                1,
+                final_temperature=tt.schedules.ExponentialTemperature(per="epoch"),
+            ),
+            "two epochs",
+        ),
         (lambda: masks.StochasticMask(evaluation="mean"), "Received: 'mean'"),
         (lambda: masks.TopKMask(1.0), "sparsity=1.0"),
         (lambda: masks.TopKMask(-0.1), "sparsity=-0.1"),

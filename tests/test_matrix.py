@@ -26,7 +26,7 @@ def assert_equal(found, expected):
 
 
 def test_every_kernel_is_found(case):
-    assert len(wrapping.kernels(case.wrapped)) == case.count
+    assert len(wrapping.kernels(case.wrapped).variables) == case.count
 
 
 def test_the_paths_are_those_of_the_plain_model(case):
@@ -42,7 +42,7 @@ def test_with_all_ones_masks_training_is_bit_identical(case):
 
 def test_pruned_weights_are_zero_for_the_layer_whatever_is_stored(case):
     pruned = [~mask for mask in case.masks.values()]
-    kernels = wrapping.kernels(case.wrapped).values()
+    kernels = wrapping.kernels(case.wrapped).variables.values()
     before = samples.outputs(case.wrapped, case.inputs)
     for off, kernel in zip(pruned, kernels, strict=True):
         kernel.assign(np.where(off, 1e3, samples.array(kernel)))
@@ -68,8 +68,8 @@ def test_a_keras_file_gives_the_same_model_again(case, tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     before = samples.outputs(case.wrapped, case.inputs)
     assert_equal(samples.outputs(again, case.inputs), before)
-    assert_equal(wrapping.masks(again).values(), case.masks.values())
-    assert paths.match(case.masks, wrapping.kernels(again)) is not None
+    assert_equal(wrapping.kernels(again).masks.values(), case.masks.values())
+    assert paths.match(case.masks, wrapping.kernels(again).variables) is not None
 
 
 def through_a_file(model, make, folder):
@@ -102,8 +102,8 @@ def test_a_copy_has_masks_and_weights_of_its_own(case, way, tmp_path):
     again = way(case.wrapped, case.make, tmp_path)
     own = {id(v) for v in again.variables}
     assert not own & {id(v) for v in case.wrapped.variables}
-    assert_equal(wrapping.masks(again).values(), case.masks.values())
+    assert_equal(wrapping.kernels(again).masks.values(), case.masks.values())
     assert_equal(again.get_weights(), case.wrapped.get_weights())
-    assert {id(v) for v in wrapping.kernels(again).values()} <= {
+    assert {id(v) for v in wrapping.kernels(again).variables.values()} <= {
         id(v) for v in again.trainable_variables
     }

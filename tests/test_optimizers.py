@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tf_tickets import optimizers
+from tf_tickets import optimizers, wrapping
 from tf_tickets.training import snapshots
 
 SETTINGS = {
@@ -37,7 +37,7 @@ def trained(optimizer, frozen=(), epochs=2, **kwargs):
 
 
 def values(variables):
-    return [snapshots.to_numpy(v) for v in variables]
+    return [wrapping.to_numpy(v) for v in variables]
 
 
 @pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
@@ -71,7 +71,7 @@ def test_each_group_moves_as_if_the_other_stood_still(options):
             variable.trainable = frozen not in variable.path
         tiny.compiled(model, optimizer)
         model.fit(*tiny.data(), verbose=0, **one_step)
-        return {v.path: snapshots.to_numpy(v) for v in model.trainable_variables}
+        return {v.path: wrapping.to_numpy(v) for v in model.trainable_variables}
 
     grouped = optimizers.Grouped(
         optimizers.twin(slow), {"hidden": optimizers.twin(fast)}
@@ -90,11 +90,11 @@ def test_each_group_moves_as_if_the_other_stood_still(options):
 def test_clipping_by_norm_looks_at_the_own_group_alone():
     clipping = keras.optimizers.SGD(1.0, global_clipnorm=0.01)
     model = plain()
-    before = {v.path: snapshots.to_numpy(v) for v in model.trainable_variables}
+    before = {v.path: wrapping.to_numpy(v) for v in model.trainable_variables}
     tiny.compiled(model, optimizers.Grouped(clipping, {"hidden": "sgd"}))
     model.fit(*tiny.data(), batch_size=64, verbose=0)
     moved = [
-        snapshots.to_numpy(v) - before[v.path]
+        wrapping.to_numpy(v) - before[v.path]
         for v in model.trainable_variables
         if "hidden" not in v.path
     ]

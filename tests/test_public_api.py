@@ -18,6 +18,8 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 # from those before it.
 ROOMS = [
     "environment",
+    "arguments",
+    "configuration",
     "files",
     "ranking",
     "optimizers",

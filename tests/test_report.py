@@ -55,10 +55,10 @@ def small():
 
 def pruned_small():
     model = tt.wrap(small(), verbose=False)
-    masks = wrapping.masks(model)
+    masks = wrapping.kernels(model).masks
     masks["a/kernel"].ravel()[:18] = False
     masks["b/kernel"].ravel()[:2] = False
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     return model
 
 
@@ -202,7 +202,7 @@ def test_a_stripped_model_reports_what_the_wrapped_one_did(name):
     make = {**makers, "subclassed": samples.subclassed}[name]
     model = tt.wrap(samples.built(make), verbose=False)
     masks = samples.half_masks(model)
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     wrapped = tt.summary(model)
     assert {r.path: r.kept for r in wrapped.rows} == {
         path: int(mask.sum()) for path, mask in masks.items()

@@ -89,11 +89,11 @@ def test_every_argument_survives_serialization(schedule):
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, 80])
 def test_a_sparsity_outside_its_range_raises_and_is_named(value):
-    with pytest.raises(ValueError, match=f"Received: {value}"):
+    with pytest.raises(ValueError, match=f"Received: target_sparsity={value}"):
         schedules.ConstantSparsity(value, 0)
-    with pytest.raises(ValueError, match=f"Received: {value}"):
+    with pytest.raises(ValueError, match=f"Received: final_sparsity={value}"):
         schedules.PolynomialDecay(0.0, value, 0, 10)
-    with pytest.raises(ValueError, match=f"Received: {value}"):
+    with pytest.raises(ValueError, match=f"Received: rate={value}"):
         schedules.IterativeRate(value, 0)
 
 

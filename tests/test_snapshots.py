@@ -65,7 +65,7 @@ class Before(keras.callbacks.Callback):
 
 
 def prune(model):
-    wrapping.set_masks(model, tiny.half(model))
+    wrapping.kernels(model).set_masks(tiny.half(model))
 
 
 def prune_and_clean(model):
@@ -94,14 +94,14 @@ def test_old_momentum_cannot_bring_pruned_weights_back(name):
 def test_slots_are_zero_where_masks_prune_and_only_there(name):
     model = trained(OPTIMIZERS[name]())
     masks = tiny.half(model)
-    wrapping.set_masks(model, masks)
-    before = {id(s): snapshots.to_numpy(s) for s in model.optimizer.variables}
+    wrapping.kernels(model).set_masks(masks)
+    before = {id(s): wrapping.to_numpy(s) for s in model.optimizer.variables}
     snapshots.zero_slots(model)
-    kernels = {id(v): masks[p] for p, v in wrapping.kernels(model).items()}
+    kernels = {id(v): masks[p] for p, v in wrapping.kernels(model).variables.items()}
     pairs = [(s, kernels.get(id(v), True)) for s, v in snapshots._slots(model)]
     assert sum(keep is not True for _, keep in pairs) >= 2
     for slot, keep in pairs:
-        np.testing.assert_array_equal(snapshots.to_numpy(slot), before[id(slot)] * keep)
+        np.testing.assert_array_equal(wrapping.to_numpy(slot), before[id(slot)] * keep)
 
 
 def test_without_zeroed_slots_the_average_would_bring_them_back():
@@ -185,7 +185,7 @@ def test_a_fresh_average_starts_from_the_weights():
         state["optimizer"] = {n: 0 * array for n, array in state["optimizer"].items()}
         snapshots.restore(model, state, Fidelity.get("weights"), state)
         found.extend(
-            (snapshots.to_numpy(slot), snapshots.to_numpy(variable))
+            (wrapping.to_numpy(slot), wrapping.to_numpy(variable))
             for slot, variable in snapshots._slots(model)
             if "average" in slot.name
         )
@@ -206,8 +206,8 @@ def test_a_record_does_not_change_with_the_model():
 def test_masks_are_no_part_of_the_state():
     model = tiny.network()
     before = snapshots.record(model)
-    masks = {p: np.ones_like(m) for p, m in wrapping.masks(model).items()}
-    wrapping.set_masks(model, masks)
+    masks = {p: np.ones_like(m) for p, m in wrapping.kernels(model).masks.items()}
+    wrapping.kernels(model).set_masks(masks)
     assert changed(before, snapshots.record(model)) == set()
     assert not any("mask" in name for part in before.values() for name in part)
 
@@ -233,7 +233,7 @@ def test_resetting_does_not_begin_at_zero_where_the_optimizer_does_not():
     snapshots.reset_optimizer(model, step=0)
     accumulators = [s for s, _ in snapshots._slots(model) if "accumulator" in s.name]
     assert len(accumulators) == 6
-    assert all((snapshots.to_numpy(s) == np.float32(0.3)).all() for s in accumulators)
+    assert all((wrapping.to_numpy(s) == np.float32(0.3)).all() for s in accumulators)
 
 
 def test_the_step_is_counted_behind_a_loss_scale():

@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 import tf_tickets as tt
+from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 
 PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
@@ -28,7 +29,7 @@ def watched(losses, **kwargs):
         kernel.assign(np.full(kernel.shape, epoch, "float32"))
         if stop.watch(epoch, {"val_loss": loss}):
             logs = stop.go_back()
-            [found] = {float(v) for v in snapshots.to_numpy(kernel).ravel()}
+            [found] = {float(v) for v in wrapping.to_numpy(kernel).ravel()}
             assert found == stop.rewound_epoch
             assert logs == {"val_loss": losses[stop.rewound_epoch]}
             return stop.stopped_epoch, stop.rewound_epoch
@@ -76,7 +77,7 @@ def test_without_patience_it_never_stops_and_says_nothing(recwarn):
 
 def test_it_says_so_when_it_never_stopped():
     stop = tt.EarlyStopRewind(3, monitor="loss")
-    with pytest.warns(UserWarning, match="never without improvement for 3 epochs"):
+    with pytest.warns(UserWarning, match="never went 3 epochs without improvement"):
         fit(tiny.network(), [stop], 3)
 
 
@@ -119,7 +120,7 @@ def test_the_whole_state_goes_back_in_a_fit(tmp_path, kept_in, rewind, back):
         ({"patience": 0}, "`patience`.*Received: 0"),
         ({"rewind": 0}, "`rewind`.*Received: 0"),
         ({"rewind": "first"}, "`rewind`.*Received: 'first'"),
-        ({"min_delta": -1.0}, "`min_delta`.*Received: -1.0"),
+        ({"min_delta": -1.0}, "`min_delta`.*Received: min_delta=-1.0"),
         ({"fidelity": "half"}, "Received: 'half'"),
     ],
 )

@@ -8,7 +8,6 @@ import tiny
 import tf_tickets as tt
 from tf_tickets import masks, wrapping
 from tf_tickets.masks import learned
-from tf_tickets.training import snapshots
 
 
 def iss(rounds=3, epochs=2, **kwargs):
@@ -34,8 +33,8 @@ class Scores(keras.callbacks.Callback):
         self.begun.append(self._scores())
 
     def _scores(self):
-        found = wrapping.mask_layers(self.model).items()
-        return {path: snapshots.to_numpy(mask.scores) for path, mask in found}
+        found = wrapping.kernels(self.model).mask_layers.items()
+        return {path: wrapping.to_numpy(mask.scores) for path, mask in found}
 
 
 def test_stochastic_sparsification_with_high_scores_is_dense_training_to_the_bit():
@@ -46,8 +45,8 @@ def test_stochastic_sparsification_with_high_scores_is_dense_training_to_the_bit
     x, y = tiny.data()
     wanted = dense.fit(x, y, epochs=4, batch_size=16, shuffle=False, verbose=0).history
     assert logs["loss"] == wanted["loss"]
-    found = [snapshots.to_numpy(v) for v in wrapping.plain_paths(model).values()]
-    assert tiny.same(found, [snapshots.to_numpy(v) for v in dense.variables])
+    found = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    assert tiny.same(found, [wrapping.to_numpy(v) for v in dense.variables])
     assert search.tickets[0].sparsity == 0.0
 
 
@@ -103,7 +102,9 @@ def test_weights_are_rewound_between_rounds():
     run(search, callbacks=[diary])
     parts = ["weights", "statistics"]
     begun = diary.before[2]
-    assert tiny.same(tiny.flat(begun, parts), tiny.flat(search.snapshot, parts))
+    assert tiny.same(
+        tiny.flat(begun, parts), tiny.flat(search.engine.state.snapshot, parts)
+    )
 
 
 def test_exact_zeros_of_the_probability_are_logged_beside_the_ticket_sparsity():
@@ -128,16 +129,16 @@ def test_a_supermask_trains_nothing_but_scores(kind):
     )
     keras.utils.set_random_seed(0)
     plain = tiny.compiled(tiny.build(), keras.optimizers.AdamW(0.1, weight_decay=0.1))
-    before = [snapshots.to_numpy(v) for v in plain.trainable_variables]
+    before = [wrapping.to_numpy(v) for v in plain.trainable_variables]
     model, _ = run(search, plain=plain)
-    kept = [snapshots.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    kept = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
     kept = [
         a for a, v in zip(kept, plain.variables, strict=True) if "moving" not in v.path
     ]
     assert tiny.same([a for a in kept if a.dtype == "float32"], before)
     names = {v.name for v in model.trainable_variables}
     assert names == {"mask_scores"}
-    scores = [snapshots.to_numpy(v) for v in model.trainable_variables]
+    scores = [wrapping.to_numpy(v) for v in model.trainable_variables]
     assert all(len(np.unique(s)) > 1 for s in scores)
 
 
@@ -158,7 +159,7 @@ def test_a_supermask_learns_to_classify_with_random_weights(kind):
 
     optimizer = {"stochastic": keras.optimizers.SGD(100.0)}.get(kind)
     search = tt.Supermask(12, KINDS[kind], score_optimizer=optimizer)
-    [ticket] = tt.find_ticket(build, data, search, batch_size=64, verbose=0)
+    [ticket] = tt.find_tickets(build, data, search, batch_size=64, verbose=0)
     assert ticket.metrics["val_accuracy"] > 0.8
     # The ticket alone: random weights, its mask, and no training.
     plain = ticket.apply(build())
@@ -172,12 +173,12 @@ def test_signed_constants_are_the_sign_times_the_spread():
     search = tt.Supermask(1, "topk", signed_constant=True, monitor="loss")
     keras.utils.set_random_seed(0)
     plain = tiny.compiled(tiny.build())
-    drawn = [snapshots.to_numpy(v) for v in plain.variables if v.name == "kernel"]
+    drawn = [wrapping.to_numpy(v) for v in plain.variables if v.name == "kernel"]
     model, _ = run(search, plain=plain)
-    pairs = zip(drawn, wrapping.kernels(model).items(), strict=True)
+    pairs = zip(drawn, wrapping.kernels(model).variables.items(), strict=True)
     for kernel, (path, variable) in pairs:
         wanted = np.sign(kernel) * kernel.std()
-        np.testing.assert_allclose(snapshots.to_numpy(variable), wanted, rtol=1e-6)
+        np.testing.assert_allclose(wrapping.to_numpy(variable), wanted, rtol=1e-6)
         np.testing.assert_allclose(search.tickets[0].weights[path], wanted, rtol=1e-6)
 
 
@@ -221,7 +222,7 @@ def test_signed_constants_are_the_same_after_an_interruption(tmp_path):
     def find(directory, callbacks=()):
         search = tt.Supermask(2, "topk", signed_constant=True, monitor="val_accuracy")
         given = {"batch_size": 16, "verbose": 0, "callbacks": callbacks}
-        return tt.find_ticket(
+        return tt.find_tickets(
             tiny.build_compiled, tiny.splits(), search, directory, **given
         )
 

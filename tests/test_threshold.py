@@ -32,8 +32,8 @@ def test_of_normal_weights_it_prunes_what_lies_within(quality, wanted):
 
 def test_each_kernel_has_its_own_threshold_and_keeps_one_weight():
     model = tiny.network()
-    search = tt.ThresholdPruning(1, 1, {"hidden": 0.5, "output": 50.0})
-    search.monitor = "loss"
+    quality = {"hidden": 0.5, "output": 50.0}
+    search = tt.ThresholdPruning(1, 1, quality, monitor="loss")
     with pytest.warns(UserWarning, match="one is kept"):
         tiny.run(model, search)
     hidden, output = search.tickets[0].kept.values()
@@ -46,8 +46,9 @@ def test_thresholds_are_those_of_the_first_pruning_or_of_each(deviation):
 
     class Look(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if search.thresholds:
-                seen.append(tuple(search.thresholds.values()))
+            thresholds = search.engine.state.notes.get("thresholds")
+            if thresholds:
+                seen.append(tuple(thresholds.values()))
 
     search = tt.ThresholdPruning(3, 2, 0.5, deviation, monitor="loss")
     optimizer = keras.optimizers.Adam(0.05)
@@ -67,12 +68,14 @@ def test_what_is_left_is_trained_at_a_tenth_of_the_rate(fidelity):
             round(float(model.optimizer.learning_rate), 6)
         )
     )
-    search = tt.ThresholdPruning(3, 1, fidelity=fidelity, monitor="loss")
+    search = tt.ThresholdPruning(
+        3, 1, rewind_to=tt.Rewind("init", fidelity), monitor="loss"
+    )
     model = tiny.network()
     tiny.run(model, search, [search, note])
     assert rates == [0.01, 0.001, 0.001, 0.001]
     assert not tiny.pruned_weights(model).any()
-    assert wrapping.sparsity(model) == search.tickets[-1].sparsity
+    assert wrapping.kernels(model).sparsity == search.tickets[-1].sparsity
 
 
 def test_a_schedule_of_the_rate_is_refused_unless_it_is_left_alone():
@@ -94,7 +97,7 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path):
         search = tt.ThresholdPruning(3, 2, 0.5, "once", monitor="val_accuracy")
         given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
         data = tiny.splits()
-        tt.find_ticket(tiny.build_compiled, data, search, directory, **given)
+        tt.find_tickets(tiny.build_compiled, data, search, directory, **given)
         return [(t.id, t.metrics) for t in search.tickets]
 
     whole = find(tmp_path / "whole")

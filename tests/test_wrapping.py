@@ -58,7 +58,7 @@ ATTENTION = {TO_OUTPUT, *(f"attention/{p}/kernel" for p in ("query", "key", "val
     ],
 )
 def test_filters_choose_the_layers(filters, expected):
-    assert set(wrapping.kernels(wrapped(four(), filters=filters))) == expected
+    assert set(wrapping.kernels(wrapped(four(), filters=filters)).variables) == expected
 
 
 def test_filters_of_another_type_raise():
@@ -69,9 +69,9 @@ def test_filters_of_another_type_raise():
 def test_embeddings_are_wrapped_on_request():
     model = wrapped(four(), embeddings=True, filters="tokens")
     table = model.get_layer("tokens").layer.embeddings
-    wrapping.set_masks(model, {"tokens/embeddings": np.zeros((9, 4))})
+    wrapping.kernels(model).set_masks({"tokens/embeddings": np.zeros((9, 4))})
     table.assign(np.ones((9, 4)))
-    assert list(wrapping.kernels(model)) == ["tokens/embeddings"]
+    assert list(wrapping.kernels(model).variables) == ["tokens/embeddings"]
     assert not samples.array(model.get_layer("tokens")(np.ones((1, 5)))).any()
 
 
@@ -102,7 +102,7 @@ def test_frozen_layers_are_left_alone():
     model = samples.nested()
     model.layers[0].trainable = False
     found = wrapped(model)
-    assert len(wrapping.kernels(found)) == 1
+    assert len(wrapping.kernels(found).variables) == 1
     kinds = [type(layer).__name__ for layer in found.layers]
     assert kinds == ["Functional", "Prunable"]
 
@@ -111,7 +111,7 @@ def test_quantized_kernels_are_left_alone():
     model = samples.sequential()
     model.layers[0].quantize("int8")
     found = wrapped(model)
-    assert list(wrapping.kernels(found)) == [model.layers[-1].kernel.path]
+    assert list(wrapping.kernels(found).variables) == [model.layers[-1].kernel.path]
     assert found.layers[0] is model.layers[0]
 
 
@@ -162,7 +162,9 @@ def test_a_kernel_of_two_layers_raises():
 
 
 def test_a_kernel_of_two_layers_can_be_excluded():
-    assert list(wrapping.kernels(wrapped(tied(), filters=["out"]))) == ["out/kernel"]
+    assert list(wrapping.kernels(wrapped(tied(), filters=["out"])).variables) == [
+        "out/kernel"
+    ]
 
 
 class OwnConstructor(keras.Model):
@@ -179,7 +181,7 @@ def test_a_functional_model_with_a_constructor_of_its_own_raises():
 def test_masks_for_what_is_no_kernel_raise():
     model = wrapped(four())
     with pytest.raises(ValueError, match="'out/bias'.*'out/kernel'"):
-        wrapping.set_masks(model, {"out/bias": np.ones(2)})
+        wrapping.kernels(model).set_masks({"out/bias": np.ones(2)})
 
 
 # What stays
@@ -291,16 +293,18 @@ def test_paths_after_a_reload_are_those_of_the_reloaded_plain_model(name, tmp_pa
     without_seeds = [v.path for v in plain_again.variables if "seed" not in v.path]
     found = [path for path in wrapping.plain_paths(again) if "seed" not in path]
     assert found == without_seeds
-    assert list(paths.match(wrapping.kernels(model), wrapping.kernels(again))) == list(
-        wrapping.kernels(model)
-    )
+    assert list(
+        paths.match(
+            wrapping.kernels(model).variables, wrapping.kernels(again).variables
+        )
+    ) == list(wrapping.kernels(model).variables)
 
 
 def test_a_layer_built_by_its_wrapper_has_the_path_of_a_plain_one():
     block = kl.Bidirectional(kl.GRU(2, name="gru"), name="both")
     model = keras.Sequential([Prunable(block, name="other")], name="net")
     model(np.ones((1, 3, 2)))
-    assert list(wrapping.kernels(model))[:2] == [
+    assert list(wrapping.kernels(model).variables)[:2] == [
         "net/both/forward_gru/gru_cell/kernel",
         "net/both/forward_gru/gru_cell/recurrent_kernel",
     ]
@@ -341,7 +345,7 @@ def test_a_subclassed_model_is_wrapped_in_its_containers():
     plain = samples.subclassed()
     model = wrapped(plain)
     assert model is plain
-    assert len(wrapping.kernels(model)) == 8
+    assert len(wrapping.kernels(model).variables) == 8
     held = [
         model.stem,
         model.blocks[0],
@@ -363,7 +367,7 @@ def test_a_subclassed_model_trains_bit_identically_and_holds_its_zeros():
     assert losses[0] == losses[1]
     np.testing.assert_equal(samples.weights(model), samples.weights(plain))
     masks = samples.half_masks(model)
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     samples.fit(model, X, targets)
     before = samples.outputs(model, X)
     tt.strip(model)
@@ -377,9 +381,11 @@ def test_a_subclassed_model_that_has_trained_can_be_wrapped():
     model = samples.compiled(samples.built(samples.subclassed))
     samples.fit(model, X, X[:, :4])
     wrapped(model)
-    masks = {path: np.zeros(m.shape) for path, m in wrapping.masks(model).items()}
-    wrapping.set_masks(model, masks)
-    kernel = wrapping.kernels(model)["subclassed/inner/out/kernel"]
+    masks = {
+        path: np.zeros(m.shape) for path, m in wrapping.kernels(model).masks.items()
+    }
+    wrapping.kernels(model).set_masks(masks)
+    kernel = wrapping.kernels(model).variables["subclassed/inner/out/kernel"]
     kernel.assign(np.ones(kernel.shape))
     spread = np.ptp(model.predict(X, verbose=0), axis=0)
     np.testing.assert_array_equal(spread, np.zeros(4))
@@ -398,12 +404,12 @@ def test_the_weights_of_a_subclassed_model_stay_and_keep_their_order():
 def test_the_weights_of_a_wrapped_subclassed_model_go_through_a_file(tmp_path):
     model = wrapped(samples.subclassed())
     masks = samples.half_masks(model)
-    wrapping.set_masks(model, masks)
+    wrapping.kernels(model).set_masks(masks)
     model.save_weights(tmp_path / "model.weights.h5")
     again = wrapped(samples.subclassed())
     again.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(model, X))
-    found = list(wrapping.masks(again).values())
+    found = list(wrapping.kernels(again).masks.values())
     np.testing.assert_equal(found, list(masks.values()))
 
 

@@ -82,9 +82,10 @@ def build_without_dropout():
     return compiled(build(dropout=0.0), keras.optimizers.SGD(decay, momentum=0.9))
 
 
-def imp(**kwargs):
-    given = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, "monitor": "accuracy"}
-    return tt.IMP(**{**given, **kwargs})
+def imp(fidelity="weights", tolerance=0.0, monitor="accuracy", **kwargs):
+    given = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, **kwargs}
+    rewind_to = tt.Rewind(given.pop("rewind_to", "init"), fidelity)
+    return tt.IMP(**given, rewind_to=rewind_to, monitor=tt.Monitor(monitor, tolerance))
 
 
 def run(model, search, callbacks=None, **kwargs):
@@ -136,12 +137,12 @@ def half(model, seed=4):
     rng = np.random.default_rng(seed)
     return {
         path: rng.permutation(np.arange(m.size) % 2 == 0).reshape(m.shape)
-        for path, m in wrapping.masks(model).items()
+        for path, m in wrapping.kernels(model).masks.items()
     }
 
 
 def pruned_weights(model):
     """The stored weights where the masks prune, in one array."""
-    masks = wrapping.masks(model)
-    kernels = wrapping.kernels(model).items()
-    return np.concatenate([snapshots.to_numpy(v)[~masks[p]] for p, v in kernels])
+    masks = wrapping.kernels(model).masks
+    kernels = wrapping.kernels(model).variables.items()
+    return np.concatenate([wrapping.to_numpy(v)[~masks[p]] for p, v in kernels])

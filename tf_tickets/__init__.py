@@ -29,6 +29,7 @@ from tf_tickets.exporting.exporter import export
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
 from tf_tickets.search.frontier import Frontier, find_frontier
+from tf_tickets.search.learn_masks import LearnMasks
 from tf_tickets.search.methods.continuous import ContinuousSparsification
 from tf_tickets.search.methods.dlth import DLTH
 from tf_tickets.search.methods.imp import IMP
@@ -38,13 +39,22 @@ from tf_tickets.search.methods.stochastic import StochasticSparsification
 from tf_tickets.search.methods.supermask import Supermask
 from tf_tickets.search.methods.threshold import ThresholdPruning
 from tf_tickets.search.methods.unilth import UniDLTH, UniLTH
-from tf_tickets.search.runner import find_ticket
+from tf_tickets.search.phases import PenaltyPhase, StageOne
+from tf_tickets.search.plan import RoundPlan
+from tf_tickets.search.press_and_remove import PressAndRemove
+from tf_tickets.search.prune_and_rewind import PruneAndRewind
+from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.teachers import train_teachers
+from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
 from tf_tickets.tickets import controls
+from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
+from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.training.rewind import Rewind
 from tf_tickets.wrapping import prunable as layers
+from tf_tickets.wrapping.kernels import kernels
 from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
@@ -54,15 +64,25 @@ __all__ = [
     "DynamicSparsity",
     "EarlyStopRewind",
     "ExportReport",
+    "Fidelity",
     "Frontier",
     "GradualPruning",
     "IMP",
     "KDLTS",
+    "LearnMasks",
+    "Monitor",
+    "PenaltyPhase",
+    "PressAndRemove",
+    "PruneAndRewind",
     "PruneAtInit",
+    "Rewind",
+    "RoundPlan",
+    "StageOne",
     "StochasticSparsification",
     "Supermask",
     "ThresholdPruning",
     "Ticket",
+    "TicketSearch",
     "TicketTrainer",
     "UniDLTH",
     "UniLTH",
@@ -75,7 +95,8 @@ __all__ = [
     "distillation",
     "export",
     "find_frontier",
-    "find_ticket",
+    "find_tickets",
+    "kernels",
     "layers",
     "masks",
     "models",

@@ -1,21 +1,23 @@
-"""Pruning in the midst of a training: what its callbacks have in common."""
+"""What callbacks that prune within one training have in common."""
 
 import keras
+import numpy as np
 
-from tf_tickets import environment, wrapping
+from tf_tickets import wrapping
+from tf_tickets.configuration import Configured
+from tf_tickets.environment import versions
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import snapshots
-from tf_tickets.training.checks import check_fixed
+from tf_tickets.training import checks, snapshots
 
 
-class MidwayPruning(keras.callbacks.Callback):
-    """Counts the steps of a `fit`; a subclass gives `advance(step)`.
+class PruningCallback(Configured, keras.callbacks.Callback):
+    """Counts the steps of one `fit`; a subclass defines `advance(step)`.
 
-    The model is touched through `self.model` only, and only where `advance` prunes:
-    that is dear on JAX, whose trainer holds the state within an epoch.
+    The model is accessed only where `advance` prunes. On JAX, whose trainer holds the
+    state within an epoch, each access is expensive.
     """
 
-    method = "midway"
+    method = "pruning"
     seed = 0
 
     def __init__(self) -> None:
@@ -25,30 +27,30 @@ class MidwayPruning(keras.callbacks.Callback):
 
     @property
     def ticket(self) -> Ticket:
-        """The masks reached, with the present weights to start from."""
+        """The present masks, with the present weights to start from."""
+        kernels = wrapping.kernels(self.model)
         state = snapshots.record(self.model)
         provenance = {
             "method": self.method,
             "step": snapshots.iteration(self.model),
-            "versions": environment.versions(),
+            "versions": versions(),
             "parent": None,
             "seed": self.seed,
         }
         weights = snapshots.start_weights(self.model, state)
-        masks, scales = wrapping.masks(self.model), wrapping.scales(self.model)
-        return Ticket(masks, weights, {}, provenance, scales)
+        return Ticket(kernels.masks, weights, {}, provenance, kernels.scales)
 
     def advance(self, step: int) -> None:
-        """Does what is due before a step of training."""
+        """Does what is due before a training step."""
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):
-        check_fixed(self.model)
+        checks.check_fixed(self.model)
         self._step = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch and not self._step:
-            # A training that goes on (`initial_epoch`).
+            # A training that continues (`initial_epoch`).
             self._step = epoch * (self.params.get("steps") or 0)
         self._steps_before = self._step
 
@@ -60,13 +62,13 @@ class MidwayPruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.advance(self._step)
-        logs["sparsity"] = wrapping.sparsity(self.model)
+        logs["sparsity"] = wrapping.kernels(self.model).sparsity
 
     def on_train_end(self, logs=None):
         # Keras has just written averaged weights (use_ema) over the kernels.
-        self.set_masks(wrapping.masks(self.model))
+        self._set_masks(wrapping.kernels(self.model).masks)
 
-    def set_masks(self, masks: dict) -> None:
-        """Sets masks, in the weights and in the optimizer too."""
-        wrapping.set_masks(self.model, masks)
+    def _set_masks(self, masks: dict[str, np.ndarray]) -> None:
+        """Sets masks, and clears what they prune in weights and optimizer slots."""
+        wrapping.kernels(self.model).set_masks(masks)
         snapshots.zero_slots(self.model)

@@ -1,27 +1,27 @@
 """Training that is sparse from the first step to the last: SET and RigL."""
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
 
-from tf_tickets import ranking, wrapping
-from tf_tickets.callbacks.base import MidwayPruning
-from tf_tickets.pruning import allocation, criteria, selection
-from tf_tickets.pruning.allocation import Allocation, named_allocation
-from tf_tickets.training import checks, snapshots
+from tf_tickets import arguments, ranking, wrapping
+from tf_tickets.callbacks.base import PruningCallback
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.training import checks
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class DynamicSparsity(MidwayPruning):
-    """Drops the smallest weights and grows as many others, time and again.
+class DynamicSparsity(PruningCallback):
+    """Drops the smallest weights and grows as many others, at regular intervals.
 
     SET (Mocanu et al. 2018) with `grow="random"`, RigL (Evci et al. 2020) with
-    `grow=tf_tickets.saliency.DenseGradient(x, y)`. It begins with random masks, if the
-    model has none yet; the number of weights of each kernel stays. A weight that grows
-    begins at 0, with fresh slots of the optimizer; one that is dropped and grown at
-    once stays as it is.
+    `grow=tf_tickets.saliency.DenseGradient(x, y)`. Training begins with random masks,
+    unless the model has masks already; the number of weights of each kernel stays
+    constant. A grown weight starts at 0, with cleared optimizer slots; a weight that is
+    dropped and grown in the same exchange does not change.
 
     Args:
         sparsity: Fraction of zeros, from beginning to end.
@@ -47,12 +47,13 @@ class DynamicSparsity(MidwayPruning):
     """
 
     method = "dynamic"
+    _serializers = {"grow": criteria.serialize}
 
     def __init__(
         self,
         sparsity: float = 0.9,
         grow: str | criteria.Criterion = "random",
-        allocation: str | dict | Allocation = "erk",
+        allocation: str | Allocation = "erk",
         interval: int = 100,
         drop_fraction: float = 0.3,
         until: float = 0.75,
@@ -61,10 +62,11 @@ class DynamicSparsity(MidwayPruning):
     ) -> None:
         super().__init__()
         _check(sparsity, drop_fraction, until, anneal)
-        checks.check_counts(interval=interval)
+        arguments.check_counts(interval=interval)
         self.sparsity = sparsity
         self.grow = criteria.get(grow)
-        self.allocation, self._allocate = named_allocation(allocation)
+        self.allocation = allocation
+        self._allocate = allocations.get(allocation)
         self.interval = interval
         self.drop_fraction = drop_fraction
         self.until = until
@@ -77,9 +79,9 @@ class DynamicSparsity(MidwayPruning):
         checks.check_length_known(self.params)
         self._exchanges = 0
         self._last = self.until * self.params["steps"] * self.params["epochs"]
-        masks = wrapping.masks(self.model)
+        masks = wrapping.kernels(self.model).masks
         if all(mask.all() for mask in masks.values()):
-            self.set_masks(self._first_masks(masks))
+            self._set_masks(self._first_masks(masks))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -89,19 +91,18 @@ class DynamicSparsity(MidwayPruning):
     def _first_masks(self, masks):
         rng = np.random.default_rng([self.seed, 0])
         scores = {path: rng.random(mask.shape) for path, mask in masks.items()}
-        keep = allocation.at_sparsity(masks, self.sparsity)
-        counts = allocation.guard(self._allocate(scores, masks, keep), masks)
-        return selection.select(scores, masks, counts)
+        keep = allocations.at_sparsity(masks, self.sparsity)
+        return selection.choose(scores, masks, keep, self._allocate)
 
     def advance(self, step: int) -> None:
-        """Exchanges weights, where an interval is over."""
+        """Exchanges weights if an interval is over."""
         due = step // self.interval
         if due > self._exchanges and step <= self._last:
             self._exchanges = due
             self._exchange(self.fraction(step))
 
     def fraction(self, step: int) -> float:
-        """Which fraction of a kernel's weights is dropped at a step."""
+        """Returns the fraction of a kernel's weights that is dropped at a step."""
         if self.anneal == "constant":
             return self.drop_fraction
         way = min(1.0, step / max(self._last, 1.0))
@@ -109,34 +110,20 @@ class DynamicSparsity(MidwayPruning):
 
     def _exchange(self, fraction):
         model = self.model
-        masks = wrapping.masks(model)
-        weights = snapshots.kernels(model)
+        kernels = wrapping.kernels(model)
+        weights = kernels.weights
         rng = np.random.default_rng([self.seed, self._exchanges])
         scores = criteria.score_all(self.grow, model, weights, weights, rng)
-        self.set_masks(
+        self._set_masks(
             {
                 path: _exchanged(weights[path], scores[path], mask, fraction)
-                for path, mask in masks.items()
+                for path, mask in kernels.masks.items()
             }
         )
 
-    def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        kept: Any = ("interval", "drop_fraction", "until", "anneal", "seed")
-        return {
-            "sparsity": self.sparsity,
-            "grow": criteria.serialize(self.grow),
-            "allocation": serialize(self.allocation),
-            **{name: getattr(self, name) for name in kept},
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
 
 def _exchanged(weight, score, mask, fraction):
-    """As many weights as before: those that stay, and the best of all others."""
+    """Returns a mask of the same size: weights that stay, and the best others."""
     count = int(mask.sum())
     dropped = min(int(round(fraction * count)), mask.size - count)
     stay = ranking.keep_largest(np.abs(weight), count - dropped, within=mask)
@@ -144,11 +131,6 @@ def _exchanged(weight, score, mask, fraction):
 
 
 def _check(sparsity, drop_fraction, until, anneal):
-    checks.check_sparsity(sparsity=sparsity)
-    for name, value in (("drop_fraction", drop_fraction), ("until", until)):
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"`{name}` must lie in [0, 1]. Received: {name}={value}")
-    if anneal not in ("cosine", "constant"):
-        raise ValueError(
-            f"`anneal` must be 'cosine' or 'constant'. Received: {anneal!r}"
-        )
+    arguments.check_fraction(sparsity=sparsity)
+    arguments.check_between(0.0, 1.0, drop_fraction=drop_fraction, until=until)
+    arguments.check_choice(("cosine", "constant"), anneal=anneal)

@@ -1,36 +1,36 @@
-"""Stopping where the validation loss no longer falls, and going back from there."""
+"""Early stopping that rewinds the whole state of a training."""
 
 import os
 import pathlib
 import warnings
-from typing import cast
 
 import keras
 
-from tf_tickets import files
-from tf_tickets.tickets import judging
-from tf_tickets.training import checks, snapshots
+from tf_tickets import arguments, files
+from tf_tickets.configuration import Configured
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training import snapshots
 from tf_tickets.training.fidelity import PARTS, Fidelity
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class EarlyStopRewind(keras.callbacks.Callback):
+class EarlyStopRewind(Configured, keras.callbacks.Callback):
     """Stops a training that no longer improves, and rewinds the whole state.
 
-    A callback of any `fit`. Unlike `keras.callbacks.EarlyStopping`, which restores
-    weights alone, it goes back with the optimizer, its place on the schedule, moving
-    averages and random generators, or to the epoch so many before the stop. It
-    warns where it never came to stop; the state is then that of the last epoch.
+    A callback for any `fit`. `keras.callbacks.EarlyStopping` restores only weights;
+    this one also restores the optimizer, its position on the schedule, moving averages
+    and random generators. It goes back to the best epoch, or a number of epochs. It
+    warns if it never stopped; the state is then that of the last epoch.
 
     Args:
         patience: Epochs without improvement after which to stop; None never stops.
-        min_delta: By how much it must improve to count.
-        rewind: "best" for the best epoch, or how many epochs before the one at which
-            it stopped, at the earliest to the first.
-        monitor: The logged metric to watch.
-        fidelity: What is rewound, as in `tf_tickets.IMP`.
-        directory: Where to keep the snapshots, of which there are no more than are
-            needed; None for memory.
+        min_delta: The smallest change that counts as an improvement.
+        rewind: "best" for the best epoch, or how many epochs to go back from the one at
+            which it stopped, at the earliest to the first.
+        monitor: The name of the logged metric to watch.
+        fidelity: What is rewound, as in `tf_tickets.Rewind`.
+        directory: Where to store the snapshots, of which only the needed ones are kept;
+            None for memory.
 
     Example:
 
@@ -51,18 +51,17 @@ class EarlyStopRewind(keras.callbacks.Callback):
         min_delta: float = 0.0,
         rewind: str | int = "best",
         monitor: str = "val_loss",
-        fidelity: str | dict | Fidelity = "exact",
+        fidelity: str | Fidelity = "exact",
         directory: os.PathLike | str | None = None,
     ) -> None:
         super().__init__()
         if patience is not None:
-            checks.check_counts(patience=patience)
-        if min_delta < 0.0:
-            raise ValueError(f"`min_delta` must be 0 or more. Received: {min_delta}")
-        # How many epochs to go back, or 0 for the best.
-        self._back = 0 if rewind == "best" else cast("int", rewind)
+            arguments.check_counts(patience=patience)
+        arguments.check_between(0.0, float("inf"), min_delta=min_delta)
         if rewind != "best":
-            checks.check_counts(rewind=self._back)
+            arguments.check_counts(rewind=rewind)
+        # How many epochs to go back, or 0 for the best.
+        self._back = 0 if rewind == "best" else int(rewind)
         self.patience = patience
         self.min_delta = min_delta
         self.rewind = rewind
@@ -79,15 +78,15 @@ class EarlyStopRewind(keras.callbacks.Callback):
         self._wait = 0
 
     def begin(self, model: keras.Model) -> None:
-        """Forgets what it has seen: the training of a model begins."""
+        """Forgets everything: the training of a model begins."""
         self.set_model(model)
         self._forget()
         self._shelf.keep([])
         self._fresh = snapshots.record(model)
 
     def watch(self, epoch: int, logs: dict[str, float]) -> bool:
-        """Takes note of an epoch that has ended; gives whether to stop after it."""
-        merit = judging.merit(logs, self.monitor)
+        """Records an epoch that has ended; returns whether to stop after it."""
+        merit = Monitor(self.monitor).merit(logs)
         known = self._best is not None and self._best[0] == self._best[0]  # not NaN
         improves = not known or merit > self._best[0] + self.min_delta
         if improves:
@@ -104,13 +103,13 @@ class EarlyStopRewind(keras.callbacks.Callback):
         return True
 
     def _wanted(self, epoch):
-        """The epochs to which it may still go back."""
+        """Returns the epochs that it may still go back to."""
         if self.rewind == "best":
             return [self._best[1]]
         return range(max(0, epoch - self._back), epoch + 1)
 
     def go_back(self) -> dict[str, float]:
-        """Rewinds the model and gives the logs of the epoch that it goes back to."""
+        """Rewinds the model and returns the logs of the epoch that it goes back to."""
         if self.rewind == "best":
             epoch = self._best[1]
         else:
@@ -123,17 +122,17 @@ class EarlyStopRewind(keras.callbacks.Callback):
         return logs
 
     def end(self) -> None:
-        """The training has ended without a stop: says so."""
+        """Warns that the training has ended without a stop."""
         self._shelf.keep([])
         if self.patience is not None:
             warnings.warn(
-                f"{self.monitor!r} was never without improvement for {self.patience} "
-                "epochs, so nothing was stopped or rewound: the state is that of the "
-                "last epoch. Train longer, or lower `patience`.",
+                f"{self.monitor!r} never went {self.patience} epochs without "
+                "improvement, so nothing was stopped or rewound: the state is that of "
+                "the last epoch. Train longer, or lower `patience`.",
                 stacklevel=2,
             )
 
-    # What Keras calls.
+    # The events of `fit`.
 
     def on_train_begin(self, logs=None):
         snapshots.built_optimizer(self.model)
@@ -151,22 +150,8 @@ class EarlyStopRewind(keras.callbacks.Callback):
     def __repr__(self):
         return (
             f"EarlyStopRewind(patience={self.patience}, min_delta={self.min_delta}, "
-            f"rewind={self.rewind})"
+            f"rewind={self.rewind!r})"
         )
-
-    def get_config(self):
-        return {
-            "patience": self.patience,
-            "min_delta": self.min_delta,
-            "rewind": self.rewind,
-            "monitor": self.monitor,
-            "fidelity": self.fidelity.get_config(),
-            "directory": self.directory,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 class _Shelf:
@@ -198,7 +183,7 @@ class _Shelf:
         return state, logs
 
     def keep(self, epochs):
-        """Drops all others."""
+        """Drops all other snapshots."""
         for epoch in set(self.rows) - set(epochs):
             state, _ = self.rows.pop(epoch)
             if state is None:

@@ -7,24 +7,24 @@ import keras
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.callbacks.base import MidwayPruning
-from tf_tickets.pruning import allocation, criteria, selection
-from tf_tickets.pruning.allocation import Allocation, named_allocation
-from tf_tickets.training import snapshots
+from tf_tickets.callbacks.base import PruningCallback
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning.allocation import Allocation
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class GradualPruning(MidwayPruning):
+class GradualPruning(PruningCallback):
     """Prunes a wrapped model while it trains, by a schedule of sparsity.
 
-    Between two prunings nothing but a look into a table of steps happens, and the
-    model is not touched. Masks are nested: a pruned weight stays pruned.
+    Between two prunings the callback only looks into a table of steps; the model is not
+    touched. Masks are nested: a pruned weight stays pruned.
 
     Args:
         schedule: `schedule(step) -> (should_prune, sparsity)`, one of
             `tf_tickets.schedules` or of tensorflow-model-optimization.
         criterion: "magnitude", "magnitude_increase", "movement", "random" or a
-            function; the start that some compare with is the beginning of `fit`.
+            function; criteria that compare with the start use the beginning of `fit`.
         allocation: "global", "uniform", "erk" or a function.
         seed: Seed of the "random" criterion.
 
@@ -42,12 +42,13 @@ class GradualPruning(MidwayPruning):
     """
 
     method = "gradual"
+    _serializers = {"criterion": criteria.serialize}
 
     def __init__(
         self,
         schedule: Callable[..., tuple],
         criterion: str | criteria.Criterion = "magnitude",
-        allocation: str | dict | Allocation = "global",
+        allocation: str | Allocation = "global",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -58,7 +59,8 @@ class GradualPruning(MidwayPruning):
             )
         self.schedule = schedule
         self.criterion = criteria.get(criterion)
-        self.allocation, self._allocate = named_allocation(allocation)
+        self.allocation = allocation
+        self._allocate = allocations.get(allocation)
         self.seed = seed
         self._due: list[tuple[int, float]] = []
         self._looked_at = 0
@@ -67,7 +69,7 @@ class GradualPruning(MidwayPruning):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._asked = None
-        self._start = snapshots.kernels(self.model)
+        self._start = wrapping.kernels(self.model).weights
         self._due = []
         self._looked_at = 0
         self._warn_if_idle()
@@ -80,13 +82,13 @@ class GradualPruning(MidwayPruning):
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
         asked = _firings(self.schedule, np.array([self._step]))[1][0]
-        reached = wrapping.sparsity(self.model)
-        size = sum(m.size for m in wrapping.masks(self.model).values())
-        if abs(asked - reached) * size > 1:
+        kernels = wrapping.kernels(self.model)
+        reached = kernels.sparsity
+        if abs(asked - reached) * kernels.size > 1:
             warnings.warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
                 f"model has {reached:.4f}. Its last pruning was asked for "
-                f"{self._asked}. Let it fire later, or train longer.",
+                f"{self._asked}. Lower `frequency`, or train past `end_step`.",
                 stacklevel=2,
             )
 
@@ -104,7 +106,7 @@ class GradualPruning(MidwayPruning):
             )
 
     def _look_ahead(self, until):
-        """Notes the firings from the last step looked at up to `until`."""
+        """Stores the firings from the last step looked at up to `until`."""
         steps = np.arange(self._looked_at, until + 1)
         fires, sparsities = _firings(self.schedule, steps)
         rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)
@@ -112,7 +114,7 @@ class GradualPruning(MidwayPruning):
         self._looked_at = until + 1
 
     def advance(self, step: int) -> None:
-        """Prunes for the firings that are due, the last of them counts."""
+        """Prunes to the sparsity of the last firing that is due."""
         if step >= self._looked_at:
             self._look_ahead(step)
         due = [sparsity for at, sparsity in self._due if at <= step]
@@ -123,40 +125,22 @@ class GradualPruning(MidwayPruning):
     def _prune(self, sparsity):
         self._asked = sparsity
         model = self.model
-        masks = wrapping.masks(model)
-        size = sum(mask.size for mask in masks.values())
+        kernels = wrapping.kernels(model)
+        masks = kernels.masks
         alive = sum(int(mask.sum()) for mask in masks.values())
-        keep = min(alive, size - int(round(sparsity * size)))
+        keep = min(alive, kernels.size - int(round(sparsity * kernels.size)))
+        rng = np.random.default_rng([self.seed, self._step])
         scores = criteria.score_all(
-            self.criterion,
-            model,
-            snapshots.kernels(model),
-            self._start,
-            np.random.default_rng([self.seed, self._step]),
+            self.criterion, model, kernels.weights, self._start, rng
         )
-        counts = self._allocate(scores, masks, keep)
-        counts = allocation.guard(counts, masks)
-        self.set_masks(selection.select(scores, masks, counts))
-
-    def get_config(self):
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "criterion": criteria.serialize(self.criterion),
-            "allocation": keras.saving.serialize_keras_object(self.allocation),
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})
+        self._set_masks(selection.choose(scores, masks, keep, self._allocate))
 
 
 def _firings(schedule, steps):
-    """Whether and with which sparsity a schedule fires, for an array of steps.
+    """Returns whether a schedule fires, and its sparsity, for an array of steps.
 
-    One call for all of them where the schedule allows it: ours and those of
-    tensorflow-model-optimization do, and a call of theirs costs much.
+    One call covers all steps if the schedule takes an array. Ours and those of
+    tensorflow-model-optimization do, and each call of theirs is expensive.
     """
     try:
         fires, sparsities = schedule(steps)

@@ -58,7 +58,7 @@ class SearchJob:
         """Searches, runs the controls, writes the results; gives them as a dict."""
         found = self._path("results.json")
         already = found.exists()
-        runner.find_ticket(
+        runner.find_tickets(
             self.setting.build_model,
             self.setting.data,
             self.search,

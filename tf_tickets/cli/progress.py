@@ -3,7 +3,7 @@
 import keras
 from rich import console, progress
 
-from tf_tickets.search.round_search import RoundSearch
+from tf_tickets.search.ticket_search import TicketSearch
 
 
 class Bars:
@@ -38,7 +38,7 @@ class Bars:
         """Shows a line above the bars."""
         self.console.print(line)
 
-    def callbacks(self, search: RoundSearch) -> list[keras.callbacks.Callback]:
+    def callbacks(self, search: TicketSearch) -> list[keras.callbacks.Callback]:
         """The callbacks that draw the bars of a search."""
         return [_RoundBars(self.progress, search)]
 
@@ -57,12 +57,11 @@ class _RoundBars(keras.callbacks.Callback):
         if batch == 0 and self.search.round != self.round:
             self.round = self.search.round
             name = "dense  " if self.round == 0 else f"round {self.round:<2}"
-            length = self.search.epochs_per_round
             self.bars.start()
             self.task = self.bars.add_task(
                 f"{name} sparsity {self.search.sparsity:6.1%}",
                 result="",
-                total=self.search.epochs_of_tickets if self.round else length,
+                total=self.search.engine.plan.epochs_of(self.round),
             )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -15,7 +15,7 @@ from tf_tickets.search.methods.prune_at_init import PruneAtInit
 from tf_tickets.search.methods.stochastic import StochasticSparsification
 from tf_tickets.search.methods.threshold import ThresholdPruning
 from tf_tickets.search.methods.unilth import UniDLTH, UniLTH
-from tf_tickets.search.round_search import RoundSearch
+from tf_tickets.search.ticket_search import TicketSearch
 
 # The epochs of KDLTS's teachers, as shares of a training.
 _TEACHERS = (1 / 8, 1 / 4, 1 / 2)
@@ -26,7 +26,7 @@ def searches(
     names: Iterable[str],
     scores: Iterable[float],
     sparsities: Iterable[float],
-) -> dict[str, RoundSearch]:
+) -> dict[str, TicketSearch]:
     """Dict from a label to a search; those of KDLTS have no teachers yet.
 
     Args:
@@ -43,7 +43,7 @@ def searches(
     >>> list(searches(setting, ["imp", "synflow"], [], [0.8, 0.9]))
     ['imp', 'synflow final_sparsity=0.8', 'synflow final_sparsity=0.9']
     """
-    found: dict[str, RoundSearch] = {}
+    found: dict[str, TicketSearch] = {}
     for name in names:
         if name not in NAMES:
             known = list(NAMES)
@@ -61,7 +61,7 @@ def searches(
 
 
 def teach(
-    found: dict[str, RoundSearch], setting: Setting, directory: os.PathLike | str
+    found: dict[str, TicketSearch], setting: Setting, directory: os.PathLike | str
 ) -> None:
     """Trains teachers, and gives them to the searches that want some.
 
@@ -116,7 +116,7 @@ def _unidlth(setting):
 
 
 def _two_stages(setting):
-    return {**_growing(setting), "stage_one_epochs": setting.recipe.epochs}
+    return {**_growing(setting), "stage_one": setting.recipe.epochs}
 
 
 def _growing(setting):
@@ -124,7 +124,7 @@ def _growing(setting):
     return {
         "final_sparsity": _final_sparsity(setting),
         "rounds": setting.rounds,
-        "penalty_epochs": setting.recipe.epochs,
+        "penalty": setting.recipe.epochs,
         "epochs_per_round": setting.recipe.epochs,
         "allocation": setting.recipe.allocation or "uniform",
         "train": "none",
@@ -165,7 +165,7 @@ def _synflow(setting):
 # Examples of a class that criteria look at.
 _EACH = 100
 _TO_A_SPARSITY = ("kdlts", "snip", "grasp", "synflow")
-_SEARCHES: dict[str, Callable[[Setting], RoundSearch]] = {
+_SEARCHES: dict[str, Callable[[Setting], TicketSearch]] = {
     "cs": _cs,
     "iss": _iss,
     "imp": Setting.search,

@@ -8,6 +8,7 @@ import keras
 from tf_tickets.experiments import datasets, recipes
 from tf_tickets.search import ticket_trainer
 from tf_tickets.search.methods.imp import IMP
+from tf_tickets.tickets.monitor import Monitor
 
 # Not a paper's: small enough to be done in two minutes on two cores.
 _DIGITS = {"rounds": 12, "epochs": 15, "batch_size": 32}
@@ -84,7 +85,7 @@ class Setting:
             rate=self.rate,
             rewind_to=self.rewind_to,
             allocation=self.recipe.allocation or "uniform",
-            tolerance=self.options.get("tolerance", 0.01),
+            monitor=Monitor(tolerance=self.options.get("tolerance", 0.01)),
             seed=self.seed,
         )
 

@@ -61,7 +61,7 @@ class Subject:
         model = wrapping.wrap_kernels(self.plain, [variables[i] for i in masks])
         names = {id(v): path for path, v in wrapping.plain_paths(model).items()}
         found = {names[id(variables[i])]: mask for i, mask in masks.items()}
-        wrapping.set_masks(model, found)
+        wrapping.kernels(model).set_masks(found)
         return model
 
 
@@ -101,7 +101,7 @@ def _of_model(model):
             "in place. Call tf_tickets.strip(model), then export it."
         )
     plain = wrapping.stripped_copy(model)
-    return Subject(plain, model, _placed(wrapping.masks(model), plain), {})
+    return Subject(plain, model, _placed(wrapping.kernels(model).masks, plain), {})
 
 
 def _of_ticket(ticket, model):

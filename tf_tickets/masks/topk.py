@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import ranking
+from tf_tickets import arguments, ranking
 from tf_tickets.masks.base import Tensor, checked
 from tf_tickets.masks.learned import FAR, LearnedMask
 
@@ -46,10 +46,7 @@ class TopKMask(LearnedMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(dynamic_scaling=dynamic_scaling, **kwargs)
-        if not 0.0 <= sparsity < 1.0:
-            raise ValueError(
-                f"`sparsity` must lie in [0, 1). Received: sparsity={sparsity!r}"
-            )
+        arguments.check_fraction(sparsity=sparsity)
         self.sparsity = sparsity
         self.absolute = absolute
         self.seed = seed

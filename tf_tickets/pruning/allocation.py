@@ -8,10 +8,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 
-import keras
 import numpy as np
 
-from tf_tickets import ranking
+from tf_tickets import arguments, ranking
 
 Allocation = Callable[..., dict[str, int]]
 
@@ -80,12 +79,49 @@ def _apportion(shares, masks, keep):
     left = keep - sum(room[p] for p in full)
     rest = [p for p in shares if p not in full]
     total = sum(shares[p] for p in rest)
-    exact = {p: left * shares[p] / total for p in rest}
-    counts = {p: room[p] for p in full} | {p: int(exact[p]) for p in rest}
-    by_remainder = sorted(rest, key=lambda p: int(exact[p]) - exact[p])
-    for p in by_remainder[: keep - sum(counts.values())]:
-        counts[p] += 1
+    counts = {p: room[p] for p in full}
+    counts |= largest_remainder({p: left * shares[p] / total for p in rest}, left)
     return {p: counts[p] for p in masks}
+
+
+def largest_remainder(quotas: dict[str, float], total: int) -> dict[str, int]:
+    """Rounds quotas to whole numbers that sum to a total.
+
+    Each quota is rounded down; what is missing goes to the largest remainders, of equal
+    ones to the first.
+
+    Example:
+
+    >>> largest_remainder({"a": 1.5, "b": 2.25, "c": 0.25}, 4)
+    {'a': 2, 'b': 2, 'c': 0}
+    """
+    counts = {path: int(quota) for path, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda path: counts[path] - quotas[path])
+    for path in by_remainder[: total - sum(counts.values())]:
+        counts[path] += 1
+    return counts
+
+
+def lifted(
+    counts: dict[str, int], masks: dict[str, np.ndarray], floor: int
+) -> dict[str, int]:
+    """Raises counts that sum to less than `floor` to that sum.
+
+    Every kernel gets back the same fraction of what it was to lose.
+
+    Example:
+
+    >>> lifted({"a": 2, "b": 4}, {"a": np.ones(4, bool), "b": np.ones(8, bool)}, 9)
+    {'a': 3, 'b': 6}
+    """
+    alive = {path: int(mask.sum()) for path, mask in masks.items()}
+    missing = floor - sum(counts.values())
+    if missing <= 0:
+        return counts
+    lost = sum(alive.values()) - sum(counts.values())
+    quotas = {p: missing * (alive[p] - counts[p]) / lost for p in counts}
+    returned = largest_remainder(quotas, missing)
+    return {path: counts[path] + returned[path] for path in counts}
 
 
 def _saturated(shares, room, keep):
@@ -124,24 +160,6 @@ def get(identifier: str | Allocation) -> Allocation:
             f"{sorted(_ALLOCATIONS)}, or a function (scores, masks, keep)."
         )
     return _ALLOCATIONS[identifier]
-
-
-def named_allocation(
-    identifier: str | dict | Allocation,
-) -> tuple[str | Allocation, Allocation]:
-    """An allocation as given, or out of a configuration, and its function.
-
-    Example:
-
-    >>> named_allocation("erk") == ("erk", erk)
-    True
-    """
-    given = (
-        keras.saving.deserialize_keras_object(identifier)
-        if isinstance(identifier, dict)
-        else identifier
-    )
-    return given, get(given)
 
 
 def after_rates(
@@ -217,11 +235,7 @@ def _left(size, sparsity, way):
 
 
 def _survivors(alive, rate):
-    if not 0.0 <= rate < 1.0:
-        hint = f" For percent, divide by 100: {rate / 100}" if rate >= 1 else ""
-        raise ValueError(
-            f"A pruning rate must lie in [0, 1). Received: rate={rate}.{hint}"
-        )
+    arguments.check_fraction(rate=rate)
     return alive - int(round(rate * alive))
 
 

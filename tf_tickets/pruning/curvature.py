@@ -87,7 +87,7 @@ class OBD:
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         given = (model, self.x, self.y, self.batch_size, self.draws, self.seed)
         found = _ESTIMATES[self.curvature](*given)
-        kernels = wrapping.kernels(model)
+        kernels = wrapping.kernels(model).variables
         return {
             path: 0.5 * bends * np.square(numpy(kernels[path].value))
             for path, bends in found.items()
@@ -209,7 +209,7 @@ def _mean(model, parts, estimate, draws, seed):
         for x, y in parts
         for _ in range(draws)
     )
-    return dict(zip(wrapping.kernels(model), found, strict=True))
+    return dict(zip(wrapping.kernels(model).variables, found, strict=True))
 
 
 def _signs(rng, shape):

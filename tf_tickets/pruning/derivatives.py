@@ -24,7 +24,10 @@ def kernel_values(model: keras.Model) -> list[Tensor]:
     >>> kernel_values(keras.Sequential([keras.Input((3,))]))
     []
     """
-    return [ops.convert_to_tensor(v.value) for v in wrapping.kernels(model).values()]
+    return [
+        ops.convert_to_tensor(v.value)
+        for v in wrapping.kernels(model).variables.values()
+    ]
 
 
 def numpy(tensor: Tensor) -> np.ndarray:
@@ -112,7 +115,9 @@ def scope(
     for variable in model.variables:
         if variable.path in (others or {}):
             pairs[id(variable)] = (variable, others[variable.path])
-    for variable, value in zip(wrapping.kernels(model).values(), values, strict=True):
+    for variable, value in zip(
+        wrapping.kernels(model).variables.values(), values, strict=True
+    ):
         pairs[id(variable)] = (variable, value)
     return keras.StatelessScope(state_mapping=list(pairs.values()))
 

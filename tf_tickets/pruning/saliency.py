@@ -92,7 +92,7 @@ class DenseGradient:
         self, model: keras.Model, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         rows = rng.choice(len(self.x), self.batch_size, replace=False)
-        masks = [mask.mask for mask in wrapping.mask_layers(model).values()]
+        masks = [mask.mask for mask in wrapping.kernels(model).mask_layers.values()]
         everything = {mask.path: ops.ones_like(mask.value) for mask in masks}
         loss = derivatives.loss_at(
             model, self.x[rows], self.y[rows], training=True, others=everything
@@ -186,7 +186,7 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
     >>> synflow(tt.wrap(model, verbose=False))["net/d/kernel"].ravel().tolist()
     [1.0, 2.0]
     """
-    kernels = wrapping.kernels(model)
+    kernels = wrapping.kernels(model).variables
     owned = {id(variable) for variable in kernels.values()}
     positive = {
         v.path: _positive(v)
@@ -267,4 +267,4 @@ def _told(x, y):
 
 
 def _by_path(model, arrays):
-    return dict(zip(wrapping.kernels(model), arrays, strict=True))
+    return dict(zip(wrapping.kernels(model).variables, arrays, strict=True))

@@ -11,6 +11,7 @@ a round or of its part that is penalized.
 import keras
 import numpy as np
 
+from tf_tickets import arguments
 from tf_tickets.masks.annealing import ExponentialTemperature, GrowingPenalty
 
 __all__ = [
@@ -46,12 +47,6 @@ class _Schedule:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
-
-
-def _check_sparsity(name, value):
-    if not 0.0 <= value < 1.0:
-        hint = f" For percent, divide by 100: {value / 100}" if value >= 1 else ""
-        raise ValueError(f"`{name}` must lie in [0, 1). Received: {value}.{hint}")
 
 
 def _check_steps(begin_step, end_step, frequency):
@@ -93,7 +88,7 @@ class ConstantSparsity(_Schedule):
         end_step: int = -1,
         frequency: int = 100,
     ) -> None:
-        _check_sparsity("target_sparsity", target_sparsity)
+        arguments.check_fraction(target_sparsity=target_sparsity)
         _check_steps(begin_step, end_step, frequency)
         self.target_sparsity = target_sparsity
         self.begin_step = begin_step
@@ -135,8 +130,8 @@ class PolynomialDecay(_Schedule):
         power: float = 3,
         frequency: int = 100,
     ) -> None:
-        _check_sparsity("initial_sparsity", initial_sparsity)
-        _check_sparsity("final_sparsity", final_sparsity)
+        arguments.check_fraction(initial_sparsity=initial_sparsity)
+        arguments.check_fraction(final_sparsity=final_sparsity)
         _check_steps(begin_step, end_step, frequency)
         if end_step <= begin_step:
             raise ValueError(
@@ -177,7 +172,7 @@ class IterativeRate(_Schedule):
     def __init__(
         self, rate: float, begin_step: int, end_step: int = -1, frequency: int = 100
     ) -> None:
-        _check_sparsity("rate", rate)
+        arguments.check_fraction(rate=rate)
         _check_steps(begin_step, end_step, frequency)
         self.rate = rate
         self.begin_step = begin_step

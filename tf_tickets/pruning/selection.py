@@ -1,19 +1,57 @@
-"""Scores and counts to exact 0/1 masks, for every kernel of a model."""
+"""Scores to exact 0/1 masks, for all kernels of a model.
+
+Every method that prunes goes through `choose`: an allocation turns the number of
+weights to keep into a count for every kernel, `guard` saves kernels from being emptied,
+and the weights with the highest scores are selected.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from tf_tickets import ranking
+from tf_tickets.pruning import allocation
+
+
+def choose(
+    scores: dict[str, np.ndarray],
+    masks: dict[str, np.ndarray],
+    keep: int | Mapping[str, int],
+    allocate: allocation.Allocation = allocation.global_,
+    rescue: bool = True,
+) -> dict[str, np.ndarray]:
+    """Returns the masks that keep the highest scores.
+
+    Args:
+        scores: Dict from a kernel's path to its scores.
+        masks: Dict from path to the present boolean mask; the new masks are nested in
+            them.
+        keep: How many weights the model keeps, or a dict with a count for every kernel.
+        allocate: The allocation that turns one number into counts.
+        rescue: Whether a kernel that would be emptied keeps one weight, with a warning.
+
+    Example:
+
+    >>> scores = {"a": np.array([1.0, 3.0]), "b": np.array([2.0, 4.0])}
+    >>> masks = {path: np.ones(2, bool) for path in scores}
+    >>> choose(scores, masks, keep=2)
+    {'a': array([False,  True]), 'b': array([False,  True])}
+    """
+    counts = dict(keep) if isinstance(keep, Mapping) else allocate(scores, masks, keep)
+    if rescue:
+        counts = allocation.guard(counts, masks)
+    return select(scores, masks, counts)
 
 
 def select(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], counts: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Prunes every kernel to its count, within what its mask still keeps.
+    """Prunes every kernel to its count, among the weights that its mask still keeps.
 
     Args:
         scores: Dict from a kernel's path to its scores.
         masks: Dict from path to the present boolean mask.
-        counts: Dict from path to how many weights to keep.
+        counts: Dict from path to the number of weights to keep.
 
     Returns:
         Dict from path to the new mask, nested in the present one.

@@ -301,8 +301,8 @@ def _check_model(model):
 def _kernels(model, names):
     """Dict from path to (variable, number of weights kept)."""
     if wrapping.prunables(model):
-        masks = wrapping.masks(model)
-        found = wrapping.kernels(model)
+        masks = wrapping.kernels(model).masks
+        found = wrapping.kernels(model).variables
         return {path: (v, int(masks[path].sum())) for path, v in found.items()}
     return {
         names[id(o.variable)]: (o.variable, _count_nonzero(o.variable))

@@ -9,15 +9,15 @@ from typing import Any
 
 import keras
 
-from tf_tickets import files
+from tf_tickets import arguments, files
 from tf_tickets.environment import versions
 from tf_tickets.reports import plots
-from tf_tickets.search import runner
-from tf_tickets.search.round_search import RoundSearch
+from tf_tickets.search import inputs
+from tf_tickets.search.runner import find_tickets
+from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer
-from tf_tickets.tickets import judging
+from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import checks
 
 RESULTS = "frontier.json"
 
@@ -97,7 +97,7 @@ class Frontier:
         return min(good, key=lambda p: p.search_epochs, default=None)
 
     def _merit(self, metrics):
-        return judging.merit(metrics, self.monitor)
+        return Monitor(self.monitor).merit(metrics)
 
     def rows(self) -> list[dict]:
         """The points as plain dicts, without their tickets."""
@@ -138,8 +138,8 @@ class Frontier:
 
 def find_frontier(
     build_model: Callable[[], keras.Model],
-    data: runner.Data,
-    searches: Mapping[str, RoundSearch],
+    data: inputs.Data,
+    searches: Mapping[str, TicketSearch],
     directory: os.PathLike | str | None = None,
     seed: int = 0,
     *,
@@ -155,16 +155,16 @@ def find_frontier(
     searches of Continuous Sparsification's frontier.
 
     Args:
-        build_model: As in `find_ticket`.
-        data: As in `find_ticket`.
+        build_model: As in `find_tickets`.
+        data: As in `find_tickets`.
         searches: Dict from a label to a search.
         directory: Where to keep searches, trainings, `frontier.json` and
             `frontier.png`. The same directory again goes on where it stopped.
-        seed: As in `find_ticket`.
+        seed: As in `find_tickets`.
         epochs: For how long each ticket, and the dense network, is trained.
         monitor: The metric to compare by; by default `test_accuracy` with test
             data, else the searches' own.
-        batch_size: As in `find_ticket`.
+        batch_size: As in `find_tickets`.
         callbacks: Further Keras callbacks of the searches.
         verbose: As in `model.fit`.
 
@@ -191,7 +191,7 @@ def find_frontier(
     points: list[Point] = []
     for label, search in searches.items():
         own = place and place / _slug(label)
-        runner.find_ticket(build_model, data, search, own, seed, **fit)
+        find_tickets(build_model, data, search, own, seed, **fit)
         for ticket in search.tickets:
             points.append(_point(label, search, ticket, trainings, monitor))
     dense = trainings.dense()
@@ -207,7 +207,7 @@ def _written(frontier, place):
 
 
 def _check(searches, epochs):
-    checks.check_counts(epochs=epochs)
+    arguments.check_counts(epochs=epochs)
     if not isinstance(searches, Mapping) or not searches:
         raise ValueError(
             "`searches` must be a dict from a label to a search, such as "
@@ -222,9 +222,9 @@ def _check(searches, epochs):
 
 
 def _monitor(data, searches):
-    if "test" in runner.split(data):
+    if "test" in inputs.split(data):
         return "test_accuracy"
-    return next(iter(searches.values())).monitor
+    return next(iter(searches.values())).monitor.metric
 
 
 def _slug(label):
@@ -234,9 +234,13 @@ def _slug(label):
 def _point(label, search, ticket, trainings, monitor):
     round_ = ticket.provenance["round"]
     metrics = trainings.metrics(label, search, ticket)
-    judging.merit(metrics, monitor)  # Refuses a metric that is not there.
-    cost = search.epochs_before(round_)
+    Monitor(monitor).merit(metrics)  # Refuses a metric that is not there.
+    cost = search.engine.epochs_before(round_)
     return Point(label, round_, ticket.sparsity, cost, metrics, ticket)
+
+
+def _flat(origin):
+    return {"method": origin["method"], **origin["settings"]}
 
 
 def _provenance(searches, seed, epochs, batch_size):
@@ -244,9 +248,7 @@ def _provenance(searches, seed, epochs, batch_size):
         "seed": seed,
         "epochs": epochs,
         "batch_size": batch_size,
-        "searches": {
-            label: {"method": s.method, **s.settings()} for label, s in searches.items()
-        },
+        "searches": {label: _flat(s.engine.origin()) for label, s in searches.items()},
         "versions": versions(),
         "cores": os.cpu_count(),
     }
@@ -268,7 +270,7 @@ class _Trainings:
 
     def metrics(self, label, search, ticket):
         """What the search has measured, where it trains its tickets so long."""
-        if search.epochs_of_trained_ticket == self.epochs:
+        if search.engine.plan.epochs_of_tickets == self.epochs:
             return ticket.metrics
         return self._train(f"{label} round {ticket.provenance['round']}", ticket)
 

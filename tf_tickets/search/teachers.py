@@ -1,4 +1,4 @@
-"""Teachers for a search: dense networks that began with the same weights."""
+"""Teachers for a search: dense networks that start from the same weights."""
 
 import json
 import os
@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tf_tickets import files
-from tf_tickets.search import runner
-from tf_tickets.training import batches, checks
+from tf_tickets import arguments, files
+from tf_tickets.search import identity, inputs
+from tf_tickets.training import batches
 from tf_tickets.wrapping import paths
 
-# Far from the rounds of a search, so that no teacher sees the order of its data.
+# Far from the rounds of a search: no teacher sees its data order.
 _ORDER = 1_000_000
 
 
 def train_teachers(
     build_model: Callable[[], keras.Model],
-    data: runner.Data,
+    data: inputs.Data,
     epochs: Sequence[int],
     directory: os.PathLike | str | None = None,
     seed: int = 0,
@@ -27,18 +27,18 @@ def train_teachers(
     batch_size: int = 32,
     verbose: str | int = 0,
 ) -> list[keras.Model]:
-    """Trains several dense networks from the same weights, each with its data order.
+    """Trains dense networks from the same weights, each with its own data order.
 
     Args:
-        build_model: Function without arguments that gives a compiled, plain model.
-        data: As in `find_ticket`; neither validation nor test data are trained on.
-        epochs: For how long each of them is trained, one number a teacher: a share of
-            the budget, or until it has converged.
-        directory: Where to keep them; the same one again trains nothing anew. One of
-            other teachers (layers, first weights, loss, optimizer, data, epochs, seed,
-            batch size) is refused.
-        seed: Seed of the weights, which are those of `find_ticket` with this seed.
-        batch_size: Examples a step.
+        build_model: Function without arguments that returns a compiled, plain model.
+        data: As in `find_tickets`; neither validation nor test data are trained on.
+        epochs: How long each teacher is trained, one number a teacher: a share of the
+            budget, or until it has converged.
+        directory: Where to store them; the same directory again trains nothing. A
+            directory of other teachers (layers, first weights, loss, optimizer, data,
+            epochs, seed, batch size) is refused.
+        seed: Seed of the weights, which are those of `find_tickets` with this seed.
+        batch_size: Batch size.
         verbose: As in `model.fit`.
 
     Example:
@@ -53,39 +53,39 @@ def train_teachers(
     2
     """
     for count in epochs:
-        checks.check_counts(epochs=count)
-    parts = runner.split(data)
+        arguments.check_counts(epochs=count)
+    parts = inputs.split(data)
     folder = None if directory is None else pathlib.Path(directory)
     teachers = []
-    for place, count in enumerate(epochs):
+    for index, count in enumerate(epochs):
         keras.utils.set_random_seed(seed)
         model = build_model()
-        if place == 0:
+        if index == 0:
             _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
-        path = folder and folder / f"teacher_{place}.npz"
+        path = folder and folder / f"teacher_{index}.npz"
         if path and path.exists():
             with np.load(path) as kept:
                 model.set_weights(list(kept.values()))
         else:
-            _train(model, parts, (seed, _ORDER + place), batch_size, count, verbose)
+            _train(model, parts, (seed, _ORDER + index), batch_size, count, verbose)
             _keep(model, path)
         teachers.append(model)
     return teachers
 
 
 def _identity(model, parts, epochs, seed, batch_size):
-    found = {
+    content = {
         "first weights": batches.digest(model.get_weights()),
         "layers": [_described(layer) for layer in paths.walk(model)],
         "loss": getattr(model.loss, "__name__", None) or str(_serialized(model.loss)),
-        "optimizer": runner.optimizer_config(model),
+        "optimizer": identity.optimizer_config(model),
         "epochs": list(epochs),
         "seed": seed,
         "batch_size": batch_size,
         "data": batches.digest(parts["train"]),
         "backend": keras.config.backend(),
     }
-    return runner.nameless(found)
+    return identity.without_names(content)
 
 
 def _described(layer):
@@ -103,7 +103,7 @@ def _train(model, parts, key, batch_size, epochs, verbose):
         on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
     )
     x, y = parts["train"]
-    keras.utils.set_random_seed(runner.round_seed(*key) % 2**32)
+    keras.utils.set_random_seed(inputs.round_seed(*key) % 2**32)
     model.fit(
         batches.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
         validation_data=parts["validation"],
@@ -121,13 +121,13 @@ def _keep(model, path):
             np.savez(draft, *model.get_weights())
 
 
-def _check_folder(folder, identity):
+def _check_folder(folder, expected):
     if folder is None:
         return
     path = folder / "teachers.json"
     if path.exists():
         found = json.loads(path.read_text())
-        differing = runner.differences(found, identity)
+        differing = identity.differences(found, expected)
         if differing:
             raise ValueError(
                 f"{folder} holds other teachers: {'; '.join(differing)}. Give another "
@@ -136,4 +136,4 @@ def _check_folder(folder, identity):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as draft:
-        draft.write_text(json.dumps(identity, indent=1))
+        draft.write_text(json.dumps(expected, indent=1))

@@ -1,4 +1,4 @@
-"""Training from a ticket, in the way in which the search trained it."""
+"""Trains tickets the way the search trained them."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.search import runner
+from tf_tickets.search import inputs
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
@@ -16,14 +16,14 @@ from tf_tickets.training.fidelity import Fidelity
 class TicketTrainer:
     """Trains one ticket after the other with one compiled model.
 
-    Data order and seeds are those of `find_ticket` for the ticket's round, so that
-    a ticket and its controls are trained on equal terms.
+    Data order and seeds are those of `find_tickets` for the ticket's round, so a ticket
+    and its controls are trained under the same conditions.
 
     Args:
-        build_model: Function without arguments that gives a compiled model.
-        data: As in `find_ticket`.
-        seed: As in `find_ticket`.
-        batch_size: Examples a step.
+        build_model: Function without arguments that returns a compiled model.
+        data: As in `find_tickets`.
+        seed: As in `find_tickets`.
+        batch_size: Batch size.
 
     Example:
 
@@ -34,7 +34,7 @@ class TicketTrainer:
     >>> x, y = np.ones((8, 4)), np.ones((8, 2))
     >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="val_loss")
     >>> data = ((x, y), (x, y))
-    >>> found = tt.find_ticket(build, data, search, batch_size=4, verbose=0)
+    >>> found = tt.find_tickets(build, data, search, batch_size=4, verbose=0)
     >>> trainer = TicketTrainer(build, data, batch_size=4)
     >>> trainer.train(found[0], epochs=1)["val_loss"] == found[0].metrics["val_loss"]
     True
@@ -43,11 +43,11 @@ class TicketTrainer:
     def __init__(
         self,
         build_model: Callable[[], keras.Model],
-        data: runner.Data,
+        data: inputs.Data,
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
-        self.parts = runner.split(data)
+        self.parts = inputs.split(data)
         self.seed = seed
         self.batch_size = batch_size
         self.build_model = build_model
@@ -58,11 +58,11 @@ class TicketTrainer:
         self._feed = batches.feed(x, y, batch_size, lambda: self._key)
 
     def _choose(self, mask):
-        """Takes the model of such masks, built once: all start from the same."""
+        """Selects the model with such masks; each is built once, from equal weights."""
         if mask not in self._built:
             keras.utils.set_random_seed(self.seed)
             wrap = functools.partial(wrapping.wrap, mask=mask)
-            model, _ = runner.build(self.build_model, wrap)
+            model, _ = inputs.build(self.build_model, wrap)
             self._built[mask] = model, snapshots.record(model)
         self.model, self._start = self._built[mask]
 
@@ -73,7 +73,7 @@ class TicketTrainer:
         callbacks: Iterable[keras.callbacks.Callback] = (),
         verbose: str | int = 0,
     ) -> dict[str, float]:
-        """Applies the ticket, trains it, and gives its metrics.
+        """Applies the ticket, trains it, and returns its metrics.
 
         Returns:
             Dict of the metrics after the last epoch; `test_*` with test data.
@@ -81,11 +81,11 @@ class TicketTrainer:
         origin = ticket.provenance
         self._choose("scaled" if ticket.scales else "fixed")
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
-        # Learning rate and seeds too: what was trained before must not matter.
+        # Learning rate and seeds too: earlier trainings must not matter.
         snapshots.restore(self.model, self._start, Fidelity.get("exact"), self._start)
         ticket.apply(self.model)
         self._check_free()
-        keras.utils.set_random_seed(runner.round_seed(self.seed, round_))
+        keras.utils.set_random_seed(inputs.round_seed(self.seed, round_))
         follow = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
         )
@@ -100,11 +100,11 @@ class TicketTrainer:
         )
         metrics = {name: float(values[-1]) for name, values in history.history.items()}
         if "test" in self.parts:
-            metrics |= runner.test_metrics(self.model, self.parts["test"])
+            metrics |= inputs.test_metrics(self.model, self.parts["test"])
         return metrics
 
     def dense_ticket(self) -> Ticket:
-        """All weights of the network as it was built, to be trained like a ticket."""
+        """Returns a ticket that keeps all weights of the network as it was built."""
         self._choose("fixed")
         masks = {path: np.ones(v.shape, bool) for path, v in self._kernels.items()}
         weights = snapshots.start_weights(self.model, self._start)
@@ -112,13 +112,13 @@ class TicketTrainer:
 
     @property
     def _kernels(self):
-        return wrapping.kernels(self.model)
+        return wrapping.kernels(self.model).variables
 
     def _check_free(self):
         if not any(v.trainable for v in self._kernels.values()):
             raise ValueError(
                 "All kernels of the model are frozen, so the ticket cannot be trained. "
-                "`build_model` must give a plain model, not one of Supermask.wrap."
+                "`build_model` must return a plain model, not one of Supermask.wrap."
             )
 
     def _follow(self, round_, epoch):
@@ -127,7 +127,7 @@ class TicketTrainer:
 
 def train_ticket(
     build_model: Callable[[], keras.Model],
-    data: runner.Data,
+    data: inputs.Data,
     ticket: Ticket,
     epochs: int,
     seed: int = 0,
@@ -135,15 +135,15 @@ def train_ticket(
     batch_size: int = 32,
     verbose: str | int = "auto",
 ) -> tuple[keras.Model, dict[str, float]]:
-    """Trains a ticket and gives the wrapped model with its metrics.
+    """Trains a ticket; returns the wrapped model and its metrics.
 
     Args:
-        build_model: Function without arguments that gives a compiled model.
-        data: As in `find_ticket`.
+        build_model: Function without arguments that returns a compiled model.
+        data: As in `find_tickets`.
         ticket: The ticket to train, or a control made from it.
-        epochs: For how long.
+        epochs: How many epochs.
         seed: Seed of data order and random layers.
-        batch_size: Examples a step.
+        batch_size: Batch size.
         verbose: As in `model.fit`.
 
     Returns:

@@ -29,7 +29,7 @@ def reinit(
         ticket: A ticket.
         build_model: Function that gives the model with newly drawn weights. By
             default the model is rebuilt from the ticket's provenance, which has
-            it if the ticket comes from `find_ticket` with a functional model.
+            it if the ticket comes from `find_tickets` with a functional model.
         seed: Seed of the new weights.
 
     Example:

@@ -135,11 +135,11 @@ class Ticket:
             kind = "scaled" if self.scales else "fixed"
             model = wrapping.wrap_kernels(model, [table[p] for p in wanted], kind)
         masks = self._masks_as(names)
-        _fit(masks, wrapping.kernels(model), "masks")
+        _fit(masks, wrapping.kernels(model).variables, "masks")
         for path, place in names.items():
             table[place].assign(start[path])
         scales = {names.get(p, p): scale for p, scale in self.scales.items()}
-        wrapping.set_masks(model, masks, scales)
+        wrapping.kernels(model).set_masks(masks, scales)
         if model.compiled and model.optimizer is not None:
             snapshots.reset_optimizer(model, self.provenance.get("step", 0))
         return model
@@ -160,7 +160,7 @@ class Ticket:
             raise ValueError(
                 "This ticket cannot do without its start weights: they are given by "
                 "seed and model configuration only if they are the weights at init "
-                "and the ticket comes from find_ticket with a functional or "
+                "and the ticket comes from find_tickets with a functional or "
                 "Sequential model. Save it with weights=True."
             )
         keras.utils.set_random_seed(seed)

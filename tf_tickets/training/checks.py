@@ -1,7 +1,6 @@
-"""What a search may be told: the arguments, checked and read."""
+"""What a search needs of a model and of `fit`; checked before training begins."""
 
 import inspect
-import re
 
 import keras
 
@@ -11,34 +10,8 @@ from tf_tickets.masks.penalized import own_regularizer
 from tf_tickets.wrapping import paths
 
 
-def check_counts(**counts: int) -> None:
-    """Counts must be whole numbers of 1 or more.
-
-    Example:
-
-    >>> check_counts(rounds=3)
-    """
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
-            )
-
-
-def check_sparsity(**sparsities: float) -> None:
-    """A sparsity leaves something: it must lie in [0, 1).
-
-    Example:
-
-    >>> check_sparsity(final_sparsity=0.9)
-    """
-    for name, value in sparsities.items():
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value}")
-
-
 def check_wrapped(model: keras.Model) -> None:
-    """There must be something to prune.
+    """Refuses a model without prunable layers.
 
     Example:
 
@@ -53,7 +26,7 @@ def check_wrapped(model: keras.Model) -> None:
 
 
 def check_fixed(model: keras.Model) -> None:
-    """Masks must be such as are set, not learned.
+    """Refuses learned masks: the method sets the masks itself.
 
     Example:
 
@@ -61,26 +34,25 @@ def check_fixed(model: keras.Model) -> None:
     ...     keras.layers.Dense(1)]), verbose=False))
     """
     check_wrapped(model)
-    found = {
-        type(m).__name__ for m in wrapping.mask_layers(model).values() if m.learned
-    }
-    if found:
+    masks = wrapping.kernels(model).mask_layers.values()
+    learned = {type(mask).__name__ for mask in masks if mask.learned}
+    if learned:
         raise ValueError(
             f"This method sets the masks itself, but those of model {model.name!r} are "
-            f"learned. Received: {', '.join(sorted(found))}. Wrap with "
+            f"learned. Received: {', '.join(sorted(learned))}. Wrap with "
             'mask="fixed".'
         )
 
 
 def check_masks(model: keras.Model, wanted: Mask) -> None:
-    """The masks must be those that the search wraps with.
+    """Refuses masks other than those that the search wraps with.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> check_masks(tt.wrap(model, verbose=False), tt.masks.FixedMask())
     """
-    for path, mask in wrapping.mask_layers(model).items():
+    for path, mask in wrapping.kernels(model).mask_layers.items():
         if _settings(mask) != _settings(wanted):
             raise ValueError(
                 f"Kernel {path!r} has another mask than this search's. Received: "
@@ -90,14 +62,14 @@ def check_masks(model: keras.Model, wanted: Mask) -> None:
 
 
 def _settings(mask):
-    found = keras.saving.serialize_keras_object(mask)
-    unlike = ("name", "trainable", "dtype")
-    config = {k: v for k, v in found["config"].items() if k not in unlike}
-    return {"mask": found["class_name"], **config}
+    serialized = keras.saving.serialize_keras_object(mask)
+    ignored = ("name", "trainable", "dtype")
+    config = {k: v for k, v in serialized["config"].items() if k not in ignored}
+    return {"mask": serialized["class_name"], **config}
 
 
 def check_length_known(params: dict) -> None:
-    """The number of steps an epoch must be known, for schedules go by it.
+    """Refuses data of unknown length, since schedules depend on it.
 
     Example:
 
@@ -105,14 +77,14 @@ def check_length_known(params: dict) -> None:
     """
     if not params.get("steps"):
         raise ValueError(
-            "The number of steps an epoch must be known, for what grows within a "
-            "round goes by it. Received data of unknown length. Pass steps_per_epoch "
-            "to fit."
+            "The number of steps per epoch must be known: schedules within a round "
+            "depend on it. Received data of unknown length. Pass steps_per_epoch to "
+            "fit."
         )
 
 
 def check_counted(model: keras.Model) -> None:
-    """Masks that count training steps must have seen one.
+    """Refuses to continue if masks that count training steps have seen none.
 
     Example:
 
@@ -121,48 +93,47 @@ def check_counted(model: keras.Model) -> None:
     """
     idle = [
         path
-        for path, mask in wrapping.mask_layers(model).items()
+        for path, mask in wrapping.kernels(model).mask_layers.items()
         if mask.counts_steps and mask.clock.steps_done == 0
     ]
     if idle:
         raise ValueError(
-            f"The masks of {idle} saw no training step: either the step does not "
-            "collect `model.losses`, by which penalties are lost and schedules stand "
-            "still, or their layers are not called with training=True. Add "
-            "model.losses to the loss in your train_step; pass `training` on in your "
-            "`call`."
+            f"The masks of {idle} saw no training step. Either the training step does "
+            "not collect `model.losses`, which loses penalties and stops schedules, or "
+            "their layers are not called with training=True. Add model.losses to the "
+            "loss in your train_step; pass `training` on in your `call`."
         )
 
 
 def check_unforced(model: keras.Model) -> None:
-    """Nothing but the loss may act on the weights: no regularizer, no decay.
+    """Refuses regularizers and weight decay: only the loss may act on the weights.
 
     Example:
 
     >>> check_unforced(keras.Sequential([keras.layers.Dense(1)]))
     """
-    found = [
+    forces = [
         f"a regularizer of {variable.path!r}"
         for variable in model.trainable_variables
         if own_regularizer(variable) is not None
     ]
-    found += [
+    forces += [
         f"an activity regularizer of {layer.name!r}"
         for layer in paths.walk(model)
         if getattr(layer, "activity_regularizer", None) is not None
     ]
     if model.compiled and optimizers.decays(model.optimizer, model.trainable_variables):
-        found.append(f"weight decay of optimizer {model.optimizer.name!r}")
-    if found:
+        forces.append(f"weight decay of optimizer {model.optimizer.name!r}")
+    if forces:
         raise ValueError(
             "Stage one of this search trains without any regularization. Received a "
-            f"model with {'; '.join(found)}. Build and compile it without; tickets can "
-            "be trained with it by train_ticket and another build_model."
+            f"model with {'; '.join(forces)}. Build and compile it without. To train "
+            "tickets with regularization, pass another build_model to train_ticket."
         )
 
 
 def check_tells_training(model: keras.Model) -> None:
-    """Keras must be able to tell a model that it is being trained.
+    """Refuses a model whose `call` does not take `training`.
 
     Example:
 
@@ -173,14 +144,14 @@ def check_tells_training(model: keras.Model) -> None:
     named = any(p.name == "training" for p in parameters)
     if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise ValueError(
-            f"`call` of model {model.name!r} takes no `training`, so its layers are "
-            "not told when they are trained, and masks that count steps must know. "
+            f"`call` of model {model.name!r} takes no `training`, so Keras cannot tell "
+            "its layers when they are trained, which masks that count steps need. "
             "Write it as call(self, inputs, training=None)."
         )
 
 
 def check_stop(stop_at: str | float | None) -> str | float | None:
-    """Where a search may stop: None, a sparsity or "below_dense".
+    """Returns where a search may stop: None, a sparsity or "below_dense".
 
     Example:
 
@@ -196,28 +167,3 @@ def check_stop(stop_at: str | float | None) -> str | float | None:
             f"Received: {stop_at!r}"
         )
     return stop_at
-
-
-def parse_moment(text: str, epochs_per_round: int) -> tuple[str, int]:
-    """("steps" or "epochs", count) from "init", "500 steps" or "2 epochs".
-
-    Example:
-
-    >>> parse_moment("500 steps", epochs_per_round=2)
-    ('steps', 500)
-    """
-    found = re.fullmatch(r"(\d+) (step|epoch)s?", str(text))
-    if text != "init" and found is None:
-        raise ValueError(
-            "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
-            f"'500 steps'. Received: {text!r}"
-        )
-    if text == "init" or found[1] == "0":
-        return "steps", 0
-    unit, count = f"{found[2]}s", int(found[1])
-    if unit == "epochs" and count >= epochs_per_round:
-        raise ValueError(
-            "`rewind_to` must lie before the end of round 0. Received: "
-            f"{text!r} with epochs_per_round={epochs_per_round}"
-        )
-    return unit, count

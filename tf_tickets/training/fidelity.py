@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import keras
+
 PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 
 
+@keras.saving.register_keras_serializable("tf_tickets")
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
     """What a rewind does with each part of the state.
@@ -18,7 +21,7 @@ class Fidelity:
         statistics: Moving averages of batch normalization and the like.
         optimizer: Momentum and other slots, averages of weights (EMA).
         learning_rate: Step and learning rate, the position on the schedule.
-        seeds: Random generators and, in `find_ticket`, the order of the data.
+        seeds: Random generators and, in `find_tickets`, the order of the data.
 
     Example:
 
@@ -44,6 +47,10 @@ class Fidelity:
 
     def get_config(self):
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
     @staticmethod
     def get(identifier: "str | dict | Fidelity") -> "Fidelity":

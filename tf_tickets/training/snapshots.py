@@ -10,12 +10,12 @@ import collections
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_tickets import optimizers, wrapping
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.kernels import to_numpy
 
 State = dict[str, dict[str, np.ndarray]]
 
@@ -39,17 +39,6 @@ def record(model: keras.Model) -> State:
         part: {name: to_numpy(v) for name, v in variables.items()}
         for part, variables in variables_by_part(model).items()
     }
-
-
-def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """The stored kernels as arrays, by kernel path.
-
-    Example:
-
-    >>> kernels(keras.Sequential([keras.Input((3,))]))
-    {}
-    """
-    return {p: to_numpy(v) for p, v in wrapping.kernels(model).items()}
 
 
 def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
@@ -101,11 +90,6 @@ def adopt(model: keras.Model, state: State) -> State:
         for part, variables in variables_by_part(model).items()
         for names in [_names(variables, state.get(part, {}))]
     }
-
-
-def to_numpy(variable: keras.Variable) -> np.ndarray:
-    """A copy: both backends may reuse the memory of what they hand out."""
-    return np.array(ops.convert_to_numpy(variable.value), copy=True)
 
 
 def restore(
@@ -209,8 +193,9 @@ def zero_slots(model: keras.Model) -> None:
     Old momentum, and the averages that `use_ema` writes over the weights at the
     end of `fit`, would otherwise bring pruned weights back.
     """
-    masks = wrapping.masks(model)
-    owners = {id(v): path for path, v in wrapping.kernels(model).items()}
+    kernels = wrapping.kernels(model)
+    masks = kernels.masks
+    owners = {id(v): path for path, v in kernels.variables.items()}
     for slot, variable in _slots(model):
         # Ftrl divides by its accumulator, which only scales: it stays.
         divisor = slot.name[len(variable.path) :] == "_accumulator"

@@ -1,14 +1,12 @@
 """How models go in and out: wrapped in Prunable layers, and plain again."""
 
 from tf_tickets.wrapping.kernels import (
+    Kernel,
+    Kernels,
     kernels,
-    mask_layers,
-    masks,
     plain_paths,
     prunables,
-    scales,
-    set_masks,
-    sparsity,
+    to_numpy,
     units,
 )
 from tf_tickets.wrapping.wrap import (
@@ -21,16 +19,14 @@ from tf_tickets.wrapping.wrap import (
 
 __all__ = [
     "Filters",
+    "Kernel",
+    "Kernels",
     "kernels",
-    "mask_layers",
-    "masks",
     "plain_paths",
     "prunables",
-    "scales",
-    "set_masks",
-    "sparsity",
     "strip",
     "stripped_copy",
+    "to_numpy",
     "units",
     "wrap",
     "wrap_kernels",

@@ -1,9 +1,11 @@
-"""The kernels of a model: their paths, variables and masks."""
+"""The kernels of a wrapped model: paths, variables and masks, found in one walk."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import ArrayLike
 
 from tf_tickets.masks.base import Mask
@@ -11,8 +13,158 @@ from tf_tickets.wrapping import paths, prunable, rebuilding
 from tf_tickets.wrapping.prunable import Prunable
 
 
+class Kernel(NamedTuple):
+    """One prunable kernel.
+
+    Args:
+        path: Its path in the plain model.
+        variable: Its stored variable.
+        mask_layer: Its mask parametrization.
+    """
+
+    path: str
+    variable: keras.Variable
+    mask_layer: Mask
+
+
+class Kernels(Mapping[str, Kernel]):
+    """The prunable kernels of a model, by their paths in the plain model.
+
+    The model is walked once, when the object is made; arrays are read when they are
+    asked for.
+
+    Args:
+        model: A wrapped model. A plain model has no prunable kernels.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> kernels = Kernels(tt.wrap(model, verbose=False))
+    >>> kernels.set_masks({"net/d/kernel": [[1], [0], [0]]})
+    >>> kernels.masks["net/d/kernel"].ravel().tolist()
+    [True, False, False]
+    >>> kernels
+    Kernels('net': 1 kernel, 1 of 3 weights kept, sparsity 0.6667)
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.layers = prunables(model)
+        names = {id(v): path for path, v in _plain_paths(model, self.layers).items()}
+        self._rows = {
+            names[id(variable)]: Kernel(names[id(variable)], variable, mask)
+            for layer in self.layers
+            for variable, mask in zip(
+                layer.kernel_variables.values(), layer.kernel_masks, strict=True
+            )
+        }
+
+    def __getitem__(self, path: str) -> Kernel:
+        return self._rows[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        if not self:
+            return f"Kernels({self.model.name!r}: no kernels, the model is not wrapped)"
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        plural = "" if len(self) == 1 else "s"
+        return (
+            f"Kernels({self.model.name!r}: {len(self)} kernel{plural}, {kept:,} of "
+            f"{self.size:,} weights kept, sparsity {self.sparsity:.4f})"
+        )
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        """Dict from path to the stored variable."""
+        return {path: row.variable for path, row in self._rows.items()}
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Dict from path to a copy of the stored kernel."""
+        return {path: to_numpy(row.variable) for path, row in self._rows.items()}
+
+    @property
+    def mask_layers(self) -> dict[str, Mask]:
+        """Dict from path to the mask parametrization."""
+        return {path: row.mask_layer for path, row in self._rows.items()}
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Dict from path to the hard mask: a boolean array, true where kept."""
+        return {path: row.mask_layer.value() for path, row in self._rows.items()}
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Dict from path to the factor of the kept weights, where it is not 1."""
+        factors = {path: row.mask_layer.kept_scale for path, row in self._rows.items()}
+        return {path: factor for path, factor in factors.items() if factor != 1.0}
+
+    @property
+    def size(self) -> int:
+        """Number of prunable weights."""
+        return sum(int(np.prod(row.variable.shape)) for row in self._rows.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among the prunable weights."""
+        if not self:
+            raise ValueError(
+                f"Model {self.model.name!r} has no Prunable layers, so it has no "
+                "sparsity. Wrap it: model = tf_tickets.wrap(model)."
+            )
+        masks = self.masks.values()
+        size = sum(mask.size for mask in masks)
+        return (size - sum(int(mask.sum()) for mask in masks)) / size
+
+    def set_masks(
+        self,
+        masks: Mapping[str, ArrayLike],
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """Sets masks and writes zeros where they prune.
+
+        Args:
+            masks: Dict from path to a mask of 0 and 1; kernels left out keep theirs.
+            scales: Dict from path to the factor of the kept weights, where it is not
+                1; None leaves all factors as they are.
+        """
+        unknown = set(masks) - set(self._rows)
+        if unknown:
+            raise ValueError(
+                "`masks` has paths that are no kernels of the model. Received: "
+                f"{sorted(unknown)}. The kernels: {list(self._rows)}."
+            )
+        for path, mask in masks.items():
+            row = self._rows[path]
+            scale = None if scales is None else scales.get(path, 1.0)
+            row.mask_layer.assign(mask, scale)
+            prunable.zero_pruned(row.variable, row.mask_layer)
+
+
+def kernels(model: keras.Model) -> Kernels:
+    """Returns the prunable kernels of a model with their masks.
+
+    Args:
+        model: A wrapped model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="d")],
+    ...                          name="net")
+    >>> list(kernels(tt.wrap(model, verbose=False)))
+    ['net/d/kernel']
+    """
+    return Kernels(model)
+
+
 def prunables(model: keras.Model) -> list[Prunable]:
-    """The Prunable layers of a model, each once.
+    """Returns the Prunable layers of a model, each once.
 
     Example:
 
@@ -22,128 +174,28 @@ def prunables(model: keras.Model) -> list[Prunable]:
     return [layer for layer in paths.walk(model) if isinstance(layer, Prunable)]
 
 
-def kernels(model: keras.Model) -> dict[str, keras.Variable]:
-    """Dict from a kernel's path in the plain model to its stored variable.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="d")],
-    ...                          name="net")
-    >>> list(kernels(wrap(model, verbose=False)))
-    ['net/d/kernel']
-    """
-    return {path: variable for path, variable, _ in _kernel_rows(model)}
-
-
-def masks(model: keras.Model) -> dict[str, np.ndarray]:
-    """Dict from a kernel's path in the plain model to its hard 0/1 mask.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
-    ...                          name="net")
-    >>> masks(wrap(model, verbose=False))["net/d/kernel"].tolist()
-    [[True], [True], [True]]
-    """
-    return {path: mask.value() for path, _, mask in _kernel_rows(model)}
-
-
-def mask_layers(model: keras.Model) -> dict[str, Mask]:
-    """Dict from a kernel's path in the plain model to its mask parametrization.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
-    ...                          name="net")
-    >>> mask_layers(wrap(model, verbose=False))["net/d/kernel"].learned
-    False
-    """
-    return {path: mask for path, _, mask in _kernel_rows(model)}
-
-
-def scales(model: keras.Model) -> dict[str, float]:
-    """Dict from kernel path to what kept weights are multiplied with, if not 1.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
-    ...                          name="net")
-    >>> scales(wrap(model, mask="soft", verbose=False))
-    {'net/d/kernel': 2.0}
-    """
-    found = {path: mask.kept_scale for path, mask in mask_layers(model).items()}
-    return {path: scale for path, scale in found.items() if scale != 1.0}
-
-
-def sparsity(model: keras.Model) -> float:
-    """Fraction of zeros among the prunable weights.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
-    >>> sparsity(wrap(model, verbose=False))
-    0.0
-    """
-    found = masks(model).values()
-    size = sum(mask.size for mask in found)
-    return (size - sum(int(mask.sum()) for mask in found)) / size
-
-
-def set_masks(
-    model: keras.Model,
-    new: Mapping[str, ArrayLike],
-    scales: Mapping[str, float] | None = None,
-) -> None:
-    """Sets masks by path in the plain model and zeroes what they prune.
-
-    Args:
-        model: A wrapped model.
-        new: Dict from kernel path to mask.
-        scales: Dict from kernel path to what kept weights are multiplied with,
-            where that is not 1; None leaves it as it is.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
-    ...                          name="net")
-    >>> wrapped = wrap(model, verbose=False)
-    >>> set_masks(wrapped, {"net/d/kernel": [[1], [0], [0]]})
-    >>> int((np.asarray(model.layers[0].kernel) != 0).sum())
-    1
-    """
-    rows = {path: (variable, mask) for path, variable, mask in _kernel_rows(model)}
-    unknown = set(new) - set(rows)
-    if unknown:
-        raise ValueError(
-            f"`new` has masks for what are no kernels of the model. Received: "
-            f"{sorted(unknown)}. The kernels: {list(rows)}."
-        )
-    for path, values in new.items():
-        variable, mask = rows[path]
-        mask.assign(values, None if scales is None else scales.get(path, 1.0))
-        prunable.zero_pruned(variable, mask)
-
-
 def plain_paths(model: keras.Model) -> dict[str, keras.Variable]:
-    """Dict from the path in the plain model to variable, masks left out.
+    """Returns the variables by their paths in the plain model, without those of masks.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="d")],
     ...                          name="net")
-    >>> list(plain_paths(wrap(model, verbose=False)))
+    >>> list(plain_paths(tt.wrap(model, verbose=False)))
     ['net/d/kernel', 'net/d/bias']
     """
-    wrapped = prunables(model)
-    masks_ = [mask for layer in wrapped for mask in layer.kernel_masks]
-    state = {id(v) for mask in masks_ for v in mask.variables}
-    rest = [v for v in model.variables if id(v) not in state]
-    renamed = dict(_renaming(layer) for layer in wrapped)
-    return paths.plain_paths(rest, renamed)
+    return _plain_paths(model, prunables(model))
+
+
+def _plain_paths(model, wrappers):
+    masks = [mask for layer in wrappers for mask in layer.kernel_masks]
+    state = {id(v) for mask in masks for v in mask.variables}
+    variables = [v for v in model.variables if id(v) not in state]
+    return paths.plain_paths(variables, dict(_renaming(layer) for layer in wrappers))
 
 
 def _renaming(wrapper):
-    """The path of the layer inside, as it is and as it is without the wrapper."""
+    """Returns the path of the inner layer, as it is and without the wrapper."""
     inside = wrapper.layer.path or wrapper.layer.name
     scope, _, _ = (wrapper.path or "").rpartition("/")
     if not inside.startswith(f"{wrapper.path}/"):
@@ -151,19 +203,19 @@ def _renaming(wrapper):
     return inside, f"{scope}/{wrapper.layer.name}".lstrip("/")
 
 
-def _kernel_rows(model):
-    names = {id(v): path for path, v in plain_paths(model).items()}
-    return [
-        (names[id(variable)], variable, mask)
-        for layer in prunables(model)
-        for variable, mask in zip(
-            layer.kernel_variables.values(), layer.kernel_masks, strict=True
-        )
-    ]
+def to_numpy(variable: keras.Variable) -> np.ndarray:
+    """Returns a copy: both backends may reuse the memory of what they hand out.
+
+    Example:
+
+    >>> to_numpy(keras.Variable([1.0])).tolist()
+    [1.0]
+    """
+    return np.array(ops.convert_to_numpy(variable.value), copy=True)
 
 
 def units(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that are wrapped as one: leaves of the tree of nested models.
+    """Returns the layers that are wrapped as one: leaves of the tree of nested models.
 
     Example:
 
@@ -171,11 +223,11 @@ def units(model: keras.Model) -> list[keras.layers.Layer]:
     >>> [layer.name for layer in units(keras.Sequential([keras.Input((3,)), inner]))]
     ['d']
     """
-    found = []
+    layers = []
     for layer in paths.children(model):
-        found += units(layer) if rebuilding.is_graph(layer) else [layer]
+        layers += units(layer) if rebuilding.is_graph(layer) else [layer]
     return [
         layer
-        for layer in {id(layer): layer for layer in found}.values()
+        for layer in {id(layer): layer for layer in layers}.values()
         if not isinstance(layer, keras.layers.InputLayer)
     ]

@@ -1,7 +1,7 @@
-"""Whole models in and out: `wrap` puts Prunable around layers, `strip` undoes it.
+"""Wraps the layers of whole models in Prunable, and strips the wrappers again.
 
-Functional and Sequential models, nested ones too, are rebuilt around the same
-layers; other models are changed in place, in the attributes that hold their
+Functional and Sequential models, nested ones included, are rebuilt around the same
+layers. Subclassed models are changed in place, in the attributes that hold their
 layers. In both cases the variables stay the same objects.
 """
 
@@ -17,12 +17,9 @@ from tf_tickets import optimizers
 from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths, rebuilding
 from tf_tickets.wrapping.kernels import (
-    _kernel_rows,
     kernels,
-    mask_layers,
     plain_paths,
     prunables,
-    scales,
     units,
 )
 from tf_tickets.wrapping.prunable import Prunable, why_not
@@ -49,23 +46,23 @@ def wrap(
         model: A built Keras model: Sequential, functional or subclassed, with
             other models nested in it.
         filters: Which layers to wrap, as in `keras.Model.quantize`: a regular
-            expression that is searched in the layer's name, a list of names, or
-            a function of the layer. For layers inside a layer the name is the
-            way there, such as "attention/query".
-        embeddings: Whether embedding tables are kernels too. Their gradient
-            becomes dense then, which makes a step slower.
-        mask: The mask parametrization: "fixed" for 0/1 masks, "penalized" for those
-            with a growing penalty, "soft", "stochastic" or "topk" for learned ones, or
-            one of `tf_tickets.masks` as an instance.
-        verbose: Whether to print one line on what was done.
-        score_optimizer: The optimizer of a learned mask's scores, where `model` is
-            compiled; by default a copy of the model's, without weight decay.
+            expression searched in the layer's name, a list of names, or a function of
+            the layer. A layer inside a layer is named by its path, such as
+            "attention/query".
+        embeddings: Whether embedding tables are kernels too. Their gradient becomes
+            dense, which makes a step slower.
+        mask: The mask parametrization: "fixed" for 0/1 masks, "penalized" for masks
+            with a growing penalty, "soft", "stochastic" or "topk" for learned masks, or
+            an instance of a class in `tf_tickets.masks`.
+        verbose: Whether to print one line about the result.
+        score_optimizer: The optimizer of a learned mask's scores if `model` is
+            compiled; by default a copy of the model's optimizer, without weight decay.
 
     Returns:
-        The model of wrapped layers, sharing the variables of `model`, and compiled
-        as `model` is, with its optimizer, beside which learned masks have one of
-        their own (`tf_tickets.optimizers.with_scores`). A subclassed model is changed
-        in place and returned; while it is wrapped, only its weights can be saved.
+        The model of wrapped layers. It shares the variables of `model` and is compiled
+        as `model` is. Learned masks get an optimizer of their own beside the model's
+        (`tf_tickets.optimizers.with_scores`). A subclassed model is changed in place
+        and returned; while it is wrapped, only its weights can be saved.
 
     Example:
 
@@ -91,14 +88,14 @@ def wrap(
 def wrap_kernels(
     model: keras.Model, variables: Iterable[keras.Variable], mask: str | Mask = "fixed"
 ) -> keras.Model:
-    """Wraps precisely the layers of the given kernel variables.
+    """Wraps exactly the layers that own the given kernel variables.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
-    >>> list(kernels(wrap_kernels(model, [model.layers[0].kernel])).values()) == [
-    ...     model.layers[0].kernel]
-    True
+    >>> wrapped = wrap_kernels(model, [model.layers[0].kernel])
+    >>> len(tt.kernels(wrapped))
+    1
     """
     _check_model(model)
     wanted = {id(v) for v in variables}
@@ -114,18 +111,17 @@ def wrap_kernels(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Takes the wrappers off and leaves the zeros in the kernels.
+    """Removes the wrappers and leaves the zeros in the kernels.
 
     Args:
-        model: A wrapped model. Of learned masks it is the hard mask that counts,
-            with its scale, and the model itself stays as it is.
+        model: A wrapped model. Learned masks count as their hard masks, with their
+            scale; a model with learned masks is not changed itself.
 
     Returns:
-        A plain Keras model that predicts the same and shares its variables with
-        `model`, or where masks are learned or scale what they keep, has variables
-        of its own. It is not compiled, so that its file holds the weights alone;
-        compile it to evaluate or train it. A subclassed model is changed in place
-        and returned.
+        A plain Keras model with the same predictions. It shares its variables with
+        `model`, unless masks are learned or scale the kept weights: then it has its
+        own. It is not compiled, which keeps the optimizer out of its file; compile it
+        to evaluate or train it. A subclassed model is changed in place and returned.
 
     Example:
 
@@ -134,24 +130,25 @@ def strip(model: keras.Model) -> keras.Model:
     >>> type(plain.layers[0]).__name__
     'Dense'
     """
-    wrapped = prunables(model)
+    wrapped = kernels(model)
     if not wrapped:
         raise ValueError(
             f"Model {model.name!r} has no Prunable layers, so there is nothing to "
             "strip. Received a plain model."
         )
-    if scales(model) or any(mask.learned for mask in mask_layers(model).values()):
+    masks = wrapped.mask_layers.values()
+    if wrapped.scales or any(mask.learned for mask in masks):
         return stripped_copy(model)
-    for layer in wrapped:
+    for layer in wrapped.layers:
         layer.release()
     return rebuilding.transform(model, _unwrap_layer)
 
 
 def stripped_copy(model: keras.Model) -> keras.Model:
-    """A plain model with variables of its own; the wrapped one stays as it is.
+    """Returns a plain model with its own variables; the wrapped one does not change.
 
     Args:
-        model: A wrapped model. A subclassed one is changed in place all the same.
+        model: A wrapped model. A subclassed model is changed in place nevertheless.
 
     Example:
 
@@ -162,8 +159,9 @@ def stripped_copy(model: keras.Model) -> keras.Model:
     (1, 0)
     """
     factors = {
-        id(variable): mask.value() * np.float32(mask.kept_scale)
-        for _, variable, mask in _kernel_rows(model)
+        id(kernel.variable): kernel.mask_layer.value()
+        * np.float32(kernel.mask_layer.kept_scale)
+        for kernel in kernels(model).values()
     }
     plain = rebuilding.transform(model, _unwrap_layer)
     shared = plain.variables
@@ -176,13 +174,13 @@ def stripped_copy(model: keras.Model) -> keras.Model:
 
 
 def _scaled(value, factor):
-    """With positive zeros, which are what files are compressed by."""
+    """Multiplies and writes positive zeros, which compress better than -0.0."""
     scaled = value * ops.cast(factor, value.dtype)
     return ops.where(factor == 0, ops.zeros_like(value), scaled)
 
 
 def _choose(model, accept, embeddings):
-    """Dict from each unit's id to the (path, variable) pairs to prune in it."""
+    """Returns a dict from each unit's id to its prunable (path, variable) pairs."""
     chosen = {}
     for unit in units(model):
         owned = paths.variables_of(unit)
@@ -195,7 +193,7 @@ def _choose(model, accept, embeddings):
 
 
 def _way(unit, owned):
-    """Names of the layers from the unit down to the variable's owner."""
+    """Returns the layer names from the unit down to the variable's owner."""
     return [unit.name, *owned.path.split("/")[:-1]]
 
 
@@ -291,11 +289,10 @@ def _nothing_to_prune(model, embeddings):
 
 
 def _one_line(model):
-    table = plain_paths(model)
-    found = kernels(model)
-    rest = [v for path, v in table.items() if path not in found]
+    prunable = kernels(model)
+    rest = [v for path, v in plain_paths(model).items() if path not in prunable]
     return (
-        f"tf_tickets: {_count(found.values(), 'kernel')} prunable; "
+        f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable; "
         f"{_count(rest, 'variable')} not."
     )
 

@@ -2,47 +2,48 @@
 
 import keras
 
+from tf_tickets import arguments
 from tf_tickets.masks.annealing import GrowingPenalty
+from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.search.penalty_search import ExtrusionSearch
-from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.search.phases import PenaltyPhase, StageOne
+from tf_tickets.search.press_and_remove import PressAndRemove
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training.rewind import Rewind
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class DLTH(ExtrusionSearch):
+class DLTH(TicketSearch):
     """Random Sparse Network Transformation: chooses at random, presses, removes.
 
-    A callback that owns one `fit` over a model that `search.wrap` gave. Weights are
-    chosen at random in every kernel; a penalty on them grows, which moves what they
-    know into the others, and stands until they are next to zero; then they are
-    removed and the rest is fine-tuned with a new optimizer. With several rounds it
-    is the iterative variant: every round transforms some more, the last ticket is
+    A callback that runs one `fit` over a model that `search.wrap` returned. Weights of
+    every kernel are chosen at random. A penalty on them grows, which moves their
+    information into the other weights, and holds until they are next to zero. Then they
+    are removed, and the rest is fine-tuned with a new optimizer. Several rounds are the
+    iterative variant: each round transforms more weights, and the last ticket is
     fine-tuned.
 
-    The published settings are `penalty=GrowingPenalty(1e-4, interval=5,
-    hold=40_000)`, for SGD with momentum 0.9 and `penalty_learning_rate=1e-3`. The
-    published code chooses not at random by default, but the weights that are the
-    smallest at the beginning: that is `criterion="magnitude"`.
+    The published settings are `penalty=PenaltyPhase(epochs, GrowingPenalty(1e-4,
+    interval=5, hold=40_000), learning_rate=1e-3)`, for SGD with momentum 0.9. By
+    default the published code does not choose at random but takes the weights that are
+    smallest at the beginning: `criterion="magnitude"`.
 
     Args:
         final_sparsity: Sparsity of the last ticket, in [0, 1); or a dict from regular
-            expressions over kernel paths to sparsities, the first match counts.
+            expressions over kernel paths to sparsities; the first match counts.
         rounds: In how many rounds; 1 for the one-shot method.
-        penalty_epochs: Epochs in which a round's penalty grows and stands; removal
-            waits for the end of the last.
+        penalty: The phase in which a round's penalty grows and holds: a number of
+            epochs or a `PenaltyPhase`. By default the penalty grows to 1 in the first
+            5/9 of 20 epochs.
         epochs_per_round: Epochs of fine-tuning.
-        penalty: Schedule of the penalty's strength; by default it grows to 1 in the
-            first 5/9 of the epochs and stands for the others.
-        criterion: "random", or what is to be kept otherwise, as in `tf_tickets.IMP`.
+        criterion: "random", or what is kept instead, as in `tf_tickets.IMP`.
         allocation: "uniform" for the same sparsity in every kernel, or as in `IMP`.
         train: Which tickets are fine-tuned: "each", "last" or "none".
-        penalty_learning_rate: Learning rate under the penalty; None for that of
-            the optimizer, whose schedule, if it has one, begins anew.
-        fidelity: What is rewound before a ticket is trained: "learning_rate" keeps
-            the transformed weights and begins the schedule anew.
-        monitor: The logged metric by which tickets are judged.
-        tolerance: How far below the best ticket another one may be.
+        rewind_to: What is rewound before a ticket is trained. The default keeps the
+            transformed weights and restarts the schedule.
+        monitor: The metric by which tickets are judged, as in `IMP`.
         seed: Seed of the choice.
 
     Example:
@@ -50,7 +51,7 @@ class DLTH(ExtrusionSearch):
     >>> keras.utils.set_random_seed(0)
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> model.compile(keras.optimizers.SGD(0.1), "mse")
-    >>> search = DLTH(0.5, penalty_epochs=40, epochs_per_round=1, monitor="loss")
+    >>> search = DLTH(0.5, penalty=40, epochs_per_round=1, monitor="loss")
     >>> model = search.wrap(model, verbose=False)
     >>> x, y = np.ones((8, 4)), np.ones((8, 5))
     >>> history = model.fit(x, y, epochs=search.epochs, callbacks=[search], verbose=0)
@@ -59,28 +60,42 @@ class DLTH(ExtrusionSearch):
     """
 
     method = "dlth"
+    _serializers = {"criterion": criteria.serialize}
 
     def __init__(
         self,
         final_sparsity: float | dict[str, float] = 0.9,
         rounds: int = 1,
-        penalty_epochs: int = 20,
+        penalty: int | PenaltyPhase = 20,
         epochs_per_round: int = 20,
-        penalty: GrowingPenalty | dict | None = None,
         *,
         criterion: str | criteria.Criterion = "random",
-        allocation: str | dict | Allocation = "uniform",
+        allocation: str | Allocation = "uniform",
         train: str = "last",
-        penalty_learning_rate: float | None = None,
-        fidelity: str | dict | Fidelity = "learning_rate",
-        monitor: str = "val_accuracy",
-        tolerance: float = 0.0,
+        rewind_to: str | Rewind = Rewind("init", "learning_rate"),  # noqa: B008  frozen
+        monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
-        given = {n: v for n, v in locals().items() if n not in ("self", "__class__")}
-        super().__init__(**given)
-
-    def settings(self) -> dict:
-        config = super().settings()
-        del config["rewind_to"]
-        return config
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_fraction(final_sparsity=final_sparsity)
+        arguments.check_choice(("each", "last", "none"), train=train)
+        self.final_sparsity = final_sparsity
+        self.rounds = rounds
+        self.penalty = PenaltyPhase.get(penalty, GrowingPenalty())
+        self.epochs_per_round = epochs_per_round
+        self.criterion = criteria.get(criterion)
+        self.allocation = allocation
+        self.train = train
+        rewind = Rewind.get(rewind_to, "learning_rate")
+        plan = PressAndRemove(
+            final_sparsity,
+            rounds,
+            epochs_per_round,
+            self.penalty,
+            StageOne(0),
+            self.criterion,
+            allocations.get(allocation),
+            rewind,
+            train,
+        )
+        super().__init__(plan, rewind, monitor, seed)

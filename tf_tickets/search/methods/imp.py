@@ -1,45 +1,52 @@
 """Iterative magnitude pruning with rewinding (Frankle and Carbin 2019)."""
 
 import keras
-import numpy as np
 
-from tf_tickets import wrapping
-from tf_tickets.pruning import allocation, criteria
+from tf_tickets import arguments
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import criteria
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.search.pruning_search import RankedSearch
-from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.search.plan import Run
+from tf_tickets.search.prune_and_rewind import (
+    Masks,
+    PruneAndRewind,
+    ranked,
+    weights_at,
+)
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training.rewind import Rewind
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class IMP(RankedSearch):
+class IMP(TicketSearch):
     """Iterative magnitude pruning: train, prune the smallest, rewind, again.
 
-    A callback that owns the rounds of one `fit` over a wrapped model. After it,
-    `tickets` has a ticket a round, `dense` the metrics of the dense network,
-    `best` the ticket to take.
+    A callback that runs the rounds of one `fit` over a wrapped model. Afterwards
+    `tickets` holds one ticket a round, `dense` the metrics of the dense network, and
+    `best` the sparsest ticket within tolerance.
 
     Weight rewinding (Frankle et al. 2020) is `rewind_to="500 steps"`; the exact
-    one of Renda et al. adds `fidelity="exact"`; learning-rate rewinding is
-    `fidelity="learning_rate"`, and fine-tuning `fidelity="fine_tune"`.
+    rewinding of Renda et al. is `rewind_to=Rewind("500 steps", "exact")`. Learning-rate
+    rewinding is `Rewind("init", "learning_rate")`, fine-tuning `Rewind("init",
+    "fine_tune")`.
 
     Args:
         rounds: How many times to prune; the search trains once more than that.
-        epochs_per_round: Epochs that each training takes.
-        rate: Fraction of the kept weights that a round prunes, 0 to 1; or a dict
-            from regular expressions over kernel paths to rates per layer, such
-            as `{"output": 0.1, ".": 0.2}`, the first match counts.
-        rewind_to: "init", "N steps" or "N epochs" of round 0.
-        fidelity: What is rewound: "weights" (weights, statistics and schedule;
-            new optimizer), "exact", "learning_rate", "fine_tune", or a
-            `tf_tickets.snapshots.Fidelity`.
+        epochs_per_round: Epochs of each training.
+        rate: Fraction of the remaining weights that a round prunes, 0 to 1; or a dict
+            from regular expressions over kernel paths to rates, such as
+            `{"output": 0.1, ".": 0.2}`; the first match counts.
+        rewind_to: Where tickets start from: "init", "N steps", "N epochs" of round 0,
+            or a `tf_tickets.Rewind`, which also selects what is rewound.
         criterion: What is kept: "magnitude", "magnitude_increase", "movement",
-            "random" or a function.
-        allocation: How a single rate is spread: "global", "uniform", "erk" or a
-            function.
-        stop_at: None; a sparsity, at which the search stops and to which its last
-            round prunes exactly; or "below_dense".
-        monitor: The logged metric by which tickets are judged.
-        tolerance: How far below the dense network a ticket may be.
+            "random", another name of `tf_tickets.criteria`, or a function.
+        allocation: How one rate is spread over the kernels: "global", "uniform", "erk"
+            or a function.
+        stop_at: None; a sparsity, at which the search stops and to which its last round
+            prunes exactly; or "below_dense".
+        monitor: The metric by which tickets are judged: its name, or a
+            `tf_tickets.Monitor` with a tolerance.
         seed: Seed of the "random" criterion.
 
     Example:
@@ -56,79 +63,45 @@ class IMP(RankedSearch):
     """
 
     method = "imp"
+    _serializers = {"criterion": criteria.serialize}
 
     def __init__(
         self,
         rounds: int = 10,
         epochs_per_round: int = 20,
         rate: float | dict[str, float] = 0.2,
-        rewind_to: str = "init",
+        rewind_to: str | Rewind = "init",
         *,
-        fidelity: str | dict | Fidelity = "weights",
         criterion: str | criteria.Criterion = "magnitude",
-        allocation: str | dict | Allocation = "global",
+        allocation: str | Allocation = "global",
         stop_at: float | str | None = None,
-        monitor: str = "val_accuracy",
-        tolerance: float = 0.0,
+        monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            criterion,
-            allocation,
-            rounds=rounds,
-            epochs_per_round=epochs_per_round,
-            rewind_to=rewind_to,
-            fidelity=fidelity,
-            stop_at=stop_at,
-            monitor=monitor,
-            tolerance=tolerance,
-            seed=seed,
-        )
-        _check_rate(rate)
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_fraction(rate=rate)
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
         self.rate = rate
+        self.criterion = criteria.get(criterion)
+        self.allocation = allocation
+        self.stop_at = stop_at
+        next_masks = ranked(self.criterion, allocations.get(allocation), self._keep)
+        plan = PruneAndRewind(
+            rounds, epochs_per_round, next_masks, rewind_to, stop_at, monitor
+        )
+        super().__init__(plan, rewind_to, monitor, seed)
 
-    def check_model(self) -> None:
-        super().check_model()
+    def on_train_begin(self, logs=None):
         if isinstance(self.rate, dict):
-            allocation.check_matched(wrapping.kernels(self.model), self.rate)
+            allocations.check_matched(self.engine.kernels, self.rate)
+        super().on_train_begin(logs)
 
-    def counts(
-        self, scores: dict[str, np.ndarray], masks: dict[str, np.ndarray]
-    ) -> dict[str, int]:
-        floor = self.floor() if isinstance(self.stop_at, float) else 0
+    def _keep(self, run: Run, masks: Masks) -> int | dict[str, int]:
+        floor = (
+            weights_at(self.stop_at, masks) if isinstance(self.stop_at, float) else 0
+        )
         if isinstance(self.rate, dict):
-            counts = allocation.after_rates(masks, self.rate)
-            return _lift(counts, masks, floor)
-        keep = allocation.after_rate(masks, self.rate)
-        return self.allocate(scores, masks, max(keep, floor))
-
-    def settings(self) -> dict:
-        return {**super().settings(), "rate": self.rate}
-
-
-def _lift(counts, masks, floor):
-    """The counts, where they sum to less than `floor`, raised to that sum.
-
-    Every kernel gets back the same fraction of what it was to lose.
-    """
-    alive = {path: int(mask.sum()) for path, mask in masks.items()}
-    missing = floor - sum(counts.values())
-    if missing <= 0:
-        return counts
-    lost = sum(alive.values()) - sum(counts.values())
-    exact = {p: missing * (alive[p] - counts[p]) / lost for p in counts}
-    lifted = {p: counts[p] + int(exact[p]) for p in counts}
-    by_remainder = sorted(counts, key=lambda p: int(exact[p]) - exact[p])
-    for path in by_remainder[: floor - sum(lifted.values())]:
-        lifted[path] += 1
-    return lifted
-
-
-def _check_rate(rate):
-    rates = rate.values() if isinstance(rate, dict) else [rate]
-    for value in rates:
-        if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-            raise ValueError(
-                "`rate` is the fraction of the kept weights that a round prunes and "
-                f"must lie in [0, 1). Received: rate={rate}"
-            )
+            counts = allocations.after_rates(masks, self.rate)
+            return allocations.lifted(counts, masks, floor)
+        return max(allocations.after_rate(masks, self.rate), floor)

@@ -1,4 +1,4 @@
-"""KDLTS: a ticket at initialization, found by what trained teachers know."""
+"""KDLTS: a ticket at initialization, found with the knowledge of trained teachers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -6,71 +6,66 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from tf_tickets import distillation, wrapping
+from tf_tickets import arguments, distillation
+from tf_tickets import masks as masks_module
+from tf_tickets.configuration import described
+from tf_tickets.distillation import DistillationLoss
 from tf_tickets.distillation.distiller import Distiller
-from tf_tickets.distillation.losses import DistillationLoss
-from tf_tickets.masks.annealing import ExponentialTemperature
-from tf_tickets.masks.budget import BudgetMask
-from tf_tickets.masks.soft import SoftMask
-from tf_tickets.masks.topk import TopKMask
-from tf_tickets.pruning import allocation, selection
-from tf_tickets.pruning.allocation import Allocation, global_, named_allocation
-from tf_tickets.search.mask_search import MaskSearch
-from tf_tickets.training import batches, checks, snapshots
+from tf_tickets.masks import BudgetMask, SoftMask, TopKMask
+from tf_tickets.masks.learned import LearnedMask
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import selection
+from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.search.learn_masks import LearnMasks, freeze_weights, learned
+from tf_tickets.search.methods.continuous import optimizer_or_none
+from tf_tickets.search.plan import Run
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
-from tf_tickets.training.snapshots import to_numpy
-from tf_tickets.wrapping import rebuilding
-
-_CONSTRAINTS = ("lagrangian", "l1", "topk")
-# Arguments that are kept and configured as they are.
-_OWN = (
-    *("final_sparsity", "distillation_loss_weights", "student_loss_weight"),
-    *("constraint", "strength", "train_weights", "initial_score"),
-    "final_temperature",
-)
+from tf_tickets.training.rewind import Rewind
+from tf_tickets.wrapping import Kernels, kernels, prunables, rebuilding, to_numpy
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class KDLTS(MaskSearch):
+class KDLTS(TicketSearch):
     """Knowledge-distillation ticket search.
 
-    Scores are trained so that the masked network answers, feels and relates as an
-    ensemble of teachers does, while its number of weights is brought down; then the
-    weights of the highest scores make the mask, exactly as many as wanted, and all but
-    the mask goes back to where it began. `search.wrap(model)` gives a compiled
-    `Distiller`; the search is the callback of its `fit`. Afterwards the model is the
-    untrained ticket; the metrics of `search.tickets[0]` are still those of the trained
+    Scores are trained so that the masked network matches the outputs, features and
+    relations of an ensemble of teachers while its number of weights is reduced. Then
+    the weights with the highest scores make the mask, exactly as many as wanted, and
+    everything but the mask is rewound. `search.wrap(model)` returns a compiled
+    `Distiller`; the search is a callback of its `fit`. Afterwards the model is the
+    untrained ticket. The metrics of `search.tickets[0]` are still those of the trained
     network with soft masks that it was taken from.
 
-    The paper's full text is not public. Stated are tickets at initialization, an
+    The paper's full text is not public. It states tickets at initialization, an
     ensemble of teachers, information from responses, features and relations, and
-    deterministic approximations to a mixed-integer problem; which ones, all weights and
-    numbers are our choice and arguments.
+    deterministic approximations to a mixed-integer problem. Which ones, all weights and
+    all numbers are our choice, and configurable.
 
     Args:
         final_sparsity: Fraction of zeros in the ticket.
         epochs: Epochs of the search.
-        distillation_losses: What is learned from the teachers, a list; by default
-            their answers, and features and distances before the last kernel.
-        distillation_loss_weights: A weight for each; by default 1.
+        distillation_losses: What is learned from the teachers, a list; by default their
+            outputs, and features and distances before the last kernel.
+        distillation_loss_weights: A weight for each loss; by default 1.
         student_loss_weight: Weight of the compiled loss.
-        constraint: "lagrangian": an augmented Lagrangian brings soft masks to the
-            number; "l1": a penalty on their sum does not know it; "topk": only so many
-            weights are used at every step, those of the highest scores.
-        strength: Of the Lagrangian, or the penalty's weight, which wants to be
-            something like 1e-6.
+        mask: How the number of weights is held. "budget", or a `masks.BudgetMask` with
+            its own strength: an augmented Lagrangian reduces soft masks to the number.
+            "soft": a penalty on the sum of the masks, which does not know the number;
+            its weight, as in `masks.SoftMask(penalty=1e-6, scale_mask=False)`, decides
+            how far they go. "topk": only so many weights are used at every step, those
+            with the highest scores.
         allocation: "global", "uniform", "erk" or a function: how many weights each
-            kernel keeps. "topk" needs one that does not ask for scores.
-        train_weights: Whether weights are trained in the search, and then forgotten,
-            or stay as they are: the weights of the given model are then frozen, and
-            remain so.
+            kernel keeps. "topk" needs one that does not depend on scores.
+        train_weights: Whether weights are trained in the search, and then forgotten. If
+            not, the weights of the given model are frozen, and remain so.
         rewind_to: "init", "N steps" or "N epochs": the weights the ticket starts from.
-            With a moment later than "init" it is an early-training ticket.
-        initial_score: The score that every weight begins with; "topk" draws them.
-        final_temperature: The temperature of soft masks at the end.
+            A moment later than "init" makes it an early-training ticket.
         score_optimizer: The optimizer of the scores; None for that of the weights.
-        monitor: The logged metric by which tickets are judged.
-        seed: Seed of what the search draws at random.
+        monitor: The metric by which tickets are judged: its name or a `Monitor`.
+        seed: Seed of everything that the search draws.
 
     Example:
 
@@ -95,70 +90,87 @@ class KDLTS(MaskSearch):
         self,
         final_sparsity: float = 0.9,
         epochs: int = 20,
-        distillation_losses: Sequence[Any] | None = None,
+        distillation_losses: Sequence[DistillationLoss] | None = None,
         distillation_loss_weights: Sequence[float] | None = None,
         student_loss_weight: float = 0.5,
+        mask: str | LearnedMask = "budget",
         *,
-        constraint: str = "lagrangian",
-        strength: float = 100.0,
-        allocation: str | dict | Allocation = "global",
+        allocation: str | Allocation = "global",
         train_weights: bool = True,
-        rewind_to: str = "init",
-        initial_score: float = 0.0,
-        final_temperature: float = 200.0,
-        score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
-        monitor: str = "val_accuracy",
+        rewind_to: str | Rewind = "init",
+        score_optimizer: str | keras.optimizers.Optimizer | None = None,
+        monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _OWN}
-        checks.check_counts(epochs=epochs)
-        _check(final_sparsity, constraint, allocation)
-        mask = _mask(constraint, strength, initial_score, final_temperature)
-        scores: Any = {"score_optimizer": score_optimizer, "rewind_to": rewind_to}
-        super().__init__(mask, 1, epochs, **scores, monitor=monitor, seed=seed)
-        self.__dict__.update(given)
-        self.distillation_losses = _losses(distillation_losses)
-        self.allocation, self.allocate = named_allocation(allocation)
-        self.teachers: list[keras.Model] | None = None
-        self.teacher_epochs = 0
+        arguments.check_counts(epochs=epochs)
+        arguments.check_fraction(final_sparsity=final_sparsity)
+        self.final_sparsity = final_sparsity
+        self.distillation_losses = distillation_losses
+        self.distillation_loss_weights = distillation_loss_weights
+        self.student_loss_weight = student_loss_weight
+        self.mask = _mask(mask, allocation)
+        self.allocation = allocation
+        self.train_weights = train_weights
+        self.score_optimizer = optimizer_or_none(score_optimizer)
+        self._plan = _TaughtRound(self, epochs)
+        super().__init__(self._plan, rewind_to, monitor, seed)
+
+    def _origin(self):
+        teachers = self._plan.teachers or []
+        digests = [batches.digest(teacher.get_weights()) for teacher in teachers]
+        settings = {**described(self), "teachers": digests}
+        return {"method": self.method, "settings": settings}
 
     def taught_by(self, *teachers: keras.Model, epochs: int = 0) -> Self:
-        """Names the teachers; none of them for a search by the labels alone.
+        """Sets the teachers; none of them for a search with the labels alone.
 
         Args:
             *teachers: The models.
-            epochs: For how long all of them were trained, where that is to count as a
-                part of the search, in a frontier.
+            epochs: For how many epochs they were trained in all, if that is to count as
+                a part of the search in a frontier.
 
         Returns:
             The search itself.
         """
-        self.teachers = list(teachers)
-        self.teacher_epochs = epochs
+        self._plan.teachers = list(teachers)
+        self._plan.teacher_epochs = epochs
         return self
 
-    def epochs_before(self, round_: int) -> int:
-        return super().epochs_before(round_) + self.teacher_epochs
-
     def varied(self, **values: Iterable) -> dict[str, Self]:
-        found = super().varied(**values)
-        for search in found.values():
-            search.teachers = self.teachers
-            search.teacher_epochs = self.teacher_epochs
-        return found
+        searches = super().varied(**values)
+        plan = self._plan
+        if plan.teachers is not None:
+            for search in searches.values():
+                search.taught_by(*plan.teachers, epochs=plan.teacher_epochs)
+        return searches
+
+
+class _TaughtRound(LearnMasks):
+    """One round: scores are trained under a budget, taught by teachers."""
+
+    def __init__(self, search, epochs):
+        super().__init__(search.mask, 1, epochs, score_optimizer=search.score_optimizer)
+        self.search = search
+        self.allocate = allocations.get(search.allocation)
+        self.is_global = self.allocate is allocations.global_
+        self.teachers: list[keras.Model] | None = None
+        self.teacher_epochs = 0
+
+    def epochs_before(self, round_: int, run: Run) -> int:
+        return super().epochs_before(round_, run) + self.teacher_epochs
 
     # The model.
 
     def prepare(self, wrapped: keras.Model) -> keras.Model:
-        """Gives the model to teachers; frozen, where weights are not trained."""
+        """Returns the Distiller of the wrapped model."""
         if self.teachers is None:
             raise ValueError(
                 "The search has no teachers. Call search.taught_by(*teachers), or "
-                "search.taught_by() to search by the labels alone."
+                "search.taught_by() to search with the labels alone."
             )
-        if not self.train_weights:
-            self.freeze(wrapped)
-        self._share(wrapped)
+        if not self.search.train_weights:
+            freeze_weights(wrapped)
+        self._share_budgets(kernels(wrapped))
         if not self.teachers:
             return wrapped
         taught = self._distiller(wrapped)
@@ -169,149 +181,131 @@ class KDLTS(MaskSearch):
         return taught
 
     def _distiller(self, student):
-        losses = self.distillation_losses
-        losses = _usual_losses(student) if losses is None else losses
+        search = self.search
+        losses = search.distillation_losses
+        losses = _default_losses(student) if losses is None else losses
         # Copies: a projection belongs to one pair of networks.
         losses = [type(loss).from_config(loss.get_config()) for loss in losses]
-        weights, own = self.distillation_loss_weights, self.student_loss_weight
-        return Distiller(self.teachers, student, losses, weights, own)
+        return Distiller(
+            self.teachers,
+            student,
+            losses,
+            search.distillation_loss_weights,
+            search.student_loss_weight,
+        )
 
-    def _share(self, model):
-        """Each budget has one mask in charge: the first of all, or each of its own."""
-        if self.constraint != "lagrangian":
+    def _share_budgets(self, wrapped: Kernels) -> None:
+        """Puts one mask in charge of each budget: the first, or each of its own."""
+        if not isinstance(self.mask, BudgetMask):
             return
-        masks = list(wrapping.mask_layers(model).values())
+        masks: list[Any] = list(wrapped.mask_layers.values())
         for mask in masks:
-            mask.share([] if self.allocate is global_ else [mask])
-        if self.allocate is global_:
+            mask.share([] if self.is_global else [mask])
+        if self.is_global:
             masks[0].share(masks)
 
-    # The rounds: there is one.
+    # The hooks of the engine.
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self._share(self.model)
+    def check(self, run: Run) -> None:
+        super().check(run)
+        self._share_budgets(run.kernels)
 
-    def begin(self) -> None:
-        super().begin()
-        if self.constraint == "l1":
-            return
-        shared = self.allocate is global_
-        counts = {} if shared else self._counts()
-        for path, mask in self._learned.items():
-            if self.constraint == "topk":
-                mask.count.assign(counts[path])
-            elif mask.in_charge():
-                mask.allow(self._keep() if shared else counts[path])
+    def begin(self, run: Run) -> None:
+        if isinstance(self.mask, BudgetMask | TopKMask):
+            counts = {} if self.is_global else self._counts(run)
+            for path, mask in learned(run).items():
+                if isinstance(self.mask, TopKMask):
+                    mask.count.assign(counts[path])
+                elif mask.in_charge():
+                    mask.allow(self._keep(run) if self.is_global else counts[path])
 
-    def measures(self) -> dict[str, float]:
-        """The ticket's sparsity, by rank, and how far soft masks are above it."""
-        found = [mask.probability() for mask in self._learned.values()]
-        kept = sum(float(mask.sum()) for mask in found)
-        size = sum(mask.size for mask in found)
-        chosen = sum(max(count, 1) for count in self._allocated().values())
-        ticket = {name: 1 - chosen / size for name in ("sparsity", "ticket_sparsity")}
-        excess = {"excess": (kept - self._keep()) / size}
-        return {**super().measures(), **ticket, **excess}
-
-    def _keep(self):
-        return allocation.at_sparsity(self._everything(), self.final_sparsity)
-
-    def _everything(self):
-        return {p: np.ones(m.scores.shape, bool) for p, m in self._learned.items()}
-
-    def _counts(self):
-        return allocation.guard(self._allocated(), self._everything())
-
-    def _allocated(self):
-        return self.allocate(self._scores_now(), self._everything(), self._keep())
-
-    def _scores_now(self):
-        return {path: to_numpy(mask.scores) for path, mask in self._learned.items()}
-
-    def ticket_masks(self) -> dict[str, np.ndarray]:
-        """Exactly as many as wanted, by rank."""
-        return selection.select(self._scores_now(), self._everything(), self._counts())
-
-    def on_train_end(self, logs=None):
-        """The model becomes the untrained ticket."""
-        super().on_train_end(logs)
-        if self.complete:
-            for path, mask in self._learned.items():
-                mask.assign(self.tickets[-1].masks[path])
-            fidelity = Fidelity.get("exact")
-            snapshots.restore(self.model, self.snapshot, fidelity, self.fresh)
-
-    def settings(self) -> dict:
-        taught = self.teachers or []
+    def measures(self, run: Run) -> dict[str, float]:
+        """Adds the ticket's sparsity, by rank, and the excess of the soft masks."""
+        soft = [mask.probability() for mask in learned(run).values()]
+        kept = sum(float(mask.sum()) for mask in soft)
+        size = sum(mask.size for mask in soft)
+        chosen = sum(max(count, 1) for count in self._allocated(run).values())
+        sparsity = 1 - chosen / size
         return {
-            **self.get_config(),
-            "allocation": getattr(self.allocation, "__name__", self.allocation),
-            "teachers": [batches.digest(t.get_weights()) for t in taught],
+            **super().measures(run),
+            "sparsity": sparsity,
+            "ticket_sparsity": sparsity,
+            "excess": (kept - self._keep(run)) / size,
         }
 
-    def get_config(self):
-        config = super().get_config()
-        serialize = keras.saving.serialize_keras_object
-        losses = self.distillation_losses
-        kept = ("rewind_to", "score_optimizer", "monitor", "seed")
-        return {
-            **{name: getattr(self, name) for name in _OWN},
-            **{name: config[name] for name in kept},
-            "epochs": config["epochs_per_round"],
-            "distillation_losses": losses and [serialize(loss) for loss in losses],
-            "allocation": serialize(self.allocation),
-        }
+    def ticket_masks(self, run: Run) -> dict[str, np.ndarray]:
+        """Returns masks of exactly as many weights as wanted, by rank."""
+        scores, masks, keep = _scores(run), _ones(run), self._keep(run)
+        return selection.choose(scores, masks, keep, self.allocate)
+
+    def end(self, run: Run) -> None:
+        """Turns the model into the untrained ticket."""
+        super().end(run)
+        if run.state.complete:
+            for path, mask in learned(run).items():
+                mask.assign(run.state.tickets[-1].masks[path])
+            exact, state = Fidelity.get("exact"), run.state
+            snapshots.restore(run.model, state.snapshot, exact, state.fresh)
+
+    # How many weights are kept.
+
+    def _keep(self, run):
+        return allocations.at_sparsity(_ones(run), self.search.final_sparsity)
+
+    def _allocated(self, run):
+        return self.allocate(_scores(run), _ones(run), self._keep(run))
+
+    def _counts(self, run):
+        return allocations.guard(self._allocated(run), _ones(run))
 
 
-def _losses(given):
-    """The losses as given, or out of a configuration."""
-    read = keras.saving.deserialize_keras_object
-    return given and [read(x) if isinstance(x, dict) else x for x in given]
+def _ones(run):
+    return {p: np.ones(m.scores.shape, bool) for p, m in learned(run).items()}
 
 
-def _check(final_sparsity, constraint, allocated):
-    checks.check_sparsity(final_sparsity=final_sparsity)
-    if constraint not in _CONSTRAINTS:
+def _scores(run):
+    return {path: to_numpy(mask.scores) for path, mask in learned(run).items()}
+
+
+def _mask(identifier, allocation):
+    if identifier == "topk":
+        identifier = TopKMask(0.0, absolute=False)
+    elif identifier == "soft":
+        identifier = SoftMask(penalty=1e-6, scale_mask=False)
+    mask = masks_module.get(identifier)
+    if not isinstance(mask, BudgetMask | SoftMask | TopKMask):
         raise ValueError(
-            f"`constraint` must be one of {_CONSTRAINTS}. Received: {constraint!r}"
+            "`mask` must be 'budget', 'soft', 'topk', or an instance of BudgetMask, "
+            f"SoftMask or TopKMask. Received: {type(mask).__name__}"
         )
-    if constraint == "topk" and allocated in ("global", global_):
+    if isinstance(mask, TopKMask) and allocation in ("global", allocations.global_):
         raise ValueError(
-            "constraint='topk' keeps a fixed number in each kernel. Received: "
-            f"allocation={allocated!r}. Use 'erk' or 'uniform'."
+            "mask='topk' keeps a fixed number of weights in each kernel. Received: "
+            f"allocation={allocation!r}. Use 'erk' or 'uniform'."
         )
+    return mask
 
 
-def _mask(constraint, strength, initial_score, final_temperature):
-    if constraint == "topk":
-        return TopKMask(0.0, absolute=False)
-    annealed = ExponentialTemperature(1.0, final_temperature)
-    if constraint == "l1":
-        return SoftMask(initial_score, strength, annealed, scale_mask=False)
-    return BudgetMask(strength, initial_score, annealed)
-
-
-def _usual_losses(student):
-    """Answers, and features and distances before the last kernel."""
+def _default_losses(student):
+    """Returns losses on outputs, and on features and distances before the end."""
     logits = not rebuilding.gives_probabilities(student)
-    answers = distillation.LogitsDistillation(4.0, from_logits=logits)
-    losses: list[DistillationLoss] = [answers]
-    place = _before_last_kernel(student)
-    if place is not None:
-        losses.append(distillation.FeatureDistillation(place))
-    return [*losses, distillation.DistanceDistillation(place)]
+    outputs = distillation.LogitsDistillation(4.0, from_logits=logits)
+    losses: list[DistillationLoss] = [outputs]
+    index = _before_last_kernel(student)
+    if index is not None:
+        losses.append(distillation.FeatureDistillation(index))
+    return [*losses, distillation.DistanceDistillation(index)]
 
 
 def _before_last_kernel(student):
-    """The place of the layer whose output the last kernel is applied to, or None."""
+    """Returns the index of the layer that feeds the last kernel, or None."""
     if not rebuilding.is_graph(student):
         return None
-    last = [layer for layer in student.layers if wrapping.prunables(layer)][-1]
+    last = [layer for layer in student.layers if prunables(layer)][-1]
     if rebuilding.is_graph(last):
         return None
     before = rebuilding.layer_before(student, last)
-    # What is dropped is not a feature.
+    # A dropped activation is no feature.
     while isinstance(before, keras.layers.Dropout):
         before = rebuilding.layer_before(student, before)
     if before is None or isinstance(before, keras.layers.InputLayer):

@@ -1,20 +1,23 @@
 """Pruning at initialization: prune first, then train."""
 
-from typing import Any
-
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
-from tf_tickets.pruning import allocation, criteria
+from tf_tickets import arguments
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.search.pruning_search import RankedSearch
+from tf_tickets.search.plan import Run
+from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
+from tf_tickets.wrapping import Kernels
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class PruneAtInit(RankedSearch):
+class PruneAtInit(TicketSearch):
     """Prunes before the first step, by scores of the untrained network, and trains.
 
     A callback for one `fit`, or `search.prune(model)` without any training.
@@ -26,9 +29,9 @@ class PruneAtInit(RankedSearch):
             "magnitude", "random" or another criterion.
         allocation: "global", "uniform", "erk" or a function: how many weights each
             kernel keeps.
-        passes: In how many steps, of equal ratios, the sparsity is reached; scores
-            are taken anew before each. None for 100 with "synflow" and 1 with others.
-        monitor: The logged metric by which tickets are judged.
+        passes: In how many steps, of equal ratios, the sparsity is reached; scores are
+            computed anew before each. None for 100 with "synflow" and 1 with others.
+        monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
         seed: Seed of the "random" criterion.
 
     Example:
@@ -41,85 +44,85 @@ class PruneAtInit(RankedSearch):
     """
 
     method = "at_init"
+    _serializers = {"criterion": criteria.serialize}
 
     def __init__(
         self,
         final_sparsity: float = 0.9,
         epochs: int = 20,
         criterion: str | criteria.Criterion = "magnitude",
-        allocation: str | dict | Allocation = "global",
+        allocation: str | Allocation = "global",
         passes: int | None = None,
         *,
-        monitor: str = "val_accuracy",
+        monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
-        checks.check_counts(epochs=epochs, passes=1 if passes is None else passes)
-        checks.check_sparsity(final_sparsity=final_sparsity)
-        trained: Any = {"rounds": 1, "epochs_per_round": epochs}
-        super().__init__(criterion, allocation, monitor=monitor, seed=seed, **trained)
+        arguments.check_counts(epochs=epochs, passes=1 if passes is None else passes)
+        arguments.check_fraction(final_sparsity=final_sparsity)
         self.final_sparsity = final_sparsity
+        self.criterion = criteria.get(criterion)
+        self.allocation = allocation
         self.passes = passes
-
-    @property
-    def epochs(self) -> int:
-        return self.epochs_per_round
-
-    def epochs_before(self, round_: int) -> int:
-        return 0
+        self._allocate = allocations.get(allocation)
+        super().__init__(
+            _PruneFirst(epochs, self._next_masks, monitor), "init", monitor, seed
+        )
 
     def prune(self, model: keras.Model) -> Ticket:
-        """Prunes the model and gives the ticket; nothing is trained.
+        """Prunes the model without training it, and returns the ticket.
 
         Args:
-            model: A wrapped model; compiled, where the criterion asks for the loss.
+            model: A wrapped model; compiled, if the criterion needs the loss.
         """
-        self.set_model(model)
-        checks.check_wrapped(model)
         checks.check_fixed(model)
-        self.clear()
-        self.snapshot = {"weights": snapshots.kernels(model)}
+        self.set_model(model)
+        self.engine.reset()
+        kernels = self.engine.kernels
         before = model.get_weights()
-        masks = self.next_masks(model)
+        masks = self._prune_in_passes(model, kernels, kernels.weights)
         model.set_weights(before)
-        ticket = self._untrained(model, masks)
-        wrapping.set_masks(model, masks)
+        ticket = Ticket(
+            masks,
+            snapshots.present_weights(model),
+            provenance={**self.engine.provenance(), "step": 0},
+        )
+        kernels.set_masks(masks)
         return ticket
 
-    def _untrained(self, model, masks):
-        provenance = {**self.provenance(), "step": 0}
-        weights = snapshots.present_weights(model)
-        return Ticket(masks, weights, {}, provenance)
+    def _next_masks(self, run: Run) -> Masks:
+        start = run.state.snapshot["weights"]
+        return self._prune_in_passes(run.model, run.kernels, start)
 
-    def begin(self) -> None:
-        super().begin()
-        # There is no round 0: it turns to the first before anything is trained.
-        self._turn_due = True
-
-    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
-        masks = wrapping.masks(model)
-        for done in range(1, self._passes + 1):
-            self._way = done / self._passes
-            masks = super().next_masks(model)
-            wrapping.set_masks(model, masks)
-        return masks
+    def _prune_in_passes(
+        self, model: keras.Model, kernels: Kernels, start: dict[str, np.ndarray]
+    ) -> Masks:
+        for done in range(1, self._number_of_passes + 1):
+            masks = kernels.masks
+            scores = criteria.score_all(
+                self.criterion, model, kernels.weights, start, self.engine.rng(0)
+            )
+            progress = done / self._number_of_passes
+            keep = allocations.at_sparsity(masks, self.final_sparsity, progress)
+            kernels.set_masks(selection.choose(scores, masks, keep, self._allocate))
+        return kernels.masks
 
     @property
-    def _passes(self):
+    def _number_of_passes(self):
         usual = 100 if criteria.name(self.criterion) == "synflow" else 1
         return self.passes or usual
 
-    def counts(
-        self, scores: dict[str, np.ndarray], masks: dict[str, np.ndarray]
-    ) -> dict[str, int]:
-        keep = allocation.at_sparsity(masks, self.final_sparsity, self._way)
-        return self.allocate(scores, masks, keep)
 
-    def settings(self) -> dict:
-        given = super().settings()
-        kept = ("criterion", "allocation", "monitor", "seed")
-        return {
-            "final_sparsity": self.final_sparsity,
-            "epochs": self.epochs_per_round,
-            "passes": self.passes,
-            **{name: given[name] for name in kept},
-        }
+class _PruneFirst(PruneAndRewind):
+    """One round, which begins with the pruning: no dense network is trained."""
+
+    def __init__(self, epochs, next_masks, monitor):
+        super().__init__(1, epochs, next_masks, monitor=monitor)
+
+    def epochs_of(self, round_: int) -> int:
+        return self.epochs_per_round if round_ else 0
+
+    def epochs_before(self, round_: int, run: Run) -> int:
+        return 0
+
+    def begin(self, run: Run) -> None:
+        run.state.turn_due = True

@@ -1,41 +1,43 @@
 """Iterative Stochastic Sparsification (Savarese, Silva and Maire 2020)."""
 
-from typing import Any
-
 import keras
 import numpy as np
 
+from tf_tickets import arguments
+from tf_tickets.masks import StochasticMask
 from tf_tickets.masks.learned import FAR, LearnedMask
-from tf_tickets.masks.stochastic import StochasticMask
-from tf_tickets.search.mask_search import MaskSearch
-from tf_tickets.training.snapshots import to_numpy
+from tf_tickets.search.learn_masks import LearnMasks, learned
+from tf_tickets.search.plan import Run
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training.rewind import Rewind
+from tf_tickets.wrapping import to_numpy
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class StochasticSparsification(MaskSearch):
+class StochasticSparsification(TicketSearch):
     """Iterative Stochastic Sparsification: masks are drawn, their odds learned.
 
-    A callback that owns the rounds of one `fit` over a model that `search.wrap`
-    gave. At every forward pass a weight is kept with probability `sigmoid(score)`;
-    the gradient goes straight through. Each round ends with a ticket; then weights
-    whose score lies below the initial one are removed for good, and the weights
-    are rewound. The metrics of a ticket are those of the network from which it was
-    taken, at the end of its round; `train_ticket` trains it.
+    A callback that runs the rounds of one `fit` over a model that `search.wrap`
+    returned. At every forward pass a weight is kept with probability `sigmoid(score)`;
+    the gradient passes straight through. Each round ends with a ticket. Then weights
+    whose score lies below the initial one are removed for good, and the weights are
+    rewound. A ticket's metrics are those of the network it was taken from;
+    `train_ticket` trains it.
 
     Args:
         rounds: How many times to train, and how many tickets to find.
-        epochs_per_round: Epochs that each training takes.
-        initial_score: Score that every weight begins with; the paper takes 1.
+        epochs_per_round: Epochs of each training.
+        initial_score: Score of every weight at the beginning; the paper uses 1.
         penalty: Weight of the sum of all probabilities in the loss.
-        rewind: Whether weights go back between rounds.
+        rewind: Whether weights are rewound between rounds.
         rewind_to: "init", "N steps" or "N epochs" of the first round.
-        evaluation: "sample" to draw masks in evaluation too, "threshold" to
-            evaluate with the weights whose probability is above a half.
+        evaluation: "sample" draws masks in evaluation too; "threshold" evaluates with
+            the weights whose probability is above a half.
         ticket_by: How tickets are taken: "sample", as in the paper, or "threshold".
-        score_optimizer: The optimizer of the scores; by default SGD with learning
-            rate 20, as in the paper.
-        monitor: The logged metric by which tickets are judged.
-        tolerance: How far below the best ticket another one may be.
+        score_optimizer: The optimizer of the scores; None for SGD with learning rate
+            20, as in the paper.
+        monitor: The metric by which tickets are judged: its name or a `Monitor`.
         seed: Seed of the draws.
 
     Example:
@@ -60,54 +62,59 @@ class StochasticSparsification(MaskSearch):
         initial_score: float = 1.0,
         penalty: float = 1e-8,
         rewind: bool = True,
-        rewind_to: str = "init",
+        rewind_to: str | Rewind = "init",
         *,
         evaluation: str = "sample",
         ticket_by: str = "sample",
-        score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
-        monitor: str = "val_accuracy",
-        tolerance: float = 0.0,
+        score_optimizer: str | keras.optimizers.Optimizer | None = None,
+        monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_choice(("sample", "threshold"), ticket_by=ticket_by)
         mask = StochasticMask(initial_score, penalty, evaluation)
-        scores = score_optimizer or keras.optimizers.SGD(20.0)
-        training: Any = (rounds, epochs_per_round, rewind_to, rewind, scores)
-        judged: Any = {"monitor": monitor, "tolerance": tolerance, "seed": seed}
-        super().__init__(mask, *training, **judged)
-        if ticket_by not in ("sample", "threshold"):
-            raise ValueError(
-                f"`ticket_by` must be 'sample' or 'threshold'. Received: {ticket_by!r}"
-            )
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
         self.initial_score = mask.initial_score
         self.penalty = mask.penalty
+        self.rewind = rewind
         self.evaluation = evaluation
         self.ticket_by = ticket_by
+        self.score_optimizer = keras.optimizers.get(
+            score_optimizer or keras.optimizers.SGD(20.0)
+        )
+        super().__init__(_StochasticRounds(self, mask), rewind_to, monitor, seed)
 
-    def ticket_masks(self) -> dict[str, np.ndarray]:
-        if self.ticket_by == "threshold":
-            return self.masks
-        return sampled(self._learned, self.seed, self.round)
 
-    def reset_scores(self, mask: LearnedMask) -> None:
-        """What fell below where it began is removed for good."""
+class _StochasticRounds(LearnMasks):
+    """Draws the tickets, and removes for good what fell below its first score."""
+
+    def __init__(self, search, mask):
+        super().__init__(
+            mask,
+            search.rounds,
+            search.epochs_per_round,
+            self._remove_fallen,
+            search.rewind,
+            search.score_optimizer,
+        )
+        self.draws = search.ticket_by == "sample"
+
+    def _remove_fallen(self, mask):
         scores = to_numpy(mask.scores)
-        fell = scores < np.float32(self.initial_score)
+        fell = scores < np.float32(self.mask.initial_score)
         mask.scores.assign(np.where(fell, np.float32(-FAR), scores))
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "initial_score": self.initial_score,
-            "penalty": self.penalty,
-            "evaluation": self.evaluation,
-            "ticket_by": self.ticket_by,
-        }
+    def ticket_masks(self, run: Run) -> dict[str, np.ndarray]:
+        if not self.draws:
+            return super().ticket_masks(run)
+        return sampled(learned(run), run.seed, run.state.round)
 
 
 def sampled(
     masks: dict[str, LearnedMask], seed: int, round_: int
 ) -> dict[str, np.ndarray]:
-    """Masks drawn once from the probabilities, by kernel path."""
+    """Returns masks drawn once from the probabilities, by kernel path."""
     rng = np.random.default_rng([seed, round_])
-    found = {path: mask.probability() for path, mask in masks.items()}
-    return {path: rng.random(p.shape) < p for path, p in found.items()}
+    probabilities = {path: mask.probability() for path, mask in masks.items()}
+    return {path: rng.random(p.shape) < p for path, p in probabilities.items()}

@@ -3,38 +3,40 @@
 import keras
 import numpy as np
 
-from tf_tickets import optimizers, wrapping
+from tf_tickets import arguments, optimizers
 from tf_tickets.pruning import allocation, selection
-from tf_tickets.search.pruning_search import PruningSearch
+from tf_tickets.search.plan import Run
+from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind
+from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import snapshots
-from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.training.rewind import Rewind
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class ThresholdPruning(PruningSearch):
+class ThresholdPruning(TicketSearch):
     """Prunes below `quality * standard deviation` of each kernel, and retrains.
 
-    A callback that owns the rounds of one `fit` over a wrapped model. Round 0 trains
-    the dense network; every other round prunes each kernel below its own threshold
-    and trains what is left on, weights kept, at a smaller learning rate. How sparse
-    it becomes follows from the weights. One weight at least stays in every kernel.
+    A callback that runs the rounds of one `fit` over a wrapped model. Round 0 trains
+    the dense network. Every other round prunes each kernel below its own threshold and
+    continues to train the remaining weights, at a smaller learning rate. The sparsity
+    follows from the weights. Every kernel keeps at least one weight.
 
     With `deviation="once"` the thresholds are those of the first pruning, and weights
-    that fall below them later are pruned in their turn: the sensitivity rule of
-    Distiller, there with rounds of two epochs.
+    that fall below them later are pruned then. This is the sensitivity rule of
+    Distiller, which uses rounds of two epochs.
 
     Args:
         rounds: How many times to prune.
-        epochs_per_round: Epochs that each training takes.
+        epochs_per_round: Epochs of each training.
         quality: The factor of the standard deviation; or a dict from regular
-            expressions over kernel paths to factors, the first match counts.
-        deviation: "round": over all weights of the kernel as they are, pruned zeros
-            too, in each round; "once": as it was at the first pruning.
+            expressions over kernel paths to factors; the first match counts.
+        deviation: "round": the present standard deviation of all weights of the kernel,
+            pruned zeros included, in each round. "once": that of the first pruning.
         learning_rate_factor: What the learning rate is multiplied with for the
-            retraining; a tenth is Han's. With a schedule it must be 1.
-        fidelity: What is rewound, as in `tf_tickets.IMP`; "fine_tune" is nothing.
-        monitor: The logged metric by which tickets are judged.
-        tolerance: How far below the dense network a ticket may be.
+            retraining; Han et al. use a tenth. With a schedule it must be 1.
+        rewind_to: What is rewound, as in `tf_tickets.IMP`; by default nothing.
+        monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
 
     Example:
 
@@ -50,7 +52,6 @@ class ThresholdPruning(PruningSearch):
     """
 
     method = "threshold"
-    kept = (*PruningSearch.kept, "thresholds")
 
     def __init__(
         self,
@@ -60,88 +61,73 @@ class ThresholdPruning(PruningSearch):
         deviation: str = "round",
         *,
         learning_rate_factor: float = 0.1,
-        fidelity: str | dict | Fidelity = "fine_tune",
-        monitor: str = "val_accuracy",
-        tolerance: float = 0.0,
+        rewind_to: str | Rewind = Rewind("init", "fine_tune"),  # noqa: B008  frozen
+        monitor: str | Monitor = "val_accuracy",
     ) -> None:
-        super().__init__(
-            rounds,
-            epochs_per_round,
-            fidelity=fidelity,
-            monitor=monitor,
-            tolerance=tolerance,
-        )
-        _check_quality(quality)
-        _check_rule(deviation, learning_rate_factor)
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_choice(("round", "once"), deviation=deviation)
+        _check_numbers(quality, learning_rate_factor)
+        self.rounds = rounds
+        self.epochs_per_round = epochs_per_round
         self.quality = quality
         self.deviation = deviation
         self.learning_rate_factor = learning_rate_factor
+        rewind = Rewind.get(rewind_to, "fine_tune")
+        super().__init__(_ThresholdRounds(self, rewind), rewind, monitor)
 
-    def clear(self) -> None:
-        super().clear()
-        self.thresholds: dict[str, float] = {}
 
-    def check_model(self) -> None:
-        super().check_model()
+class _ThresholdRounds(PruneAndRewind):
+    """Remembers thresholds, and lowers the learning rate for the retraining."""
+
+    def __init__(self, search, rewind):
+        super().__init__(
+            search.rounds, search.epochs_per_round, self._next_masks, rewind
+        )
+        self.quality = search.quality
+        self.once = search.deviation == "once"
+        self.factor = search.learning_rate_factor
+
+    def check(self, run: Run) -> None:
+        super().check(run)
         if isinstance(self.quality, dict):
-            allocation.check_matched(wrapping.kernels(self.model), self.quality)
-        if self.learning_rate_factor != 1.0:
-            optimizers.check_settable(snapshots.built_optimizer(self.model))
+            allocation.check_matched(run.kernels, self.quality)
+        if self.factor != 1.0:
+            optimizers.check_settable(snapshots.built_optimizer(run.model))
 
-    def next_masks(self, model: keras.Model) -> dict[str, np.ndarray]:
-        masks = wrapping.masks(model)
-        sizes = {
-            path: np.abs(kernel.astype("float64"))
-            for path, kernel in snapshots.kernels(model).items()
-        }
-        if not self.thresholds or self.deviation == "round":
-            self.thresholds = self._thresholds(model)
-        # By place: a search that is resumed may have other numbers in its paths.
-        limits = dict(zip(sizes, self.thresholds.values(), strict=True))
+    def _next_masks(self, run: Run) -> Masks:
+        masks = run.kernels.masks
+        weights = {p: w.astype("float64") for p, w in run.kernels.weights.items()}
+        sizes = {path: np.abs(weight) for path, weight in weights.items()}
+        notes = run.state.notes
+        if "thresholds" not in notes or not self.once:
+            notes["thresholds"] = {
+                path: self._quality_of(path) * float(weight.std())
+                for path, weight in weights.items()
+            }
+        # By position: a search that is resumed may have other numbers in its paths.
+        limits = dict(zip(sizes, notes["thresholds"].values(), strict=True))
         counts = {
             path: int((masks[path] & (sizes[path] > limits[path])).sum())
             for path in sizes
         }
-        return selection.select(sizes, masks, allocation.guard(counts, masks))
+        return selection.choose(sizes, masks, counts)
 
-    def _thresholds(self, model):
-        return {
-            path: _quality_of(path, self.quality)
-            * float(kernel.astype("float64").std())
-            for path, kernel in snapshots.kernels(model).items()
-        }
+    def _quality_of(self, path):
+        if isinstance(self.quality, dict):
+            return allocation.first_match(path, self.quality)
+        return self.quality
 
-    def turn(self) -> None:
-        renewed = self.round == 0 or self.fidelity.learning_rate == "rewind"
-        super().turn()
-        if renewed and self.learning_rate_factor != 1.0:
-            rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            optimizers.set_learning_rate(
-                self.model.optimizer, rate * self.learning_rate_factor
-            )
-
-    def settings(self) -> dict:
-        config = super().get_config()
-        for name in ("stop_at", "rewind_to", "seed"):
-            del config[name]
-        return {
-            **config,
-            "quality": self.quality,
-            "deviation": self.deviation,
-            "learning_rate_factor": self.learning_rate_factor,
-        }
-
-    def get_config(self):
-        return self.settings()
+    def turn(self, run: Run) -> None:
+        super().turn(run)
+        first = run.state.round == 1
+        renewed = first or self.rewind.fidelity.learning_rate == "rewind"
+        if renewed and self.factor != 1.0:
+            optimizer = run.model.optimizer
+            rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            optimizers.set_learning_rate(optimizer, rate * self.factor)
 
 
-def _quality_of(path, quality):
-    if isinstance(quality, dict):
-        return allocation.first_match(path, quality)
-    return quality
-
-
-def _check_quality(quality):
+def _check_numbers(quality, learning_rate_factor):
     values = quality.values() if isinstance(quality, dict) else [quality]
     for value in values:
         if not isinstance(value, int | float) or not 0.0 <= value < float("inf"):
@@ -149,13 +135,6 @@ def _check_quality(quality):
                 "`quality` is the factor of the standard deviation and must be 0 or "
                 f"more. Received: quality={quality}"
             )
-
-
-def _check_rule(deviation, learning_rate_factor):
-    if deviation not in ("round", "once"):
-        raise ValueError(
-            f"`deviation` must be 'round' or 'once'. Received: {deviation!r}"
-        )
     if not 0.0 < learning_rate_factor <= 1.0:
         raise ValueError(
             "`learning_rate_factor` must lie in (0, 1]. Received: "

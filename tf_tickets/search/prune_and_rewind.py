@@ -1,0 +1,201 @@
+"""Rounds that train, prune and rewind.
+
+Round 0 trains the dense network. Each later round begins by pruning what the round
+before has trained and by rewinding; this makes its ticket, which is then trained. A
+search of N rounds therefore finds N tickets and trains N + 1 times.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.search.plan import RoundPlan, Run
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.training import checks, snapshots
+from tf_tickets.training.rewind import Rewind
+
+Masks = dict[str, np.ndarray]
+NextMasks = Callable[[Run], Masks]
+
+
+class PruneAndRewind(RoundPlan):
+    """Prunes and rewinds between rounds.
+
+    Args:
+        rounds: How many times to prune.
+        epochs_per_round: Epochs of each training.
+        next_masks: Function of the engine that returns the masks of the next round, by
+            kernel path. `ranked` makes one from a criterion and an allocation.
+        rewind_to: Where tickets start from: a moment or a `Rewind`.
+        stop_at: None for all rounds; a sparsity at which to stop; or "below_dense", to
+            stop after the first ticket that falls below the dense network.
+        monitor: What "below_dense" compares.
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        epochs_per_round: int,
+        next_masks: NextMasks,
+        rewind_to: str | Rewind = "init",
+        stop_at: float | str | None = None,
+        monitor: str | Monitor = "val_accuracy",
+    ) -> None:
+        super().__init__(rounds, epochs_per_round, first_round=0)
+        self.next_masks = next_masks
+        self.rewind = Rewind.get(rewind_to)
+        self.stop_at = checks.check_stop(stop_at)
+        self.monitor = Monitor.get(monitor)
+
+    @property
+    def epochs_of_tickets(self) -> int:  # type: ignore[override]
+        return epochs_after(self.rewind, self.epochs_per_round)
+
+    def epochs_of(self, round_: int) -> int:
+        return self.epochs_of_tickets if round_ else self.epochs_per_round
+
+    def epochs_before(self, round_: int, run: Run) -> int:
+        return sum(self.epochs_of(earlier) for earlier in range(round_))
+
+    @property
+    def may_end_early(self) -> bool:  # type: ignore[override]
+        return self.stop_at is not None
+
+    def check(self, run: Run) -> None:
+        checks.check_fixed(run.model)
+
+    def masks(self, run: Run) -> Masks:
+        return present_masks(run)
+
+    def data_order(self, run: Run) -> tuple[int, int]:
+        """Rewound seeds give every round the data order of round 0.
+
+        The order begins at the epoch to which the round was rewound.
+        """
+        if run.rewind.fidelity.seeds != "rewind":
+            return super().data_order(run)
+        rewound = run.state.round and run.rewind.unit == "epochs"
+        return 0, run.state.epoch_in_round + (run.rewind.count if rewound else 0)
+
+    def turn(self, run: Run) -> None:
+        """Prunes, rewinds and makes the ticket of the round that begins."""
+        masks = self.next_masks(run)
+        rewind(run)
+        apply_masks(run, masks)
+        run.add_ticket(masks, ticket_start(run), snapshots.iteration(run.model))
+
+    def end_round(self, run: Run, logs: dict) -> bool:
+        run.note_metrics(logs)
+        return super().end_round(run, logs) or self._stops(run)
+
+    def _stops(self, run):
+        if isinstance(self.stop_at, float):
+            masks = present_masks(run)
+            kept = sum(int(mask.sum()) for mask in masks.values())
+            return kept <= weights_at(self.stop_at, masks)
+        if self.stop_at != "below_dense":
+            return False
+        dense, metric = run.state.dense, self.monitor.metric
+        if metric not in dense:
+            raise ValueError(
+                f"stop_at='below_dense' needs the metric {metric!r}. "
+                f"Logged: {sorted(dense)}."
+            )
+        tickets = run.state.tickets
+        return bool(tickets) and self.monitor.falls_below(tickets[-1].metrics, dense)
+
+    def end(self, run: Run) -> None:
+        # Keras has just written averaged weights (use_ema) over the kernels.
+        apply_masks(run, present_masks(run))
+
+
+def ranked(
+    criterion: criteria.Criterion,
+    allocate: Allocation,
+    keep: Callable[[Run, Masks], int | dict[str, int]],
+    rng: Callable[[Run], np.random.Generator] | None = None,
+) -> NextMasks:
+    """Returns a rule that keeps the weights with the highest scores.
+
+    Args:
+        criterion: What scores the weights.
+        allocate: How what the whole model keeps is spread over its kernels.
+        keep: Function of the engine and the present masks: how many weights are kept,
+            of the model or, as a dict, of every kernel.
+        rng: Function of the engine that returns the generator of random criteria; by
+            default that of the round that has just been trained.
+    """
+
+    def trained_round(run: Run) -> np.random.Generator:
+        return run.rng(run.state.round - 1)
+
+    def next_masks(run: Run) -> Masks:
+        masks = run.kernels.masks
+        scores = criteria.score_all(
+            criterion,
+            run.model,
+            run.kernels.weights,
+            run.state.snapshot["weights"],
+            (rng or trained_round)(run),
+        )
+        return selection.choose(scores, masks, keep(run, masks), allocate)
+
+    return next_masks
+
+
+def epochs_after(rewind: Rewind, epochs: int) -> int:
+    """Returns how many epochs a ticket trains: what is left after its moment.
+
+    Example:
+
+    >>> epochs_after(tt.Rewind("2 epochs"), 5), epochs_after(tt.Rewind("9 steps"), 5)
+    (3, 5)
+    """
+    rewound = rewind.unit == "epochs" and rewind.fidelity.learning_rate == "rewind"
+    return epochs - (rewind.count if rewound else 0)
+
+
+def present_masks(run: Run) -> Masks:
+    """Returns the masks of the last ticket; callbacks may have changed the model's."""
+    tickets = run.state.tickets
+    return tickets[-1].masks if tickets else run.kernels.masks
+
+
+def rewind(run: Run) -> None:
+    """Rewinds the model as the search's `Rewind` says."""
+    state = run.state
+    snapshots.restore(run.model, state.snapshot, run.rewind.fidelity, state.fresh)
+
+
+def apply_masks(run: Run, masks: Masks) -> None:
+    """Sets masks, and clears what they prune in weights and optimizer slots."""
+    run.kernels.set_masks(masks)
+    snapshots.zero_slots(run.model)
+
+
+def ticket_start(run: Run) -> snapshots.State:
+    """Returns the state a ticket starts from.
+
+    Rewound parts are not masked, which lets controls try other masks with them.
+    """
+    now = snapshots.record(run.model)
+    return {
+        part: run.state.snapshot[part]
+        if getattr(run.rewind.fidelity, part) == "rewind"
+        else now[part]
+        for part in ("weights", "statistics")
+    }
+
+
+def weights_at(sparsity: float, masks: Masks) -> int:
+    """Returns how many weights remain at a sparsity.
+
+    Example:
+
+    >>> weights_at(0.75, {"a": np.ones(8, bool)})
+    2
+    """
+    size = sum(mask.size for mask in masks.values())
+    return size - int(round(sparsity * size))

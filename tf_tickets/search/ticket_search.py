@@ -1,0 +1,208 @@
+"""TicketSearch: what all searches are to their users, a callback with tickets."""
+
+import html
+from collections.abc import Iterable
+from typing import Self
+
+import keras
+
+from tf_tickets import arguments, wrapping
+from tf_tickets.configuration import Configured, argument_names, defaults, described
+from tf_tickets.reports import tables
+from tf_tickets.search.engine import RoundEngine
+from tf_tickets.search.plan import RoundPlan, sparsity_of
+from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.training.rewind import Rewind
+
+
+class TicketSearch(Configured, keras.callbacks.Callback):
+    """A search for tickets: a Keras callback that runs the rounds of one `fit`.
+
+    A subclass is one small object: it assigns its arguments to attributes of the same
+    names and passes a plan of its rounds to this constructor. See "Add a search" in
+    CONTRIBUTING for a complete example.
+
+    Args:
+        plan: What happens in the rounds, such as `PruneAndRewind`.
+        rewind_to: Where tickets start from: "init", "N steps", "N epochs" or a
+            `Rewind`.
+        monitor: The metric by which tickets are judged: its name or a `Monitor`.
+        seed: Seed of everything that the search draws.
+    """
+
+    # The method's name in provenance, tables and files.
+    method = "search"
+
+    def __init__(
+        self,
+        plan: RoundPlan,
+        rewind_to: str | Rewind = "init",
+        monitor: str | Monitor = "val_accuracy",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        arguments.check_seed(seed)
+        self.rewind_to = Rewind.get(rewind_to)
+        self.monitor = Monitor.get(monitor)
+        self.seed = seed
+        self._engine = RoundEngine(self, plan, self.rewind_to, seed, self._origin)
+
+    def _origin(self):
+        return {"method": self.method, "settings": described(self)}
+
+    @property
+    def engine(self) -> RoundEngine:
+        """The engine that runs the rounds; for extensions."""
+        return self._engine
+
+    @property
+    def tickets(self) -> list[Ticket]:
+        """The tickets so far, one a round."""
+        return self._engine.state.tickets
+
+    @property
+    def dense(self) -> dict[str, float]:
+        """Metrics of the dense network, if the search trains one."""
+        return self._engine.state.dense
+
+    @property
+    def best(self) -> Ticket:
+        """The sparsest ticket whose metric is within tolerance of the dense network.
+
+        If none qualifies, the best-scoring ticket. A search that trains no dense
+        network compares with the best of its tickets.
+        """
+        return self.monitor.best(self.tickets, self.dense)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs `fit` needs for the whole search, at most."""
+        return self._engine.plan.epochs
+
+    @property
+    def round(self) -> int:
+        """The present round."""
+        return self._engine.state.round
+
+    @property
+    def complete(self) -> bool:
+        """Whether the search has ended."""
+        return self._engine.state.complete
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity of the network in training."""
+        return sparsity_of(self._engine.plan.masks(self._engine))
+
+    def wrap(
+        self,
+        model: keras.Model,
+        filters: wrapping.Filters = None,
+        embeddings: bool = False,
+        verbose: bool = True,
+    ) -> keras.Model:
+        """Wraps a model with the masks that this search needs.
+
+        Args:
+            model: A plain model. If it is compiled, so is the wrapped model; learned
+                masks get an optimizer for their scores beside that of the weights.
+            filters: As in `tf_tickets.wrap`.
+            embeddings: As in `tf_tickets.wrap`.
+            verbose: As in `tf_tickets.wrap`.
+        """
+        plan = self._engine.plan
+        scores = getattr(self, "score_optimizer", None) if model.compiled else None
+        wrapped = wrapping.wrap(model, filters, embeddings, plan.mask, verbose, scores)
+        return plan.prepare(wrapped)
+
+    def in_round(self, *callbacks: keras.callbacks.Callback) -> Self:
+        """Adds callbacks that see each round as a training of its own.
+
+        Their epochs are counted from the beginning of the round. If one of them stops
+        the training, as `keras.callbacks.EarlyStopping` does, the round ends early.
+
+        Returns:
+            The search itself.
+        """
+        self._engine.callbacks.add(*callbacks)
+        return self
+
+    def varied(self, **values: Iterable) -> dict[str, Self]:
+        """Returns searches like this one in which one setting takes several values.
+
+        Args:
+            **values: The name of the setting with its values, such as
+                `initial_score=[-0.1, 0.0]`.
+
+        Returns:
+            Dict from a label to the search, for `find_frontier`.
+        """
+        names = argument_names(type(self))  # type: ignore[arg-type]
+        if len(values) != 1 or not set(values) <= set(names):
+            raise ValueError(
+                "Give one of the search's settings with several values. Received: "
+                f"{sorted(values)}. The settings: {sorted(names)}."
+            )
+        if self._engine.callbacks:
+            raise ValueError(
+                "Callbacks of rounds belong to one search. Call in_round on each of "
+                "the varied searches instead."
+            )
+        [(name, choices)] = values.items()
+        settings = {other: getattr(self, other) for other in names}
+        return {
+            f"{name}={value}": type(self)(**{**settings, name: value})
+            for value in choices
+        }
+
+    # The events of `fit`.
+
+    def on_train_begin(self, logs=None):
+        self._engine.train_begin()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._engine.epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._engine.batch_begin(batch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._engine.epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self._engine.train_end()
+
+    # How it is shown.
+
+    def __repr__(self) -> str:
+        settings = described(self)
+        shown = [
+            f"{name}={_short(getattr(self, name), settings[name])}"
+            for name, default in defaults(type(self)).items()
+            if getattr(self, name) is not default and settings[name] != default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __str__(self) -> str:
+        if not self.tickets:
+            return repr(self)
+        metric = self.monitor.metric
+        cells = [("round", "sparsity", metric)]
+        for ticket in self.tickets:
+            value = ticket.metrics.get(metric)
+            number = "-" if value is None else f"{value:.4f}"
+            round_ = str(ticket.provenance.get("round", "-"))
+            cells.append((round_, f"{ticket.sparsity:.4f}", number))
+        name = type(self).__name__
+        state = "complete" if self.complete else f"in round {self.round}"
+        count = tables.count_of(len(self.tickets), "ticket")
+        return f"{name}: {state}, {count}\n{tables.align(cells)}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _short(value, description):
+    """Returns the repr of a setting; functions by name."""
+    return repr(description if isinstance(description, str) else value)
