@@ -110,6 +110,17 @@ def test_what_is_trained_is_the_network_with_its_zeros(tmp_path):
     np.testing.assert_allclose(found, model(X), atol=1e-5)
 
 
+class TwoLayers(keras.Model):
+    """Subclassed: it does not know its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = kl.Dense(4), kl.Dense(2)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
 class Noise(kl.Layer):
     """Draws at random in inference too."""
 
@@ -210,11 +221,71 @@ def test_examples_that_do_not_fit_are_refused(tmp_path, data, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_does_not_take_what_is_drawn_asks_for_examples(tmp_path):
-    image = keras.Input((None, None, 3))
-    x = kl.Conv2D(4, 5, strides=2)(kl.Conv2D(4, 5, strides=2)(image))
-    with pytest.raises(ValueError, match=r"Give some that it takes"):
-        tt.export(keras.Model(image, x), tmp_path / "a.keras", "keras")
+def convolutions(*kernels, strides=2):
+    """Valid convolutions over images of unknown size."""
+    x = image = keras.Input((None, None, 3), name="image")
+    for size in kernels:
+        x = kl.Conv2D(2, size, strides=strides)(x)
+    return keras.Model(image, x, name="convolutions")
+
+
+def halved_and_doubled():
+    x = image = keras.Input((None, None, 3))
+    for _ in range(4):
+        x = kl.MaxPooling2D(2)(x)
+    return keras.Model(image, kl.Add()([kl.UpSampling2D(16)(x), image]))
+
+
+def steps_of_video():
+    """One example has more numbers than examples of unknown size may grow to."""
+    video = keras.Input((None, 120, 120, 3))
+    return keras.Model(video, kl.TimeDistributed(kl.GlobalAveragePooling2D())(video))
+
+
+def half_left_out():
+    """The output of 8 steps and fewer is empty, which no layer refuses."""
+    steps = keras.Input((None, 3))
+    return keras.Model(steps, kl.Lambda(lambda x: x[:, 8:])(steps))
+
+
+@pytest.mark.parametrize(
+    "make, size",
+    [
+        (lambda: convolutions(3), 7),
+        (lambda: convolutions(5, 5), 16),  # 13 at least
+        (halved_and_doubled, 16),
+        (steps_of_video, 7),
+        (half_left_out, 16),
+    ],
+)
+def test_inputs_of_unknown_size_are_drawn_as_large_as_the_model_needs(make, size):
+    model = make()
+    drawn = interface.of_model(model).examples(2, 0, model)
+    assert [x.shape[1] for x in drawn.values()] == [size]
+    assert 0 not in model(*drawn.values()).shape
+
+
+def test_a_model_of_unknown_image_size_is_exported_without_examples(tmp_path):
+    report = tt.export(convolutions(5, 5), tmp_path / "a.keras", "keras")
+    assert set(report.errors) == {1, 32} and max(report.errors.values()) < 1e-5
+
+
+def test_a_model_that_takes_no_drawn_size_asks_for_examples(tmp_path):
+    model = convolutions(257, strides=1)  # one more than is tried
+    message = r"'convolutions'.*'image'.*128, 256\]: .*zero or negative.*data=x"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        tt.export(model, tmp_path / "a.keras", "keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_that_the_model_does_not_take_are_named(tmp_path):
+    model = TwoLayers()
+    model(X)
+    with pytest.raises(ValueError, match=r"\(32, 3\)(?s:.*)Give some that it takes"):
+        tt.export(model, tmp_path / "a.keras", "keras", data=X[:, :3])
+
+
+def test_an_output_of_several_tensors_is_refused():
     outputs = {"boxes": [kl.Dense(1)(X), kl.Dense(1)(X)]}
     with pytest.raises(ValueError, match=r"a key of its own"):
         signature.named_outputs(outputs)

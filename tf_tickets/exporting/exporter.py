@@ -87,7 +87,10 @@ def export(
     _check_ways(format, precision, trainable, data)
     found = source.of(exported, model)
     takes = signature.of_model(found.plain, data)
-    given = takes.examples(_ROWS, seed) if data is None else takes.named(data)
+    if data is None:
+        given = takes.examples(_ROWS, seed, found.plain)
+    else:
+        given = takes.named(data)
     allowed = verification.TOLERANCES[precision] if tolerance is None else tolerance
     expected = _expected(found.given, takes, given, verify)
     how = format, precision, trainable, verify, allowed

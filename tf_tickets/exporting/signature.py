@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from typing import Any
 
@@ -95,16 +96,52 @@ class Interface:
             )
         return [nested[name] for name in named]
 
-    def examples(self, count: int, seed: int) -> dict[str, np.ndarray]:
+    def examples(
+        self, count: int, seed: int, model: keras.Model | None = None
+    ) -> dict[str, np.ndarray]:
         """Random inputs: normal numbers, or 0 and 1 where whole ones are taken.
 
         Args:
             count: How many, unless the model says.
             seed: Of the draws.
+            model: The model that must be able to take them. Unknown sizes grow until
+                shape inference accepts them; without a model they are 7.
         """
         rng = np.random.default_rng(seed)
         count = self.batch or count
-        return {one.name: _random(rng, one, count) for one in self.inputs}
+        size = _SIZES[0] if model is None else self._size(model, count)
+        return {one.name: _random(rng, one, count, size) for one in self.inputs}
+
+    def _size(self, model, count):
+        """The smallest size tried that the model takes wherever one is unknown."""
+        if all(None not in one.shape for one in self.inputs):
+            return _SIZES[0]
+        most = max(_MOST_NUMBERS, self._numbers(_SIZES[0]))
+        tried = [size for size in _SIZES if self._numbers(size) <= most]
+        reason = None
+        for size in tried:
+            specs = {
+                one.name: keras.KerasTensor(_shape(one, count, size), one.dtype)
+                for one in self.inputs
+            }
+            try:
+                outputs = model.compute_output_spec(self.nested(specs))
+            except Exception as error:  # Each layer and backend has its own.
+                reason = error
+                continue
+            if all(0 not in x.shape for x in keras.tree.flatten(outputs)):
+                return size
+            reason = ValueError("An output would be empty.")
+        shapes = {one.original: one.shape for one in self.inputs}
+        raise ValueError(
+            f"{model.name!r} has inputs of unknown size, {shapes}, and takes no random "
+            f"inputs of the sizes {tried}: {reason} Pass examples that it takes: "
+            "export(..., data=x)."
+        ) from reason
+
+    def _numbers(self, size):
+        """How many numbers one example has, with this size for unknown ones."""
+        return sum(math.prod(_shape(one, 1, size)) for one in self.inputs)
 
 
 def of_model(model: keras.Model, data: Any = None) -> Interface:
@@ -200,14 +237,24 @@ def _fitting(one, array):
     return array.astype("S" if one.dtype == "string" else one.dtype)
 
 
-def _random(rng, one, count):
+# Tried in turn where a size is unknown. Networks that halve and double their inputs
+# take powers of two.
+_SIZES = (7, *(2**power for power in range(3, 19)))
+# Of one example, so that 32 of them fit: 256 x 256 pixels of 4 channels.
+_MOST_NUMBERS = 2**18
+
+
+def _shape(one, count, size):
+    return (count, *(size if length is None else length for length in one.shape))
+
+
+def _random(rng, one, count, size):
     if one.dtype == "string":
         raise ValueError(
             f"Input {one.original!r} takes text, which is not drawn at random. Give "
             "some: export(..., data=x)."
         )
-    # A free length is taken as a few steps.
-    shape = (count, *(7 if length is None else length for length in one.shape))
+    shape = _shape(one, count, size)
     if keras.backend.is_float_dtype(one.dtype):
         return rng.normal(size=shape).astype(one.dtype)
     return rng.integers(0, 2, size=shape).astype(one.dtype)
