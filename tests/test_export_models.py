@@ -260,7 +260,7 @@ def half_left_out():
 )
 def test_inputs_of_unknown_size_are_drawn_as_large_as_the_model_needs(make, size):
     model = make()
-    drawn = interface.of_model(model).examples(2, 0, model)
+    drawn = signature.of_model(model).examples(2, 0, model)
     assert [x.shape[1] for x in drawn.values()] == [size]
     assert 0 not in model(*drawn.values()).shape
 
