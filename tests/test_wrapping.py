@@ -266,7 +266,7 @@ def test_a_model_with_a_compile_of_its_own_says_that_it_must_be_compiled():
     inputs = keras.Input((6,))
     model = OwnCompile(inputs, kl.Dense(2)(inputs))
     model.compile(3, loss="mse")
-    with pytest.warns(UserWarning, match="OwnCompile has a `compile` of its own"):
+    with pytest.warns(UserWarning, match="OwnCompile overrides `compile`"):
         found = wrapped(model)
     assert not found.compiled
 
