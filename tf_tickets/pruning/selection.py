@@ -1,4 +1,4 @@
-"""Scores and counts to exact 0/1 masks, for every kernel of a model."""
+"""Selects the weights of every kernel to keep, by scores and counts."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from tf_tickets import ranking
 def select(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], counts: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Prunes every kernel to its count, within what its mask still keeps.
+    """Returns masks that keep the weights with the highest scores.
 
     Args:
-        scores: Dict from a kernel's path to its scores.
-        masks: Dict from path to the present boolean mask.
-        counts: Dict from path to how many weights to keep.
+        scores: Dict from kernel path to its scores.
+        masks: Dict from kernel path to its current boolean mask.
+        counts: Dict from kernel path to the number of weights to keep.
 
     Returns:
-        Dict from path to the new mask, nested in the present one.
+        Dict from kernel path to its new mask, a subset of the current one.
 
     Example:
 
