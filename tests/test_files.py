@@ -152,7 +152,10 @@ def test_a_foreign_zip_is_refused(tmp_path):
         ({"arrays": [["a", "float32", [-3, -4]]]}, r"shape \[-3, -4\]"),
         ({"arrays": [["a", "float32", [2.5]]]}, r"shape \[2.5\]"),
         ({"arrays": [["a", "float32", "ab"]]}, "shape ab"),
-        ({"arrays": [["a", "float64", [3, 4]]]}, "must have 96 bytes, but the file contains 48"),
+        (
+            {"arrays": [["a", "float64", [3, 4]]]},
+            "must have 96 bytes, but the file contains 48",
+        ),
         ({"arrays": [["a", "object", [3, 4]]]}, "dtype 'object'"),
         ({"arrays": [["a", "float32,O", [3, 4]]]}, "dtype 'float32,O'"),
         ({"arrays": [["a", ["f4"], [3, 4]]]}, "unsupported dtype"),

@@ -131,10 +131,10 @@ def _distances(outputs, weight):
     pairs = _pairs(weight)
     squares = ops.diagonal(gram)
     squares = squares[:, None] + squares[None, :] - 2.0 * gram
-    apart = squares > _NEAR * ops.mean(ops.abs(squares))
+    distinct = squares > _NEAR * ops.mean(ops.abs(squares))
     # The gradient of the square root at 0 is infinite, so it is computed at 1 there.
-    distances = ops.where(apart, ops.sqrt(ops.where(apart, squares, 1.0)), 0.0)
-    counted = ops.cast(apart, "float32") * (1.0 if pairs is None else pairs)
+    distances = ops.where(distinct, ops.sqrt(ops.where(distinct, squares, 1.0)), 0.0)
+    counted = ops.cast(distinct, "float32") * (1.0 if pairs is None else pairs)
     mean = ops.sum(distances * counted) / ops.maximum(ops.sum(counted), _TINY)
     return distances / ops.maximum(mean, _TINY)
 
@@ -146,8 +146,8 @@ def _angles(outputs, weight):
     # (i - j) . (k - j) = ik - ij - jk + jj
     inner = gram[None] - gram[:, :, None] - gram[:, None, :] + squares[:, None, None]
     lengths = ops.diagonal(inner, axis1=1, axis2=2)
-    apart = lengths > _NEAR * ops.mean(lengths)
-    inverse = ops.where(apart, ops.rsqrt(ops.where(apart, lengths, 1.0)), 0.0)
+    distinct = lengths > _NEAR * ops.mean(lengths)
+    inverse = ops.where(distinct, ops.rsqrt(ops.where(distinct, lengths, 1.0)), 0.0)
     return inner * inverse[:, :, None] * inverse[:, None, :]
 
 

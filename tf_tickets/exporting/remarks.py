@@ -119,7 +119,9 @@ def _has_supported_stem(model):
 
 
 def has_avx() -> bool:
-    """Whether this processor has AVX; assumed on x86 if it cannot be determined.
+    """Returns whether this processor has AVX.
+
+    On x86 it is assumed if it cannot be determined.
 
     Example:
 

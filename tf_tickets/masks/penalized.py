@@ -137,17 +137,17 @@ def own_regularizer(kernel: keras.Variable) -> Callable[..., Tensor] | None:
     """
     regularizer = kernel.regularizer
     if isinstance(regularizer, _PenalizedRegularizer):
-        return regularizer.own
+        return regularizer.base
     return regularizer
 
 
 class _PenalizedRegularizer:
     """Adds the penalty of a mask to the user's regularizer of the kernel."""
 
-    def __init__(self, own, mask):
-        self.own = own
+    def __init__(self, base, mask):
+        self.base = base
         self.mask = mask
 
     def __call__(self, kernel):
         penalty = self.mask.penalize(kernel)
-        return penalty if self.own is None else self.own(kernel) + penalty
+        return penalty if self.base is None else self.base(kernel) + penalty

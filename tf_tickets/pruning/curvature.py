@@ -189,13 +189,13 @@ def gauss_newton(
         return gradient(weighted_sum, values)
 
     @compiled
-    def column(values, outputs, one, x, y):
+    def column(values, outputs, unit, x, y):
         loss = _loss_of_outputs(model, values, x, y)
-        return hessian_product(loss, [outputs], [one])[0]
+        return hessian_product(loss, [outputs], [unit])[0]
 
     def estimate(rng, values, x, y):
         outputs = outputs_at(model, x)(values)
-        roots = _roots(outputs, lambda one: column(values, outputs, one, x, y))
+        roots = _roots(outputs, lambda unit: column(values, outputs, unit, x, y))
         signs = _signs(rng, (len(x), roots.shape[-1]))
         drawn = np.einsum("nij,nj->ni", roots, signs).astype("float32")
         pulled = pull(values, ops.reshape(drawn, outputs.shape), x)
@@ -245,8 +245,8 @@ def _roots(outputs, column):
         )
     columns = []
     for index in range(size):
-        one = np.zeros((shape[0], size), "float32")
-        one[:, index] = 1.0
-        columns.append(numpy(column(one.reshape(shape))).reshape(shape[0], size))
+        unit = np.zeros((shape[0], size), "float32")
+        unit[:, index] = 1.0
+        columns.append(numpy(column(unit.reshape(shape))).reshape(shape[0], size))
     eigenvalues, eigenvectors = np.linalg.eigh(np.stack(columns, axis=-1))
     return eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, None, :]

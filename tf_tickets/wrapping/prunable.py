@@ -309,7 +309,7 @@ def _no_kernels(layer):
 
 
 def _has_build(layer):
-    """Whether a layer class overrides `build`."""
+    """Returns whether a layer class overrides `build`."""
     return type(layer).build is not keras.layers.Layer.build
 
 

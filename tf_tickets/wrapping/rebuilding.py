@@ -17,7 +17,7 @@ from tf_tickets.wrapping.prunable import Prunable
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:
-    """Whether Keras can rebuild a model from its list or graph of layers."""
+    """Returns whether Keras can rebuild a model from its list or graph of layers."""
     return isinstance(layer, keras.Sequential | keras.Function)
 
 
@@ -62,7 +62,7 @@ def layer_before(
 
 
 def gives_probabilities(model: keras.Model) -> bool:
-    """Whether the outputs of a model come from a softmax or sigmoid.
+    """Returns whether the outputs of a model come from a softmax or sigmoid.
 
     Example:
 
@@ -192,12 +192,12 @@ def _transform_in_place(model, change):
         if new is not layer:
             replaced[id(layer)] = (layer, new)
             order[id(new)] = order.get(id(layer), len(order))
-    held = _holding(model, replaced)
-    _check_held(model, replaced, held)
+    attributes = _attributes_with(model, replaced)
+    _check_replaceable(model, replaced, attributes)
     # Keras locks the attributes of a built layer; no public method unlocks them.
     tracker = model._tracker
     tracker.unlock()
-    for name, value in held:
+    for name, value in attributes:
         delattr(model, name)
         setattr(model, name, _exchange(value, replaced))
     for old, _ in replaced.values():
@@ -230,8 +230,10 @@ def _refuse_config(name):
     )
 
 
-def _check_held(model, replaced, held):
-    reachable = {id(layer) for _, value in held for layer in paths.layers_in(value)}
+def _check_replaceable(model, replaced, attributes):
+    reachable = {
+        id(layer) for _, value in attributes for layer in paths.layers_in(value)
+    }
     lost = [old.name for key, (old, _) in replaced.items() if key not in reachable]
     if lost:
         raise ValueError(
@@ -241,14 +243,14 @@ def _check_held(model, replaced, held):
         )
 
 
-def _holding(model, replaced):
-    """Returns the attributes that hold layers to replace, with their values."""
-    held = [(n, v) for n, v in vars(model).items() if n not in ("_layers", "_tracker")]
-    return [(n, v) for n, v in held if _holds(v, replaced)]
-
-
-def _holds(value, replaced):
-    return any(id(layer) in replaced for layer in paths.layers_in(value))
+def _attributes_with(model, replaced):
+    """Returns the attributes that contain layers to replace, with their values."""
+    return [
+        (name, value)
+        for name, value in vars(model).items()
+        if name not in ("_layers", "_tracker")
+        and any(id(layer) in replaced for layer in paths.layers_in(value))
+    ]
 
 
 def _exchange(value, replaced):

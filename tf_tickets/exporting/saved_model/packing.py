@@ -39,7 +39,9 @@ class Packed:
 
 
 def is_kernel(array: np.ndarray) -> bool:
-    """Whether an array is floating point (including bfloat16) and of rank 2 or more.
+    """Returns whether an array is floating point and of rank 2 or more.
+
+    bfloat16 counts as floating point.
 
     Example:
 

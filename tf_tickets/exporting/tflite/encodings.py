@@ -95,7 +95,7 @@ def choose(weight: Weight, blocks: bool) -> Choice:
 
 
 def _reads_sparse(weight):
-    """Whether all operators that read a weight have a kernel for sparse weights."""
+    """Returns whether all operators that read a weight support sparse weights."""
     supported = ("FULLY_CONNECTED", 1, "FLOAT32")
     matrix = weight.values.dtype == np.float32 and weight.values.ndim == 2
     return matrix and all(use[:3] == supported for use in weight.uses)
@@ -124,7 +124,7 @@ def _obstacle_of_uses(weight, direct):
 
 
 def _delegated(weight):
-    """Whether the default delegate runs all operators that read a weight.
+    """Returns whether the default delegate runs all operators that read a weight.
 
     Otherwise the runtime runs these operators and the DEQUANTIZE before them, but not
     the DENSIFY before the DEQUANTIZE. They would then read uninitialized memory.
