@@ -11,9 +11,9 @@ except ModuleNotFoundError as error:
     if missing not in ("tensorflow", "jax", "torch"):
         raise
     raise ImportError(
-        f"Keras requires the backend {missing!r}, which is not installed. The default "
-        "is TensorFlow. Set the environment variable KERAS_BACKEND=jax to use JAX, or "
-        f"install the backend: pip install {missing}"
+        f"Keras requires the backend {missing!r}, which is not installed. Set "
+        "KERAS_BACKEND=jax to use JAX (without this environment variable, Keras uses "
+        f"TensorFlow), or install the backend: pip install {missing}"
     ) from error
 
 __version__ = "0.1.0"
