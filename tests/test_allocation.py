@@ -162,6 +162,6 @@ def test_no_rate_below_one_empties_a_guarded_kernel():
     masks = full([(20, 20), (3, 2), (5,)])
     keep = allocation.after_rate(masks, 0.995)
     counts = allocation.global_(randomly(masks), masks, keep)
-    with pytest.warns(UserWarning, match="would cut"):
+    with pytest.warns(UserWarning, match="disconnects"):
         guarded = allocation.guard({**counts, "k2": 0}, masks)
     assert min(guarded.values()) >= 1

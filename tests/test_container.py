@@ -56,7 +56,7 @@ def test_a_buffer_that_is_not_there_is_refused():
         model.subgraphs[0].tensors[0].buffer = 99
 
     content = converted.changed(converted.dense("dense 16"), point)
-    with pytest.raises(ValueError, match="names buffers"):
+    with pytest.raises(ValueError, match="refers to buffers"):
         rewriter.encode(content)
 
 
@@ -93,7 +93,7 @@ def test_replacing_metadata_spares_others_with_the_same_bytes():
 
 @pytest.mark.parametrize("entries", [{"a": "text"}, {1: b""}, {"a": None}])
 def test_metadata_of_other_types_is_refused(entries):
-    with pytest.raises(TypeError, match="from a name to bytes"):
+    with pytest.raises(TypeError, match="map a str to bytes"):
         rewriter.set_metadata(converted.dense("dense 16"), entries)
 
 

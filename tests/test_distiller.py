@@ -176,7 +176,7 @@ def test_rows_of_weight_zero_teach_nothing():
         for data in (x, other)
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
-    with pytest.raises(ValueError, match="one sample weight a row"):
+    with pytest.raises(ValueError, match="one sample weight per row"):
         distiller().evaluate(x, y, sample_weight=np.ones((64, 3)), verbose=0)
 
 

@@ -286,7 +286,7 @@ def test_a_tflite_file_of_every_precision(tmp_path, precision):
         assert ways == {"csr", "densify"}
         assert report.sizes["sparse"] < 0.3 * report.sizes["dense"]
     if precision in ("dynamic", "int8"):
-        assert "gzip makes the file small" in str(report)
+        assert "Compress the file with gzip" in str(report)
 
 
 @by_tensorflow

@@ -211,8 +211,8 @@ def test_examples_are_taken_by_name():
     "data, message",
     [
         ({"q": np.ones((3, 2)), "z": np.ones((3, 2))}, r"\['a', 'b'\]. Received"),
-        ([np.ones((3, 2)), np.ones((4, 2))], "as many examples as the others"),
-        ([np.ones((0, 2)), np.ones((0, 2))], "one at least"),
+        ([np.ones((3, 2)), np.ones((4, 2))], "same number of examples"),
+        ([np.ones((0, 2)), np.ones((0, 2))], "at least 1"),
     ],
 )
 def test_examples_that_do_not_fit_are_refused(tmp_path, data, message):
@@ -287,7 +287,7 @@ def test_examples_that_the_model_does_not_take_are_named(tmp_path):
 
 def test_an_output_of_several_tensors_is_refused():
     outputs = {"boxes": [kl.Dense(1)(X), kl.Dense(1)(X)]}
-    with pytest.raises(ValueError, match=r"a key of its own"):
+    with pytest.raises(ValueError, match=r"a separate key"):
         signature.named_outputs(outputs)
 
 
@@ -349,5 +349,5 @@ def test_a_subclassed_model_is_not_handed_over(tmp_path):
     pytest.importorskip("tensorflow")
     model = Subclassed()
     model(X)
-    with pytest.raises(ValueError, match="handed to TensorFlow's process"):
+    with pytest.raises(ValueError, match="passed to the TensorFlow process"):
         tt.export(model, tmp_path / "a", data=X)

@@ -211,7 +211,7 @@ def test_other_settings_are_refused_and_only_these_are_named(
 def test_a_damaged_state_is_refused(tmp_path, complete):
     data = contents(complete[0])["search.state"]
     (tmp_path / "search.state").write_bytes(data[:1000])
-    with pytest.raises(ValueError, match="damaged or is no search file"):
+    with pytest.raises(ValueError, match="damaged or not a search file"):
         find(tmp_path)
 
 

@@ -364,8 +364,8 @@ def add_a_graph(model):
     ("change", "reason"),
     [
         (make_an_output, "it is an output of the model"),
-        (share_the_bytes, "its bytes are those of another tensor too"),
-        (add_a_graph, "its bytes are those of another tensor too"),
+        (share_the_bytes, "it shares its buffer with another tensor"),
+        (add_a_graph, "it shares its buffer with another tensor"),
     ],
 )
 def test_what_others_need_dense_stays_dense(change, reason):
@@ -455,5 +455,5 @@ def test_nothing_to_encode_gives_the_bytes_back():
 
 def test_an_encoded_file_is_not_encoded_again():
     encoded, _ = rewriter.encode(converted.pruned("dense 16", 0.9))
-    with pytest.raises(ValueError, match="Give the dense file"):
+    with pytest.raises(ValueError, match="Pass the dense file"):
         rewriter.encode(encoded)

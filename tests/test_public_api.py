@@ -181,7 +181,7 @@ def test_a_missing_backend_is_named_with_what_to_do():
     }
     command = [sys.executable, "-c", "import tf_tickets"]
     output = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "Keras wants the backend 'torch'" in output.stderr
+    assert "Keras requires the backend 'torch'" in output.stderr
     assert "Set KERAS_BACKEND=jax" in output.stderr
 
 

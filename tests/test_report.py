@@ -229,7 +229,7 @@ def test_every_variable_that_is_no_kernel_has_a_reason():
     seed = next(path for path in reasons if "seed" in path)
     assert reasons.pop(seed) == ((2,), 2, "rank 1")
     embedding = "an embedding: pass embeddings=True to prune it"
-    parameter = "a bias, a normalization or an activation parameter"
+    parameter = "a bias, normalization or activation parameter"
     assert reasons == {
         "words/embeddings": ((7, 6), 42, embedding),
         "frozen/kernel": ((6, 3), 18, "frozen (not trainable)"),

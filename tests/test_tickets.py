@@ -236,7 +236,7 @@ def test_masks_alone_cannot_be_applied():
 @pytest.mark.parametrize("data", [b"", b"\x80\x04\x95pickle", b"PK\x03\x04"])
 def test_no_other_file_is_loaded_as_a_ticket(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
-    with pytest.raises(ValueError, match="is no ticket file"):
+    with pytest.raises(ValueError, match="not a ticket file"):
         tt.Ticket.load(tmp_path / "a")
 
 

@@ -268,7 +268,7 @@ def test_a_model_with_a_compile_of_its_own_says_that_it_must_be_compiled():
     inputs = keras.Input((6,))
     model = OwnCompile(inputs, kl.Dense(2)(inputs))
     model.compile(3, loss="mse")
-    with pytest.warns(UserWarning, match="OwnCompile has a `compile` of its own"):
+    with pytest.warns(UserWarning, match="OwnCompile overrides `compile`"):
         found = wrapped(model)
     assert not found.compiled
 
@@ -508,8 +508,8 @@ with strategy.scope():
     model = tt.wrap(model, verbose=False)
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
 masks = {p: np.arange(m.size).reshape(m.shape) % 2 == 0
-         for p, m in wrapping.masks(model).items()}
-wrapping.set_masks(model, masks)
+         for p, m in wrapping.kernels(model).masks.items()}
+wrapping.kernels(model).set_masks(masks)
 before = [v.numpy() for v in wrapping.kernels(model).values()]
 x = np.random.default_rng(0).normal(size=(8, 6))
 model.fit(x, np.ones((8, 2)), batch_size=4, verbose=0)

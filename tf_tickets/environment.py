@@ -1,4 +1,4 @@
-"""Versions and backend: imports Keras before anything else of this library does."""
+"""Versions and backend. This module imports Keras before any other module does."""
 
 import platform
 
@@ -11,17 +11,16 @@ except ModuleNotFoundError as error:
     if missing not in ("tensorflow", "jax", "torch"):
         raise
     raise ImportError(
-        f"Keras wants the backend {missing!r}, which is not installed. Without the "
-        "environment variable KERAS_BACKEND it takes TensorFlow. Set "
-        "KERAS_BACKEND=jax to use JAX, or install the backend: "
-        f"pip install {missing}"
+        f"Keras requires the backend {missing!r}, which is not installed. Set "
+        "KERAS_BACKEND=jax to use JAX (without this environment variable, Keras uses "
+        f"TensorFlow), or install the backend: pip install {missing}"
     ) from error
 
 __version__ = "0.1.0"
 
 
 def versions() -> dict[str, str]:
-    """Dict of the versions that a ticket's provenance keeps.
+    """Returns the versions that are stored in the provenance of a ticket.
 
     Example:
 

@@ -1,8 +1,8 @@
-"""One file of named arrays and a description, safe to open from a stranger.
+"""Reads and writes files of named arrays and JSON content.
 
-A zip of `manifest.json` and one raw entry an array; booleans are bit-packed.
-Nothing in it is executed, every entry carries a checksum, and a file appears
-whole or not at all.
+A file is a zip archive of `manifest.json` and one raw entry per array. Booleans take
+one bit each. Files from untrusted sources are safe to read, since nothing in them is
+executed. Every entry has a checksum, and files are written atomically.
 """
 
 import contextlib
@@ -18,10 +18,22 @@ import numpy as np
 
 VERSION = 1
 DTYPES = (
-    *("bool", "bfloat16", "float16", "float32", "float64"),
-    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    "bool",
+    "bfloat16",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
 )
-_SIGNS_OF_DAMAGE = (
+# Exceptions that a damaged file may raise.
+_DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     json.JSONDecodeError,
@@ -44,9 +56,9 @@ def write(
     """Writes a file atomically.
 
     Args:
-        path: Where to; a folder that does not exist is made.
-        kind: What the file is, "ticket" for instance; `read` asks for it.
-        content: What else to keep, anything that JSON can hold.
+        path: Path of the file. Missing folders are created.
+        kind: Kind of the file, such as "ticket". `read` validates it.
+        content: Other content, which must be serializable as JSON.
         arrays: Dict from name to array.
 
     Example:
@@ -69,7 +81,7 @@ def write(
 
 @contextlib.contextmanager
 def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the place of `path` once all is written.
+    """Yields a temporary path that replaces `path` when the block succeeds.
 
     Example:
 
@@ -91,7 +103,7 @@ def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
 
 def sweep(folder: os.PathLike | str) -> None:
-    """Removes what writes that were killed have left in a folder."""
+    """Removes temporary files that interrupted writes left in a folder."""
     for draft in pathlib.Path(folder).glob(".*.tmp*"):
         draft.unlink(missing_ok=True)
 
@@ -100,15 +112,15 @@ def _storable(name, array):
     array = np.asarray(array)
     if array.dtype.name not in DTYPES:
         raise TypeError(
-            f"Array {name!r} has dtype {array.dtype}, which no file may hold. Allowed: "
-            f"{', '.join(DTYPES)}."
+            f"Array {name!r} has dtype {array.dtype}, which is not supported. Convert "
+            f"it to one of {', '.join(DTYPES)}."
         )
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _write_zip(file, manifest, arrays):
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        # ZipInfo without a date: the same content gives the same bytes.
+        # Entries have no date, so equal content results in equal bytes.
         text = json.dumps(manifest, sort_keys=True).encode()
         _write_entry(archive, "manifest.json", text)
         for index, array in enumerate(arrays.values()):
@@ -122,41 +134,53 @@ def _write_entry(archive, name, data):
 
 
 def read(path: os.PathLike | str, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Reads what `write` wrote, and checks that it is whole and of that kind."""
+    """Reads and validates a file written by `write`.
+
+    Args:
+        path: Path of the file.
+        kind: Expected kind of the file.
+
+    Returns:
+        The content and a dict from name to array.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {kind} file at {path}.")
+        raise FileNotFoundError(
+            f"There is no {kind} file at {path}. Pass the path of an existing file."
+        )
     with open(path, "rb") as file, contextlib.ExitStack() as stack:
-        with _told_as_damage(path, kind):
+        with _reporting_damage(path, kind):
             archive = stack.enter_context(zipfile.ZipFile(file))
             manifest = json.loads(archive.read("manifest.json"))
         _check(manifest, kind, path)
-        with _told_as_damage(path, kind):
+        with _reporting_damage(path, kind):
             return manifest["content"], _read_arrays(archive, manifest["arrays"])
 
 
 @contextlib.contextmanager
-def _told_as_damage(path, kind):
+def _reporting_damage(path, kind):
     try:
         yield
-    except _SIGNS_OF_DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise ValueError(
-            f"{path} is damaged or is no {kind} file: {error}. It may be cut off "
-            "or altered; take another copy."
+            f"{path} is damaged or not a {kind} file: {error}. The file may be "
+            "truncated or modified; use another copy."
         ) from error
 
 
 def _check(manifest, kind, path):
     if not isinstance(manifest, dict) or manifest.get("format") != "tf_tickets":
-        raise ValueError(f"{path} was not written by tf_tickets.")
+        raise ValueError(
+            f"{path} was not written by tf_tickets. Expected a {kind} file."
+        )
     if manifest.get("version") not in range(1, VERSION + 1):
         raise ValueError(
-            f"{path} has format version {manifest.get('version')}, this tf_tickets "
-            f"reads up to {VERSION}. Install a newer tf_tickets."
+            f"{path} has format version {manifest.get('version')}. This version of "
+            f"tf_tickets reads versions up to {VERSION}. Install a newer tf_tickets."
         )
     if manifest.get("kind") != kind:
         raise ValueError(
-            f"{path} is a {manifest.get('kind')} file, expected a {kind} file."
+            f"{path} is a {manifest.get('kind')} file. Expected a {kind} file."
         )
 
 
@@ -169,18 +193,18 @@ def _read_arrays(archive, rows):
     return arrays
 
 
-def _check_size(name, dtype, shape, found):
-    """Before anything is unpacked: what it says of itself must be so."""
+def _check_size(name, dtype, shape, received):
+    """Validates the size of an entry in bytes before it is decompressed."""
     if dtype not in DTYPES:
-        raise ValueError(f"array {name!r} has dtype {dtype!r}, which no file may hold")
+        raise ValueError(f"array {name!r} has the unsupported dtype {dtype!r}")
     if not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError(f"array {name!r} has shape {shape}")
+        raise ValueError(f"array {name!r} has the invalid shape {shape}")
     size = math.prod(shape)
-    wanted = (size + 7) // 8 if dtype == "bool" else size * np.dtype(dtype).itemsize
-    if found != wanted:
+    expected = (size + 7) // 8 if dtype == "bool" else size * np.dtype(dtype).itemsize
+    if received != expected:
         raise ValueError(
-            f"array {name!r} of shape {shape} and dtype {dtype} must take {wanted} "
-            f"bytes, the file has {found}"
+            f"array {name!r} of shape {shape} and dtype {dtype} must have {expected} "
+            f"bytes, but the file contains {received}"
         )
 
 

@@ -1,9 +1,8 @@
-"""Scores and a count in, an exact 0/1 mask out.
+"""Selects an exact number of entries with the largest scores.
 
-The rule is the rank: precisely `count` weights are kept, the ones with the
-largest scores. A threshold (`score > t`) keeps or drops a whole tie at once and
-so misses the count; here ties are settled by index, the lower index is kept.
-`keep_largest` does so with NumPy arrays, `largest` within a compiled step.
+A threshold (`score > t`) keeps or drops all tied scores together and can miss the
+count. These functions break ties by index and keep the lower one. `keep_largest`
+works on NumPy arrays, `largest` inside a compiled step.
 """
 
 from typing import Any
@@ -16,16 +15,16 @@ from numpy.typing import ArrayLike
 def keep_largest(
     scores: ArrayLike, count: int, within: ArrayLike | None = None
 ) -> np.ndarray:
-    """Keeps exactly `count` entries: those with the largest scores.
+    """Returns a mask of the `count` entries with the largest scores.
 
     Args:
         scores: Array of any shape.
-        count: How many entries to keep.
-        within: Optional boolean array; only where it is true may an entry be
-            kept. This is what nests the masks of later rounds.
+        count: Number of entries to keep.
+        within: Optional boolean array. Entries are only kept where it is true. Passing
+            the previous mask makes the new mask a subset of it.
 
     Returns:
-        A boolean array of the shape of `scores`, true where kept.
+        A boolean array in the shape of `scores`, true for kept entries.
 
     Example:
 
@@ -40,8 +39,8 @@ def keep_largest(
     _check_count(count, alive.size)
     if np.isnan(flat[alive]).any():
         raise ValueError(
-            "Scores must be comparable, received NaN. A diverged training "
-            "(loss NaN) gives NaN weights: lower the learning rate."
+            "Scores must not contain NaN. Received: NaN. Diverged training (loss NaN) "
+            "results in NaN weights; lower the learning rate."
         )
     mask = np.zeros(flat.size, dtype=bool)
     mask[alive[_rank(flat[alive], count)]] = True
@@ -49,7 +48,10 @@ def keep_largest(
 
 
 def _rank(values, count):
-    """Indices of the `count` largest, in O(n); of a tie the first ones."""
+    """Returns the indices of the `count` largest values in O(n).
+
+    Among equal values the first ones are selected.
+    """
     if count == 0:
         return np.zeros(0, dtype=np.intp)
     threshold = np.partition(values, values.size - count)[-count]
@@ -64,7 +66,7 @@ def _candidates(flat, within):
     within = np.asarray(within, dtype=bool)
     if within.size != flat.size:
         raise ValueError(
-            "`within` must have as many entries as `scores`. Received: "
+            "`within` and `scores` must have the same number of entries. Received: "
             f"{within.size} for {flat.size} scores."
         )
     return np.flatnonzero(within.ravel())
@@ -73,18 +75,25 @@ def _candidates(flat, within):
 def _check_count(count, size):
     if not 0 <= count <= size:
         raise ValueError(
-            f"`count` must lie between 0 and the {size} candidates. "
+            f"`count` must be between 0 and the {size} candidates. "
             f"Received: count={count}"
         )
 
 
 def largest(scores: Any, count: Any) -> Any:
-    """1.0 for exactly `count` of the largest scores, 0.0 elsewhere.
+    """Returns 1.0 for the `count` largest scores and 0.0 elsewhere.
 
-    By counting, not by sorting, which is slow within a compiled step: first the
-    value, then, among those too near to it to tell apart, the index is halved.
-    Of equal scores the first are kept. Scores nearer to each other than 1e-19 of the
-    greatest count as equal.
+    Sorting is slow inside a compiled step. Two binary searches are used instead: one
+    for the threshold value, and one for the index among scores equal to it. Among equal
+    scores the first ones are kept. Scores that differ by less than 1e-19 of the largest
+    one are considered equal.
+
+    Args:
+        scores: Tensor of any shape.
+        count: Number of scores to keep.
+
+    Returns:
+        A float32 tensor in the shape of `scores`.
 
     Example:
 
@@ -97,25 +106,25 @@ def largest(scores: Any, count: Any) -> Any:
     low, high = _threshold(flat, count)
     above = flat > high
     level = (flat > low) & (flat <= high)
-    wanted = count - _number(above)
-    place = ops.arange(flat.shape[0])
-    end = _end(level, place, wanted)
-    kept = above | (level & (place < end))
+    missing = count - _count(above)
+    index = ops.arange(flat.shape[0])
+    end = _end(level, index, missing)
+    kept = above | (level & (index < end))
     return ops.reshape(ops.cast(kept, "float32"), scores.shape)
 
 
-def _number(chosen):
-    return ops.sum(ops.cast(chosen, "int32"))
+def _count(condition):
+    return ops.sum(ops.cast(condition, "int32"))
 
 
 def _threshold(flat, count):
-    """Bounds of the `count`-th largest: fewer lie above `high`, not above `low`."""
+    """Returns bounds (low, high] of the `count`-th largest score."""
 
     def halve(_, bounds):
         low, high = bounds
-        # Not (low + high) / 2, which overflows.
+        # (low + high) / 2 may overflow.
         middle = low * 0.5 + high * 0.5
-        enough = _number(flat > middle) >= count
+        enough = _count(flat > middle) >= count
         return ops.where(enough, middle, low), ops.where(enough, high, middle)
 
     highest = ops.max(flat)
@@ -124,13 +133,13 @@ def _threshold(flat, count):
     return ops.fori_loop(0, 64, halve, start)
 
 
-def _end(level, place, wanted):
-    """The place before which `wanted` of the level entries lie."""
+def _end(level, index, missing):
+    """Returns the index before which there are `missing` true entries in `level`."""
 
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) // 2
-        enough = _number(level & (place < middle)) >= wanted
+        enough = _count(level & (index < middle)) >= missing
         return ops.where(enough, low, middle + 1), ops.where(enough, middle, high)
 
     size = ops.convert_to_tensor(level.shape[0], "int32")

@@ -1,4 +1,4 @@
-"""What a student learns from its teachers: outputs, features and relations."""
+"""Distillation losses, which compare outputs, features and relations."""
 
 from tf_tickets.distillation.losses import (
     DistillationLoss,

@@ -1,4 +1,4 @@
-"""The trainer that teaches a model, wrapped or plain, what other models know."""
+"""Trains a student model from one or more teacher models."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,42 +12,47 @@ from tf_tickets.masks.base import Tensor
 from tf_tickets.wrapping import rebuilding
 
 _INPUTS = "distiller_inputs"
-_ANSWERS = "distiller_answers"
+_OUTPUTS = "distiller_outputs"
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class Distiller(keras.Model):
-    """Trains a student on its data and on what one or several teachers say of them.
+    """Trains a student on labels and on the outputs of one or more teachers.
 
-    The loss is `student_loss_weight` times what it is compiled with, plus the weighted
-    distillation losses, plus the student's own `losses`: regularizers and the
-    penalties of masks. `sample_weight` counts in all but the last. All ways of
-    compiling a step are Keras's own; every search works under it as a callback of its
-    `fit`, for to Keras and to a search it has the student's weights alone.
+    The loss is the sum of three terms:
 
-    Teachers are in inference mode, take no gradient, and are not among the weights of
-    the model. On JAX their weights are those at the time a step is compiled: compile
-    again after changing them.
+    - `student_loss_weight` times the compiled loss,
+    - the weighted distillation losses,
+    - the `losses` of the student: regularizers and penalties of masks.
+
+    `sample_weight` applies to the first two. A distiller compiles and trains like any
+    Keras model. Its weights are those of the student, and searches work as callbacks of
+    its `fit`.
+
+    Teachers run in inference mode and receive no gradient. Their weights are not part
+    of the weights of this model. On JAX the compiled step contains the weights of the
+    teachers; compile again after changing them.
 
     Args:
         teacher: A model, or a list of models.
-        student: The model to train; wrap it before.
-        distillation_losses: One of `tf_tickets.distillation` or a list of them.
-        distillation_loss_weights: A weight for each; by default 1.
-        student_loss_weight: Weight of the compiled loss, 0 to 1.
+        student: The model to train. To prune it, wrap it first.
+        distillation_losses: A loss from `tf_tickets.distillation`, or a list of them.
+        distillation_loss_weights: List of one weight per distillation loss. Defaults
+            to 1 for each.
+        student_loss_weight: Weight of the compiled loss, from 0 to 1.
 
     Example:
 
     >>> def build():
     ...     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> student = tt.wrap(build(), verbose=False)
-    >>> answers = tt.distillation.LogitsDistillation(temperature=4.0)
-    >>> distiller = Distiller(build(), student, answers)
+    >>> loss = tt.distillation.LogitsDistillation(temperature=4.0)
+    >>> distiller = Distiller(build(), student, loss)
     >>> distiller.compile("adam", keras.losses.CategoricalCrossentropy(True))
     >>> x, y = np.ones((8, 4)), np.eye(3)[[0] * 8]
     >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
     >>> history = distiller.fit(x, y, epochs=2, callbacks=[search], verbose=0)
-    >>> tt.wrapping.sparsity(student)
+    >>> tt.kernels(student).sparsity
     0.5
     """
 
@@ -63,16 +68,16 @@ class Distiller(keras.Model):
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.student = student
-        self.distillation_losses = _listed(distillation_losses)
+        self.distillation_losses = _as_list(distillation_losses)
         weights = distillation_loss_weights
         count = len(self.distillation_losses)
         weights = [1.0] * count if weights is None else weights
         self.distillation_loss_weights = [float(weight) for weight in weights]
         self.student_loss_weight = float(student_loss_weight)
-        teachers = _listed(teacher)
+        teachers = _as_list(teacher)
         self._check(teachers)
-        self._views = _Views(teachers, self._named("teacher"))
-        self._view = _Views([student], self._named("student"))
+        self._teacher_views = _Views(teachers, self._layer_names("teacher"))
+        self._student_view = _Views([student], self._layer_names("student"))
         self._prepare()
         self.student_loss = keras.metrics.Mean(name="student_loss")
         self.distillation_loss = keras.metrics.Mean(name="distillation_loss")
@@ -81,155 +86,166 @@ class Distiller(keras.Model):
     @property
     def teachers(self) -> list[keras.Model]:
         """The teachers."""
-        return self._views.models
+        return self._teacher_views.models
 
-    def _named(self, who):
-        """The layers that the losses compare."""
-        return [getattr(x, f"{who}_layer_name") for x in self.distillation_losses]
+    def _layer_names(self, role):
+        """Returns the layers of the "teacher" or "student" that the losses compare."""
+        return [getattr(x, f"{role}_layer_name") for x in self.distillation_losses]
 
     def _check(self, teachers):
         if not teachers:
-            raise ValueError("Give a teacher, or several. Received: none.")
+            raise ValueError(
+                "`teacher` must be a model or a list with at least one model. "
+                "Received: an empty list."
+            )
         for model in (*teachers, self.student):
             if not isinstance(model, keras.Model) or not model.built:
                 raise TypeError(
-                    "Teachers and student must be Keras models that are built. "
+                    "Teachers and student must be built Keras models. "
                     f"Received: {model!r}"
                 )
-        self._check_apart(teachers)
+        self._check_not_shared(teachers)
         for loss in self.distillation_losses:
             if not isinstance(loss, DistillationLoss):
                 raise TypeError(
-                    "A distillation loss must be one of tf_tickets.distillation. "
-                    f"Received: {loss!r}"
+                    "Distillation losses must be instances of "
+                    f"tf_tickets.distillation.DistillationLoss. Received: {loss!r}"
                 )
         self._check_weights()
 
     def _check_weights(self):
         if len(self.distillation_loss_weights) != len(self.distillation_losses):
             raise ValueError(
-                "There must be a weight for each distillation loss. Received: "
+                "`distillation_loss_weights` must have one weight per loss. Received: "
                 f"{len(self.distillation_losses)} losses, "
                 f"distillation_loss_weights={self.distillation_loss_weights}"
             )
         if not all(0.0 <= w < float("inf") for w in self.distillation_loss_weights):
             raise ValueError(
-                "`distillation_loss_weights` must be 0 or more. Received: "
+                "`distillation_loss_weights` must be finite and 0 or more. Received: "
                 f"{self.distillation_loss_weights}"
             )
         if not 0.0 <= self.student_loss_weight <= 1.0:
             raise ValueError(
-                "`student_loss_weight` must lie in [0, 1]. Received: "
+                "`student_loss_weight` must be in [0, 1]. Received: "
                 f"{self.student_loss_weight}"
             )
 
-    def _check_apart(self, teachers):
-        own = {id(variable) for variable in self.student.variables}
-        taught = [v for teacher in teachers for v in teacher.variables]
-        shared = [v.path for v in taught if id(v) in own]
+    def _check_not_shared(self, teachers):
+        student_ids = {id(variable) for variable in self.student.variables}
+        variables = [v for teacher in teachers for v in teacher.variables]
+        shared = [v.path for v in variables if id(v) in student_ids]
         if shared:
             raise ValueError(
-                f"A teacher shares {shared} with the student and would be trained with "
-                "it: wrap(model) shares its variables with `model`. Give a copy: "
-                "keras.models.clone_model(model), then set_weights."
+                f"A teacher shares the variables {shared} with the student, and would "
+                "be trained with it. wrap(model) shares its variables with `model`. "
+                "Pass a copy: keras.models.clone_model(model), then set_weights."
             )
 
     def _prepare(self):
-        [student] = self._view.shapes()
+        [student] = self._student_view.shapes()
         for loss in self.distillation_losses:
             name = loss.teacher_layer_name
-            shapes = {shape[name] for shape in self._views.shapes()}
+            shapes = {shape[name] for shape in self._teacher_views.shapes()}
             if len(shapes) > 1:
                 raise ValueError(
-                    f"The teachers' {name or 'outputs'!r} must have one shape. "
-                    f"Received: {sorted(map(str, shapes))}"
+                    f"The {name or 'outputs'!r} of all teachers must have the same "
+                    f"shape. Received: {sorted(map(str, shapes))}"
                 )
             loss.prepare(shapes.pop(), student[loss.student_layer_name])
 
-    # What Keras calls.
+    # Methods called by Keras.
 
     def call(self, inputs, training=None):
-        if self._view.models[0] is not self.student:  # stripped in place
-            self._view = _Views([self.student], self._named("student"))
+        if self._student_view.models[0] is not self.student:  # stripped in place
+            self._student_view = _Views([self.student], self._layer_names("student"))
         inputs = inputs[_INPUTS] if _is_remembered(inputs) else inputs
-        [found] = self._view(inputs, training)
-        self._view.seen = found
-        return found[None]
+        [outputs] = self._student_view(inputs, training)
+        self._student_view.seen = outputs
+        return outputs[None]
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         replicas = _replicas()
-        taught = self._taught(x, _row_weights(sample_weight))
-        own = self._own_loss(x, y, y_pred, sample_weight, training)
-        # As Keras's own mean of the loss: by the rows of a batch.
+        distillation = self._distillation_loss(x, _row_weights(sample_weight))
+        student = self._student_loss(x, y, y_pred, sample_weight, training)
+        # Weighted by the batch size, like the mean loss that Keras reports.
         rows = ops.shape(keras.tree.flatten(y_pred)[0])[0]
-        self.student_loss.update_state(own * replicas, sample_weight=rows)
-        self.distillation_loss.update_state(taught, sample_weight=rows)
-        return own + ops.cast(taught / replicas, own.dtype)
+        self.student_loss.update_state(student * replicas, sample_weight=rows)
+        self.distillation_loss.update_state(distillation, sample_weight=rows)
+        return student + ops.cast(distillation / replicas, student.dtype)
 
-    def _own_loss(self, x, y, y_pred, sample_weight, training):
-        """The compiled loss by its weight, and the student's own losses as they are."""
+    def _student_loss(self, x, y, y_pred, sample_weight, training):
+        """Returns the weighted compiled loss plus the unweighted penalties."""
         penalties = sum(self.losses, ops.zeros(())) / _replicas()
         if self.loss is None:
             return penalties
         weight = self.student_loss_weight
-        both = super().compute_loss(x, y, y_pred, sample_weight, training)
-        return weight * both + (1.0 - weight) * penalties
+        total = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return weight * total + (1.0 - weight) * penalties
 
-    def _taught(self, x, sample_weight):
-        # What `call` has just seen, in the same step.
-        seen, self._view.seen = self._view.seen, {}
-        answers = self._answers(x)
+    def _distillation_loss(self, x, sample_weight):
+        # The outputs of `call` in the same step.
+        seen, self._student_view.seen = self._student_view.seen, {}
+        teacher_outputs = self._teacher_outputs(x)
         total = ops.zeros(())
         weighted = zip(
             self.distillation_losses, self.distillation_loss_weights, strict=True
         )
         for loss, weight in weighted:
-            said = [ops.stop_gradient(a[loss.teacher_layer_name]) for a in answers]
-            watched = seen[loss.student_layer_name]
-            total += weight * loss.compute_loss(said, watched, sample_weight)
+            targets = [
+                ops.stop_gradient(outputs[loss.teacher_layer_name])
+                for outputs in teacher_outputs
+            ]
+            outputs = seen[loss.student_layer_name]
+            total += weight * loss.compute_loss(targets, outputs, sample_weight)
         return total
 
-    def _answers(self, x):
-        """For each teacher, a dict from a layer to what it gives."""
+    def _teacher_outputs(self, x):
+        """Returns, for each teacher, a dict from a layer name to its outputs."""
         if not _is_remembered(x):
-            return self._views(x, training=False)
-        remembered = x[_ANSWERS]
+            return self._teacher_views(x, training=False)
+        remembered = x[_OUTPUTS]
+        names = self._layer_names("teacher")
         return [
-            {name: remembered[_key(name)][:, place] for name in self._named("teacher")}
-            for place in range(len(self.teachers))
+            {name: remembered[_key(name)][:, index] for name in names}
+            for index in range(len(self.teachers))
         ]
 
     def remember(self, x: Any, batch_size: int = 512) -> dict:
-        """The inputs together with what the teachers say of them.
+        """Precomputes the outputs of the teachers.
 
-        Give the result to `fit` in place of `x`: the teachers are then not asked
-        again. That is right where every epoch sees the same inputs, in any order, but
-        not where they are augmented.
+        Pass the result to `fit` instead of `x`. The teachers are then not called during
+        training. Use it only if the inputs are not augmented; their order may change.
 
         Args:
-            x: The inputs, an array or a nest of arrays.
-            batch_size: Examples at a time.
+            x: Inputs, an array or a nested structure of arrays.
+            batch_size: Number of examples per call of the teachers.
+
+        Returns:
+            Dict of the inputs and the outputs of the teachers.
         """
         parts = []
         size = len(keras.tree.flatten(x)[0])
         for begin in range(0, size, batch_size):
             rows = slice(begin, begin + batch_size)
             batch = keras.tree.map_structure(lambda a, rows=rows: a[rows], x)
-            parts.append(self._stacked(self._views(batch, training=False)))
+            parts.append(self._stack(self._teacher_views(batch, training=False)))
         joined = keras.tree.map_structure(lambda *p: np.concatenate(p), *parts)
-        return {_INPUTS: x, _ANSWERS: joined}
+        return {_INPUTS: x, _OUTPUTS: joined}
 
-    def _stacked(self, answers):
-        """Dict from a layer to an array of (examples, teachers, ...)."""
-        found = {}
-        for name in self._named("teacher"):
-            arrays = [ops.convert_to_numpy(answer[name]) for answer in answers]
-            found[_key(name)] = np.stack(arrays, axis=1)
-        return found
+    def _stack(self, teacher_outputs):
+        """Returns a dict from a layer to an array of (examples, teachers, ...)."""
+        stacked = {}
+        for name in self._layer_names("teacher"):
+            arrays = [
+                ops.convert_to_numpy(outputs[name]) for outputs in teacher_outputs
+            ]
+            stacked[_key(name)] = np.stack(arrays, axis=1)
+        return stacked
 
-    # Teachers are saved too, by Keras, as the layers in a public attribute.
+    # Keras also saves the teachers, as layers in a public attribute.
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -256,10 +272,10 @@ class Distiller(keras.Model):
 
 
 class _Views:
-    """Models as functions from inputs to their outputs and to some of their layers.
+    """Calls models and returns their outputs and those of selected layers.
 
-    Held here, teachers are out of Keras's sight. A name of None is the output. `seen`
-    is what a call within a step has given.
+    Keras does not track models in this class. The name None stands for the output of a
+    model. `seen` holds the result of the last call within a step.
     """
 
     def __init__(self, models, names):
@@ -272,14 +288,14 @@ class _Views:
         return [self._named(view(x, training=training)) for view in self.views]
 
     def shapes(self):
-        """For each model, a dict from a name to a shape; None where it is unknown."""
+        """Returns, for each model, a dict from a layer name to a shape or None."""
         return [self._shapes(view) for view in self.views]
 
     def _shapes(self, view):
         if not rebuilding.is_graph(view):
             return {None: None}
-        found = self._named(view.outputs)
-        return {name: tuple(tensor.shape) for name, tensor in found.items()}
+        tensors = self._named(view.outputs)
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def _named(self, outputs):
         outputs = outputs if isinstance(outputs, list) else [outputs]
@@ -291,43 +307,46 @@ def _view(model, layers):
     functional = isinstance(model, keras.Function)
     if functional and not hasattr(model.output, "shape"):
         raise ValueError(
-            "Teachers and student must have one output, not in a list or dict. "
+            "Teachers and student must have one output, not a list or dict of them. "
             f"Received: {model.name!r}, whose output is a {type(model.output).__name__}"
         )
     if not layers:
         return model
     if not graph:
         raise ValueError(
-            f"The layers {layers} of {model.name!r} cannot be watched, for it is "
-            "neither Sequential nor functional. Compare outputs, or build it as "
-            "keras.Model(inputs, outputs)."
+            f"The outputs of the layers {layers} are not accessible because "
+            f"{model.name!r} is neither Sequential nor functional. Compare the outputs "
+            "of the models, or build it as keras.Model(inputs, outputs)."
         )
-    inputs, output, seen = _called_anew(model)
-    watched = [seen[id(_layer(model, name))] for name in layers]
-    return keras.Model(inputs, [output, *watched])
+    inputs, output, layer_outputs = _new_graph(model)
+    selected = [layer_outputs[id(_layer(model, name))] for name in layers]
+    return keras.Model(inputs, [output, *selected])
 
 
-def _called_anew(model):
-    """Input, output and what each layer gives, by its id, in a graph of its own.
+def _new_graph(model):
+    """Calls the layers of a model in a new graph.
 
-    The `output` that a layer has may belong to another model that shares the layer.
+    The attribute `layer.output` may belong to another model that shares the layer.
+
+    Returns:
+        The input, the output, and a dict from the id of a layer to its output.
     """
-    seen = {}
+    layer_outputs = {}
 
     def call(layer, *args, **kwargs):
-        seen[id(layer)] = layer(*args, **kwargs)
-        return seen[id(layer)]
+        layer_outputs[id(layer)] = layer(*args, **kwargs)
+        return layer_outputs[id(layer)]
 
     if isinstance(model, keras.Sequential):
         [first] = model.inputs
         inputs = output = keras.Input(batch_shape=first.shape, dtype=first.dtype)
         for layer in model.layers:
             output = call(layer, output)
-        return inputs, output, seen
+        return inputs, output, layer_outputs
     clone = keras.models.clone_model(
         model, clone_function=lambda layer: layer, call_function=call
     )
-    return clone.input, clone.outputs[0], seen
+    return clone.input, clone.outputs[0], layer_outputs
 
 
 def _layer(model, name):
@@ -336,8 +355,8 @@ def _layer(model, name):
     return model.get_layer(name)
 
 
-def _listed(given):
-    return list(given) if isinstance(given, Iterable) else [given]
+def _as_list(value):
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def _key(name):
@@ -345,11 +364,14 @@ def _key(name):
 
 
 def _is_remembered(x):
-    return isinstance(x, dict) and set(x) == {_INPUTS, _ANSWERS}
+    return isinstance(x, dict) and set(x) == {_INPUTS, _OUTPUTS}
 
 
 def _replicas():
-    """Keras adds the losses of the replicas, each of which is a share of the mean."""
+    """Returns the number of replicas.
+
+    Keras sums the losses of all replicas, so each must be divided by their number.
+    """
     if keras.config.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -358,13 +380,13 @@ def _replicas():
 
 
 def _row_weights(sample_weight):
-    """One weight a row, in float32."""
+    """Returns one float32 weight per row."""
     if sample_weight is None:
         return None
     shape = tuple(sample_weight.shape)
     if any(length != 1 for length in shape[1:]):
         raise ValueError(
-            "Distillation losses take one sample weight a row. Received weights of "
-            f"shape {shape}."
+            "Distillation losses take one sample weight per row. Received: weights of "
+            f"shape {shape}. Pass weights of shape (rows,)."
         )
     return ops.reshape(ops.cast(sample_weight, "float32"), (-1,))

@@ -1,9 +1,9 @@
-"""What a student is taught: its teachers' answers, features and relations.
+"""Distillation losses on logits and features.
 
-Each loss compares one layer of the student, or its outputs, with the same of one or
-several teachers. Names and arguments are those of `keras.distillation` where it has
-them; unlike there, a row counts by its `sample_weight`, and rows of weight 0 not at
-all. `Distiller` trains with them.
+Each loss compares a layer or the outputs of the student with those of one or more
+teachers. Names and arguments follow `keras.distillation` where possible. Unlike there,
+`sample_weight` weights the rows, and rows of weight 0 have no influence. `Distiller`
+trains with these losses.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,18 @@ from keras import ops
 from tf_tickets.masks.base import Tensor
 
 _TINY = 1e-12
-# Squared distances below this share of their mean are rounding.
+# Squared distances below this fraction of their mean are rounding errors.
 _NEAR = 1e-6
 
 
 class DistillationLoss(keras.layers.Layer):
-    """How far a student is from its teachers; a subclass gives `compute_loss`.
+    """Base class of distillation losses; subclasses implement `compute_loss`.
 
     Args:
-        teacher_layer_name: The layer of the teachers, by its name or its place among
-            their layers; None for their output.
-        student_layer_name: The layer of the student; None for the same.
+        teacher_layer_name: Name or index of the layer of the teachers. None selects
+            their outputs.
+        student_layer_name: Name or index of the layer of the student. None selects
+            the same as for the teachers.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class DistillationLoss(keras.layers.Layer):
         self.student_layer_name = teacher_layer_name if same else student_layer_name
 
     def prepare(self, teacher: tuple | None, student: tuple | None) -> None:
-        """Sees the shapes of what is compared, rows included, before any training.
+        """Validates the shapes and creates variables before training.
 
         Args:
-            teacher: Shape of the teachers' layer; None for a subclassed model.
-            student: Shape of the student's.
+            teacher: Output shape of the teachers' layer, including the batch
+                dimension. None for a subclassed model.
+            student: Output shape of the student's layer.
         """
 
     def compute_loss(
@@ -53,12 +55,15 @@ class DistillationLoss(keras.layers.Layer):
         student_outputs: Tensor,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch, a number.
+        """Returns the loss of a batch.
 
         Args:
-            teacher_outputs: What each teacher gives, a list of tensors.
-            student_outputs: What the student gives.
-            sample_weight: How much each row counts, one number a row; None for 1.
+            teacher_outputs: List of the outputs of each teacher.
+            student_outputs: Outputs of the student.
+            sample_weight: One weight per row. None weights all rows by 1.
+
+        Returns:
+            A scalar.
         """
         raise NotImplementedError
 
@@ -72,20 +77,20 @@ class DistillationLoss(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class LogitsDistillation(DistillationLoss):
-    """Response: the divergence from the teachers' probabilities, times T².
+    """Computes the KL divergence from the teachers' probabilities, times T².
 
-    Several teachers are one: for the forward divergence, KL(teacher, student), the
-    mean of their probabilities, for the reverse one, KL(student, teacher), the mean
-    of their logarithms. Their gradients are those of the mean over the teachers. An
-    output of one unit is that of a class against another. Where a row has several
-    outputs (the steps of a sequence), it is their mean, padding included.
+    Several teachers are averaged into one. The forward divergence KL(teacher, student)
+    averages their probabilities, the reverse divergence KL(student, teacher) their
+    logarithms. The gradient is the mean of the gradients for each teacher. An output
+    with one unit is treated as binary classification. If a row has several outputs,
+    such as the steps of a sequence, the loss is their mean, including padding.
 
     Args:
-        temperature: T, by which logits are divided.
-        reverse: Whether it is the reverse divergence.
-        from_logits: Whether the outputs are logits, or probabilities.
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
+        temperature: Divisor T of the logits.
+        reverse: Whether to use the reverse divergence.
+        from_logits: Whether the outputs are logits rather than probabilities.
+        teacher_layer_name: See `DistillationLoss`.
+        student_layer_name: See `DistillationLoss`.
 
     Example:
 
@@ -116,19 +121,19 @@ class LogitsDistillation(DistillationLoss):
     def prepare(self, teacher: tuple | None, student: tuple | None) -> None:
         if teacher is not None and student is not None and teacher[1:] != student[1:]:
             raise ValueError(
-                "Answers are compared class by class and must have one shape. "
+                "Outputs are compared class by class and must have the same shape. "
                 f"Received: {teacher} of the teachers, {student} of the student."
             )
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
-        taught = self._together([self._log(t) for t in teacher_outputs])
-        found = self._log(student_outputs)
-        p, q = (found, taught) if self.reverse else (taught, found)
+        teacher = self._average([self._log(t) for t in teacher_outputs])
+        student = self._log(student_outputs)
+        p, q = (student, teacher) if self.reverse else (teacher, student)
         rows = means_of_rows(ops.sum(ops.exp(p) * (p - q), axis=-1))
         return self.temperature**2 * mean_over_rows(rows, sample_weight)
 
-    def _together(self, logs):
-        """The one teacher that several are."""
+    def _average(self, logs):
+        """Averages the log probabilities of all teachers into one teacher."""
         if len(logs) == 1:
             return logs[0]
         if self.reverse:
@@ -155,19 +160,19 @@ class LogitsDistillation(DistillationLoss):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class FeatureDistillation(DistillationLoss):
-    """Feature: the squared distance between layers, mean over the teachers.
+    """Computes the squared distance between features, averaged over the teachers.
 
-    Features are only alike between networks that began with the same weights; else
-    use a relation, which does not care about their order.
+    Features correspond only between networks that start from the same weights.
+    Otherwise, use a relation, which does not depend on the order of the features.
 
     Args:
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
-        normalize: "l2": each row is divided by its length; "standard": each row gets
-            mean 0 and deviation 1, and the distance is divided by its size; None:
-            the mean squared error.
-        project: Whether a linear map, which is trained too, leads from the
-            student's features to the teachers', which may then have another shape.
+        teacher_layer_name: See `DistillationLoss`.
+        student_layer_name: See `DistillationLoss`.
+        normalize: "l2" divides each row by its norm. "standard" scales each row to
+            mean 0 and standard deviation 1, and divides the distance by its size. None
+            computes the mean squared error.
+        project: Whether to train a linear projection of the student's features to the
+            teachers' features. Their shapes may then differ.
 
     Example:
 
@@ -196,7 +201,10 @@ class FeatureDistillation(DistillationLoss):
     def prepare(self, teacher: tuple | None, student: tuple | None) -> None:
         if teacher is None or student is None:
             if self.project:
-                raise ValueError("A projection needs models of known shapes.")
+                raise ValueError(
+                    "project=True needs known shapes. Received: a subclassed model. "
+                    "Build it as keras.Model(inputs, outputs)."
+                )
             return
         sizes = [_size(shape) for shape in (teacher, student)]
         if self.project and self.projection is None:
@@ -206,25 +214,26 @@ class FeatureDistillation(DistillationLoss):
             self.projection.build((None, sizes[1]))
         elif not self.project and sizes[0] != sizes[1]:
             raise ValueError(
-                f"The features of the teachers' {self.teacher_layer_name!r} have shape "
-                f"{teacher}, those of the student's {self.student_layer_name!r} "
-                f"{student}. Give project=True, or layers of one shape."
+                "Features must have the same shape. Received: "
+                f"{teacher} from {self.teacher_layer_name!r} of the teachers, "
+                f"{student} from {self.student_layer_name!r} of the student. Pass "
+                "project=True, or choose other layers."
             )
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
-        found = rows_of(student_outputs)
+        features = rows_of(student_outputs)
         if self.projection is not None:
-            found = self.projection(found)
-        found = self._normal(found)
+            features = self.projection(features)
+        features = self._normalize(features)
         distances = [
-            ops.sum(ops.square(found - self._normal(rows_of(t))), axis=-1)
+            ops.sum(ops.square(features - self._normalize(rows_of(t))), axis=-1)
             for t in teacher_outputs
         ]
         rows = sum(distances) / len(distances)
-        rows = rows if self.normalize == "l2" else rows / found.shape[-1]
+        rows = rows if self.normalize == "l2" else rows / features.shape[-1]
         return mean_over_rows(rows, sample_weight)
 
-    def _normal(self, rows):
+    def _normalize(self, rows):
         if self.normalize == "standard":
             rows = rows - ops.mean(rows, axis=-1, keepdims=True)
             return rows * ops.rsqrt(ops.mean(ops.square(rows), -1, True) + _TINY)
@@ -239,7 +248,7 @@ class FeatureDistillation(DistillationLoss):
 
 
 def mean_over_rows(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean of weighted values, by their number, as Keras's losses take it.
+    """Returns the sum of weighted values divided by their number, as in Keras losses.
 
     Example:
 
@@ -250,7 +259,7 @@ def mean_over_rows(values: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def means_of_rows(values: Tensor) -> Tensor:
-    """The mean of each example's values, one number a row.
+    """Returns the mean over all axes except the first.
 
     Example:
 
@@ -262,7 +271,7 @@ def means_of_rows(values: Tensor) -> Tensor:
 
 
 def rows_of(outputs: Tensor) -> Tensor:
-    """Each example's values in one row, in float32.
+    """Flattens the values of each example into a float32 row.
 
     Example:
 
@@ -274,7 +283,7 @@ def rows_of(outputs: Tensor) -> Tensor:
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; those of zeros stay.
+    """Scales rows to norm 1; rows of zeros stay zero.
 
     Example:
 
@@ -289,8 +298,8 @@ def _size(shape):
     for length in shape[1:]:
         if length is None:
             raise ValueError(
-                "Features are compared row by row and need a known shape. Received: "
-                f"{tuple(shape)}"
+                "Features must have a known shape apart from the batch dimension. "
+                f"Received: {tuple(shape)}. Build the model with a fixed input shape."
             )
         size *= length
     return size

@@ -16,14 +16,14 @@ from tf_tickets.masks.base import Tensor
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class DistanceDistillation(DistillationLoss):
-    """Relation: distances between the rows of a batch, by Huber's loss (RKD-D).
+    """Compares pairwise distances between the rows of a batch (RKD-D).
 
-    Distances are divided by their mean, so that neither the place nor the scale of
-    the features matters, nor their number.
+    It computes the Huber loss. Distances are divided by their mean. The loss does not
+    depend on the offset, scale or number of the features.
 
     Args:
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
+        teacher_layer_name: See `DistillationLoss`.
+        student_layer_name: See `DistillationLoss`.
 
     Example:
 
@@ -35,20 +35,21 @@ class DistanceDistillation(DistillationLoss):
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
         pairs = _pairs(sample_weight)
-        found = _distances(student_outputs, sample_weight)
-        gaps = [huber(found - _distances(t, sample_weight)) for t in teacher_outputs]
+        student = _distances(student_outputs, sample_weight)
+        gaps = [huber(student - _distances(t, sample_weight)) for t in teacher_outputs]
         return mean_over_rows(sum(gaps) / len(gaps), pairs)
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class AngleDistillation(DistillationLoss):
-    """Relation: the angle at each row between each two others, by Huber's loss (RKD-A).
+    """Compares the angles between the rows of a batch (RKD-A).
 
-    Memory grows with the cube of the batch.
+    It computes the Huber loss over all angles that three rows form. Its memory grows
+    with the cube of the batch size.
 
     Args:
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
+        teacher_layer_name: See `DistillationLoss`.
+        student_layer_name: See `DistillationLoss`.
 
     Example:
 
@@ -59,8 +60,8 @@ class AngleDistillation(DistillationLoss):
     """
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
-        found = _angles(student_outputs, sample_weight)
-        gaps = [huber(found - _angles(t, sample_weight)) for t in teacher_outputs]
+        student = _angles(student_outputs, sample_weight)
+        gaps = [huber(student - _angles(t, sample_weight)) for t in teacher_outputs]
         pairs = _pairs(sample_weight)
         triples = None if pairs is None else pairs[:, :, None] * sample_weight
         return mean_over_rows(sum(gaps) / len(gaps), triples)
@@ -68,14 +69,14 @@ class AngleDistillation(DistillationLoss):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class SimilarityDistillation(DistillationLoss):
-    """Relation: which rows of a batch excite alike (Tung and Mori 2019).
+    """Compares the similarities between the rows of a batch (Tung and Mori 2019).
 
-    The matrix of inner products between the rows, each of its rows divided by its
-    length, is compared with the teachers' by the mean squared error.
+    It computes the mean squared error between the matrices of inner products. The rows
+    of the matrices are normalized.
 
     Args:
-        teacher_layer_name: As in `DistillationLoss`.
-        student_layer_name: As in `DistillationLoss`.
+        teacher_layer_name: See `DistillationLoss`.
+        student_layer_name: See `DistillationLoss`.
 
     Example:
 
@@ -87,13 +88,13 @@ class SimilarityDistillation(DistillationLoss):
 
     def compute_loss(self, teacher_outputs, student_outputs, sample_weight=None):
         pairs = _pairs(sample_weight)
-        found = _similarities(student_outputs, pairs)
-        gaps = [ops.square(found - _similarities(t, pairs)) for t in teacher_outputs]
+        student = _similarities(student_outputs, pairs)
+        gaps = [ops.square(student - _similarities(t, pairs)) for t in teacher_outputs]
         return mean_over_rows(sum(gaps) / len(gaps), pairs)
 
 
 def huber(gap: Tensor) -> Tensor:
-    """Huber's loss of each entry, whose bend is at 1.
+    """Returns the elementwise Huber loss with delta 1.
 
     Example:
 
@@ -109,9 +110,9 @@ def _pairs(weight):
 
 
 def _gram(outputs, weight):
-    """Inner products of the rows seen from their middle, where rounding is least.
+    """Returns the inner products of the centered rows.
 
-    Rows of weight 0 lie in the middle, wherever they were.
+    Centering minimizes rounding errors. Rows of weight 0 are moved to the center.
     """
     rows = rows_of(outputs)
     if weight is None:
@@ -125,28 +126,28 @@ def _gram(outputs, weight):
 
 
 def _distances(outputs, weight):
-    """Between each two rows, divided by the mean of those above 0."""
+    """Returns pairwise distances divided by the mean of the nonzero ones."""
     gram = _gram(outputs, weight)
     pairs = _pairs(weight)
     squares = ops.diagonal(gram)
     squares = squares[:, None] + squares[None, :] - 2.0 * gram
-    apart = squares > _NEAR * ops.mean(ops.abs(squares))
-    # The root's slope at 0 is infinite: it is taken of 1 there, and left out.
-    found = ops.where(apart, ops.sqrt(ops.where(apart, squares, 1.0)), 0.0)
-    counted = ops.cast(apart, "float32") * (1.0 if pairs is None else pairs)
-    mean = ops.sum(found * counted) / ops.maximum(ops.sum(counted), _TINY)
-    return found / ops.maximum(mean, _TINY)
+    distinct = squares > _NEAR * ops.mean(ops.abs(squares))
+    # The gradient of the square root at 0 is infinite, so it is computed at 1 there.
+    distances = ops.where(distinct, ops.sqrt(ops.where(distinct, squares, 1.0)), 0.0)
+    counted = ops.cast(distinct, "float32") * (1.0 if pairs is None else pairs)
+    mean = ops.sum(distances * counted) / ops.maximum(ops.sum(counted), _TINY)
+    return distances / ops.maximum(mean, _TINY)
 
 
 def _angles(outputs, weight):
-    """Cosine at row j between rows i and k, as [j, i, k]."""
+    """Returns the cosine of the angle at row j between rows i and k, as [j, i, k]."""
     gram = _gram(outputs, weight)
     squares = ops.diagonal(gram)
     # (i - j) . (k - j) = ik - ij - jk + jj
     inner = gram[None] - gram[:, :, None] - gram[:, None, :] + squares[:, None, None]
     lengths = ops.diagonal(inner, axis1=1, axis2=2)
-    apart = lengths > _NEAR * ops.mean(lengths)
-    inverse = ops.where(apart, ops.rsqrt(ops.where(apart, lengths, 1.0)), 0.0)
+    distinct = lengths > _NEAR * ops.mean(lengths)
+    inverse = ops.where(distinct, ops.rsqrt(ops.where(distinct, lengths, 1.0)), 0.0)
     return inner * inverse[:, :, None] * inverse[:, None, :]
 
 
@@ -155,6 +156,6 @@ def _similarities(outputs, pairs):
     gram = ops.matmul(rows, ops.transpose(rows))
     if pairs is None:
         return unit(gram)
-    # A row that does not count must not lengthen the others'.
+    # A row of weight 0 must not change the norms of the others.
     counted = ops.cast(pairs > 0.0, "float32")
     return unit(gram * counted)

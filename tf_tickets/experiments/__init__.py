@@ -1,1 +1,1 @@
-"""Data sets, networks and recipes of the papers."""
+"""Data sets, networks and training recipes from the papers."""

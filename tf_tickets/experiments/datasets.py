@@ -1,7 +1,7 @@
-"""Image data sets as NumPy arrays: scaled, with a validation split.
+"""Image data sets as scaled NumPy arrays with a validation split.
 
-The validation images are always taken from the training part, so that a search
-that picks its tickets by them never looks at the test set.
+The validation images are always part of the official training set. A search that
+selects tickets by validation metrics therefore never uses the test set.
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ _PIP_LINES = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Standardized images and their labels, in three splits.
+    """Holds images and labels in training, validation and test splits.
 
     Args:
-        name: What the data are called in reports.
-        x_train: Images, float32, (rows, height, width, channels).
-        y_train: Labels, whole numbers from 0.
-        x_val: Images to choose by, held out from the training part.
-        y_val: Their labels.
-        x_test: Images that are looked at last.
-        y_test: Their labels.
+        name: Name of the data set in reports.
+        x_train: Training images, float32, (rows, height, width, channels).
+        y_train: Training labels, integers from 0.
+        x_val: Validation images, held out from the training set.
+        y_val: Validation labels.
+        x_test: Test images.
+        y_test: Test labels.
 
     Example:
 
@@ -56,7 +56,7 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one image.
+        """The shape of one image.
 
         Example:
 
@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes: one more than the largest label of any split.
+        """The number of classes, 1 plus the largest label of all splits.
 
         Example:
 
@@ -77,9 +77,9 @@ class Dataset:
         return 1 + int(max(y.max() for y in (self.y_train, self.y_val, self.y_test)))
 
     def digest(self) -> str:
-        """SHA-256 of all six arrays, in hex: equal for equal data and split.
+        """Returns the SHA-256 digest of all six arrays in hexadecimal.
 
-        It is computed once; do not change the arrays in place.
+        It is computed once. Do not change the arrays in place.
 
         Example:
 
@@ -96,10 +96,10 @@ class Dataset:
         return batches.digest([getattr(self, name) for name in names])
 
     def take(self, n: int) -> Self:
-        """The same data with the first `n` training rows only.
+        """Returns the data set with only the first `n` training rows.
 
-        The rows were shuffled when they were split, so these are a random part.
-        They stay standardized by the whole training split.
+        The rows are a random subset because the split shuffles them. They keep the
+        scaling by the whole training split.
 
         Example:
 
@@ -109,7 +109,7 @@ class Dataset:
         """
         if not 1 <= n <= len(self.x_train):
             raise ValueError(
-                f"`n` must lie between 1 and the {len(self.x_train)} training rows "
+                f"`n` must be between 1 and the {len(self.x_train)} training rows "
                 f"of {self.name}. Received: n={n}"
             )
         return dataclasses.replace(
@@ -120,11 +120,14 @@ class Dataset:
         )
 
     def balanced(self, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Training rows, so many of every class; all of a class that has fewer.
+        """Returns a balanced random subset of the training rows.
 
         Args:
-            each: How many of a class.
-            seed: Seed of the choice.
+            each: Maximum number of rows per class.
+            seed: Seed of the random choice.
+
+        Returns:
+            Images and labels.
 
         Example:
 
@@ -135,8 +138,8 @@ class Dataset:
         rng = np.random.default_rng(seed)
         rows: list[np.ndarray] = []
         for label in np.unique(self.y_train):
-            there = np.flatnonzero(self.y_train == label)
-            rows.append(rng.permutation(there)[:each])
+            candidates = np.flatnonzero(self.y_train == label)
+            rows.append(rng.permutation(candidates)[:each])
         chosen = np.concatenate(rows)
         return self.x_train[chosen], self.y_train[chosen]
 
@@ -155,26 +158,27 @@ def load(
     seed: int = 0,
     scaling: str = "standard",
 ) -> Dataset:
-    """Loads a data set, splits off the validation rows and scales the images.
+    """Loads a data set, splits off validation rows and scales the images.
 
     Args:
         name: One of
 
-            - "digits": the 8x8 digits that come with scikit-learn; no download.
-              360 of them are the test set, the same ones for every seed.
-            - "mnist", "cifar10": the file `<name>.npz` if the folder has one,
-              else what tensorflow-datasets has prepared. Nothing is downloaded.
-            - a path that ends in `.npz`: a file with the arrays x_train, y_train,
-              x_test and y_test. It needs no TensorFlow.
-        data_dir: Folder of the data. By default that of the environment variable
-            TF_TICKETS_DATA_DIR for .npz files and TFDS_DATA_DIR for
+            - "digits": the 8x8 digits included in scikit-learn. 360 of them are the
+              test set, independent of the seed.
+            - "mnist", "cifar10": the file `<name>.npz` in `data_dir` if it exists,
+              otherwise the prepared data of tensorflow-datasets. Nothing is
+              downloaded.
+            - a path ending in `.npz`: a file with the arrays x_train, y_train, x_test
+              and y_test. It does not need TensorFlow.
+        data_dir: Folder of the data. Defaults to the environment variable
+            TF_TICKETS_DATA_DIR for .npz files, and to TFDS_DATA_DIR for
             tensorflow-datasets.
-        validation: How many of the training rows to hold out. By default 5,000,
-            or a fifth where that is less.
+        validation: Number of training rows to hold out. Defaults to 5,000 or a fifth
+            of the rows, whichever is smaller.
         seed: Seed of the split and of the order of the training rows.
-        scaling: "standard": minus the mean and divided by the standard deviation
-            that each channel has in the training split. "unit": divided by the
-            largest value in it, 255 for most, so that black stays 0.
+        scaling: "standard" subtracts the mean and divides by the standard deviation of
+            each channel in the training split. "unit" divides by the largest value in
+            the training split, and black stays 0.
 
     Returns:
         A `Dataset` of float32 images.
@@ -205,7 +209,7 @@ def load(
 
 
 def _read(name, data_dir):
-    """The name for reports, and the four arrays as they are stored."""
+    """Returns the name for reports and the four arrays as stored."""
     if name.endswith(".npz"):
         return pathlib.Path(name).stem, _read_npz(pathlib.Path(name))
     if name == "digits":
@@ -213,16 +217,16 @@ def _read(name, data_dir):
     if name not in _FROM_TFDS:
         known = ", ".join(repr(n) for n in ("digits", *_FROM_TFDS))
         raise ValueError(
-            f"Unknown data set. Received: {name!r}. Known: {known}, or a path that "
-            "ends in .npz (arrays x_train, y_train, x_test, y_test)."
+            f"Unknown data set. Received: {name!r}. Expected one of {known}, or a path "
+            "ending in .npz (arrays x_train, y_train, x_test, y_test)."
         )
-    file = _npz_of(name, data_dir)
+    file = _npz_path(name, data_dir)
     if file.is_file():
         return name, _read_npz(file)
     return name, _read_tfds(name, data_dir)
 
 
-def _npz_of(name, data_dir):
+def _npz_path(name, data_dir):
     folder = data_dir or os.environ.get("TF_TICKETS_DATA_DIR", "")
     return pathlib.Path(folder).expanduser() / f"{name}.npz"
 
@@ -231,18 +235,18 @@ def _read_npz(file):
     file = file.expanduser()
     if not file.is_file():
         raise FileNotFoundError(
-            f"There is no such file. Received: {str(file)!r}. Expected an .npz file "
-            f"with the arrays {', '.join(_ARRAYS)}."
+            f"File not found: {str(file)!r}. Expected an .npz file with the arrays "
+            f"{', '.join(_ARRAYS)}."
         )
     try:
-        # zipfile, for np.load would also take a single array.
+        # np.load would also accept a file with a single array.
         with zipfile.ZipFile(file) as stored:
             members = [key for key in _ARRAYS if f"{key}.npy" in stored.namelist()]
             return {key: _member(stored, f"{key}.npy") for key in members}
     except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{str(file)!r} cannot be read as an .npz file of plain arrays: {error} "
-            "Write it again with numpy.savez; arrays of objects are not read."
+            f"{str(file)!r} cannot be read as an .npz file of plain arrays: {error}. "
+            "Write it again with numpy.savez, without object arrays."
         ) from error
 
 
@@ -281,22 +285,22 @@ def _read_tfds(name, data_dir):
 
 
 def _leave_accelerators(tf):
-    """TensorFlow takes all memory of a GPU unless it cannot see it."""
+    """Hides GPUs from TensorFlow, which would allocate all their memory."""
     if keras.config.backend() == "tensorflow":
         return
     try:
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError:
-        return  # It is running already, and has what it has.
+        return  # TensorFlow has already initialized its devices.
 
 
 def _not_prepared(name, folder):
     return (
         f"tensorflow-datasets has no prepared {name} in "
         f"{str(folder or '~/tensorflow_datasets')!r}, and nothing is downloaded "
-        f"here. Pass `data_dir` or set TFDS_DATA_DIR to the folder that holds "
-        f"{name!r}, or prepare it with `tfds build {name} --data_dir FOLDER`, or put "
-        f"a {name}.npz (arrays {', '.join(_ARRAYS)}) into `data_dir` or "
+        f"automatically. Pass `data_dir` or set TFDS_DATA_DIR to the folder of "
+        f"{name!r}, prepare it with `tfds build {name} --data_dir FOLDER`, or put a "
+        f"{name}.npz (arrays {', '.join(_ARRAYS)}) into `data_dir` or "
         "TF_TICKETS_DATA_DIR."
     )
 
@@ -307,50 +311,50 @@ def _import(module):
     except ImportError as error:
         package = module.split(".")[0]
         raise ImportError(
-            f"This data set needs {package}, which did not import ({error}). "
-            f"Install it: {_PIP_LINES[package]}. Or load the data from a .npz file, "
-            "which needs NumPy only."
+            f"This data set requires {package}, which failed to import ({error}). "
+            f"Install it: {_PIP_LINES[package]}. Or load the data from an .npz file, "
+            "which only requires NumPy."
         ) from error
 
 
 def _checked(arrays, source):
-    """The arrays as (images, labels, test images, test labels), or an error."""
+    """Validates the arrays and returns (images, labels, test images, test labels)."""
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
         raise ValueError(
-            f"{source} lacks {', '.join(missing)}. Received the arrays "
-            f"{list(arrays)}; expected {', '.join(_ARRAYS)}."
+            f"{source} lacks the arrays {', '.join(missing)}. Received: "
+            f"{list(arrays)}. Expected: {', '.join(_ARRAYS)}."
         )
     x, x_test = (_images(arrays[k], f"{source}: {k}") for k in ("x_train", "x_test"))
     y = _labels(arrays["y_train"], len(x), f"{source}: y_train")
     y_test = _labels(arrays["y_test"], len(x_test), f"{source}: y_test")
     if x.shape[1:] != x_test.shape[1:]:
         raise ValueError(
-            f"{source}: the images of x_train and x_test must have one shape. "
+            f"{source}: the images in x_train and x_test must have the same shape. "
             f"Received: {x.shape[1:]} and {x_test.shape[1:]}"
         )
     return x, y, x_test, y_test
 
 
-def _images(x, where):
+def _images(x, source):
     if x.ndim not in (3, 4) or x.size == 0 or x.dtype.kind not in "uif":
         raise ValueError(
-            f"{where} must hold numbers in the shape (rows, height, width, channels) "
+            f"{source} must contain numbers of shape (rows, height, width, channels) "
             f"or (rows, height, width). Received: {x.dtype} of shape {x.shape}"
         )
     return x if x.ndim == 4 else x[..., np.newaxis]
 
 
-def _labels(y, rows, where):
+def _labels(y, rows, source):
     flat = y.reshape(-1)
     if y.dtype.kind not in "ui" or y.shape not in ((rows,), (rows, 1)):
         raise ValueError(
-            f"{where} must hold one whole number for each of the {rows} images. "
-            f"Received: {y.dtype} of shape {y.shape}. From one-hot labels take "
+            f"{source} must contain one integer for each of the {rows} images. "
+            f"Received: {y.dtype} of shape {y.shape}. Convert one-hot labels with "
             "y.argmax(axis=1)."
         )
     if flat.min() < 0:
-        raise ValueError(f"{where} must count from 0. Received: {flat.min()}")
+        raise ValueError(f"{source} must be 0 or more. Received: {flat.min()}")
     return flat.astype("int32")
 
 
@@ -359,27 +363,31 @@ def _validation_rows(validation, rows):
     if not isinstance(count, int | np.integer) or not 1 <= count < rows:
         raise ValueError(
             "`validation` must be a number of training rows, at least 1 and less "
-            f"than all {rows}. Received: validation={validation}"
+            f"than {rows}. Received: validation={validation}"
         )
     return count
 
 
 def _split(labels, count, seed):
-    """Shuffled indices of the rest, and of `count` rows spread over the classes."""
+    """Splits off `count` rows, stratified by class.
+
+    Returns:
+        Shuffled indices of the remaining rows and of the `count` rows.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
-    # Evenly spaced among rows sorted by class: exact count, and stratified.
+    # Evenly spaced rows, sorted by class, are stratified and have an exact count.
     chosen = by_class[np.arange(count) * len(labels) // count]
     rest = order[~np.isin(order, chosen)]
     return rest, rng.permutation(chosen)
 
 
 def _standardizer(x, source):
-    """A function from images to float32 of mean 0 and deviation 1 in `x`."""
+    """Returns a function that standardizes images by mean and deviation of `x`."""
     x = x.astype("float32")
     rows = x.size // x.shape[-1]
-    # For uint8 these sums are exact, so that every machine gets the same images.
+    # These sums are exact for uint8; every machine computes the same images.
     mean = np.einsum("nhwc->c", x, dtype="float64") / rows
     square = np.einsum("nhwc,nhwc->c", x, x, dtype="float64") / rows
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
@@ -398,12 +406,12 @@ def _standardizer(x, source):
 
 
 def _unit_scaler(x, source):
-    """A function from images to float32 with 1 as the largest value in `x`."""
+    """Returns a function that divides images by the largest value of `x`."""
     largest = float(x.max())
     if not np.isfinite(largest) or largest <= 0:
         raise ValueError(
-            f"{source}: scaling='unit' needs finite images with values above 0. "
-            f"Received: largest value {largest}"
+            f"{source}: scaling='unit' needs finite images with a maximum above 0. "
+            f"Received: a maximum of {largest}"
         )
     return lambda images: images.astype("float32") / np.float32(largest)
 

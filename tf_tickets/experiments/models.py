@@ -1,8 +1,8 @@
 """The networks of the lottery-ticket papers.
 
-A builder returns a plain functional Keras model, uncompiled, with named layers.
-All of them end in logits, without a softmax, so their losses take
-`from_logits=True`. Initial weights follow `keras.utils.set_random_seed`.
+Every builder returns a plain, uncompiled functional Keras model with named layers. The
+models output logits without a softmax, so use losses with `from_logits=True`. Call
+`keras.utils.set_random_seed` for reproducible initial weights.
 """
 
 import keras
@@ -14,12 +14,12 @@ _VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 def lenet300(
     input_shape: tuple[int, ...] = (28, 28, 1), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """LeNet-300-100: two hidden layers of 300 and 100 units.
+    """Builds LeNet-300-100, with two hidden layers of 300 and 100 units.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -39,12 +39,14 @@ def lenet300(
 def conv2(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """Conv-2 of Frankle and Carbin: 2 convolutions of 64, two layers of 256.
+    """Builds Conv-2 of Frankle and Carbin.
+
+    It has 2 convolutions with 64 channels and 2 dense layers with 256 units.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -60,12 +62,14 @@ def conv2(
 def conv4(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """Conv-4 of Frankle and Carbin: Conv-2 with 2 convolutions of 128 more.
+    """Builds Conv-4 of Frankle and Carbin.
+
+    It adds 2 convolutions with 128 channels to Conv-2.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -81,12 +85,14 @@ def conv4(
 def conv6(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """Conv-6 of Frankle and Carbin: Conv-4 with 2 convolutions of 256 more.
+    """Builds Conv-6 of Frankle and Carbin.
+
+    It adds 2 convolutions with 256 channels to Conv-4.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -102,15 +108,15 @@ def conv6(
 def resnet20(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """ResNet-20 for small images: 3 stages of 3 blocks, 16-32-64 channels.
+    """Builds ResNet-20 for small images: 3 stages of 3 blocks, 16-32-64 channels.
 
-    Shortcuts that change the shape are 1x1 convolutions with batch
-    normalization, named `*_shortcut`.
+    Shortcuts that change the shape are 1x1 convolutions with batch normalization,
+    named `*_shortcut`.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -126,12 +132,14 @@ def resnet20(
 def resnet18(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """ResNet-18 for small images: 3x3 stem, 4 stages of 2 blocks, 64 to 512.
+    """Builds ResNet-18 for small images, with 64 to 512 channels.
+
+    It has a 3x3 stem and 4 stages of 2 blocks.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -147,15 +155,14 @@ def resnet18(
 def vgg16(
     input_shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, width: float = 1.0
 ) -> keras.Model:
-    """VGG-16 for small images: 13 convolutions with batch normalization.
+    """Builds VGG-16 for small images: 13 convolutions with batch normalization.
 
-    The three wide layers of the original are one classifier here, as is usual
-    on CIFAR-10.
+    One classifier replaces the three wide layers of the original, as usual on CIFAR-10.
 
     Args:
         input_shape: Shape of one image.
         classes: Number of logits.
-        width: What to multiply the numbers of units with, for narrow networks.
+        width: Factor of the number of units, for narrow networks.
 
     Returns:
         A plain, uncompiled Keras model.
@@ -213,8 +220,14 @@ def _resnet(name, stages, blocks, input_shape, classes, width):
 def _residual(x, channels, strides, prefix):
     shortcut = x
     if strides != 1:
-        names = f"{prefix}_shortcut", f"{prefix}_shortcut_bn"
-        shortcut = _conv_bn(x, channels, *names, strides=strides, size=1)
+        shortcut = _conv_bn(
+            x,
+            channels,
+            f"{prefix}_shortcut",
+            f"{prefix}_shortcut_bn",
+            strides=strides,
+            size=1,
+        )
     x = _conv_bn(x, channels, f"{prefix}_conv1", f"{prefix}_bn1", strides=strides)
     x = layers.ReLU(name=f"{prefix}_relu1")(x)
     x = _conv_bn(x, channels, f"{prefix}_conv2", f"{prefix}_bn2")
@@ -232,7 +245,7 @@ def _conv_bn(x, channels, conv_name, bn_name, strides=1, size=3):
         kernel_initializer="he_normal",
         name=conv_name,
     )(x)
-    # The papers' code is PyTorch's: its momentum 0.1 is 0.9 here.
+    # The papers use PyTorch, where this momentum is 0.1.
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=bn_name)(x)
 
 

@@ -1,6 +1,6 @@
-"""How the papers train and prune their networks.
+"""Training and pruning recipes from the papers.
 
-`build` returns a network of `tf_tickets.models`, compiled by its recipe.
+`build` returns a network of `tf_tickets.models`, compiled according to its recipe.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ from tf_tickets.experiments import models
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a paper trains a network, and how it prunes it.
+    """Holds the hyperparameters with which a paper trains and prunes a network.
 
     Args:
-        name: Name of the network, as `build` takes it.
-        build: Function (input_shape, classes, width) to the uncompiled model.
-        optimizer: Function of the number of steps in one round's training to the
-            optimizer. The number matters where the learning rate falls in steps.
-        batch_size: Rows in a batch.
-        epochs: Epochs of one round.
+        name: Name of the network for `build`.
+        build: Function (input_shape, classes, width) that returns an uncompiled model.
+        optimizer: Function that returns the optimizer from the number of steps in a
+            round. Learning-rate schedules depend on this number.
+        batch_size: Number of rows per batch.
+        epochs: Number of epochs per round.
         rate: Fraction of the kept weights that a round prunes: one number, or a
             dict from a regular expression for kernel paths to a number.
-        allocation: "global", or None where `rate` says how much where.
-        rewind_to: "init", or as in "10 epochs".
-        source: Where the settings come from.
+        allocation: "global", or None if `rate` is defined per kernel.
+        rewind_to: "init", or a number of epochs such as "10 epochs".
+        source: Publication of the hyperparameters.
 
     Example:
 
@@ -46,7 +46,7 @@ class Recipe:
     source: str
 
     def with_epochs(self, epochs: int) -> Self:
-        """The recipe for rounds of another length, its rewind point in proportion.
+        """Returns the recipe with another round length and a scaled rewind point.
 
         Example:
 
@@ -73,14 +73,17 @@ def _adam(learning_rate):
 
 
 def _momentum_in_three_stages(steps=None):
-    """SGD at 0.1, 0.01, 0.001: the rate falls at 1/2 and 3/4 of the steps."""
+    """Returns SGD with learning rates 0.1, 0.01 and 0.001.
+
+    The learning rate drops after 1/2 and 3/4 of the steps.
+    """
     if steps is None:
         raise ValueError(
-            "The learning rate of this recipe falls at 1/2 and 3/4 of the training, "
+            "The learning rate of this recipe drops after 1/2 and 3/4 of the training, "
             "so the number of steps must be known. Received: steps_per_epoch=None. "
             "Pass steps_per_epoch=ceil(training rows / batch size)."
         )
-    # A boundary is the last step of the rate before it, and steps count from 0.
+    # A boundary is the last step of a learning rate, and steps are zero-based.
     boundaries = [steps // 2 - 1, steps * 3 // 4 - 1]
     optimizer = keras.optimizers.SGD(
         keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -94,18 +97,18 @@ def _momentum_in_three_stages(steps=None):
 
 
 def _decoupled(weight_decay, momentum):
-    """The weight decay for Keras that does what the papers' does.
+    """Returns the Keras weight decay equivalent to that of the papers.
 
-    Theirs is added to the gradient, so that momentum multiplies it by
-    1 / (1 - momentum); that of Keras goes past the momentum.
+    The papers add weight decay to the gradient, where momentum multiplies it by
+    1 / (1 - momentum). Keras does not apply momentum to it.
     """
     return weight_decay / (1.0 - momentum)
 
 
 _FRANKLE_CARBIN = "Frankle and Carbin 2019, The Lottery Ticket Hypothesis"
 _OPEN_LTH = (
-    "OpenLTH (Frankle et al. 2020, Linear Mode Connectivity); rewind point of Renda "
-    "et al. 2020, in proportion"
+    "OpenLTH (Frankle et al. 2020, Linear Mode Connectivity); rewind point scaled from "
+    "Renda et al. 2020"
 )
 
 
@@ -137,15 +140,16 @@ def _deep(name, builder):
     )
 
 
-# No pattern may be found in the name of a model, which can begin a path: conv2.
+# No pattern may match the name of a model, such as conv2, because paths can begin with
+# it.
 _LENET_RATES = {"output/kernel": 0.1, ".": 0.2}
 _CONV_RATES = {r"conv\d/kernel": 0.1, **_LENET_RATES}
 _CONV6_RATES = {**_CONV_RATES, r"conv\d/kernel": 0.15}
 
 RECIPES = {
-    found.name: found
-    for found in (
-        # The epochs give the 50, 20, 25 and 30 thousand steps of the paper.
+    entry.name: entry
+    for entry in (
+        # The epochs result in the 50, 20, 25 and 30 thousand steps of the paper.
         _small("lenet300", models.lenet300, 1.2e-3, epochs=55, rate=_LENET_RATES),
         _small("conv2", models.conv2, 2e-4, epochs=27, rate=_CONV_RATES),
         _small("conv4", models.conv4, 3e-4, epochs=33, rate=_CONV_RATES),
@@ -158,7 +162,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a network, by name.
+    """Returns the recipe of a network by name.
 
     Example:
 
@@ -167,8 +171,9 @@ def recipe(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise ValueError(
-            f"Unknown network. Received: {name!r}. Known: {', '.join(RECIPES)}. For a "
-            "network of your own, call `tf_tickets.wrap` on the Keras model."
+            f"Unknown network. Received: {name!r}. Expected one of: "
+            f"{', '.join(RECIPES)}. For your own network, call `tf_tickets.wrap` on "
+            "the Keras model."
         )
     return RECIPES[name]
 
@@ -182,18 +187,20 @@ def build(
     width: float = 1.0,
     **compile_arguments: object,
 ) -> keras.Model:
-    """A network compiled by its recipe, with cross-entropy from logits.
+    """Builds a network and compiles it according to its recipe.
+
+    The loss is sparse categorical cross-entropy from logits.
 
     Args:
         name: One of `RECIPES`.
         input_shape: Shape of one image.
         classes: Number of logits.
-        steps_per_epoch: Batches in an epoch. The ResNets and VGG-16 need it for
-            their learning-rate schedule.
-        epochs: Epochs of one round's training; by default those of the recipe.
-        width: What to multiply the numbers of units with, for narrow networks.
-        **compile_arguments: What else `keras.Model.compile` is to be given, such
-            as `jit_compile` and `steps_per_execution`.
+        steps_per_epoch: Number of batches per epoch. The ResNets and VGG-16 require it
+            for their learning-rate schedule.
+        epochs: Number of epochs per round. Defaults to that of the recipe.
+        width: Factor of the number of units, for narrow networks.
+        **compile_arguments: More arguments for `keras.Model.compile`, such as
+            `jit_compile` and `steps_per_execution`.
 
     Returns:
         A plain, compiled Keras model.
@@ -204,9 +211,9 @@ def build(
     >>> type(model.optimizer).__name__, model.loss.from_logits
     ('Adam', True)
     """
-    found = recipe(name)
-    optimizer = found.optimizer(_steps(steps_per_epoch, epochs or found.epochs))
-    model = found.build(input_shape, classes, width)
+    settings = recipe(name)
+    optimizer = settings.optimizer(_steps(steps_per_epoch, epochs or settings.epochs))
+    model = settings.build(input_shape, classes, width)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,1 +1,1 @@
-"""Writing a model for use elsewhere: smaller, checked before it is handed over."""
+"""Exports models in smaller files and verifies them before they are returned."""

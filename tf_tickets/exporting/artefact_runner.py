@@ -1,9 +1,9 @@
-"""Runs exported models as their users do: in a process that knows nothing else.
+"""Runs exported models in a fresh process, as their users do.
 
-    python running.py JOB.json
+    python artefact_runner.py JOB.json
 
-This file imports no other of the package. The job names the artefacts, their format,
-the inputs and where to write the outputs; see `checking`.
+This file does not import the rest of the package. The job contains the paths of the
+artefacts, their format, and the paths of inputs and outputs; see `verification`.
 """
 
 import importlib
@@ -17,7 +17,7 @@ _PAIRS = 11
 _SECONDS = 0.02
 
 
-# Each loader gives a function from named inputs to named outputs.
+# Every loader returns a function from named inputs to named outputs.
 
 
 def _saved_model(path, job):
@@ -27,9 +27,9 @@ def _saved_model(path, job):
     serve = loaded.signatures["serving_default"]
 
     def call(named, loaded=loaded):
-        # The signature does not keep what it belongs to: `loaded` does.
-        found = serve(**{name: tf.constant(x) for name, x in named.items()})
-        return {name: tensor.numpy() for name, tensor in found.items()}
+        # The default argument keeps `loaded` alive, which the signature does not.
+        outputs = serve(**{name: tf.constant(x) for name, x in named.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     return call
 
@@ -46,9 +46,9 @@ def _keras(path, job):
     import keras
 
     if job["trainable"]:
-        # Its layers are in the file.
+        # The file contains layers of tf_tickets.
         importlib.import_module("tf_tickets")
-    # What is to be trained on was compiled with what may not be at hand here.
+    # A trainable file may be compiled with objects that are not available here.
     model = keras.saving.load_model(path, compile=not job["trainable"])
 
     def call(named):
@@ -61,7 +61,7 @@ def _keras(path, job):
         if isinstance(outputs, dict):
             return outputs
         flat = keras.tree.flatten(outputs)
-        return {f"output_{place}": array for place, array in enumerate(flat)}
+        return {f"output_{index}": array for index, array in enumerate(flat)}
 
     return call
 
@@ -73,11 +73,11 @@ def _onnx(path, job):
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options)
     names = [output.name for output in session.get_outputs()]
-    given = [one.name for one in session.get_inputs()]
+    input_names = [spec.name for spec in session.get_inputs()]
 
     def call(named):
-        found = session.run(None, dict(zip(given, named.values(), strict=True)))
-        return dict(zip(names, found, strict=True))
+        feeds = dict(zip(input_names, named.values(), strict=True))
+        return dict(zip(names, session.run(None, feeds), strict=True))
 
     return call
 
@@ -90,16 +90,16 @@ LOADERS = {
 }
 
 
-def _nested(nest, named):
-    if isinstance(nest, dict):
-        return {key: _nested(one, named) for key, one in nest.items()}
-    if isinstance(nest, list):
-        return [_nested(one, named) for one in nest]
-    return named[nest]
+def _nested(structure, named):
+    if isinstance(structure, dict):
+        return {key: _nested(part, named) for key, part in structure.items()}
+    if isinstance(structure, list):
+        return [_nested(part, named) for part in structure]
+    return named[structure]
 
 
 def plain(array: np.ndarray) -> np.ndarray:
-    """As NumPy keeps it in files, which do not know bfloat16.
+    """Converts bfloat16 arrays to float32, because NumPy files do not support them.
 
     Example:
 
@@ -111,7 +111,7 @@ def plain(array: np.ndarray) -> np.ndarray:
 
 
 def _compare_times(first, second, named):
-    """Ratios of the second's time to the first's, taken in turns."""
+    """Returns the latency of the second call relative to the first, interleaved."""
     times = max(1, int(_SECONDS / max(_timed(first, named, 1), 1e-7)))
     ratios = []
     for pair in range(_PAIRS):
@@ -130,9 +130,9 @@ def _timed(call, named, times):
 
 
 def _run(job):
-    """Outputs of all artefacts for all batches, and how their times compare."""
-    with np.load(job["inputs"]) as kept:
-        inputs = {name: kept[name] for name in job["names"]}
+    """Writes the outputs of all artefacts and batches; returns latency ratios."""
+    with np.load(job["inputs"]) as stored:
+        inputs = {name: stored[name] for name in job["names"]}
     load = LOADERS[job["format"]]
     calls = {kind: load(path, job) for kind, path in job["artefacts"].items()}
     outputs: dict[str, np.ndarray] = {}
@@ -140,8 +140,8 @@ def _run(job):
     for batch in job["batches"]:
         rows = {name: array[:batch] for name, array in inputs.items()}
         for kind, call in calls.items():
-            found = call(rows)
-            outputs |= {f"{kind}/{batch}/{n}": plain(a) for n, a in found.items()}
+            arrays = call(rows)
+            outputs |= {f"{kind}/{batch}/{n}": plain(a) for n, a in arrays.items()}
         if job["time"]:
             ratios[batch] = _compare_times(calls["dense"], calls["sparse"], rows)
     np.savez(job["outputs"], **outputs)  # type: ignore[arg-type]
@@ -150,5 +150,5 @@ def _run(job):
 
 if __name__ == "__main__":
     with open(sys.argv[1], encoding="utf-8") as file:
-        described = json.load(file)
-    print("RATIOS " + json.dumps(_run(described)))
+        job = json.load(file)
+    print("RATIOS " + json.dumps(_run(job)))

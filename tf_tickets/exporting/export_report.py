@@ -1,4 +1,4 @@
-"""What an export has written: bytes, encodings, errors, times."""
+"""The report of an export: sizes, encodings, errors and latency."""
 
 import dataclasses
 import json
@@ -13,14 +13,14 @@ _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """How one tensor is stored.
+    """Describes how a tensor is stored.
 
     Args:
-        name: Its name.
-        shape: Its shape.
+        name: Name of the tensor.
+        shape: Shape of the tensor.
         sparsity: Fraction of zeros.
-        encoding: How it is stored.
-        reason: Why so.
+        encoding: Encoding of the values.
+        reason: Reason for the encoding.
     """
 
     name: str
@@ -30,29 +30,29 @@ class Stored:
     reason: str
 
     def cells(self) -> list[str]:
-        """As a row of text."""
+        """Returns the cells of a table row."""
         shape = tables.shape_text(self.shape)
         return [self.name, shape, f"{self.sparsity:.1%}", self.encoding, self.reason]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExportReport:
-    """What was written, how small it is, how right and how fast; prints as a table.
+    """Reports sizes, encodings, errors and latency of an export; prints as a table.
 
     Args:
-        path: The artefact.
-        format: Its format.
-        precision: Of its weights.
-        sparsity: Fraction of zeros in the weights of rank 2 and more.
-        sizes: Bytes: "sparse", "dense", each "gzipped" too, and the "bound", what
-            places and values of the nonzeros take by information theory.
-        tensors: How each tensor is stored.
-        errors: Dict from a batch size to the largest relative error; empty where it
-            was not verified.
-        ratios: Dict from a batch size to the time of a call over the dense artefact's,
+        path: Path of the artefact.
+        format: Format of the artefact.
+        precision: Precision of its weights.
+        sparsity: Fraction of zeros in weights of rank 2 or more.
+        sizes: Sizes in bytes: "sparse" and "dense", both also with "_gzipped", and
+            "bound", the theoretical minimum for indices and values of the nonzeros.
+        tensors: Encoding of every tensor.
+        errors: Dict from batch size to the largest relative error. Empty if the
+            export was not verified.
+        ratios: Dict from batch size to the latency relative to the dense artefact, as
             "median" and "quartiles" of interleaved pairs.
-        remarks: What else is to be known, such as why it is not faster.
-        provenance: Where the weights come from, and the versions.
+        remarks: Explanations, such as why the artefact is no faster than dense.
+        provenance: Origin of the weights, and versions.
 
     Example:
 
@@ -75,17 +75,17 @@ class ExportReport:
 
     @property
     def over_bound(self) -> float:
-        """Bytes over the information bound."""
+        """The size relative to the theoretical minimum."""
         bound = self.sizes["bound"]
         return self.sizes["sparse"] / bound if bound else float("inf")
 
     def to_json(self) -> str:
-        """Everything, as JSON."""
+        """Returns the report as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "ExportReport":
-        """The report that `to_json` has written."""
+        """Returns a report from the output of `to_json`."""
         content = json.loads(text)
         content["tensors"] = [
             Stored(**{**row, "shape": tuple(row["shape"])})
@@ -110,10 +110,10 @@ class ExportReport:
         for kind in ("sparse", "dense"):
             if kind in self.sizes:
                 gzipped = self.sizes.get(f"{kind}_gzipped")
-                more = "" if gzipped is None else f", gzipped {gzipped:,}"
-                yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{more}"
-        over = f"the file is {self.over_bound:.2f} times that"
-        yield f"  bound  {self.sizes['bound']:>12,} bytes; {over}"
+                suffix = "" if gzipped is None else f", gzipped {gzipped:,}"
+                yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{suffix}"
+        ratio = f"the file is {self.over_bound:.2f} times the theoretical minimum"
+        yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
 
     def _table(self):
         rows = [row.cells() for row in self.tensors]
@@ -121,15 +121,15 @@ class ExportReport:
 
     def _rest(self):
         for batch, error in self.errors.items():
-            largest = f"largest error {error:.1e} of the largest value"
-            yield f"batch {batch}: {largest}{self._time(batch)}"
+            largest = f"largest error {error:.1e} of the largest output"
+            yield f"batch {batch}: {largest}{self._latency(batch)}"
         if not self.errors:
             yield "Not verified."
         yield from self.remarks
 
-    def _time(self, batch):
+    def _latency(self, batch):
         if batch not in self.ratios:
             return ""
         low, high = self.ratios[batch]["quartiles"]
         median = self.ratios[batch]["median"]
-        return f", time over dense {median:.2f} ({low:.2f} to {high:.2f})"
+        return f", latency relative to dense {median:.2f} ({low:.2f} to {high:.2f})"

@@ -1,4 +1,4 @@
-"""`.keras` files that are deflated; Keras itself only stores, and loads both."""
+"""Writes compressed `.keras` files, which Keras loads but does not write itself."""
 
 import os
 import zipfile
@@ -24,11 +24,11 @@ def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:
 
 
 def deflate(stored: os.PathLike | str, path: os.PathLike | str) -> None:
-    """Writes a `.keras` file once more, compressed.
+    """Writes a compressed copy of a `.keras` file.
 
     Args:
-        stored: What Keras has saved.
-        path: Where to.
+        stored: Path of a file saved by Keras.
+        path: Path of the compressed file.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""ONNX files, by Keras's own export."""
+"""Writes ONNX files with the export of Keras."""
 
 import importlib.util
 import os
@@ -15,12 +15,12 @@ _NEEDED = {
 
 
 def check_installed() -> None:
-    """Refuses where a package is missing, and says how to get it."""
+    """Raises an ImportError if a required package is missing."""
     needed = _NEEDED[keras.config.backend()]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"format='onnx' needs {', '.join(missing)}, which are not installed: "
+            f"format='onnx' requires {', '.join(missing)}. Install with: "
             f"pip install {' '.join(missing)}"
         )
 
@@ -31,40 +31,40 @@ def write(
     takes: Interface,
     inputs: dict[str, np.ndarray],
 ) -> None:
-    """Writes a plain model; its zeros are stored like other numbers.
+    """Writes a plain model without sparse encoding.
 
     Args:
         model: The model.
-        path: Where to.
-        takes: Its inputs.
-        inputs: Dict from an input to examples.
+        path: Path of the file.
+        takes: Interface of the model.
+        inputs: Dict from input name to examples.
     """
-    # Keras writes no model that was never called.
+    # Keras only exports models that were called.
     outputs = model(takes.nested(inputs), training=False)
     signature = [keras.tree.map_structure(_spec, takes.structure)]
     model.export(
         os.fspath(path), format="onnx", verbose=False, input_signature=signature
     )
-    # The writers flatten a dict by its keys.
+    # The exporters sort a dict by its keys.
     ordered = sorted(outputs) if isinstance(outputs, dict) else named_outputs(outputs)
     _name_outputs(path, ordered)
 
 
 def _name_outputs(path, names):
-    """Names outputs as the other formats do; the writers leave names of operations."""
+    """Renames the outputs, which the exporters name after operations."""
     import onnx
 
     file = onnx.load(path)
     graph = file.graph
-    new = dict(zip([one.name for one in graph.output], names, strict=True))
+    renamed = dict(zip([output.name for output in graph.output], names, strict=True))
     for node in graph.node:
         for side in (node.input, node.output):
-            side[:] = [new.get(name, name) for name in side]
-    for one in graph.output:
-        one.name = new[one.name]
+            side[:] = [renamed.get(name, name) for name in side]
+    for output in graph.output:
+        output.name = renamed[output.name]
     onnx.checker.check_model(file)
     onnx.save(file, path)
 
 
-def _spec(one):
-    return keras.InputSpec(shape=(None, *one.shape), dtype=one.dtype, name=one.name)
+def _spec(spec):
+    return keras.InputSpec(shape=(None, *spec.shape), dtype=spec.dtype, name=spec.name)

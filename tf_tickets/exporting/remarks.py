@@ -1,4 +1,4 @@
-"""Why an exported model is not faster than its dense twin, where it is not."""
+"""Explains why an export is no faster than the dense model."""
 
 import pathlib
 import platform
@@ -9,21 +9,25 @@ import numpy as np
 
 from tf_tickets.wrapping import paths
 
-# XNNPACK multiplies sparsely above this share of zeros in 1x1 convolutions.
-_LEAST = 2 / 3
+# XNNPACK uses sparse kernels in 1x1 convolutions above this sparsity.
+_MIN_SPARSITY = 2 / 3
+# An export counts as faster below this latency relative to dense.
 _FASTER = 0.9
 
 
 def remarks(
     model: keras.Model, format: str, precision: str, ratios: dict[int, dict]
 ) -> list[str]:
-    """A sentence for each cause.
+    """Returns one explanation for each reason why an export is no faster.
 
     Args:
         model: The plain model.
-        format: As in `export`.
-        precision: As in `export`.
-        ratios: What was measured; where it is faster at every batch, nothing is said.
+        format: See `export`.
+        precision: See `export`.
+        ratios: Dict from batch size to the measured latency relative to dense.
+
+    Returns:
+        List of sentences. Empty if the export is faster with every batch size.
 
     Example:
 
@@ -36,60 +40,61 @@ def remarks(
         return []
     if format != "tflite":
         return [_AS_DENSE[format]]
-    return list(_of_tflite(model, precision, slow))
+    return list(_tflite_remarks(model, precision, slow))
 
 
 _AS_DENSE = {
     "saved_model": "Not faster: sparse kernels are decoded when the model is loaded, "
-    "and TensorFlow multiplies zeros like other numbers.",
-    "keras": "Not faster: the file is smaller, the loaded model is an ordinary one.",
-    "onnx": "Neither smaller nor faster before it is compressed: ONNX runtimes take "
+    "and TensorFlow computes with dense kernels.",
+    "keras": "Not faster: only the file is smaller; the loaded model is dense.",
+    "onnx": "Neither smaller before compression nor faster: ONNX runtimes require "
     "dense tensors.",
 }
 
 
-def _of_tflite(model, precision, slow):
+def _tflite_remarks(model, precision, slow):
     if precision == "int8" or precision == "dynamic":
         yield (
-            "Not faster: there are no sparse kernels for weights of 8 bits; gzip makes "
-            "the file small."
+            "Not faster: there are no sparse kernels for 8-bit weights. Compress the "
+            "file with gzip to reduce its size."
         )
         return
     if precision == "float16":
-        yield "Not faster: half-precision weights are made dense when it is loaded."
+        yield "Not faster: float16 weights are decoded when the model is loaded."
         return
     kernels = list(_convolutions(model))
     if kernels:
-        yield from _of_convolutions(model, kernels)
+        yield from _convolution_remarks(model, kernels)
     if _has_dense(model):
         yield (
-            "Sparse fully connected layers pay at batch 1 and from about 90 % zeros "
-            "on, where they are what takes the time; with larger batches dense ones "
-            "are faster."
+            "Sparse fully connected layers are faster with batch size 1 and a sparsity "
+            "of about 90 % or more, if they dominate the latency. With larger batch "
+            "sizes, dense layers are faster."
         )
     elif not kernels:
-        yield "Not faster: there are sparse operators for layers of other kinds only."
+        yield "Not faster: there are no sparse operators for the layers of this model."
 
 
-def _of_convolutions(model, kernels):
+def _convolution_remarks(model, kernels):
     if has_avx():
         yield (
-            "Convolutions are not faster on this processor: it has AVX, and XNNPACK "
-            "takes its sparse convolutions only where there is none (ARM)."
+            "Convolutions are not faster on this processor: XNNPACK uses sparse "
+            "convolutions only on processors without AVX, such as ARM."
         )
     pointwise = [k for k in kernels if k.shape[:-2] == (1,) * (k.ndim - 2)]
-    zeros = 1 - sum(map(np.count_nonzero, pointwise)) / max(
+    sparsity = 1 - sum(map(np.count_nonzero, pointwise)) / max(
         1, sum(k.size for k in pointwise)
     )
-    if zeros <= _LEAST:
+    if sparsity <= _MIN_SPARSITY:
         yield (
-            f"XNNPACK's sparse convolutions are 1x1 and want more than two thirds of "
-            f"zeros; there are {zeros:.0%} in {len(pointwise)} such kernels."
+            "XNNPACK's sparse convolutions require 1x1 kernels with a sparsity above "
+            f"two thirds. This model has {len(pointwise)} such kernels with a sparsity "
+            f"of {sparsity:.0%}."
         )
-    if not _begins_as_wanted(model):
+    if not _has_supported_stem(model):
         yield (
-            "XNNPACK's sparse convolutions want a first convolution of 3x3 with stride "
-            "2 and 3 channels, padded by ZeroPadding2D(1)."
+            "XNNPACK's sparse convolutions require a first 3x3 convolution with 3 "
+            "input channels and stride 2, padded by ZeroPadding2D(1)."
         )
 
 
@@ -103,7 +108,7 @@ def _has_dense(model):
     return any(isinstance(x, keras.layers.Dense) for x in paths.walk(model))
 
 
-def _begins_as_wanted(model):
+def _has_supported_stem(model):
     convolutions = (x for x in paths.walk(model) if isinstance(x, keras.layers.Conv2D))
     first = next(convolutions, None)
     return first is not None and (
@@ -114,7 +119,9 @@ def _begins_as_wanted(model):
 
 
 def has_avx() -> bool:
-    """Whether this processor has AVX; on x86 that is assumed where it cannot be read.
+    """Returns whether this processor has AVX.
+
+    On x86 it is assumed if it cannot be determined.
 
     Example:
 

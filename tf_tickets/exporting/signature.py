@@ -1,4 +1,4 @@
-"""What goes into a model and comes out: names, shapes and types."""
+"""Names, shapes and dtypes of the inputs and outputs of a model."""
 
 import dataclasses
 import inspect
@@ -14,14 +14,15 @@ from tf_tickets.wrapping import rebuilding
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """One input of a model.
+    """Describes one input of a model.
 
     Args:
-        name: By which it is given to what is exported.
-        shape: The shape of one example; None where a length is free.
-        dtype: NumPy's name of its type, or "string".
-        original: Its name in the model, which may have what TensorFlow does not allow.
-        batch: The number of examples, where it is fixed.
+        name: Name of the input in the exported signature.
+        shape: Shape of one example, with None for variable lengths.
+        dtype: NumPy name of the dtype, or "string".
+        original: Name in the model, which may contain characters that TensorFlow does
+            not allow.
+        batch: Batch size if it is fixed, otherwise None.
     """
 
     name: str
@@ -32,10 +33,10 @@ class Input:
 
 
 class Interface:
-    """The inputs of a model in the nest in which it takes them.
+    """Describes the inputs of a model in their nested structure.
 
     Args:
-        structure: A nest (list, tuple, dict) of `Input`, or one alone.
+        structure: An `Input`, or a nested structure (list, tuple, dict) of them.
 
     Example:
 
@@ -51,69 +52,79 @@ class Interface:
         self.structure = structure
         self.inputs: list[Input] = keras.tree.flatten(structure)
         self.batch = self.inputs[0].batch
-        names = [one.name for one in self.inputs]
+        names = [spec.name for spec in self.inputs]
         if len(set(names)) < len(names):
-            raise ValueError(f"Inputs must have names of their own. Received: {names}")
+            raise ValueError(
+                f"Inputs must have unique names. Received: {names}. Rename the inputs "
+                "of the model."
+            )
 
     def nested(self, named: dict[str, Any]) -> Any:
-        """Values by name, as the model takes them."""
-        return keras.tree.map_structure(lambda one: named[one.name], self.structure)
-
-    def named(self, nested: Any) -> dict[str, np.ndarray]:
-        """Values as the model takes them, by name, in the types it takes.
+        """Returns values in the structure of the model's inputs.
 
         Args:
-            nested: An array, or a nest of arrays like that of the inputs, or a dict by
-                their names.
+            named: Dict from input name to its value.
+        """
+        return keras.tree.map_structure(lambda spec: named[spec.name], self.structure)
+
+    def named(self, nested: Any) -> dict[str, np.ndarray]:
+        """Returns values by input name, cast to the dtypes of the inputs.
+
+        Args:
+            nested: An array, a nested structure of arrays like that of the inputs, or
+                a dict from input name to array.
         """
         arrays = self._ordered(nested)
         if len(arrays) != len(self.inputs):
             raise ValueError(
                 f"The model has {len(self.inputs)} inputs, "
-                f"{[one.name for one in self.inputs]}. Received: {len(arrays)} arrays"
+                f"{[spec.name for spec in self.inputs]}. Received: {len(arrays)} "
+                "arrays. Pass one array per input."
             )
         pairs = zip(self.inputs, arrays, strict=True)
-        found = {one.name: _fitting(one, np.asarray(array)) for one, array in pairs}
-        rows = {name: len(array) for name, array in found.items()}
+        named = {spec.name: _cast(spec, np.asarray(array)) for spec, array in pairs}
+        rows = {name: len(array) for name, array in named.items()}
         if len(set(rows.values())) > 1 or not all(rows.values()):
             raise ValueError(
-                "Each input wants as many examples as the others, and one at least. "
+                "All inputs must have the same number of examples, at least 1. "
                 f"Received: {rows}"
             )
-        return found
+        return named
 
     def _ordered(self, nested):
-        """The arrays in the order of the inputs."""
+        """Returns the arrays in the order of the inputs."""
         if not isinstance(nested, dict):
             return keras.tree.flatten(nested)
         if isinstance(self.structure, dict) and set(nested) == set(self.structure):
             return keras.tree.flatten(nested)
-        named = {one.original or one.name: one for one in self.inputs}
-        if set(nested) != set(named):
+        names = [spec.original or spec.name for spec in self.inputs]
+        if set(nested) != set(names):
             raise ValueError(
-                f"The inputs of the model are {sorted(named)}. Received examples of "
+                f"The inputs of the model are {sorted(names)}. Received: examples for "
                 f"{sorted(nested)}"
             )
-        return [nested[name] for name in named]
+        return [nested[name] for name in names]
 
     def examples(
         self, count: int, seed: int, model: keras.Model | None = None
     ) -> dict[str, np.ndarray]:
-        """Random inputs: normal numbers, or 0 and 1 where whole ones are taken.
+        """Returns random inputs by name.
+
+        Floating-point inputs are normally distributed, integer inputs are 0 or 1.
 
         Args:
-            count: How many, unless the model says.
-            seed: Of the draws.
-            model: The model that must be able to take them. Unknown sizes grow until
-                shape inference accepts them; without a model they are 7.
+            count: Number of examples. A fixed batch size of the model takes precedence.
+            seed: Random seed.
+            model: The model that must accept them. Unknown sizes grow until shape
+                inference accepts them; without a model they are 7.
         """
         rng = np.random.default_rng(seed)
         count = self.batch or count
         size = _SIZES[0] if model is None else self._size(model, count)
-        return {one.name: _random(rng, one, count, size) for one in self.inputs}
+        return {spec.name: _random(rng, spec, count, size) for spec in self.inputs}
 
     def _size(self, model, count):
-        """The smallest size tried that the model takes wherever one is unknown."""
+        """Returns the smallest size tried that the model accepts."""
         if all(None not in one.shape for one in self.inputs):
             return _SIZES[0]
         most = max(_MOST_NUMBERS, self._numbers(_SIZES[0]))
@@ -140,17 +151,17 @@ class Interface:
         ) from reason
 
     def _numbers(self, size):
-        """How many numbers one example has, with this size for unknown ones."""
+        """Returns how many numbers an example has if unknown sizes are this one."""
         return sum(math.prod(_shape(one, 1, size)) for one in self.inputs)
 
 
 def of_model(model: keras.Model, data: Any = None) -> Interface:
-    """The interface of a model.
+    """Returns the interface of a model.
 
     Args:
         model: A built model.
-        data: Inputs, an array or a nest of them; needed for a subclassed model, which
-            does not know its inputs.
+        data: Inputs, an array or a nested structure of arrays. Required for subclassed
+            models, which do not store the shapes of their inputs.
     """
     if isinstance(model, keras.Sequential):
         return Interface(_of_tensor(model.inputs[0]))
@@ -162,8 +173,8 @@ def of_model(model: keras.Model, data: Any = None) -> Interface:
 def _of_subclassed(model, data):
     if data is None:
         raise ValueError(
-            f"{model.name!r} is a subclassed model, which does not know the shapes of "
-            "its inputs. Give some of them: export(..., data=x)."
+            f"{model.name!r} is a subclassed model, which does not store the shapes of "
+            "its inputs. Pass examples: export(..., data=x)."
         )
     if isinstance(data, dict):
         return Interface({k: _of_array(k, np.asarray(x)) for k, x in data.items()})
@@ -176,7 +187,9 @@ def _of_subclassed(model, data):
 
 
 def named_outputs(outputs: Any) -> dict[str, Any]:
-    """Outputs by name: the keys of a dict, otherwise output_0, output_1.
+    """Returns outputs by name.
+
+    The names are the keys of a dict, or output_0, output_1 and so on.
 
     Example:
 
@@ -184,27 +197,27 @@ def named_outputs(outputs: Any) -> dict[str, Any]:
     {'output_0': 'a', 'output_1': 'b'}
     """
     if isinstance(outputs, dict):
-        nests = [name for name, one in outputs.items() if keras.tree.is_nested(one)]
-        if nests:
+        nested = [name for name, x in outputs.items() if keras.tree.is_nested(x)]
+        if nested:
             raise ValueError(
-                f"Each output must be one tensor. Those of {nests} are nests: give "
-                "each tensor a key of its own."
+                "Every output must be a tensor. Received: nested structures for "
+                f"{nested}. Use a separate key for each tensor."
             )
         return dict(outputs)
     flat = keras.tree.flatten(outputs)
-    return {f"output_{place}": tensor for place, tensor in enumerate(flat)}
+    return {f"output_{index}": tensor for index, tensor in enumerate(flat)}
 
 
 def told(model: keras.Model, training: bool) -> dict[str, bool]:
-    """How a model is told whether it trains; not at all, if its `call` does not ask.
+    """Returns `{"training": training}` if `call` accepts it, otherwise an empty dict.
 
     Example:
 
     >>> told(keras.Sequential([keras.Input((3,))]), training=True)
     {'training': True}
     """
-    asks = "training" in inspect.signature(model.call).parameters
-    return {"training": training} if asks else {}
+    accepts = "training" in inspect.signature(model.call).parameters
+    return {"training": training} if accepts else {}
 
 
 def _of_tensor(tensor):
@@ -214,7 +227,7 @@ def _of_tensor(tensor):
 
 
 def _safe(name):
-    """A name that may be an argument of a TensorFlow function."""
+    """Returns a name that is valid as an argument of a TensorFlow function."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return name if re.match("[A-Za-z]", name) else f"input_{name}"
 
@@ -224,37 +237,37 @@ def _of_array(name, array):
     return Input(_safe(name), tuple(array.shape[1:]), dtype, name)
 
 
-def _fitting(one, array):
-    fits = array.ndim == len(one.shape) + 1 and all(
-        wanted in (None, length)
-        for wanted, length in zip(one.shape, array.shape[1:], strict=True)
+def _cast(spec, array):
+    matches = array.ndim == len(spec.shape) + 1 and all(
+        expected in (None, length)
+        for expected, length in zip(spec.shape, array.shape[1:], strict=True)
     )
-    if not fits:
+    if not matches:
         raise ValueError(
-            f"Input {one.name!r} takes examples of shape {one.shape}. Received an "
+            f"Input {spec.name!r} takes examples of shape {spec.shape}. Received: an "
             f"array of shape {array.shape}"
         )
-    return array.astype("S" if one.dtype == "string" else one.dtype)
+    return array.astype("S" if spec.dtype == "string" else spec.dtype)
 
 
 # Tried in turn where a size is unknown. Networks that halve and double their inputs
 # take powers of two.
 _SIZES = (7, *(2**power for power in range(3, 19)))
-# Of one example, so that 32 of them fit: 256 x 256 pixels of 4 channels.
+# Numbers in one example; 32 of them must fit: 256 x 256 pixels of 4 channels.
 _MOST_NUMBERS = 2**18
 
 
-def _shape(one, count, size):
-    return (count, *(size if length is None else length for length in one.shape))
+def _shape(spec, count, size):
+    return (count, *(size if length is None else length for length in spec.shape))
 
 
-def _random(rng, one, count, size):
-    if one.dtype == "string":
+def _random(rng, spec, count, size):
+    if spec.dtype == "string":
         raise ValueError(
-            f"Input {one.original!r} takes text, which is not drawn at random. Give "
-            "some: export(..., data=x)."
+            f"Input {spec.original!r} takes text, which cannot be generated. Pass "
+            "examples: export(..., data=x)."
         )
-    shape = _shape(one, count, size)
-    if keras.backend.is_float_dtype(one.dtype):
-        return rng.normal(size=shape).astype(one.dtype)
-    return rng.integers(0, 2, size=shape).astype(one.dtype)
+    shape = _shape(spec, count, size)
+    if keras.backend.is_float_dtype(spec.dtype):
+        return rng.normal(size=shape).astype(spec.dtype)
+    return rng.integers(0, 2, size=shape).astype(spec.dtype)

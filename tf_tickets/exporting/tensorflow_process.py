@@ -1,6 +1,6 @@
-"""Export by TensorFlow for a process whose Keras runs on another backend.
+"""Runs an export in a TensorFlow process when Keras uses another backend.
 
-python -m tf_tickets.exporting.elsewhere FOLDER
+python -m tf_tickets.exporting.tensorflow_process FOLDER
 """
 
 import importlib.util
@@ -25,43 +25,46 @@ _PARTS = ("inputs", "expected")
 
 
 def perform(order: Order, folder: pathlib.Path) -> ExportReport:
-    """As `performing.perform`, in a process of its own on TensorFlow.
+    """Runs `writer.perform` in a separate process on TensorFlow.
 
     Args:
-        order: What is to be written.
+        order: The export to perform.
         folder: An empty folder.
+
+    Returns:
+        The `ExportReport`.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
-            f"format={order.format!r} is written by TensorFlow, which is not "
-            "installed: pip install 'tf_tickets[tensorflow,tflite]'"
+            f"format={order.format!r} requires TensorFlow, which is not installed. "
+            "Install it: pip install 'tf_tickets[tensorflow,tflite]'"
         )
     if not rebuilding.is_graph(order.subject.plain):
         raise ValueError(
             f"{order.subject.plain.name!r} is a subclassed model, which cannot be "
-            "handed to TensorFlow's process. Build it as keras.Model(inputs, outputs), "
-            "or export it where Keras runs on TensorFlow (KERAS_BACKEND=tensorflow)."
+            "passed to the TensorFlow process. Build it as keras.Model(inputs, "
+            "outputs), or export it with KERAS_BACKEND=tensorflow."
         )
-    _hand_over(order, folder)
-    found = subprocess.run(
+    _write_order(order, folder)
+    process = subprocess.run(
         [sys.executable, "-m", "tf_tickets.exporting.tensorflow_process", folder],
         env={**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
     report = folder / "report.json"
-    if found.returncode or not report.exists():
-        said = "\n".join(found.stderr.strip().splitlines()[-8:])
+    if process.returncode or not report.exists():
+        stderr = "\n".join(process.stderr.strip().splitlines()[-8:])
         raise ExportError(
-            f"The export by TensorFlow failed (exit status {found.returncode}); "
-            f"nothing was kept. It said:\n{said}"
+            f"The export by TensorFlow failed (exit status {process.returncode}); "
+            f"nothing was written. Error output:\n{stderr}"
         )
     return ExportReport.from_json(report.read_text())
 
 
-def _hand_over(order, folder):
+def _write_order(order, folder):
     keras_file.save_for_inference(order.subject.plain, folder / "plain.keras")
-    masks = {str(place): mask for place, mask in order.subject.masks.items()}
+    masks = {str(index): mask for index, mask in order.subject.masks.items()}
     np.savez(folder / "masks.npz", **masks)
     for part in _PARTS:
         np.savez(folder / f"{part}.npz", **getattr(order, part))
@@ -70,28 +73,28 @@ def _hand_over(order, folder):
     (folder / "order.json").write_text(json.dumps(settings, default=str))
 
 
-def _taken_over(folder):
+def _read_order(folder):
     plain = keras.saving.load_model(folder / "plain.keras", compile=False)
     settings = json.loads((folder / "order.json").read_text())
-    masks = {int(place): mask for place, mask in _arrays(folder, "masks").items()}
-    found = Subject(plain, plain, masks, settings.pop("provenance"))
+    masks = {int(index): mask for index, mask in _arrays(folder, "masks").items()}
+    subject = Subject(plain, plain, masks, settings.pop("provenance"))
     parts = {part: _arrays(folder, part) for part in _PARTS}
     takes = signature.of_model(plain)
-    return Order(found, takes, **parts, **settings)
+    return Order(subject, takes, **parts, **settings)
 
 
 def _arrays(folder, part):
-    with np.load(folder / f"{part}.npz") as kept:
-        return dict(kept)
+    with np.load(folder / f"{part}.npz") as stored:
+        return dict(stored)
 
 
 def main(folder: pathlib.Path) -> None:
-    """Does what is described in a folder.
+    """Performs the export described in a folder.
 
     Args:
-        folder: Where `perform` has put the order.
+        folder: Folder in which `perform` has written the order.
     """
-    report = writer.perform(_taken_over(folder), folder)
+    report = writer.perform(_read_order(folder), folder)
     (folder / "report.json").write_text(report.to_json())
 
 

@@ -1,4 +1,4 @@
-"""Runs what was written in a fresh interpreter, and compares it with the model."""
+"""Runs exported models in a fresh process and compares them with the original."""
 
 import dataclasses
 import json
@@ -15,32 +15,32 @@ from tf_tickets.exporting import artefact_runner
 from tf_tickets.exporting.signature import Interface
 
 BATCHES = (1, 32)
-# How far an artefact may be from the model, relative to its largest output.
+# Default tolerances of the error relative to the largest output.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.25}
-# How far the sparse artefact may be from the dense one of the same precision.
-_SAME = 1e-5
+# Tolerance between the sparse and dense artefacts of the same precision.
+_SPARSE_TOLERANCE = 1e-5
 
 
 class ExportError(ValueError):
-    """An artefact that was written does not do what the model does.
+    """Raised when an export fails or differs from the model.
 
     Example:
 
-    >>> raise ExportError("it gives other numbers")
+    >>> raise ExportError("The outputs differ.")
     Traceback (most recent call last):
-    tf_tickets.exporting.checking.ExportError: it gives other numbers
+    tf_tickets.exporting.verification.ExportError: The outputs differ.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What the run of an artefact has shown.
+    """Holds the results of a verification.
 
     Args:
-        errors: Dict from a batch size to the largest difference from the model,
-            relative to its largest output.
-        ratios: Dict from a batch size to the time of a call relative to the dense
-            artefact's: median and quartiles of interleaved pairs.
+        errors: Dict from batch size to the largest difference from the model, relative
+            to its largest output.
+        ratios: Dict from batch size to the latency relative to the dense artefact:
+            median and quartiles of interleaved pairs.
     """
 
     errors: dict[int, float]
@@ -57,16 +57,19 @@ def check(
     tolerance: float,
     trainable: bool = False,
 ) -> Check:
-    """Runs artefacts at batch 1 and 32; refuses what is not right.
+    """Runs artefacts with batch sizes 1 and 32 and validates their outputs.
 
     Args:
-        artefacts: Dict with "sparse", and "dense" to compare it with.
-        takes: The inputs of the model.
-        inputs: Dict from an input to examples.
-        expected: What the model gives for them.
-        format: As in `export`.
-        tolerance: The largest relative error.
-        trainable: Whether a `.keras` file needs tf_tickets to be loaded.
+        artefacts: Dict with the path of "sparse" and, optionally, "dense" to compare.
+        takes: Interface of the model.
+        inputs: Dict from input name to examples.
+        expected: Dict from output name to the outputs of the model.
+        format: See `export`.
+        tolerance: Maximum relative error.
+        trainable: Whether a `.keras` file requires tf_tickets to load.
+
+    Returns:
+        A `Check`. Raises an `ExportError` if the outputs differ.
     """
     folder = artefacts["sparse"].parent
     job = {
@@ -75,15 +78,15 @@ def check(
         "inputs": os.fspath(folder / "inputs.npz"),
         "outputs": os.fspath(folder / "outputs.npz"),
         "names": list(inputs),
-        "nest": keras.tree.map_structure(lambda one: one.name, takes.structure),
+        "nest": keras.tree.map_structure(lambda spec: spec.name, takes.structure),
         "batches": _batches(takes, _rows(inputs)),
         "trainable": trainable,
         "time": "dense" in artefacts,
     }
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     ratios = _run(job, folder)
-    with np.load(folder / "outputs.npz") as found:
-        outputs = dict(found)
+    with np.load(folder / "outputs.npz") as stored:
+        outputs = dict(stored)
     errors = {b: _error(outputs, expected, b, tolerance) for b in job["batches"]}
     return Check(errors, {int(batch): ratio for batch, ratio in ratios.items()})
 
@@ -97,50 +100,54 @@ def _rows(inputs):
 
 
 def _run(job, folder):
-    """The ratios that the run prints, or an error with what it said."""
-    described = folder / "job.json"
-    described.write_text(json.dumps(job))
-    found = subprocess.run(
-        [sys.executable, artefact_runner.__file__, described],
+    """Returns the latency ratios printed by the process, or raises its error."""
+    job_path = folder / "job.json"
+    job_path.write_text(json.dumps(job))
+    process = subprocess.run(
+        [sys.executable, artefact_runner.__file__, job_path],
         capture_output=True,
         text=True,
         env=_environment(job["format"]),
     )
-    lines = [x for x in found.stdout.splitlines() if x.startswith("RATIOS ")]
-    if found.returncode or not lines:
-        said = "\n".join(found.stderr.strip().splitlines()[-8:])
+    lines = [x for x in process.stdout.splitlines() if x.startswith("RATIOS ")]
+    if process.returncode or not lines:
+        stderr = "\n".join(process.stderr.strip().splitlines()[-8:])
         raise ExportError(
             f"The exported {job['format']} does not run in a fresh interpreter (exit "
-            f"status {found.returncode}); nothing was kept. It said:\n{said}"
+            f"status {process.returncode}); nothing was written. Error output:\n"
+            f"{stderr}"
         )
     return json.loads(lines[-1].removeprefix("RATIOS "))
 
 
 def _environment(format):
-    """Without a GPU, whose memory this process has taken; quiet."""
-    found = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    found["KERAS_BACKEND"] = keras.config.backend()
-    return found
+    """Returns environment variables that hide GPUs and silence logging.
+
+    This process may already have allocated the memory of the GPU.
+    """
+    variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables["KERAS_BACKEND"] = keras.config.backend()
+    return variables
 
 
 def _error(outputs, expected, batch, tolerance):
-    """The largest difference from the model; refuses one above the tolerance."""
-    found = _of_batch(outputs, "sparse", batch)
-    wanted = {name: array[:batch] for name, array in expected.items()}
-    error = difference(found, wanted)
+    """Returns the largest relative error; raises if it exceeds the tolerance."""
+    sparse = _of_batch(outputs, "sparse", batch)
+    target = {name: array[:batch] for name, array in expected.items()}
+    error = difference(sparse, target)
     if not error <= tolerance:
         raise ExportError(
             f"The exported model differs from the model by {error:.2g} of its largest "
-            f"output at batch {batch}, more than the tolerance of {tolerance:g}; "
-            "nothing was kept. Give other data to compare on (`data`), or allow more "
-            "(`tolerance`), if so coarse a precision is meant."
+            f"output with batch size {batch}, more than the tolerance of "
+            f"{tolerance:g}; nothing was written. Pass representative `data`, or "
+            "increase `tolerance` if this error is acceptable."
         )
     dense = _of_batch(outputs, "dense", batch)
-    apart = difference(found, dense) if dense else 0.0
-    if not apart <= _SAME:
+    gap = difference(sparse, dense) if dense else 0.0
+    if not gap <= _SPARSE_TOLERANCE:
         raise ExportError(
-            f"The sparse file differs from the dense one by {apart:.2g} at batch "
-            f"{batch}; nothing was kept."
+            f"The sparse file differs from the dense file by {gap:.2g} with batch size "
+            f"{batch}; nothing was written. Choose another format or precision."
         )
     return error
 
@@ -152,9 +159,13 @@ def _of_batch(outputs, kind, batch):
 
 
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> float:
-    """The largest difference, relative to the largest value; infinite for NaN.
+    """Returns the largest difference relative to the largest expected value.
 
-    Outputs that a format has renamed are compared in their order.
+    It is infinite for NaN. Outputs renamed by a format are compared in order.
+
+    Args:
+        found: Dict from output name to the array of the artefact.
+        wanted: Dict from output name to the expected array.
 
     Example:
 
@@ -163,13 +174,13 @@ def difference(found: dict[str, Any], wanted: dict[str, Any]) -> float:
     """
     if set(found) != set(wanted):
         found = dict(zip(wanted, found.values(), strict=True))
-    return max(_apart(found[name], wanted[name]) for name in wanted)
+    return max(_relative_error(found[name], wanted[name]) for name in wanted)
 
 
-def _apart(found, wanted):
-    found, wanted = (np.asarray(x, "float64") for x in (found, wanted))
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+def _relative_error(actual, expected):
+    actual, expected = (np.asarray(x, "float64") for x in (actual, expected))
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
-    if not found.size:
+    if not actual.size:
         return 0.0
-    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))

@@ -1,4 +1,4 @@
-"""Writes a subject into a folder, measures and checks it."""
+"""Writes a model in the requested format, verifies it and creates the report."""
 
 import dataclasses
 import gzip
@@ -24,18 +24,18 @@ _BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8}
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What is to be written.
+    """Describes an export.
 
     Args:
-        subject: The model.
-        takes: Its inputs.
-        inputs: Dict from an input to examples.
-        expected: What the model gives for the first of them.
-        format: As in `export`, and so are the others.
-        precision: Of TFLite files.
-        trainable: Whether it is to be trained on.
-        verify: Whether to run it.
-        tolerance: The largest relative error.
+        subject: The model to export.
+        takes: Interface of the model.
+        inputs: Dict from input name to examples.
+        expected: Dict from output name to the outputs for the first examples.
+        format: See `export`.
+        precision: See `export`.
+        trainable: See `export`.
+        verify: See `export`.
+        tolerance: Maximum relative error.
     """
 
     subject: Subject
@@ -50,62 +50,64 @@ class Order:
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
-        """The examples that `expected` belongs to."""
+        """The examples for which `expected` contains the outputs."""
         count = len(next(iter(self.expected.values())))
         return {name: array[:count] for name, array in self.inputs.items()}
 
 
 def perform(order: Order, folder: pathlib.Path) -> ExportReport:
-    """Writes `sparse` and, to compare with, `dense` into a folder; gives the report.
+    """Writes the artefacts `sparse` and, for comparison, `dense` to a folder.
 
     Args:
-        order: What is to be written.
+        order: The export to perform.
         folder: An empty folder.
+
+    Returns:
+        The `ExportReport`.
     """
     suffix = SUFFIXES[order.format]
     artefacts = {kind: folder / f"{kind}{suffix}" for kind in ("sparse", "dense")}
     tensors = _WRITERS[order.format](order, artefacts)
     artefacts = {kind: path for kind, path in artefacts.items() if path.exists()}
-    checked = _check(order, artefacts) if order.verify else verification.Check({}, {})
-    about = order.format, order.precision
+    result = _check(order, artefacts) if order.verify else verification.Check({}, {})
     return ExportReport(
-        os.fspath(artefacts["sparse"]),
-        *about,
-        order.subject.sparsity,
-        {**_sizes(artefacts), "bound": _bound(order)},
-        tensors,
-        checked.errors,
-        checked.ratios,
-        _remarks(order, checked.ratios),
-        order.subject.provenance,
+        path=os.fspath(artefacts["sparse"]),
+        format=order.format,
+        precision=order.precision,
+        sparsity=order.subject.sparsity,
+        sizes={**_sizes(artefacts), "bound": _bound(order)},
+        tensors=tensors,
+        errors=result.errors,
+        ratios=result.ratios,
+        remarks=_remarks(order, result.ratios),
+        provenance=order.subject.provenance,
     )
 
 
 def _remarks(order, ratios):
     if order.trainable:
-        return _remarks_to_train(order)
-    about = order.format, order.precision
-    return remarks.remarks(order.subject.plain, *about, ratios)
+        return _trainable_remarks(order)
+    return remarks.remarks(order.subject.plain, order.format, order.precision, ratios)
 
 
-def _remarks_to_train(order):
+def _trainable_remarks(order):
     if order.format != "saved_model":
         return []
     plain = order.subject.plain
     plain(order.takes.nested(order.rows), **signature.told(plain, training=False))
     regularized = sum(v.regularizer is not None for v in plain.trainable_variables)
     return (
-        [_TO_TRAIN, _NO_PENALTIES] if len(plain.losses) > regularized else [_TO_TRAIN]
+        [_TRAINABLE, _NO_PENALTIES] if len(plain.losses) > regularized else [_TRAINABLE]
     )
 
 
 _NO_PENALTIES = (
-    "Penalties of activities (`activity_regularizer`, `add_loss`) are not in the file: "
-    "`regularization_losses` are those of weights."
+    "The file does not contain activity penalties (`activity_regularizer`, "
+    "`add_loss`). `regularization_losses` contains only weight penalties."
 )
-_TO_TRAIN = (
-    "Kernels are put together from the kept weights in every call: that is for "
-    "training. To serve, export without trainable=True."
+_TRAINABLE = (
+    "Every call assembles the kernels from the kept weights, which is meant for "
+    "training. For serving, export without trainable=True."
 )
 
 
@@ -121,25 +123,32 @@ def _check(order, artefacts):
     )
 
 
-# Each writer gives how every tensor is stored.
+# Every writer returns how the tensors are stored.
 
 
 def _saved_model(order, artefacts):
-    found, takes = order.subject, order.takes
-    inference.write(found.plain, takes, artefacts["dense"], sparse=False)
+    plain, takes = order.subject.plain, order.takes
+    inference.write(plain, takes, artefacts["dense"], sparse=False)
     if order.trainable:
-        to = artefacts["sparse"]
-        ways = trainable.write(found.plain, takes, to, found.masks)
+        encodings = trainable.write(
+            plain, takes, artefacts["sparse"], order.subject.masks
+        )
     else:
-        ways = inference.write(found.plain, takes, artefacts["sparse"])
-    return _stored(found, ways)
+        encodings = inference.write(plain, takes, artefacts["sparse"])
+    return _stored(order.subject, encodings)
 
 
 def _tflite(order, artefacts):
-    found = order.subject
-    given = found.plain, order.takes, artefacts["dense"], order.precision
-    converter.write(*given, order.inputs)
-    rows = converter.encode(artefacts["dense"], artefacts["sparse"], found.provenance)
+    converter.write(
+        order.subject.plain,
+        order.takes,
+        artefacts["dense"],
+        order.precision,
+        order.inputs,
+    )
+    rows = converter.encode(
+        artefacts["dense"], artefacts["sparse"], order.subject.provenance
+    )
     return [
         Stored(row.tensor, tuple(row.shape), row.sparsity, row.encoding, row.reason)
         for row in rows
@@ -147,19 +156,19 @@ def _tflite(order, artefacts):
 
 
 def _keras(order, artefacts):
-    found = order.subject
+    subject = order.subject
     if order.trainable:
-        found.wrapped().save(artefacts["dense"])
+        subject.wrapped().save(artefacts["dense"])
     else:
-        keras_file.save_for_inference(found.plain, artefacts["dense"])
+        keras_file.save_for_inference(subject.plain, artefacts["dense"])
     keras_file.deflate(artefacts["dense"], artefacts["sparse"])
-    return _stored(found, ["deflated"] * len(found.plain.variables))
+    return _stored(subject, ["deflated"] * len(subject.plain.variables))
 
 
 def _onnx(order, artefacts):
-    model, to = order.subject.plain, artefacts["sparse"]
-    onnx_file.write(model, to, order.takes, order.rows)
-    return _stored(order.subject, ["as it is"] * len(model.variables))
+    model = order.subject.plain
+    onnx_file.write(model, artefacts["sparse"], order.takes, order.rows)
+    return _stored(order.subject, ["unchanged"] * len(model.variables))
 
 
 _WRITERS = {
@@ -169,45 +178,48 @@ _WRITERS = {
     "onnx": _onnx,
 }
 _REASONS = {
-    "joined": "small dense tensors share a variable, for each takes room in the graph",
-    "packed": "gaps and values take less room; decoded once, at load",
-    "kept weights": "only these are variables, so that zeros stay zeros",
-    "as it is": "ONNX runtimes take dense tensors",
-    "deflated": "as its zip allows; Keras loads it as it is",
+    "joined": "small dense tensors share one variable to save graph nodes",
+    "packed": "gaps and values are smaller; decoded once at load time",
+    "kept weights": "only kept weights are variables, and pruned weights stay zero",
+    "unchanged": "ONNX runtimes require dense tensors",
+    "deflated": "compressed in the zip archive; Keras loads it directly",
 }
 
 
-def _stored(found, ways):
-    rows = zip(wrapping.plain_paths(found.plain), found.arrays(), ways, strict=True)
-    return [_row(path, array, way) for path, array, way in rows]
+def _stored(subject, encodings):
+    table = wrapping.plain_paths(subject.plain)
+    rows = zip(table, subject.arrays(), encodings, strict=True)
+    return [_row(path, array, encoding) for path, array, encoding in rows]
 
 
-def _row(path, array, way):
+def _row(path, array, encoding):
     sparsity = 1 - np.count_nonzero(array) / array.size if array.size else 0.0
-    reason = _REASONS.get(way) or _why_dense(array, sparsity)
-    return Stored(path, tuple(array.shape), float(sparsity), way, reason)
+    reason = _REASONS.get(encoding) or _why_dense(array, sparsity)
+    return Stored(path, tuple(array.shape), float(sparsity), encoding, reason)
 
 
 def _why_dense(array, sparsity):
     if array.ndim < 2:
-        return "no kernel"
+        return "not a kernel"
     if sparsity == 0:
-        return "it has no zeros"
-    return "packing it would save too little"
+        return "contains no zeros"
+    return "packing would save too little"
 
 
 # Sizes.
 
 
 def _sizes(artefacts):
-    found = {}
+    table = {}
     for kind, path in artefacts.items():
-        found[kind], found[f"{kind}_gzipped"] = sizes(path)
-    return found
+        table[kind], table[f"{kind}_gzipped"] = sizes(path)
+    return table
 
 
 def sizes(path: pathlib.Path) -> tuple[int, int]:
-    """Bytes of a file or a folder, raw and gzipped (a folder as a tar).
+    """Returns the raw and gzipped size of a file or folder in bytes.
+
+    A folder is archived as a tar file before compression.
 
     Example:
 
@@ -220,11 +232,11 @@ def sizes(path: pathlib.Path) -> tuple[int, int]:
     if path.is_file():
         content = path.read_bytes()
         return len(content), len(gzip.compress(content, 9, mtime=0))
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(path, arcname=path.name)
     raw = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return raw, len(gzip.compress(packed.getvalue(), 9, mtime=0))
+    return raw, len(gzip.compress(archive.getvalue(), 9, mtime=0))
 
 
 def _bound(order):

@@ -1,8 +1,8 @@
-"""Mask parametrizations: what a kernel is multiplied with on the forward pass.
+"""Mask parametrizations: the factors that multiply kernels in the forward pass.
 
-They are the one thing in which the forward passes of the methods differ. Pass one to
-`tf_tickets.wrap(model, mask=...)`, by name or as an instance; every kernel gets a copy.
-`FixedMask` and `PenalizedMask` are set between steps, the others are learned.
+The forward passes of the methods differ only in their masks. Pass a name or an instance
+to `tf_tickets.wrap(model, mask=...)`; every kernel gets its own copy. `FixedMask` and
+`PenalizedMask` are set between steps, the others are learned.
 """
 
 from tf_tickets.masks.base import Mask

@@ -1,7 +1,7 @@
-"""Schedules of the compiled step: temperatures and growing penalties.
+"""Schedules evaluated in the compiled step: temperatures and growing penalties.
 
-Called as `schedule(step, steps, epochs)` within the compiled step, where `step` is
-counted from the start of a round, or of the part of it that is penalized.
+They are called as `schedule(step, steps, epochs)` inside the compiled step. `step`
+counts from the start of a round, or from the start of its penalized part.
 """
 
 import copy
@@ -13,35 +13,42 @@ from keras import ops
 
 
 def called(name: str, schedule: Any) -> Any:
-    """A schedule of the compiled step, as given or out of its configuration.
+    """Returns a schedule, deserialized first if it is a configuration.
+
+    Args:
+        name: Argument name for the error message.
+        schedule: A callable, or its serialized configuration.
+
+    Returns:
+        The callable.
 
     Example:
 
     >>> called("penalty", GrowingPenalty(0.5))
     GrowingPenalty(increment=0.5, interval=1, cap=1.0, power=1.0)
     """
-    found = schedule
+    function = schedule
     if isinstance(schedule, dict):
-        found = keras.saving.deserialize_keras_object(copy.deepcopy(schedule))
-    if not callable(found):
+        function = keras.saving.deserialize_keras_object(copy.deepcopy(schedule))
+    if not callable(function):
         raise TypeError(
-            f"`{name}` must be called as {name}(step, steps, epochs). Received: "
-            f"{schedule!r}"
+            f"`{name}` must be a callable with the signature {name}(step, steps, "
+            f"epochs). Received: {schedule!r}"
         )
-    return found
+    return function
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class ExponentialTemperature:
-    """Grows by the same factor every step, or every epoch, of a round.
+    """Multiplies the temperature by a constant factor every step or epoch of a round.
 
-    `initial * (final / initial) ** way`, `way` going from 0 in the first step of a
-    round to 1 in its last. Continuous Sparsification's paper anneals by the step,
-    its published code by the epoch.
+    The temperature is `initial * (final / initial) ** progress`, where `progress` rises
+    from 0 in the first step of a round to 1 in the last. The paper on Continuous
+    Sparsification anneals per step, its published code per epoch.
 
     Args:
         initial: Temperature in the first step.
-        final: Temperature in the last one.
+        final: Temperature in the last step.
         per: "step" or "epoch".
 
     Example:
@@ -59,8 +66,8 @@ class ExponentialTemperature:
     ) -> None:
         if not 0.0 < initial <= final < math.inf:
             raise ValueError(
-                "A temperature grows from `initial`, above 0, to `final`. Received: "
-                f"initial={initial}, final={final}"
+                "`initial` must be above 0 and `final` finite and at least `initial`. "
+                f"Received: initial={initial}, final={final}"
             )
         if per not in ("step", "epoch"):
             raise ValueError(f"`per` must be 'step' or 'epoch'. Received: {per!r}")
@@ -69,14 +76,14 @@ class ExponentialTemperature:
         self.per = per
 
     def __call__(self, step: Any, steps: Any, epochs: Any) -> Any:
-        """The temperature in a step of a round; before it has steps, the initial."""
+        """Returns the temperature; without steps, it is the initial one."""
         if self.per == "epoch":
             step = step // ops.maximum(steps // epochs, 1)
             steps = ops.minimum(steps, epochs)
         last = ops.cast(ops.maximum(steps - 1, 1), "float32")
-        way = ops.clip(ops.cast(step, "float32") / last, 0.0, 1.0)
-        way = way * ops.cast(steps > 0, "float32")
-        return self.initial * (self.final / self.initial) ** way
+        progress = ops.clip(ops.cast(step, "float32") / last, 0.0, 1.0)
+        progress = progress * ops.cast(steps > 0, "float32")
+        return self.initial * (self.final / self.initial) ** progress
 
     def get_config(self):
         return dict(vars(self))
@@ -94,14 +101,14 @@ def _check_growth(increment, interval, cap, power, hold):
         )
     if increment is not None and not 0.0 < increment < math.inf:
         raise ValueError(
-            "`increment` must be above 0, or None for one that fits the steps. "
-            f"Received: increment={increment}"
+            "`increment` must be above 0, or None to derive it from the number of "
+            f"steps. Received: increment={increment}"
         )
     if increment is None and (interval != 1 or hold is not None):
         raise ValueError(
-            "Without an `increment` the growth takes 5/9 of the steps, whatever "
-            f"their number. Received: interval={interval}, hold={hold}. Give an "
-            "`increment` too."
+            "Without an `increment` the penalty grows during 5/9 of the steps, and "
+            "`interval` and `hold` have no effect. Received: "
+            f"interval={interval}, hold={hold}. Set `increment` too."
         )
     if interval < 1 or (hold is not None and hold < 0):
         raise ValueError(
@@ -112,20 +119,20 @@ def _check_growth(increment, interval, cap, power, hold):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class GrowingPenalty:
-    """The strength of a penalty that grows by steps up to a cap, and stays there.
+    """Increases the strength of a penalty at regular intervals, up to a cap.
 
-    `min((increment * (step // interval + 1)) ** power, cap)`: what the published code
-    of the Dual Lottery Ticket Hypothesis does with its defaults is
-    `GrowingPenalty(1e-4, interval=5, hold=40_000)`; its iterative variant has
+    The strength is `min((increment * (step // interval + 1)) ** power, cap)`. The
+    published code of the Dual Lottery Ticket Hypothesis defaults to
+    `GrowingPenalty(1e-4, interval=5, hold=40_000)`. Its iterative variant uses
     `interval=1, hold=10_000`.
 
     Args:
-        increment: What is added at a time; None for as much as leads to the cap
-            after 5/9 of the steps there are, the share of the published defaults.
-        interval: Steps from one addition to the next.
-        cap: The greatest strength. 0 is no penalty.
-        power: 1 grows linearly, 2 and 3 as square and cube, slowly at first.
-        hold: Steps that must follow the growth; None for those that are left.
+        increment: Amount added at each interval. None reaches the cap after 5/9 of
+            the steps, the share that the published defaults imply.
+        interval: Number of steps between two additions.
+        cap: Maximum strength. 0 disables the penalty.
+        power: Exponent of the growth: 1 is linear, 2 quadratic, 3 cubic.
+        hold: Minimum number of steps after the growth. None uses the remaining steps.
 
     Example:
 
@@ -153,7 +160,7 @@ class GrowingPenalty:
 
     @property
     def growth(self) -> int | None:
-        """Steps until the cap would be passed; None where they fit themselves."""
+        """Number of steps until the cap is passed, or None without an `increment`."""
         if self.cap == 0.0:
             return 0
         if self.increment is None:
@@ -163,7 +170,7 @@ class GrowingPenalty:
 
     @property
     def steps(self) -> int:
-        """The least number of steps for growth and hold; 1 where they fit themselves.
+        """Minimum number of steps for growth and hold; 1 without an `increment`.
 
         Example:
 
@@ -175,11 +182,11 @@ class GrowingPenalty:
 
     @property
     def _highest(self):
-        """The sum of the additions at which the cap is reached."""
+        """The sum of all additions when the cap is reached."""
         return self.cap ** (1.0 / self.power)
 
     def __call__(self, step: Any, steps: Any, epochs: Any) -> Any:
-        """The strength in a step of so many; before there are steps, 0."""
+        """Returns the strength at a step; without steps, it is 0."""
         additions = ops.cast(step // self.interval + 1, "float32")
         grown = additions * self._increment(steps)
         started = ops.cast(steps > 0, "float32")
@@ -192,8 +199,8 @@ class GrowingPenalty:
         return self._highest / growth
 
     def __repr__(self):
-        given = {k: v for k, v in vars(self).items() if v is not None}
-        return f"GrowingPenalty({', '.join(f'{k}={v}' for k, v in given.items())})"
+        arguments = [f"{k}={v}" for k, v in vars(self).items() if v is not None]
+        return f"GrowingPenalty({', '.join(arguments)})"
 
     def get_config(self):
         return dict(vars(self))

@@ -1,7 +1,7 @@
-"""What every mask parametrization is, and what those that are learned share.
+"""The base class of all mask parametrizations.
 
-A parametrization is a layer, so that its state is saved, cloned and trained by
-Keras; it belongs to one kernel.
+A parametrization is a layer that belongs to one kernel. Keras therefore saves, clones
+and trains its state.
 """
 
 from typing import Any
@@ -10,55 +10,55 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-# The backends' tensors have no class in common.
+# The tensor classes of the backends have no common base class.
 Tensor = Any
 
 
 class Mask(keras.layers.Layer):
-    """A mask parametrization: what a kernel is multiplied with.
+    """Base class of mask parametrizations, which multiply a kernel by a factor.
 
-    A subclass gives `factor`, `value` and `assign`.
+    Subclasses implement `factor`, `value` and `assign`.
     """
 
     learned = False
-    # Whether it must be told on every forward pass if it is one of training.
+    # Whether `factor` needs the `training` argument in every forward pass.
     counts_steps = False
 
     def watch(self, kernel: keras.Variable) -> None:
-        """The kernel that it masks is known."""
+        """Called with the kernel when the mask is applied to it."""
 
     def release(self, kernel: keras.Variable) -> None:
-        """The kernel is masked no more."""
+        """Called when the mask is removed from the kernel."""
 
     def factor(self, dtype: str, training: bool = False) -> Tensor:
-        """What the kernel is multiplied with on a forward pass."""
+        """Returns the tensor that multiplies the kernel in the forward pass."""
         raise NotImplementedError
 
     def value(self) -> np.ndarray:
-        """The hard 0/1 mask as a NumPy array of booleans."""
+        """Returns the hard 0/1 mask as a boolean NumPy array."""
         raise NotImplementedError
 
     def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
-        """Sets the hard mask and, if given, what kept weights are multiplied with."""
+        """Sets the hard mask and, optionally, the scale of the kept weights."""
         raise NotImplementedError
 
     @property
     def kept_scale(self) -> float:
-        """What a kept weight is multiplied with under the hard mask."""
+        """The factor of the kept weights under the hard mask."""
         return 1.0
 
     def apply(self, kernel: Tensor, training: bool = False) -> Tensor:
-        """The effective kernel, in the kernel's own dtype."""
+        """Returns the masked kernel in the dtype of the kernel."""
         return kernel * self.factor(kernel.dtype, training)
 
 
 def checked(mask: ArrayLike, path: str = "") -> np.ndarray:
-    """The mask as booleans; values other than 0 and 1 are refused."""
+    """Returns the mask as booleans; raises a ValueError for values besides 0 and 1."""
     mask = np.asarray(mask)
     if not np.isin(mask, (0, 1)).all():
-        place = f" for {path!r}" if path else ""
+        location = f" for {path!r}" if path else ""
         raise ValueError(
-            "A mask holds 0 (pruned) and 1 (kept) only. Received values: "
-            f"{np.unique(mask)[:5]}{place}"
+            "A mask must contain only 0 (pruned) and 1 (kept). Received values: "
+            f"{np.unique(mask)[:5]}{location}"
         )
     return mask.astype(bool)

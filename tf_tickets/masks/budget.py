@@ -1,4 +1,4 @@
-"""A soft mask that an augmented Lagrangian holds to a number of weights."""
+"""A soft mask constrained to a weight budget by an augmented Lagrangian."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,26 +10,26 @@ from keras import ops
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.soft import SoftMask
 
-# Of a round, in which a budget comes down.
-_COMES_DOWN = 0.6
+# Fraction of a round during which the budget decreases.
+_DECREASE_FRACTION = 0.6
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class BudgetMask(SoftMask):
-    """A soft mask that is held to a number of weights, by itself or with others.
+    """A soft mask with a limit on the number of kept weights.
 
-    Of the masks that share a budget, the share of kept weights above it, `c`, is pushed
-    to 0 by an augmented Lagrangian, `multiplier * c + strength / 2 * c ** 2`, whose
-    multiplier grows by `strength * c` over a round, by each step's share of it. The
-    budget itself comes down from where the masks begin, as a cube over the first 3/5
-    of the round, so that the multiplier need not overshoot. In evaluation it is no part
-    of the loss.
+    One mask or several masks together share a budget. Let `c` be the fraction of kept
+    weights in excess of the budget. The augmented Lagrangian
+    `multiplier * c + strength / 2 * c ** 2` is added to the training loss, and drives
+    `c` to 0. The multiplier grows by `strength * c / steps` in every step. During the
+    first 3/5 of a round, the budget decreases cubically from its initial value, which
+    keeps the multiplier from overshooting.
 
     Args:
-        strength: How hard the budget is enforced.
-        initial_score: As in `SoftMask`.
-        temperature: As in `SoftMask`.
-        scale_mask: As in `SoftMask`.
+        strength: Weight of the constraint in the loss.
+        initial_score: See `SoftMask`.
+        temperature: See `SoftMask`.
+        scale_mask: See `SoftMask`.
 
     Example:
 
@@ -58,10 +58,10 @@ class BudgetMask(SoftMask):
 
     def build(self, shape):
         super().build(shape)
-        self.multiplier = self._number("multiplier")
-        self.target = self._number("target")
+        self.multiplier = self._scalar("multiplier")
+        self.target = self._scalar("target")
 
-    def _number(self, name):
+    def _scalar(self, name):
         return self.add_weight(
             shape=(),
             initializer="zeros",
@@ -73,55 +73,55 @@ class BudgetMask(SoftMask):
         )
 
     def share(self, masks: Sequence["BudgetMask"]) -> None:
-        """Takes charge of the budget of some masks, itself among them.
+        """Makes this mask compute the shared penalty of several masks.
 
         Args:
-            masks: The masks that share it.
+            masks: All masks that share the budget, including this one.
         """
         self._budget.masks = list(masks)
 
-    # Not a property: Keras would save the masks once more below this one.
+    # Not a property: Keras would save the masks a second time as sublayers.
     def in_charge(self) -> list["BudgetMask"]:
-        """The masks whose budget this one is in charge of."""
+        """Returns the masks whose shared penalty this mask computes."""
         return self._budget.masks
 
     def allow(self, keep: int) -> None:
-        """Sets how many weights its masks keep together; the multiplier is 0 again.
+        """Sets the budget of all masks together and resets the multiplier to 0.
 
         Args:
-            keep: How many.
+            keep: Number of weights to keep.
         """
         self.multiplier.assign(0.0)
         self.target.assign(keep / self._budget.size)
 
     def after_forward(self, scores: Tensor) -> Tensor:
-        # Neither in evaluation nor where a step's losses are collected once more.
+        # 0 in evaluation, and when the losses of a step are collected a second time.
         counts = ops.cast(self.clock.ticked, "float32")
         penalty = super().after_forward(scores)
         if not self._budget.masks:
             return penalty
         excess = self._kept() - self._allowed()
-        found = self.multiplier * excess + 0.5 * self.strength * ops.square(excess)
+        lagrangian = self.multiplier * excess + 0.5 * self.strength * ops.square(excess)
         steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
-        grown = self.strength * ops.stop_gradient(excess) / steps
-        self.multiplier.assign(self.multiplier + counts * grown)
-        return penalty + ops.cast(counts * found, keras.config.floatx())
+        growth = self.strength * ops.stop_gradient(excess) / steps
+        self.multiplier.assign(self.multiplier + counts * growth)
+        return penalty + ops.cast(counts * lagrangian, keras.config.floatx())
 
     def _kept(self):
         kept = sum(ops.sum(m.expected(m.scores.value)) for m in self._budget.masks)
         return kept / float(self._budget.size)
 
     def _allowed(self):
-        """The share of weights that the budget allows at this step."""
+        """Returns the fraction of weights allowed at the current step."""
         steps = ops.cast(ops.maximum(self.clock.steps.value, 1), "float32")
-        way = ops.cast(self.clock.step, "float32") / (_COMES_DOWN * steps)
-        first = 1.0 / (1.0 + math.exp(-self.initial_score))
-        left = ops.maximum(first - self.target, 0.0)
-        return self.target + left * ops.maximum(1.0 - way, 0.0) ** 3
+        progress = ops.cast(self.clock.step, "float32") / (_DECREASE_FRACTION * steps)
+        initial = 1.0 / (1.0 + math.exp(-self.initial_score))
+        reduction = ops.maximum(initial - self.target, 0.0)
+        return self.target + reduction * ops.maximum(1.0 - progress, 0.0) ** 3
 
     @property
     def excess(self) -> float:
-        """The share of kept weights above the budget at its end, by the soft masks."""
+        """The fraction of weights kept by the soft masks above the final budget."""
         return float(ops.convert_to_numpy(self._kept() - self.target))
 
     def get_config(self):
@@ -131,7 +131,10 @@ class BudgetMask(SoftMask):
 
 
 class _Budget:
-    """The masks that share a budget, out of Keras's sight: they hold each other."""
+    """Holds the masks that share a budget.
+
+    Keras does not track this class, which avoids cycles between the masks.
+    """
 
     def __init__(self):
         self.masks = []

@@ -1,16 +1,15 @@
-"""Which step of its round a learned mask is at, counted in the compiled step."""
+"""A step counter for masks that runs inside the compiled step."""
 
 import keras
 from keras import ops
 
 
 class Clock(keras.layers.Layer):
-    """Counts training steps, however often a layer is called within one.
+    """Counts the training steps of a round.
 
-    A forward pass in training mode moves `now` to one after `sealed`; collecting
-    the losses, which every training step does once, moves `sealed` up to `now`.
-    A layer that is called twice in a step therefore counts once, and evaluation
-    does not count at all.
+    A forward pass in training mode sets `now` to `sealed + 1`. Collecting the losses,
+    which happens once in every training step, sets `sealed` to `now`. A layer called
+    twice in a step is therefore counted once, and evaluation is not counted.
 
     Example:
 
@@ -26,14 +25,14 @@ class Clock(keras.layers.Layer):
     def build(self, shape):
         self.sealed = self._counter("sealed", 0)
         self.now = self._counter("now", 0)
-        # No steps: not started, so that time stands at the beginning.
+        # 0 steps mean that no round has started.
         self.steps = self._counter("steps", 0)
         self.epochs = self._counter("epochs", 1)
 
     def _counter(self, name, value):
         return self.add_weight(
             shape=(),
-            # Of TensorFlow's integers only those of 64 bits can be on a GPU.
+            # On a GPU, TensorFlow places integer variables only if they are 64-bit.
             dtype="int",
             initializer=keras.initializers.Constant(value),
             trainable=False,
@@ -42,31 +41,36 @@ class Clock(keras.layers.Layer):
         )
 
     def start(self, steps: int, epochs: int) -> None:
-        """Goes back to step 0 of a round of so many steps in so many epochs."""
+        """Resets the counter to step 0 of a new round.
+
+        Args:
+            steps: Number of training steps in the round.
+            epochs: Number of epochs in the round.
+        """
         self.sealed.assign(0)
         self.now.assign(0)
         self.steps.assign(steps)
         self.epochs.assign(epochs)
 
     def tick(self) -> None:
-        """A forward pass in training mode."""
+        """Records a forward pass in training mode."""
         self.now.assign(self.sealed + 1)
 
     def seal(self) -> None:
-        """The losses of a step were collected: its forward pass is over."""
+        """Ends a step; called when its losses are collected."""
         self.sealed.assign(self.now)
 
     @property
     def ticked(self) -> object:
-        """Whether a forward pass in training mode has not been sealed yet."""
+        """Whether a forward pass in training mode was recorded but not sealed."""
         return self.now > self.sealed
 
     @property
     def step(self) -> object:
-        """The step, from 0, of the last forward pass in training mode."""
+        """The zero-based step of the last forward pass in training mode."""
         return ops.maximum(self.now - 1, 0)
 
     @property
     def steps_done(self) -> int:
-        """How many steps were trained since the start."""
+        """The number of completed training steps since the start of the round."""
         return int(ops.convert_to_numpy(self.sealed.value))

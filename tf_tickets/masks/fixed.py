@@ -1,4 +1,4 @@
-"""Masks that are set between steps, not learned."""
+"""Masks that are set between training steps instead of learned."""
 
 from typing import Any
 
@@ -12,14 +12,13 @@ from tf_tickets.masks.base import Mask, Tensor, checked
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class FixedMask(Mask):
-    """A 0/1 mask that is set between steps and never trained.
+    """A 0/1 mask that is set between training steps and never trained.
 
-    It is kept as booleans, an eighth of the memory of a float mask on disk and a
-    quarter in memory.
+    It is stored as booleans, in a quarter of the memory of a float32 mask.
 
     Args:
-        scaled: Whether kept weights are multiplied with a number, as those of
-            tickets of scaled masks are; it costs a little time.
+        scaled: Whether to multiply the kept weights by a scale. Tickets of scaled
+            masks need this. It adds a small runtime cost.
 
     Example:
 
@@ -65,8 +64,8 @@ class FixedMask(Mask):
             self.scale.assign(scale)
         elif scale not in (None, 1.0):
             raise ValueError(
-                f"These masks cannot scale what they keep. Received: scale={scale}. "
-                'Wrap with mask="scaled".'
+                "This mask does not scale the kept weights; `scale` must be None or "
+                f'1. Received: scale={scale}. Wrap with mask="scaled" instead.'
             )
         self.mask.assign(mask)
 

@@ -1,4 +1,4 @@
-"""What the masks that are learned from trained scores share."""
+"""The base class of masks that are learned from trained scores."""
 
 import math
 from typing import Any
@@ -11,22 +11,23 @@ from numpy.typing import ArrayLike
 from tf_tickets.masks.base import Mask, Tensor, checked
 from tf_tickets.masks.clock import Clock
 
-# A score that is decided: its sigmoid is exactly 0 or 1 at any temperature, and
-# no step moves it. Finite, for infinity times zero would not be a number.
+# Magnitude of a score that is decided. At any temperature its sigmoid is exactly 0 or
+# 1, and no training step changes it. It is finite because infinity times zero is NaN.
 FAR = 1e30
 
 
 class LearnedMask(Mask):
-    """A mask that is a function of trained scores, one a weight.
+    """Base class of masks computed from trained scores, one score per weight.
 
-    Scores and all that is computed from them are float32, whatever the dtype
-    policy. A subclass gives `soft(training)`, the mask of values in 0..1.
+    Scores and everything computed from them are float32, regardless of the dtype
+    policy. Subclasses implement `soft(training)`, which returns the mask with values
+    from 0 to 1, and `expected(scores)`, which the penalty acts on.
 
     Args:
-        initial_score: The score that every weight begins with.
+        initial_score: Initial score of every weight.
         penalty: Weight of the sum of the mask in the loss.
-        dynamic_scaling: Whether kept weights are multiplied with the number of
-            weights over the number of kept ones (Zhou et al. 2019).
+        dynamic_scaling: Whether to multiply the kept weights by the number of all
+            weights divided by the number of kept weights (Zhou et al. 2019).
     """
 
     learned = True
@@ -73,21 +74,27 @@ class LearnedMask(Mask):
         self.clock.build(())
 
     def score_initializer(self) -> keras.initializers.Initializer:
-        """Where the scores begin."""
+        """Returns the initializer of the scores."""
         return keras.initializers.Constant(self.initial_score)
 
     def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
-        """Goes back to the beginning of a search, of rounds of so many steps."""
+        """Resets scores, scale and clock at the beginning of a search.
+
+        Args:
+            rng: Random generator of the search.
+            steps: Number of training steps in a round.
+            epochs: Number of epochs in a round.
+        """
         self.scores.assign(np.full(self.scores.shape, self.initial_score, "float32"))
         self.scale.assign(self.initial_scale)
         self.restart(steps, epochs)
 
     def restart(self, steps: int, epochs: int) -> None:
-        """Goes to the beginning of a round; the scores stay."""
+        """Resets the clock at the beginning of a round and keeps the scores."""
         self.clock.start(steps, epochs)
 
     def soft(self, training: bool = False) -> Tensor:
-        """The mask of values in 0..1, before it is scaled."""
+        """Returns the unscaled mask with values from 0 to 1."""
         raise NotImplementedError
 
     def factor(self, dtype: str, training: bool = False) -> Tensor:
@@ -102,27 +109,30 @@ class LearnedMask(Mask):
         return soft * (float(np.prod(self.scores.shape)) / kept)
 
     def after_forward(self, scores: Tensor) -> Tensor:
-        """The penalty; Keras collects it once a step, as that of a regularizer."""
+        """Returns the penalty and ends the step.
+
+        It is the regularizer of the scores, which Keras calls once per step.
+        """
         penalty = ops.zeros(())
         if self.penalty:
-            found = self.penalty * ops.sum(self._scaled(self.expected(scores)))
-            penalty = ops.cast(found, keras.config.floatx())
+            penalty = self.penalty * ops.sum(self._scaled(self.expected(scores)))
+            penalty = ops.cast(penalty, keras.config.floatx())
         self.clock.seal()
         return penalty
 
     @property
     def present_penalty(self) -> float:
-        """The penalty at the present scores."""
+        """The penalty at the current scores."""
         scaled = self._scaled(self.expected(self.scores.value))
         return self.penalty * float(ops.convert_to_numpy(ops.sum(scaled)))
 
     def expected(self, scores: Tensor) -> Tensor:
-        """The mask's expected value, which the penalty acts on."""
+        """Returns the expected value of the mask, which the penalty acts on."""
         raise NotImplementedError
 
     @property
     def initial_scale(self) -> float:
-        """What kept weights are multiplied with."""
+        """The initial scale of the kept weights."""
         return 1.0
 
     @property
@@ -136,11 +146,11 @@ class LearnedMask(Mask):
         return ops.convert_to_numpy(self.scores.value) > 0
 
     def probability(self) -> np.ndarray:
-        """The expected mask, unscaled: its exact zeros are the soft sparsity."""
+        """Returns the unscaled expected mask; its exact zeros are the soft sparsity."""
         return np.array(ops.convert_to_numpy(self.expected(self.scores.value)))
 
     def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
-        """Decides all scores, so that training leaves the mask as it is."""
+        """Sets the hard mask by scores that training cannot change."""
         mask = checked(mask)
         if scale is not None and self.dynamic_scaling:
             self._check_scale(mask, scale)
@@ -149,11 +159,11 @@ class LearnedMask(Mask):
         self.scores.assign(np.where(mask, FAR, -FAR).astype("float32"))
 
     def _check_scale(self, mask, scale):
-        own = mask.size / max(int(mask.sum()), 1)
-        if abs(own - scale) > 1e-4 * own:
+        dynamic_scale = mask.size / max(int(mask.sum()), 1)
+        if abs(dynamic_scale - scale) > 1e-4 * dynamic_scale:
             raise ValueError(
-                f"A mask with dynamic_scaling=True multiplies its kept weights by "
-                f"{own:.4g}. Received: scale={scale:.4g}. Use a parametrization "
+                "With dynamic_scaling=True this mask multiplies its kept weights by "
+                f"{dynamic_scale:.4g}. Received: scale={scale:.4g}. Use a mask "
                 "without dynamic scaling."
             )
 

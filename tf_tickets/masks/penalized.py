@@ -1,4 +1,4 @@
-"""A 0/1 mask with a growing L2 penalty on chosen weights."""
+"""A 0/1 mask with a growing L2 penalty on selected weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +16,16 @@ from tf_tickets.masks.fixed import FixedMask
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class PenalizedMask(FixedMask):
-    """A 0/1 mask whose kernel has a growing penalty on chosen weights.
+    """A 0/1 mask with a growing penalty on selected weights of its kernel.
 
-    The penalty is `strength / 2 * sum(w ** 2)` over the chosen weights, a force
-    `strength * w`, whose strength grows within the compiled step. It is among the
-    `losses` of the model, as a regularizer of the kernel beside the one that it has,
-    so that every way of training sees it and every optimizer takes it as part of the
-    gradient. Which weights are chosen is kept as a mask of its own.
+    The penalty is `strength / 2 * sum(w ** 2)` over the selected weights, and its
+    gradient is `strength * w`. The strength grows inside the compiled step. The penalty
+    is added to the regularizer of the kernel, and is therefore in `model.losses` in
+    every training loop. A second boolean mask stores the selection.
 
     Args:
-        penalty: Schedule of the strength, called as `penalty(step, steps, epochs)`;
-            by default `GrowingPenalty()`.
+        penalty: Schedule of the strength, called as `penalty(step, steps, epochs)`.
+            Defaults to `GrowingPenalty()`.
 
     Example:
 
@@ -34,7 +33,7 @@ class PenalizedMask(FixedMask):
     ...                          name="net")
     >>> model.set_weights([np.array([[2.0], [4.0]]), np.zeros(1)])
     >>> model = tt.wrap(model, mask="penalized", verbose=False)
-    >>> mask = tt.wrapping.mask_layers(model)["net/d/kernel"]
+    >>> mask = tt.kernels(model)["net/d/kernel"].mask_layer
     >>> mask.choose([[1], [0]], steps=1, epochs=1)
     >>> float(sum(model.losses)), mask.present_strength
     (2.0, 1.0)
@@ -46,8 +45,8 @@ class PenalizedMask(FixedMask):
         self, penalty: Callable[..., Tensor] | dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        growing = penalty or annealing.GrowingPenalty()
-        self.penalty: Any = annealing.called("penalty", growing)
+        schedule = penalty or annealing.GrowingPenalty()
+        self.penalty: Any = annealing.called("penalty", schedule)
         self.clock = Clock()
 
     def build(self, shape):
@@ -67,54 +66,57 @@ class PenalizedMask(FixedMask):
         return super().factor(dtype)
 
     def watch(self, kernel: keras.Variable) -> None:
-        kernel.regularizer = _Beside(own_regularizer(kernel), self)
+        kernel.regularizer = _PenalizedRegularizer(own_regularizer(kernel), self)
 
     def release(self, kernel: keras.Variable) -> None:
         kernel.regularizer = own_regularizer(kernel)
 
     def choose(self, chosen: ArrayLike, steps: int, epochs: int) -> None:
-        """Sets which weights are penalized and lets the strength grow anew.
+        """Selects the weights to penalize and restarts the growth of the penalty.
 
         Args:
-            chosen: 1 where a weight is penalized, in the shape of the kernel.
-            steps: Training steps for growth and hold.
-            epochs: In how many epochs.
+            chosen: Array in the shape of the kernel, 1 for weights to penalize.
+            steps: Number of training steps for growth and hold.
+            epochs: Number of epochs that contain these steps.
         """
         self.chosen.assign(checked(chosen))
         self.clock.start(steps, epochs)
 
     def rest(self) -> None:
-        """Ends the penalty."""
+        """Disables the penalty."""
         self.choose(np.zeros(self.chosen.shape), 0, 1)
 
     def chosen_value(self) -> np.ndarray:
-        """Which weights are penalized, as a NumPy array of booleans."""
+        """Returns a boolean NumPy array that is true for penalized weights."""
         return np.array(ops.convert_to_numpy(self.chosen.value), bool)
 
     def penalize(self, kernel: Tensor) -> Tensor:
-        """The penalty, which Keras collects once a step."""
-        found = self._penalty(ops.cast(kernel, "float32"))
+        """Returns the penalty and ends the step; Keras calls it once per step."""
+        penalty = self._penalty(ops.cast(kernel, "float32"))
         self.clock.seal()
-        return ops.cast(found, keras.config.floatx())
+        return ops.cast(penalty, keras.config.floatx())
 
     def _penalty(self, kernel):
         squares = ops.where(self.chosen.value, ops.square(kernel), 0.0)
         return 0.5 * self._strength() * ops.sum(squares)
 
     def _strength(self):
-        """At rest there are no steps, by which a schedule may divide: 0."""
+        """Returns the strength, 0 while disabled.
+
+        The schedule may divide by the number of steps, so it receives at least 1.
+        """
         clock, steps = self.clock, self.clock.steps.value
-        found = self.penalty(clock.step, ops.maximum(steps, 1), clock.epochs.value)
-        return ops.where(steps > 0, ops.cast(found, "float32"), 0.0)
+        strength = self.penalty(clock.step, ops.maximum(steps, 1), clock.epochs.value)
+        return ops.where(steps > 0, ops.cast(strength, "float32"), 0.0)
 
     def present_penalty(self, kernel: ArrayLike) -> float:
-        """The penalty on the kernel at the last training step."""
+        """Returns the penalty on a kernel at the strength of the last training step."""
         kernel = ops.convert_to_tensor(np.asarray(kernel, "float32"))
         return float(ops.convert_to_numpy(self._penalty(kernel)))
 
     @property
     def present_strength(self) -> float:
-        """The strength at the last training step."""
+        """The strength in the last training step."""
         return float(ops.convert_to_numpy(self._strength()))
 
     def get_config(self):
@@ -124,23 +126,28 @@ class PenalizedMask(FixedMask):
 
 
 def own_regularizer(kernel: keras.Variable) -> Callable[..., Tensor] | None:
-    """The regularizer that a variable has of its own, without our penalty.
+    """Returns the user's regularizer of a variable, without the added penalty.
 
     Example:
 
-    >>> own_regularizer(keras.Variable([1.0]))
+    >>> kernel = keras.Variable([1.0])
+    >>> kernel.regularizer = keras.regularizers.L2()
+    >>> type(own_regularizer(kernel)).__name__
+    'L2'
     """
-    given = kernel.regularizer
-    return given.own if isinstance(given, _Beside) else given
+    regularizer = kernel.regularizer
+    if isinstance(regularizer, _PenalizedRegularizer):
+        return regularizer.base
+    return regularizer
 
 
-class _Beside:
-    """The regularizer of a penalized kernel: its own one and the penalty."""
+class _PenalizedRegularizer:
+    """Adds the penalty of a mask to the user's regularizer of the kernel."""
 
-    def __init__(self, own, mask):
-        self.own = own
+    def __init__(self, base, mask):
+        self.base = base
         self.mask = mask
 
     def __call__(self, kernel):
         penalty = self.mask.penalize(kernel)
-        return penalty if self.own is None else self.own(kernel) + penalty
+        return penalty if self.base is None else self.base(kernel) + penalty

@@ -1,4 +1,4 @@
-"""Mask parametrizations by name."""
+"""The registry of mask parametrizations."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ _MASKS: dict[str, Callable[[], Mask]] = {
 
 
 def get(identifier: str | dict | keras.layers.Layer) -> Mask:
-    """A mask parametrization from its name, configuration or an instance.
+    """Returns a mask parametrization from a name, configuration or instance.
 
     Example:
 
@@ -37,7 +37,7 @@ def get(identifier: str | dict | keras.layers.Layer) -> Mask:
         return keras.saving.deserialize_keras_object(identifier)
     if identifier not in _MASKS:
         raise ValueError(
-            f"Unknown mask parametrization. Received: {identifier!r}. Known: "
+            f"Unknown mask parametrization. Received: {identifier!r}. Expected one of "
             f"{sorted(_MASKS)}, or an instance such as FixedMask()."
         )
     return _MASKS[identifier]()

@@ -14,21 +14,22 @@ from tf_tickets.masks.learned import LearnedMask
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class SoftMask(LearnedMask):
-    """Continuous Sparsification's mask, `sigmoid(temperature * score)`.
+    """The mask of Continuous Sparsification, `sigmoid(temperature * score)`.
 
-    While the temperature grows, the mask goes over into the hard one, which keeps
-    the weights of positive score.
+    As the temperature grows, the mask approaches the hard mask, which keeps the
+    weights with positive scores.
 
     Args:
-        initial_score: The score that every weight begins with; the greater it is,
-            the more weights remain.
+        initial_score: Initial score of every weight. Higher scores keep more weights.
         penalty: Weight of the sum of the mask in the loss.
         temperature: Schedule of the temperature, called as
-            `temperature(step, steps, epochs)` within the compiled step.
-        scale_mask: Whether the mask is divided by its first value, so that the
-            network begins as the dense one. The ticket keeps this factor.
-        dynamic_scaling: Whether kept weights are multiplied with the number of
-            weights over the sum of the mask, instead.
+            `temperature(step, steps, epochs)` inside the compiled step. Defaults to
+            `ExponentialTemperature()`.
+        scale_mask: Whether to divide the mask by its initial value. The network then
+            starts with the outputs of the dense network, and the ticket keeps the
+            factor.
+        dynamic_scaling: Whether to multiply the mask by the number of weights divided
+            by the sum of the mask instead.
 
     Example:
 
@@ -48,14 +49,14 @@ class SoftMask(LearnedMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
-        annealed = temperature or annealing.ExponentialTemperature()
-        self.temperature: Any = annealing.called("temperature", annealed)
+        schedule = temperature or annealing.ExponentialTemperature()
+        self.temperature: Any = annealing.called("temperature", schedule)
         self.scale_mask = scale_mask
         if scale_mask and self.initial_score < -20.0:
             raise ValueError(
-                "A scaled mask is divided by sigmoid(initial_score), which is too near "
-                f"to 0. Received: initial_score={initial_score}. Use -20 or more, or "
-                "scale_mask=False."
+                "With scale_mask=True the mask is divided by sigmoid(initial_score), "
+                f"which is too close to 0. Received: initial_score={initial_score}. "
+                "Use -20 or more, or scale_mask=False."
             )
 
     def soft(self, training: bool = False) -> Tensor:
@@ -70,7 +71,7 @@ class SoftMask(LearnedMask):
 
     @property
     def present_temperature(self) -> float:
-        """The temperature of the last training step."""
+        """The temperature in the last training step."""
         return float(ops.convert_to_numpy(self._temperature()))
 
     @property

@@ -1,4 +1,4 @@
-"""A mask that is drawn at every forward pass."""
+"""A mask that is sampled in every forward pass."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from tf_tickets.masks.learned import LearnedMask
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class StochasticMask(LearnedMask):
-    """A mask drawn anew at every forward pass, kept with `sigmoid(score)`.
+    """A mask sampled in every forward pass; a weight is kept with `sigmoid(score)`.
 
-    The gradient goes straight through to the probability. The hard mask keeps the
-    weights whose probability is above a half.
+    A straight-through estimator passes the gradient to the probability. The hard mask
+    keeps the weights with a probability above 0.5.
 
     Args:
-        initial_score: The score that every weight begins with.
+        initial_score: Initial score of every weight.
         penalty: Weight of the sum of the probabilities in the loss.
-        evaluation: "sample": draws in evaluation too; "threshold": takes the hard
+        evaluation: "sample" also samples in evaluation, "threshold" uses the hard
             mask there.
-        dynamic_scaling: Whether kept weights are multiplied with the number of
-            weights over the number of kept ones.
-        seed: Seed of the draws; by default from the global one. A search gives
-            every kernel its own.
+        dynamic_scaling: Whether to multiply the kept weights by the number of all
+            weights divided by the number of kept weights.
+        seed: Seed of the sampling. Defaults to a seed from the global generator. A
+            search seeds every kernel separately.
 
     Example:
 
@@ -68,7 +68,7 @@ class StochasticMask(LearnedMask):
         else:
             draws = 0.5
         hard = ops.cast(draws < probability, "float32")
-        # The difference is exactly zero, and has the probability's gradient.
+        # The difference is exactly 0 and carries the gradient of the probability.
         return hard + (probability - ops.stop_gradient(probability))
 
     def expected(self, scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A mask that keeps an exact number of weights at every forward pass."""
+"""A mask that keeps an exact number of weights in every forward pass."""
 
 import math
 from typing import Any
@@ -15,19 +15,20 @@ from tf_tickets.masks.learned import FAR, LearnedMask
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class TopKMask(LearnedMask):
-    """Keeps exactly the weights of greatest score, chosen at every forward pass.
+    """Keeps a fixed number of weights, those with the highest scores.
 
-    The scores are trained straight through the choice (edge-popup, Ramanujan et
-    al. 2020). Of equal scores the first are kept.
+    The selection is repeated in every forward pass. A straight-through estimator trains
+    the scores (edge-popup, Ramanujan et al. 2020). Among equal scores the first ones
+    are kept.
 
     Args:
-        sparsity: Fraction of zeros in each kernel, 0 to 1.
-        absolute: Whether it is the size of the score that counts, as in the
-            paper, or the score itself.
-        dynamic_scaling: Whether kept weights are multiplied with the number of
-            weights over the number of kept ones.
-        seed: Seed of the first scores; by default from the global one. A search
-            draws them from its own.
+        sparsity: Fraction of zeros in each kernel, in [0, 1).
+        absolute: Whether to rank the weights by the absolute value of their score, as
+            in the paper, or by the score itself.
+        dynamic_scaling: Whether to multiply the kept weights by the number of all
+            weights divided by the number of kept weights.
+        seed: Seed of the initial scores. Defaults to a seed from the global generator.
+            A search draws them from its own generator.
 
     Example:
 

@@ -1,1 +1,1 @@
-"""Which weights are pruned, how many, where and when."""
+"""Criteria, allocations and schedules: which weights to prune, how many, and when."""

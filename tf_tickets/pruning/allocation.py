@@ -1,7 +1,7 @@
-"""A model-wide number of weights to keep in, a count for every kernel out.
+"""Allocations: how a sparsity of the model is distributed over its kernels.
 
-An allocation is a function `(scores, masks, keep) -> counts` of dicts by kernel
-path; `keep` is how many prunable weights the whole model is to keep.
+An allocation is a function `(scores, masks, keep) -> counts` of dicts by kernel path.
+`keep` is the number of prunable weights that the whole model keeps.
 """
 
 import re
@@ -18,7 +18,7 @@ Allocation = Callable[..., dict[str, int]]
 def global_(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
 ) -> dict[str, int]:
-    """One ranking over all kernels: each keeps what is in the model's best.
+    """Ranks the weights of all kernels together.
 
     Example:
 
@@ -27,9 +27,9 @@ def global_(
     >>> global_(scores, masks, 3)
     {'a': 2, 'b': 1}
     """
-    everything = np.concatenate([scores[p].ravel() for p in masks])
+    all_scores = np.concatenate([scores[p].ravel() for p in masks])
     alive = np.concatenate([masks[p].ravel() for p in masks])
-    kept = ranking.keep_largest(everything, keep, within=alive)
+    kept = ranking.keep_largest(all_scores, keep, within=alive)
     edges = np.cumsum([masks[p].size for p in masks])[:-1]
     parts = np.split(kept, edges)
     return {p: int(part.sum()) for p, part in zip(masks, parts, strict=True)}
@@ -38,7 +38,7 @@ def global_(
 def uniform(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
 ) -> dict[str, int]:
-    """The same sparsity in every kernel.
+    """Applies the same sparsity to every kernel.
 
     Example:
 
@@ -52,11 +52,11 @@ def uniform(
 def erk(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
 ) -> dict[str, int]:
-    """Erdos-Renyi-kernel: the kept fraction goes with sum(shape)/prod(shape).
+    """Applies the Erdos-Renyi-Kernel rule (Evci et al. 2020).
 
-    A kernel that would keep more than all it has is filled, and what is left
-    over is given to the others in the same proportions, so that the model's
-    total is exact (Evci et al. 2020).
+    The kept fraction of a kernel is proportional to sum(shape) / prod(shape). A kernel
+    that would exceed its size is kept completely. The remaining weights are distributed
+    over the other kernels in the same proportions, and the total is exact.
 
     Example:
 
@@ -68,18 +68,21 @@ def erk(
 
 
 def _apportion(shares, masks, keep):
-    """Splits `keep` in proportion to `shares`; nobody above what is alive."""
-    room = {p: int(m.sum()) for p, m in masks.items()}
-    if not 0 <= keep <= sum(room.values()):
+    """Splits `keep` in proportion to `shares`.
+
+    No kernel gets more than its surviving weights.
+    """
+    alive = {p: int(m.sum()) for p, m in masks.items()}
+    if not 0 <= keep <= sum(alive.values()):
         raise ValueError(
-            "`keep` must lie between 0 and the weights still alive "
-            f"({sum(room.values())}). Received: keep={keep}"
+            "`keep` must be between 0 and the number of surviving weights "
+            f"({sum(alive.values())}). Received: keep={keep}"
         )
-    full = _saturated(shares, room, keep)
-    left = keep - sum(room[p] for p in full)
+    full = _saturated(shares, alive, keep)
+    left = keep - sum(alive[p] for p in full)
     rest = [p for p in shares if p not in full]
     total = sum(shares[p] for p in rest)
-    counts = {p: room[p] for p in full}
+    counts = {p: alive[p] for p in full}
     counts |= largest_remainder({p: left * shares[p] / total for p in rest}, left)
     return {p: counts[p] for p in masks}
 
@@ -124,16 +127,16 @@ def lifted(
     return {path: counts[path] + returned[path] for path in counts}
 
 
-def _saturated(shares, room, keep):
-    """The kernels that are filled; found anew until no other one overflows."""
+def _saturated(shares, alive, keep):
+    """Returns the kernels that keep all their surviving weights."""
     full: set[str] = set()
     while len(full) < len(shares):
-        left = keep - sum(room[p] for p in full)
+        left = keep - sum(alive[p] for p in full)
         total = sum(s for p, s in shares.items() if p not in full)
         over = {
             p
             for p, s in shares.items()
-            if p not in full and left * s / total >= room[p]
+            if p not in full and left * s / total >= alive[p]
         }
         if not over:
             return full
@@ -145,7 +148,7 @@ _ALLOCATIONS = {"global": global_, "uniform": uniform, "erk": erk}
 
 
 def get(identifier: str | Allocation) -> Allocation:
-    """An allocation by name, or the function itself.
+    """Returns an allocation from a name or function.
 
     Example:
 
@@ -156,7 +159,7 @@ def get(identifier: str | Allocation) -> Allocation:
         return identifier
     if identifier not in _ALLOCATIONS:
         raise ValueError(
-            f"Unknown allocation. Received: {identifier!r}. Known: "
+            f"Unknown allocation. Received: {identifier!r}. Expected one of "
             f"{sorted(_ALLOCATIONS)}, or a function (scores, masks, keep)."
         )
     return _ALLOCATIONS[identifier]
@@ -165,12 +168,15 @@ def get(identifier: str | Allocation) -> Allocation:
 def after_rates(
     masks: dict[str, np.ndarray], rates: dict[str, float]
 ) -> dict[str, int]:
-    """Counts when every kernel loses its own rate of what it still keeps.
+    """Returns the counts after pruning every kernel at its own rate.
 
     Args:
-        masks: Dict from kernel path to the present mask.
-        rates: Dict from a regular expression to the fraction to prune; the
-            first one found in a kernel's path counts.
+        masks: Dict from kernel path to its current mask.
+        rates: Dict from a regular expression to the fraction of surviving weights to
+            prune. The first pattern found in a kernel's path applies.
+
+    Returns:
+        Dict from kernel path to the number of weights to keep.
 
     Example:
 
@@ -185,7 +191,7 @@ def after_rates(
 
 
 def after_rate(masks: dict[str, np.ndarray], rate: float) -> int:
-    """How many weights the model keeps when it loses `rate` of the kept ones.
+    """Returns the number of weights left after pruning the model at a rate.
 
     Example:
 
@@ -196,12 +202,16 @@ def after_rate(masks: dict[str, np.ndarray], rate: float) -> int:
 
 
 def at_sparsity(masks: dict[str, np.ndarray], sparsity: float, way: float = 1.0) -> int:
-    """How many weights the model keeps on the way to a sparsity.
+    """Returns the number of weights to keep on the way to a final sparsity.
 
     Args:
-        masks: Dict from kernel path to mask.
-        sparsity: The sparsity at the end of the way.
-        way: How much of the way is gone, 0 to 1, in equal ratios of what is left.
+        masks: Dict from kernel path to its mask.
+        sparsity: The final sparsity.
+        way: Progress from 0 to 1. Equal steps prune equal fractions of the remaining
+            weights.
+
+    Returns:
+        Number of weights that the whole model keeps.
 
     Example:
 
@@ -216,7 +226,16 @@ def at_sparsity(masks: dict[str, np.ndarray], sparsity: float, way: float = 1.0)
 def at_sparsities(
     masks: dict[str, np.ndarray], sparsities: dict[str, float], way: float = 1.0
 ) -> dict[str, int]:
-    """The same for every kernel by itself, by the first pattern found in its path.
+    """Returns the numbers of weights to keep with a final sparsity per kernel.
+
+    Args:
+        masks: Dict from kernel path to its mask.
+        sparsities: Dict from a regular expression to a final sparsity. The first
+            pattern found in a kernel's path applies.
+        way: See `at_sparsity`.
+
+    Returns:
+        Dict from kernel path to the number of weights to keep.
 
     Example:
 
@@ -240,7 +259,7 @@ def _survivors(alive, rate):
 
 
 def first_match(path: str, rates: dict[str, float]) -> float:
-    """The value of the first pattern that is found in a kernel's path.
+    """Returns the value of the first pattern found in a kernel's path.
 
     Example:
 
@@ -257,7 +276,7 @@ def first_match(path: str, rates: dict[str, float]) -> float:
 
 
 def check_matched(kernels: Iterable[str], rates: dict[str, float]) -> None:
-    """Refuses patterns that leave a kernel without a value.
+    """Raises a ValueError if no pattern matches one of the kernels.
 
     Example:
 
@@ -268,10 +287,10 @@ def check_matched(kernels: Iterable[str], rates: dict[str, float]) -> None:
 
 
 def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int]:
-    """Leaves one weight at least in every kernel that still has one.
+    """Keeps at least one weight in every kernel that has any left.
 
-    An emptied kernel cuts the network in two. What a rescued kernel gets is
-    taken from the kernel that keeps most, so that the total stays exact.
+    An empty kernel would disconnect the network. The kernel with the most weights gives
+    up one instead, which preserves the total.
 
     Example:
 
@@ -282,12 +301,12 @@ def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int
     counts = dict(counts)
     for path in [p for p, c in counts.items() if c == 0 and masks[p].any()]:
         warnings.warn(
-            f"All weights of {path!r} were chosen for pruning, which would cut "
-            "the network there; one is kept. Use allocation='erk', or exclude "
-            "the layer with `filters`.",
+            f"All weights of {path!r} would be pruned, which disconnects the network. "
+            "One weight is kept. Use allocation='erk', or exclude the layer with "
+            "`filters`.",
             stacklevel=2,
         )
         counts[path] = 1
-        richest = max(counts, key=counts.get)
-        counts[richest] -= counts[richest] > 1
+        largest = max(counts, key=counts.get)
+        counts[largest] -= counts[largest] > 1
     return counts

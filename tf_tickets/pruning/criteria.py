@@ -1,10 +1,10 @@
-"""Which weights to keep: plain functions from arrays to scores, high is kept.
+"""Pruning criteria: functions that return a score for every weight.
 
-A criterion names what it needs as its arguments, any of `weight` (the trained
-kernel), `start` (the same kernel where the ticket starts from) and `rng` (a
-`numpy.random.Generator`). One that names `model`, alone or with `rng`, scores all
-kernels at once: it is given the wrapped model and gives a dict by kernel path.
-Registering a criterion makes it available by name.
+Weights with high scores are kept. The arguments of a criterion are any of `weight` (the
+trained kernel), `start` (the kernel at the start of the ticket) and `rng` (a
+`numpy.random.Generator`). A criterion with the argument `model`, alone or with `rng`,
+receives the wrapped model and returns the scores of all kernels as a dict by kernel
+path. A registered criterion can be passed by name.
 """
 
 import functools
@@ -25,7 +25,7 @@ _BLOCKS = re.compile(r"(\w+) in (\d+)x(\d+) blocks")
 
 
 def register(criterion: Criterion) -> Criterion:
-    """Makes a criterion available by its function's name.
+    """Registers a criterion under the name of its function.
 
     Example:
 
@@ -41,7 +41,7 @@ def register(criterion: Criterion) -> Criterion:
 
 
 def get(identifier: str | Criterion) -> Criterion:
-    """A criterion by name, or the function itself.
+    """Returns a criterion from a name or function.
 
     Example:
 
@@ -56,25 +56,28 @@ def get(identifier: str | Criterion) -> Criterion:
         return in_blocks(blocks[1], int(blocks[2]), int(blocks[3]))
     if identifier not in _CRITERIA:
         raise ValueError(
-            f"Unknown criterion. Received: {identifier!r}. Known: "
-            f"{sorted(_CRITERIA)}, and those in blocks, such as 'magnitude in 4x1 "
-            f"blocks'. Or pass a function of any of {_INPUTS}, or of "
+            f"Unknown criterion. Received: {identifier!r}. Expected one of "
+            f"{sorted(_CRITERIA)}, a block criterion such as 'magnitude in 4x1 "
+            f"blocks', or a function with arguments from {_INPUTS} or "
             f"{_INPUTS_OF_MODEL}."
         )
     return _CRITERIA[identifier]
 
 
 def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Criterion:
-    """A criterion by which neighbours stay or go together: a block has its mean score.
+    """Returns a block-sparse criterion, which scores each block by its mean.
 
-    Blocks lie in the last two axes of a kernel, inputs and outputs. Those of 4x1 are
-    what TFLite files store and multiply as blocks. The number that is kept is exact, so
-    that one block of a kernel may be kept in part. By name: "magnitude in 4x1 blocks".
+    Blocks span the last two axes of a kernel, inputs and outputs. TFLite stores and
+    multiplies 4x1 blocks. The number of kept weights is exact, so one block of a kernel
+    may be kept partially. It can be passed by name: "magnitude in 4x1 blocks".
 
     Args:
-        criterion: What scores the weights.
-        rows: Inputs of a block.
-        columns: Outputs of a block.
+        criterion: Criterion that scores the weights.
+        rows: Number of inputs in a block.
+        columns: Number of outputs in a block.
+
+    Returns:
+        The block criterion.
 
     Example:
 
@@ -86,56 +89,56 @@ def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Cr
     for count in (rows, columns):
         if not isinstance(count, int) or count < 1:
             raise ValueError(
-                "A block has 1 row and column or more. Received: "
+                "`rows` and `columns` must be integers of 1 or more. Received: "
                 f"rows={rows!r}, columns={columns!r}"
             )
 
-    # With the signature of what it wraps, by which arguments are given.
+    # `wraps` keeps the signature, which decides the arguments of a criterion.
     @functools.wraps(inner)
     def pooled(*args: Any, **kwargs: Any) -> Any:
-        found = inner(*args, **kwargs)
-        if isinstance(found, dict):
-            return {path: _pooled(a, rows, columns) for path, a in found.items()}
-        return _pooled(np.asarray(found), rows, columns)
+        scores = inner(*args, **kwargs)
+        if isinstance(scores, dict):
+            return {path: _pooled(a, rows, columns) for path, a in scores.items()}
+        return _pooled(np.asarray(scores), rows, columns)
 
     pooled.__name__ = f"{name(inner)} in {rows}x{columns} blocks"
     return pooled
 
 
 def _pooled(scores, rows, columns):
-    """The mean of its block for each; blocks at the edge may be smaller."""
+    """Replaces each score by the mean of its block; edge blocks may be smaller."""
     if scores.ndim < 2:
         return scores
-    found = np.asarray(scores, "float64")
+    means = np.asarray(scores, "float64")
     for axis, length in ((-2, rows), (-1, columns)):
-        starts = np.arange(0, found.shape[axis], length)
-        sizes = np.diff(starts, append=found.shape[axis])
-        sums = np.add.reduceat(found, starts, axis)
-        shape = [1] * found.ndim
+        starts = np.arange(0, means.shape[axis], length)
+        sizes = np.diff(starts, append=means.shape[axis])
+        sums = np.add.reduceat(means, starts, axis)
+        shape = [1] * means.ndim
         shape[axis] = -1
-        found = np.repeat(sums / sizes.reshape(shape), sizes, axis)
-    return found
+        means = np.repeat(sums / sizes.reshape(shape), sizes, axis)
+    return means
 
 
 def serialize(criterion: Criterion) -> str:
-    """The name by which `get` finds the criterion again.
+    """Returns the registered name of a criterion, which `get` accepts.
 
     Example:
 
     >>> serialize(magnitude)
     'magnitude'
     """
-    found = name(criterion)
-    blocks = _BLOCKS.fullmatch(found)
+    identifier = name(criterion)
+    blocks = _BLOCKS.fullmatch(identifier)
     if blocks and _CRITERIA.get(blocks[1]) is getattr(criterion, "__wrapped__", None):
-        return found
-    if _CRITERIA.get(found) is not criterion:
+        return identifier
+    if _CRITERIA.get(identifier) is not criterion:
         raise ValueError(
-            f"Criterion {found!r} is not registered, so a saved configuration "
-            "could not find it again. Decorate it with "
+            f"Criterion {identifier!r} is not registered, so a configuration that "
+            "contains it could not be loaded. Decorate it with "
             "`tf_tickets.criteria.register`."
         )
-    return found
+    return identifier
 
 
 def score(
@@ -144,16 +147,27 @@ def score(
     start: np.ndarray | None,
     rng: np.random.Generator | None,
 ) -> np.ndarray:
-    """Calls a criterion with those of the three arguments that it names.
+    """Returns the scores of a kernel from a criterion.
+
+    The criterion receives only the arguments in its signature.
+
+    Args:
+        criterion: Criterion of a kernel.
+        weight: The trained kernel.
+        start: The kernel at the start of the ticket.
+        rng: Random generator for random criteria.
+
+    Returns:
+        Array of scores in the shape of the kernel.
 
     Example:
 
     >>> score(magnitude, np.array([-3.0]), start=None, rng=None)
     array([3.])
     """
-    given = {"weight": weight, "start": start, "rng": rng}
-    wanted = inspect.signature(criterion).parameters
-    scores = np.asarray(criterion(**{key: given[key] for key in wanted}))
+    arguments = {"weight": weight, "start": start, "rng": rng}
+    parameters = inspect.signature(criterion).parameters
+    scores = np.asarray(criterion(**{key: arguments[key] for key in parameters}))
     _check_shape(criterion, scores, weight)
     return scores
 
@@ -161,9 +175,8 @@ def score(
 def _check_shape(criterion, scores, weight):
     if scores.shape != np.shape(weight):
         raise ValueError(
-            f"A criterion must give one score a weight. "
-            f"{name(criterion)} gave shape {scores.shape} for a kernel of "
-            f"shape {np.shape(weight)}."
+            f"A criterion must return one score per weight. {name(criterion)} returned "
+            f"shape {scores.shape} for a kernel of shape {np.shape(weight)}."
         )
 
 
@@ -174,14 +187,17 @@ def score_all(
     starts: dict[str, np.ndarray],
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """The scores of all kernels of a model, by kernel path.
+    """Returns the scores of all kernels of a model.
 
     Args:
-        criterion: A criterion of a kernel or of a model.
+        criterion: Criterion of a kernel or model.
         model: The wrapped model.
         weights: Dict from kernel path to the trained kernel.
-        starts: Dict from kernel path to the kernel where the ticket starts from.
-        rng: Where random criteria draw.
+        starts: Dict from kernel path to the kernel at the start of the ticket.
+        rng: Random generator for random criteria.
+
+    Returns:
+        Dict from kernel path to its scores.
 
     Example:
 
@@ -189,18 +205,18 @@ def score_all(
     >>> score_all(magnitude, None, weights, weights, np.random.default_rng(0))
     {'a': array([3.])}
     """
-    wanted = inspect.signature(criterion).parameters
-    if "model" not in wanted:
+    parameters = inspect.signature(criterion).parameters
+    if "model" not in parameters:
         return {
             path: score(criterion, weight, starts[path], rng)
             for path, weight in weights.items()
         }
-    given = {"model": model, "rng": rng}
-    scores = criterion(**{key: given[key] for key in wanted})
+    arguments = {"model": model, "rng": rng}
+    scores = criterion(**{key: arguments[key] for key in parameters})
     if set(scores) != set(weights):
         raise ValueError(
             f"A criterion of a model must score every kernel. {name(criterion)} "
-            f"scored {sorted(scores)}; the kernels: {sorted(weights)}."
+            f"scored {sorted(scores)}. The kernels are {sorted(weights)}."
         )
     for path, weight in weights.items():
         _check_shape(criterion, np.asarray(scores[path]), weight)
@@ -209,20 +225,21 @@ def score_all(
 
 def _check_arguments(criterion):
     try:
-        found = set(inspect.signature(criterion).parameters)
-    except ValueError:  # some functions of NumPy tell nothing about themselves
-        found = {"unknown arguments"}
-    unknown = found - set(_INPUTS_OF_MODEL if "model" in found else _INPUTS)
+        parameters = set(inspect.signature(criterion).parameters)
+    except ValueError:  # some NumPy functions have no signature
+        parameters = {"unknown arguments"}
+    known = _INPUTS_OF_MODEL if "model" in parameters else _INPUTS
+    unknown = parameters - set(known)
     if unknown:
         raise ValueError(
-            f"A criterion's arguments must be among {_INPUTS}, or {_INPUTS_OF_MODEL}. "
-            f"Received: {name(criterion)} with {sorted(unknown)}. A function of other "
-            "arguments can be called in one of these: lambda weight: f(weight)."
+            f"The arguments of a criterion must be from {_INPUTS} or "
+            f"{_INPUTS_OF_MODEL}. Received: {name(criterion)} with {sorted(unknown)}. "
+            "Wrap a function with other arguments: lambda weight: f(weight)."
         )
 
 
 def name(criterion: Criterion) -> str:
-    """What a criterion is called in settings and messages.
+    """Returns the name of a criterion for settings and messages.
 
     Example:
 
@@ -234,7 +251,7 @@ def name(criterion: Criterion) -> str:
 
 @register
 def magnitude(weight: np.ndarray) -> np.ndarray:
-    """|w|: the criterion of Han et al. and of iterative magnitude pruning.
+    """Scores weights by `|w|` (Han et al. 2015; iterative magnitude pruning).
 
     Example:
 
@@ -246,7 +263,7 @@ def magnitude(weight: np.ndarray) -> np.ndarray:
 
 @register
 def magnitude_increase(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """|w| - |w at the start| (Zhou et al. 2019).
+    """Scores weights by `|w| - |w_start|` (Zhou et al. 2019).
 
     Example:
 
@@ -258,7 +275,7 @@ def magnitude_increase(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 @register
 def movement(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """|w - w at the start| (Zhou et al. 2019).
+    """Scores weights by `|w - w_start|` (Zhou et al. 2019).
 
     Example:
 
@@ -270,7 +287,7 @@ def movement(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 @register
 def random(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Uniform noise: the control for every other criterion.
+    """Scores weights by uniform noise, as a control for other criteria.
 
     Example:
 

@@ -1,10 +1,10 @@
-"""How the loss bends along each weight: the diagonal of its second derivative.
+"""Estimates of the diagonal of the second derivative of the loss.
 
-`hutchinson` estimates that of the Hessian, from products with random signs; one draw is
-exact where the Hessian is diagonal. `gauss_newton` estimates that of the generalized
-Gauss-Newton matrix, which leaves out how the network itself bends and so is never
-negative. Both look at the loss the model is compiled with, on given batches, in
-evaluation mode and under the present masks.
+`hutchinson` estimates the diagonal of the Hessian from products with random signs. One
+draw is exact if the Hessian is diagonal. `gauss_newton` estimates the diagonal of the
+generalized Gauss-Newton matrix, which ignores the curvature of the network itself and
+is never negative. Both use the compiled loss on batches of data, in evaluation mode and
+with the current masks.
 """
 
 import math
@@ -31,17 +31,19 @@ from tf_tickets.pruning.derivatives import (
 
 
 class OBD:
-    """Optimal Brain Damage (LeCun et al. 1989): a criterion for any search.
+    """Scores weights by Optimal Brain Damage, `1/2 * h * w ** 2` (LeCun et al. 1989).
 
-    A weight's score is `1/2 * h * w ** 2`, by how much the loss grows without it where
-    the network is at a minimum and the second derivative is diagonal, `h`.
+    `h` is the diagonal of the second derivative. The score is the increase of the loss
+    when the weight is removed, at a minimum with a diagonal second derivative. It is a
+    criterion for all searches.
 
     Args:
-        x: Examples.
-        y: Their targets.
+        x: Inputs.
+        y: Targets.
         curvature: "hutchinson" or "gauss_newton".
-        batch_size: Examples a batch; the curvature is the mean over the batches.
-        draws: Random draws a batch.
+        batch_size: Number of examples per batch. The curvature is averaged over the
+            batches.
+        draws: Number of random draws per batch.
         seed: Seed of the draws.
 
     Example:
@@ -78,19 +80,21 @@ class OBD:
         self.batch_size = batch_size
         self.draws = draws
         self.seed = seed
-        # What the settings of a search call it.
+        # The name in the settings of a search.
         self.__name__ = (
             f"obd(curvature={curvature}, examples={len(x)}, "  # type: ignore
             f"batch_size={batch_size}, draws={draws}, seed={seed})"
         )
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
-        given = (model, self.x, self.y, self.batch_size, self.draws, self.seed)
-        found = _ESTIMATES[self.curvature](*given)
+        estimate = _ESTIMATES[self.curvature]
+        diagonals = estimate(
+            model, self.x, self.y, self.batch_size, self.draws, self.seed
+        )
         kernels = wrapping.kernels(model).variables
         return {
-            path: 0.5 * bends * np.square(numpy(kernels[path].value))
-            for path, bends in found.items()
+            path: 0.5 * diagonal * np.square(numpy(kernels[path].value))
+            for path, diagonal in diagonals.items()
         }
 
 
@@ -102,15 +106,18 @@ def hutchinson(
     draws: int = 8,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The diagonal of the Hessian by kernel path, estimated by random signs.
+    """Estimates the diagonal of the Hessian with random signs.
 
     Args:
         model: A compiled, wrapped model.
-        x: Examples.
-        y: Their targets.
-        batch_size: Examples a batch.
-        draws: Random draws a batch.
+        x: Inputs.
+        y: Targets.
+        batch_size: Number of examples per batch.
+        draws: Number of random draws per batch.
         seed: Seed of the draws.
+
+    Returns:
+        Dict from kernel path to the diagonal, in the shape of the kernel.
 
     Example:
 
@@ -118,8 +125,8 @@ def hutchinson(
     >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
     >>> model = tt.wrap(model, verbose=False)
     >>> model.compile("sgd", "mse")
-    >>> found = hutchinson(model, np.diag([1.0, 2.0]), np.zeros((2, 1)))
-    >>> np.round(found["net/d/kernel"][:, 0], 5).tolist()
+    >>> diagonals = hutchinson(model, np.diag([1.0, 2.0]), np.zeros((2, 1)))
+    >>> np.round(diagonals["net/d/kernel"][:, 0], 5).tolist()
     [1.0, 4.0]
     """
 
@@ -143,20 +150,23 @@ def gauss_newton(
     draws: int = 8,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The diagonal of the Gauss-Newton matrix by kernel path, by random signs.
+    """Estimates the diagonal of the generalized Gauss-Newton matrix.
 
-    The second derivative of the loss by a row of outputs is taken exactly, for which
-    there are as many passes as a row has outputs; then its root is drawn through the
-    network, as often as `draws` says. Regularizers, which do not act on outputs, are
-    left out.
+    The second derivative of the loss with respect to the outputs is exact. It takes one
+    pass per output unit. Its square root, with random signs, is then propagated back
+    through the network `draws` times. Regularizers are ignored because they do not
+    depend on the outputs.
 
     Args:
-        model: A compiled, wrapped model of one output.
-        x: Examples.
-        y: Their targets.
-        batch_size: Examples a batch.
-        draws: Random draws a batch.
+        model: A compiled, wrapped model with one output.
+        x: Inputs.
+        y: Targets.
+        batch_size: Number of examples per batch.
+        draws: Number of random draws per batch.
         seed: Seed of the draws.
+
+    Returns:
+        Dict from kernel path to the diagonal, in the shape of the kernel.
 
     Example:
 
@@ -164,8 +174,8 @@ def gauss_newton(
     >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
     >>> model = tt.wrap(model, verbose=False)
     >>> model.compile("sgd", "mse")
-    >>> found = gauss_newton(model, np.diag([1.0, 2.0]), np.zeros((2, 1)), draws=1)
-    >>> np.round(found["net/d/kernel"][:, 0], 5).tolist()
+    >>> diagonals = gauss_newton(model, np.diag([1.0, 2.0]), np.zeros((2, 1)), draws=1)
+    >>> np.round(diagonals["net/d/kernel"][:, 0], 5).tolist()
     [1.0, 4.0]
     """
 
@@ -173,19 +183,19 @@ def gauss_newton(
     def pull(values, drawn, x):
         outputs = outputs_at(model, x)
 
-        def along(given):
-            return ops.sum(ops.cast(outputs(given), "float32") * drawn)
+        def weighted_sum(values):
+            return ops.sum(ops.cast(outputs(values), "float32") * drawn)
 
-        return gradient(along, values)
+        return gradient(weighted_sum, values)
 
     @compiled
-    def column(values, outputs, one, x, y):
+    def column(values, outputs, unit, x, y):
         loss = _loss_of_outputs(model, values, x, y)
-        return hessian_product(loss, [outputs], [one])[0]
+        return hessian_product(loss, [outputs], [unit])[0]
 
     def estimate(rng, values, x, y):
         outputs = outputs_at(model, x)(values)
-        roots = _roots(outputs, lambda one: column(values, outputs, one, x, y))
+        roots = _roots(outputs, lambda unit: column(values, outputs, unit, x, y))
         signs = _signs(rng, (len(x), roots.shape[-1]))
         drawn = np.einsum("nij,nj->ni", roots, signs).astype("float32")
         pulled = pull(values, ops.reshape(drawn, outputs.shape), x)
@@ -201,15 +211,15 @@ _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
 
 
 def _mean(model, parts, estimate, draws, seed):
-    """The mean of an estimate over batches and draws, by kernel path."""
+    """Returns the mean of an estimate over batches and draws, by kernel path."""
     values = kernel_values(model)
     rng = np.random.default_rng(seed)
-    found = derivatives.mean(
+    means = derivatives.mean(
         (len(x) / draws, estimate(rng, values, x, y))
         for x, y in parts
         for _ in range(draws)
     )
-    return dict(zip(wrapping.kernels(model).variables, found, strict=True))
+    return dict(zip(wrapping.kernels(model).variables, means, strict=True))
 
 
 def _signs(rng, shape):
@@ -225,18 +235,18 @@ def _loss_of_outputs(model, values, x, y):
 
 
 def _roots(outputs, column):
-    """For each row R with R @ R.T the second derivative of the loss by its outputs."""
+    """Returns a matrix R per example such that R @ R.T is the output Hessian."""
     shape = tuple(outputs.shape)
     size = math.prod(shape[1:])
     if size > 1024:
         raise ValueError(
-            "curvature='gauss_newton' needs as many passes as a row has outputs. "
-            f"Received a model of {size}. Use 'hutchinson'."
+            "curvature='gauss_newton' takes one pass per output unit, and at most 1024 "
+            f"are supported. Received a model with {size} units. Use 'hutchinson'."
         )
     columns = []
-    for place in range(size):
-        one = np.zeros((shape[0], size), "float32")
-        one[:, place] = 1.0
-        columns.append(numpy(column(one.reshape(shape))).reshape(shape[0], size))
-    bends, directions = np.linalg.eigh(np.stack(columns, axis=-1))
-    return directions * np.sqrt(np.maximum(bends, 0.0))[:, None, :]
+    for index in range(size):
+        unit = np.zeros((shape[0], size), "float32")
+        unit[:, index] = 1.0
+        columns.append(numpy(column(unit.reshape(shape))).reshape(shape[0], size))
+    eigenvalues, eigenvectors = np.linalg.eigh(np.stack(columns, axis=-1))
+    return eigenvectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, None, :]

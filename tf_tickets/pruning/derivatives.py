@@ -1,7 +1,7 @@
-"""Derivatives of what a model computes, by its kernels, on either backend.
+"""Derivatives of losses and outputs with respect to kernels.
 
-Kernels are given as a list of values in the order of `wrapping.kernels`; nothing of the
-model is changed.
+They work on the TensorFlow and JAX backends. Kernels are lists of values in the order
+of `wrapping.kernels`. The model is not modified.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from tf_tickets.masks.base import Tensor
 
 
 def kernel_values(model: keras.Model) -> list[Tensor]:
-    """The values of all kernels.
+    """Returns the values of all kernels.
 
     Example:
 
@@ -31,7 +31,7 @@ def kernel_values(model: keras.Model) -> list[Tensor]:
 
 
 def numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor as a NumPy array of float64.
+    """Converts a tensor to a float64 NumPy array.
 
     Example:
 
@@ -44,7 +44,7 @@ def numpy(tensor: Tensor) -> np.ndarray:
 def batches(
     x: ArrayLike, y: ArrayLike, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Examples and targets, so many at a time.
+    """Yields batches of inputs and targets.
 
     Example:
 
@@ -57,7 +57,14 @@ def batches(
 
 
 def mean(weighted: Iterable[tuple[float, list[Tensor]]]) -> list[np.ndarray]:
-    """The mean of lists of tensors, each with the number of examples it is of.
+    """Returns the weighted mean of lists of tensors.
+
+    Args:
+        weighted: Pairs of a weight, such as a number of examples, and a list of
+            tensors.
+
+    Returns:
+        List of arrays.
 
     Example:
 
@@ -73,7 +80,12 @@ def mean(weighted: Iterable[tuple[float, list[Tensor]]]) -> list[np.ndarray]:
 
 
 def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
-    """Refuses examples without targets, and counts below 1.
+    """Validates data and counts.
+
+    Args:
+        x: Inputs.
+        y: Targets, as many as inputs.
+        **counts: Integers that must be 1 or more, by argument name.
 
     Example:
 
@@ -82,11 +94,11 @@ def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(
-                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
+                f"`{name}` must be an integer of 1 or more. Received: {count!r}"
             )
     if len(np.shape(x)) == 0 or len(x) != len(y) or not len(x):  # type: ignore
         raise ValueError(
-            "`x` and `y` must have as many rows as each other, and one at least. "
+            "`x` and `y` must have the same number of rows, at least 1. "
             f"Received shapes: {np.shape(x)}, {np.shape(y)}"
         )
 
@@ -96,12 +108,15 @@ def scope(
     values: list[Tensor],
     others: dict[str, Tensor] | None = None,
 ) -> keras.StatelessScope:
-    """A scope in which the kernels have other values, and nothing else is changed.
+    """Returns a scope in which the kernels have the given values.
 
     Args:
         model: A wrapped model.
-        values: The values of its kernels.
-        others: Values of other variables, by path.
+        values: Values of its kernels.
+        others: Dict from the path of another variable to its value.
+
+    Returns:
+        A `keras.StatelessScope`.
 
     Example:
 
@@ -123,7 +138,14 @@ def scope(
 
 
 def outputs_at(model: keras.Model, x: ArrayLike) -> Callable[[list[Tensor]], Tensor]:
-    """The outputs as a function of the kernels, in evaluation mode.
+    """Returns the outputs in evaluation mode as a function of the kernels.
+
+    Args:
+        model: A wrapped model.
+        x: Inputs.
+
+    Returns:
+        Function from a list of kernel values to the outputs.
 
     Example:
 
@@ -149,17 +171,20 @@ def loss_at(
     others: dict[str, Tensor] | None = None,
     scale: float = 1.0,
 ) -> Callable[[list[Tensor]], Tensor]:
-    """The loss the model is compiled with, its penalties too, of the kernels.
+    """Returns the compiled loss, including penalties, as a function of the kernels.
 
     Args:
         model: A compiled, wrapped model.
-        x: Examples.
-        y: Their targets.
-        training: Whether the model is told that it trains.
-        temperature: What its outputs are divided by.
-        others: Values of other variables, by path.
-        scale: What the loss is multiplied with, so that derivatives do not vanish in
-            half precision.
+        x: Inputs.
+        y: Targets.
+        training: Whether to call the model in training mode.
+        temperature: Divisor of the outputs.
+        others: Dict from the path of another variable to its value.
+        scale: Factor of the loss, which prevents underflow of the derivatives in half
+            precision.
+
+    Returns:
+        Function from a list of kernel values to the loss.
 
     Example:
 
@@ -171,23 +196,23 @@ def loss_at(
     4.0
     """
 
-    def cooled(outputs):
+    def divide(outputs):
         return ops.cast(outputs, keras.config.floatx()) / temperature
 
     def loss(values):
         with scope(model, values, others):
             outputs = model(ops.convert_to_tensor(x), training=training)
-            outputs = keras.tree.map_structure(cooled, outputs)
+            outputs = keras.tree.map_structure(divide, outputs)
             return scale * model.compute_loss(x, y, outputs, training=training)
 
     return loss
 
 
-# What each backend does in its own way.
+# Backend-specific functions.
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled, anew for every shape of its arguments.
+    """Compiles a function, once for every shape of its arguments.
 
     Example:
 
@@ -201,12 +226,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     _check_backend()
     import tensorflow as tf
 
-    made = tf.function(function, reduce_retracing=True)
-    return lambda *given: made(*keras.tree.map_structure(tf.convert_to_tensor, given))
+    traced = tf.function(function, reduce_retracing=True)
+    return lambda *args: traced(*keras.tree.map_structure(tf.convert_to_tensor, args))
 
 
 def gradient(function: Callable[..., Tensor], values: list[Tensor]) -> list[Tensor]:
-    """The gradient of a function of a list of tensors.
+    """Returns the gradient of a function of a list of tensors.
 
     Example:
 
@@ -222,14 +247,22 @@ def gradient(function: Callable[..., Tensor], values: list[Tensor]) -> list[Tens
 
     with tf.GradientTape() as tape:
         tape.watch(values)
-        found = function(values)
-    return tape.gradient(found, values, unconnected_gradients="zero")
+        result = function(values)
+    return tape.gradient(result, values, unconnected_gradients="zero")
 
 
 def hessian_product(
     function: Callable[..., Tensor], values: list[Tensor], directions: list[Tensor]
 ) -> list[Tensor]:
-    """The Hessian of a function of a list of tensors times a direction.
+    """Returns the product of the Hessian of a function with a direction.
+
+    Args:
+        function: Scalar function of a list of tensors.
+        values: Tensors at which to evaluate the Hessian.
+        directions: Tensors to multiply, in the shapes of `values`.
+
+    Returns:
+        List of tensors in the shapes of `values`.
 
     Example:
 
@@ -244,16 +277,16 @@ def hessian_product(
 
         return jax.jvp(jax.grad(function), (values,), (directions,))[1]
 
-    def along(given):
-        pairs = zip(gradient(function, given), directions, strict=True)
+    def directional(values):
+        pairs = zip(gradient(function, values), directions, strict=True)
         return ops.sum(ops.stack([ops.sum(g * d) for g, d in pairs]))
 
-    return gradient(along, values)
+    return gradient(directional, values)
 
 
 def _check_backend():
     if keras.config.backend() != "tensorflow":
         raise NotImplementedError(
-            "Derivatives are for the backends tensorflow and jax. Received: "
-            f"{keras.config.backend()}"
+            "Derivatives need the tensorflow or jax backend. Received: "
+            f"{keras.config.backend()}. Set KERAS_BACKEND."
         )

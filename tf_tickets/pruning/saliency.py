@@ -1,9 +1,8 @@
-"""What a weight is worth before training: SNIP, GraSP and SynFlow.
+"""Criteria for pruning at initialization: SNIP, GraSP and SynFlow.
 
-Each is a criterion of a model, for `PruneAtInit` and for any other search that takes a
-criterion. The first two look at the loss the model is compiled with, on given examples
-and in training mode, for the statistics of an untrained network say nothing; SynFlow
-needs no data.
+They score a whole model, and work with `PruneAtInit` and all searches that take a
+criterion. SNIP and GraSP evaluate the compiled loss on examples. They use training mode
+because an untrained network has no meaningful moving statistics. SynFlow needs no data.
 """
 
 import warnings
@@ -26,14 +25,14 @@ from tf_tickets.wrapping import rebuilding
 
 
 class SNIP:
-    """By how much the loss changes with a weight's presence, `|gradient * weight|`.
+    """Scores weights by the sensitivity of the loss, `|gradient * weight|` (SNIP).
 
-    Lee et al. 2019. The gradient is the mean over the batches.
+    The gradient is averaged over all batches (Lee et al. 2019).
 
     Args:
-        x: Examples.
-        y: Their targets.
-        batch_size: Examples a batch.
+        x: Inputs.
+        y: Targets.
+        batch_size: Number of examples per batch.
 
     Example:
 
@@ -41,8 +40,8 @@ class SNIP:
     >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
     >>> model = tt.wrap(model, verbose=False)
     >>> model.compile("sgd", "mse")
-    >>> found = SNIP(np.array([[1.0, 3.0]]), np.array([[3.0]]))(model)
-    >>> found["net/d/kernel"].ravel().tolist()
+    >>> scores = SNIP(np.array([[1.0, 3.0]]), np.array([[3.0]]))(model)
+    >>> scores["net/d/kernel"].ravel().tolist()
     [2.0, 6.0]
     """
 
@@ -51,23 +50,24 @@ class SNIP:
         self.x = x
         self.y = y
         self.batch_size = batch_size
-        # What the settings of a search call it.
-        self.__name__ = f"snip({_told(x, y)}, batch_size={batch_size})"
+        # The name in the settings of a search.
+        self.__name__ = f"snip({_identify(x, y)}, batch_size={batch_size})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
-        found = _mean_gradient(model, self.x, self.y, self.batch_size)
-        return _by_path(model, [np.abs(g * w) for g, w in zip(*found, strict=True)])
+        gradients, weights = _mean_gradient(model, self.x, self.y, self.batch_size)
+        pairs = zip(gradients, weights, strict=True)
+        return _by_path(model, [np.abs(g * w) for g, w in pairs])
 
 
 class DenseGradient:
-    """The size of the gradient by each weight, of those that are pruned too (RigL).
+    """Scores weights by the absolute gradient, including pruned weights (RigL).
 
-    Of one batch, which every call draws anew.
+    Every call samples one new batch.
 
     Args:
-        x: Examples.
-        y: Their targets.
-        batch_size: Examples of the batch.
+        x: Inputs.
+        y: Targets.
+        batch_size: Number of examples in the batch.
 
     Example:
 
@@ -75,7 +75,7 @@ class DenseGradient:
     >>> model = keras.Sequential([keras.Input((2,)), dense], name="net")
     >>> model = tt.wrap(model, verbose=False)
     >>> model.compile("sgd", "mse")
-    >>> tt.wrapping.set_masks(model, {"net/d/kernel": np.zeros((2, 1), bool)})
+    >>> tt.kernels(model).set_masks({"net/d/kernel": np.zeros((2, 1), bool)})
     >>> grow = DenseGradient(np.array([[1.0, 3.0]]), np.array([[-1.0]]))
     >>> grow(model, np.random.default_rng(0))["net/d/kernel"].ravel().tolist()
     [2.0, 6.0]
@@ -86,32 +86,33 @@ class DenseGradient:
         self.x = np.asarray(x)
         self.y = np.asarray(y)
         self.batch_size = min(batch_size, len(self.x))
-        self.__name__ = f"dense_gradient({_told(x, y)}, batch_size={batch_size})"
+        self.__name__ = f"dense_gradient({_identify(x, y)}, batch_size={batch_size})"
 
     def __call__(
         self, model: keras.Model, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         rows = rng.choice(len(self.x), self.batch_size, replace=False)
         masks = [mask.mask for mask in wrapping.kernels(model).mask_layers.values()]
-        everything = {mask.path: ops.ones_like(mask.value) for mask in masks}
+        unmasked = {mask.path: ops.ones_like(mask.value) for mask in masks}
         loss = derivatives.loss_at(
-            model, self.x[rows], self.y[rows], training=True, others=everything
+            model, self.x[rows], self.y[rows], training=True, others=unmasked
         )
-        found = gradient(loss, kernel_values(model))
-        return _by_path(model, [np.abs(numpy(g)) for g in found])
+        gradients = gradient(loss, kernel_values(model))
+        return _by_path(model, [np.abs(numpy(g)) for g in gradients])
 
 
 class GraSP:
-    """How much of the gradient's flow hangs on a weight, `weight * (H @ gradient)`.
+    """Scores weights by their effect on the gradient norm, `weight * (H @ gradient)`.
 
-    Wang et al. 2020: without a weight the squared norm of the gradient changes by about
-    minus twice its score, so that what is pruned, the lowest scores, leaves most of it.
+    Removing a weight changes the squared norm of the gradient by about -2 times its
+    score. Pruning the lowest scores therefore preserves the gradient flow (Wang et
+    al. 2020).
 
     Args:
-        x: Examples; of a classifier as many of each class, which is left to the user.
-        y: Their targets.
-        batch_size: Examples a batch.
-        temperature: What the outputs are divided by.
+        x: Inputs. For a classifier, provide equally many examples of each class.
+        y: Targets.
+        batch_size: Number of examples per batch.
+        temperature: Divisor of the outputs.
 
     Example:
 
@@ -136,47 +137,56 @@ class GraSP:
         self.y = y
         self.batch_size = batch_size
         self.temperature = temperature
-        more = f"batch_size={batch_size}, temperature={temperature}"
-        self.__name__ = f"grasp({_told(x, y)}, {more})"
+        options = f"batch_size={batch_size}, temperature={temperature}"
+        self.__name__ = f"grasp({_identify(x, y)}, {options})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
-        data = self.x, self.y, self.batch_size
-        heat = self.temperature
-        if heat != 1.0 and rebuilding.gives_probabilities(model):
+        temperature = self.temperature
+        if temperature != 1.0 and rebuilding.gives_probabilities(model):
             warnings.warn(
-                f"{model.name!r} ends with probabilities, which GraSP's temperature of "
-                f"{heat} does not soften: it is meant for logits.",
+                f"GraSP with temperature={temperature} expects logits, but "
+                f"{model.name!r} outputs probabilities. Remove its last activation "
+                "and use a loss with from_logits=True, or set temperature=1.",
                 stacklevel=2,
             )
-        flow, values = _mean_gradient(model, *data, heat)
-        # In half precision the flow, and what it is multiplied with, would vanish.
-        size = max(float(np.abs(g).max(initial=0.0)) for g in flow) or 1.0
+        gradients, weights = _mean_gradient(
+            model, self.x, self.y, self.batch_size, temperature
+        )
+        # Normalized, because small gradients underflow in half precision.
+        largest = max(float(np.abs(g).max(initial=0.0)) for g in gradients) or 1.0
 
         @derivatives.compiled
-        def product(values, flow, x, y):
-            loss = derivatives.loss_at(model, x, y, True, heat, scale=heat**2)
-            return hessian_product(loss, values, flow)
+        def product(values, direction, x, y):
+            loss = derivatives.loss_at(
+                model, x, y, True, temperature, scale=temperature**2
+            )
+            return hessian_product(loss, values, direction)
 
-        flow = [(g / size).astype("float32") for g in flow]
-        given = kernel_values(model)
-        parts = derivatives.batches(self.x, self.y, self.batch_size)
-        found = derivatives.mean((len(x), product(given, flow, x, y)) for x, y in parts)
-        back = size / heat**2
-        pairs = zip(found, values, strict=True)
-        return _by_path(model, [back * h * w for h, w in pairs])
+        direction = [(g / largest).astype("float32") for g in gradients]
+        values = kernel_values(model)
+        products = derivatives.mean(
+            (len(x), product(values, direction, x, y))
+            for x, y in derivatives.batches(self.x, self.y, self.batch_size)
+        )
+        scale = largest / temperature**2
+        pairs = zip(products, weights, strict=True)
+        return _by_path(model, [scale * h * w for h, w in pairs])
 
 
 @criteria.register
 def synflow(model: keras.Model) -> dict[str, np.ndarray]:
-    """How much of all paths through the network leads over a weight.
+    """Scores weights by their synaptic flow, `|w * dR/dw|` (SynFlow).
 
-    Tanaka et al. 2020: `|w * dR/dw|`, where R is the sum of the outputs for an input of
-    ones when all weights are positive and there are no biases, so that in networks of
-    ReLUs as much flows into a layer as out of it. Meant to be used in many passes: see
+    `R` is the sum of the outputs for an input of ones, computed with absolute weights
+    and without biases. In ReLU networks, the total score entering a unit equals the
+    total score leaving it (Tanaka et al. 2020). Use it with many passes of
     `PruneAtInit`.
 
     Args:
         model: A wrapped model.
+
+    Returns:
+        Dict from kernel path to its scores.
 
     Example:
 
@@ -187,16 +197,17 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
     [1.0, 2.0]
     """
     kernels = wrapping.kernels(model).variables
-    owned = {id(variable) for variable in kernels.values()}
+    kernel_ids = {id(variable) for variable in kernels.values()}
     positive = {
         v.path: _positive(v)
         for v in model.variables
-        if id(v) not in owned and keras.backend.is_float_dtype(v.dtype)
+        if id(v) not in kernel_ids and keras.backend.is_float_dtype(v.dtype)
     }
     if not rebuilding.is_graph(model):
         raise ValueError(
-            "SynFlow sends ones through a Sequential or functional model, whose inputs "
-            f"are known. Received: {model.name!r}, a {type(model).__name__}."
+            "SynFlow needs a Sequential or functional model, whose input shapes are "
+            f"known. Received: {model.name!r}, a {type(model).__name__}. Use another "
+            "criterion."
         )
     ones = [ops.ones((1, *_known(x.shape))) for x in model.inputs]
     ones = ones[0] if len(ones) == 1 else ones
@@ -207,15 +218,15 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
         return ops.sum(ops.stack([ops.sum(output) for output in outputs]))
 
     values = [ops.abs(value) for value in kernel_values(model)]
-    # Of one example, and with other masks in each pass: not worth compiling.
-    found = gradient(flow, values)
-    scores = [np.abs(numpy(g) * numpy(w)) for g, w in zip(found, values, strict=True)]
+    # Not compiled: there is only one example, and the masks change in each pass.
+    pairs = zip(gradient(flow, values), values, strict=True)
+    scores = [np.abs(numpy(g) * numpy(w)) for g, w in pairs]
     _check_flow(scores)
     return _by_path(model, scores)
 
 
 def _positive(variable):
-    """Without biases and means; what scales is positive, frozen or not."""
+    """Returns zeros for biases and means, and absolute values otherwise."""
     if variable.path.endswith(("bias", "beta", "moving_mean")):
         return ops.zeros_like(variable.value)
     return ops.abs(variable.value)
@@ -224,8 +235,8 @@ def _positive(variable):
 def _known(shape):
     if None in shape[1:]:
         raise ValueError(
-            "SynFlow needs inputs of a known shape. Received a model of input shape "
-            f"{tuple(shape)}."
+            "SynFlow needs a known input shape. Received a model with input shape "
+            f"{tuple(shape)}. Build the model with a fixed shape."
         )
     return shape[1:]
 
@@ -234,34 +245,37 @@ def _check_flow(scores):
     total = sum(float(score.sum()) for score in scores)
     if not np.isfinite(total):
         raise ValueError(
-            "SynFlow's scores are not finite: the product of so many layers leaves the "
-            "range of float32. Build the model with "
+            "SynFlow's scores are not finite: the product over all layers overflows "
+            "float32. Build the model with "
             'keras.config.set_dtype_policy("float64").'
         )
     if total == 0.0:
         raise ValueError(
-            "SynFlow's scores are all zero: nothing flows through the model. Where it "
-            "ends with a softmax, whose sum is always 1, leave that to the loss."
+            "SynFlow's scores are all zero: the gradient of the summed outputs is 0. "
+            "If the model ends with a softmax, whose outputs always sum to 1, remove "
+            "it and use a loss with from_logits=True."
         )
 
 
 def _mean_gradient(model, x, y, batch_size, temperature=1.0):
-    """The mean gradient over batches, and the kernels, as lists of arrays."""
+    """Returns the mean gradient over all batches, and the kernels, as arrays."""
 
     @derivatives.compiled
-    def at(values, x, y):
+    def batch_gradient(values, x, y):
         loss = derivatives.loss_at(model, x, y, True, temperature, scale=temperature)
         return gradient(loss, values)
 
     values = kernel_values(model)
-    parts = derivatives.batches(x, y, batch_size)
-    found = derivatives.mean((len(x), at(values, x, y)) for x, y in parts)
-    found = [gradients / temperature for gradients in found]
-    return found, [numpy(value) for value in values]
+    gradients = derivatives.mean(
+        (len(x), batch_gradient(values, x, y))
+        for x, y in derivatives.batches(x, y, batch_size)
+    )
+    gradients = [array / temperature for array in gradients]
+    return gradients, [numpy(value) for value in values]
 
 
-def _told(x, y):
-    """Which examples, so that a search is not resumed with other ones."""
+def _identify(x, y):
+    """Identifies examples; a search must not be resumed with different ones."""
     digest = batches.digest((np.asarray(x), np.asarray(y)))
     return f"{len(x)} examples {digest[:12]}"
 

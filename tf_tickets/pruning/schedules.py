@@ -1,11 +1,12 @@
-"""Step to sparsity, step to temperature, step to penalty.
+"""Schedules of sparsity, temperature and penalty.
 
-The call convention is that of the schedules of tensorflow-model-optimization,
-`schedule(step) -> (should_prune, sparsity)`, so theirs can be used here and ours
-there. A step is one update of the optimizer; step 0 is before the first one.
-Ours also take an array of steps. A temperature and a penalty are called within the
-compiled step, as `schedule(step, steps, epochs)`, `step` counted from the beginning of
-a round or of its part that is penalized.
+Sparsity schedules follow the call convention of tensorflow-model-optimization,
+`schedule(step) -> (should_prune, sparsity)`, and the two libraries accept each other's
+schedules. A step is one optimizer update; step 0 precedes the first one. The schedules
+in this module also accept an array of steps.
+
+Temperatures and penalties are called as `schedule(step, steps, epochs)` inside the
+compiled step. `step` counts from the start of a round, or of its penalized part.
 """
 
 import keras
@@ -24,7 +25,7 @@ __all__ = [
 
 
 class _Schedule:
-    """Fires every `frequency` steps between `begin_step` and `end_step`."""
+    """Prunes every `frequency` steps between `begin_step` and `end_step`."""
 
     begin_step: int
     end_step: int
@@ -57,20 +58,20 @@ def _check_steps(begin_step, end_step, frequency):
         )
     if end_step != -1 and end_step < begin_step:
         raise ValueError(
-            "`end_step` must be -1 (never) or not before `begin_step`. "
+            "`end_step` must be -1 (no end), or at least `begin_step`. "
             f"Received: begin_step={begin_step}, end_step={end_step}"
         )
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class ConstantSparsity(_Schedule):
-    """The same sparsity from `begin_step` on.
+    """Prunes to a constant sparsity from `begin_step` on.
 
     Args:
         target_sparsity: Fraction of zeros, in [0, 1).
-        begin_step: First step that prunes.
+        begin_step: First pruning step.
         end_step: Last step that may prune; -1 for no end.
-        frequency: Prune every so many steps.
+        frequency: Number of steps between two prunings.
 
     Example:
 
@@ -101,18 +102,18 @@ class ConstantSparsity(_Schedule):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class PolynomialDecay(_Schedule):
-    """Grows fast in the beginning, then ever slower (Zhu and Gupta 2017).
+    """Increases the sparsity quickly at first, then more slowly (Zhu and Gupta 2017).
 
-    `f + (i - f) * (1 - p) ** power`, p the part of the way from `begin_step` to
-    `end_step`.
+    The sparsity is `final + (initial - final) * (1 - progress) ** power`, where
+    `progress` rises linearly from 0 at `begin_step` to 1 at `end_step`.
 
     Args:
         initial_sparsity: Fraction of zeros at `begin_step`.
         final_sparsity: Fraction of zeros at `end_step`.
-        begin_step: First step that prunes.
-        end_step: Last step that prunes.
-        power: Exponent; 3 is usual.
-        frequency: Prune every so many steps.
+        begin_step: First pruning step.
+        end_step: Last pruning step.
+        power: Exponent, usually 3.
+        frequency: Number of steps between two prunings.
 
     Example:
 
@@ -135,7 +136,7 @@ class PolynomialDecay(_Schedule):
         _check_steps(begin_step, end_step, frequency)
         if end_step <= begin_step:
             raise ValueError(
-                "A decay needs an `end_step` after `begin_step`. Received: "
+                "`end_step` must be greater than `begin_step`. Received: "
                 f"begin_step={begin_step}, end_step={end_step}"
             )
         self.initial_sparsity = initial_sparsity
@@ -147,20 +148,20 @@ class PolynomialDecay(_Schedule):
 
     def _sparsity(self, step):
         steps = self.end_step - self.begin_step
-        way = np.clip((step - self.begin_step) / steps, 0, 1)
+        progress = np.clip((step - self.begin_step) / steps, 0, 1)
         gap = self.initial_sparsity - self.final_sparsity
-        return self.final_sparsity + gap * (1 - way) ** self.power
+        return self.final_sparsity + gap * (1 - progress) ** self.power
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class IterativeRate(_Schedule):
-    """Loses the fraction `rate` of what is left, every `frequency` steps.
+    """Prunes the fraction `rate` of the remaining weights every `frequency` steps.
 
     Args:
         rate: Fraction of the kept weights that each pruning removes.
-        begin_step: First step that prunes.
+        begin_step: First pruning step.
         end_step: Last step that may prune; -1 for no end.
-        frequency: Prune every so many steps.
+        frequency: Number of steps between two prunings.
 
     Example:
 

@@ -46,15 +46,15 @@ def choose(
 def select(
     scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], counts: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Prunes every kernel to its count, among the weights that its mask still keeps.
+    """Returns masks that keep the weights with the highest scores.
 
     Args:
-        scores: Dict from a kernel's path to its scores.
-        masks: Dict from path to the present boolean mask.
-        counts: Dict from path to the number of weights to keep.
+        scores: Dict from kernel path to its scores.
+        masks: Dict from kernel path to its current boolean mask.
+        counts: Dict from kernel path to the number of weights to keep.
 
     Returns:
-        Dict from path to the new mask, nested in the present one.
+        Dict from kernel path to its new mask, a subset of the current one.
 
     Example:
 

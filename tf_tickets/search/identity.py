@@ -39,7 +39,7 @@ def identity_of(
         "backend": keras.config.backend(),
         # Without their names, which differ in the next build.
         "kernels": [
-            list(kernel.variable.shape) for kernel in wrapping.kernels(model).values()
+            list(v.shape) for v in wrapping.kernels(model).variables.values()
         ],
         "optimizer": optimizer_config(model),
     }

@@ -1,1 +1,1 @@
-"""The state of a training: recorded, restored and checked."""
+"""Records, restores and validates the state of a training run."""

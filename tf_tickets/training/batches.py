@@ -1,7 +1,7 @@
-"""Training batches whose order depends on a key alone, not on what went before.
+"""Training batches in an order that depends only on a key.
 
-`model.fit` shuffles with a generator that runs on from epoch to epoch, so a
-search that was killed could not go on as if it had not been.
+`model.fit` shuffles with a generator whose state depends on all previous epochs. An
+interrupted search could not resume with the same batches.
 """
 
 import hashlib
@@ -14,17 +14,20 @@ import numpy as np
 def feed(
     x: np.ndarray, y: np.ndarray, batch_size: int, key: Callable[[], Sequence[int]]
 ) -> Iterable[tuple]:
-    """Batches for `model.fit(..., shuffle=False)`.
+    """Returns shuffled batches for `model.fit(..., shuffle=False)`.
 
-    A rest that does not fill a batch is left out, another one each epoch, so that
-    all steps have the same shape.
+    All batches have the same size. In each epoch, the rows that do not fill a batch are
+    dropped. They differ from epoch to epoch.
 
     Args:
-        x: Inputs, an array.
-        y: Targets, an array.
-        batch_size: Examples a batch.
-        key: Function without arguments that gives whole numbers; asked at the
-            beginning of each epoch, they decide its order.
+        x: Array of inputs.
+        y: Array of targets.
+        batch_size: Number of examples per batch.
+        key: Function without arguments that returns integers. It is called at the
+            beginning of each epoch, and its result determines the order.
+
+    Returns:
+        A sized iterable of (inputs, targets).
 
     Example:
 
@@ -34,7 +37,7 @@ def feed(
     """
     if len(x) != len(y) or not 1 <= batch_size <= len(x):
         raise ValueError(
-            "`x` and `y` must be equally long and fill one batch at least. Received: "
+            "`x` and `y` must have the same length, at least `batch_size`. Received: "
             f"{len(x)} inputs, {len(y)} targets, batch_size={batch_size}"
         )
     if keras.config.backend() == "tensorflow":
@@ -43,19 +46,19 @@ def feed(
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
-    """SHA-256 over arrays, to tell one data set from another.
+    """Returns the SHA-256 digest of arrays, which identifies a data set.
 
     Example:
 
     >>> digest((np.zeros(2), np.zeros(2))) == digest((np.zeros(2), np.ones(2)))
     False
     """
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)
-        found.update(f"{array.dtype} {array.shape} ".encode())
-        found.update(array.data)
-    return found.hexdigest()
+        sha256.update(f"{array.dtype} {array.shape} ".encode())
+        sha256.update(array.data)
+    return sha256.hexdigest()
 
 
 def _order(size, batch_size, key):

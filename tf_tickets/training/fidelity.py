@@ -1,4 +1,4 @@
-"""What a rewind does with each part of the state of a training."""
+"""Which parts of the training state a rewind restores."""
 
 import dataclasses
 
@@ -10,16 +10,16 @@ PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 @keras.saving.register_keras_serializable("tf_tickets")
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """What a rewind does with each part of the state.
+    """Defines which parts of the training state a rewind restores.
 
-    Each is "rewind" (to the snapshot) or "keep" (as training left it); the
-    optimizer may also be "fresh" (as it was when the search began). Public
-    lottery-ticket codes differ in this, and their results with it.
+    Each part is "rewind" (restored from the snapshot) or "keep" (left as trained). The
+    optimizer may also be "fresh" (restored from the beginning of the search). Published
+    lottery-ticket implementations differ in this, and so do their results.
 
     Args:
         weights: Trainable variables.
-        statistics: Moving averages of batch normalization and the like.
-        optimizer: Momentum and other slots, averages of weights (EMA).
+        statistics: Non-trainable state, such as moving averages of batch normalization.
+        optimizer: Momentum and other slot variables, and weight averages (EMA).
         learning_rate: Step and learning rate, the position on the schedule.
         seeds: Random generators and, in `find_tickets`, the order of the data.
 
@@ -41,7 +41,7 @@ class Fidelity:
             allowed = ["rewind", "keep"] + ["fresh"] * (part == "optimizer")
             if getattr(self, part) not in allowed:
                 raise ValueError(
-                    f"Fidelity of {part!r} must be one of {allowed}. Received: "
+                    f"Fidelity {part!r} must be one of {allowed}. Received: "
                     f"{getattr(self, part)!r}"
                 )
 
@@ -54,12 +54,19 @@ class Fidelity:
 
     @staticmethod
     def get(identifier: "str | dict | Fidelity") -> "Fidelity":
-        """Returns a `Fidelity` from a name, a configuration or an instance.
+        """Returns a `Fidelity` from a name, configuration or instance.
 
-        "weights": weight rewinding with a new optimizer (OpenLTH). "exact": the whole
-        state (Renda et al.), which at rate 0 repeats round 0 to the bit.
-        "learning_rate": the weights stay, the schedule restarts. "fine_tune": training
-        continues at the last learning rate.
+        - "weights": rewinds the weights and resets the optimizer (OpenLTH).
+        - "exact": rewinds the whole state (Renda et al.). With rate 0, it reproduces
+          round 0 bit by bit.
+        - "learning_rate": keeps the weights and rewinds the learning-rate schedule.
+        - "fine_tune": keeps everything and trains at the last learning rate.
+
+        Args:
+            identifier: A name, configuration or instance.
+
+        Returns:
+            A `Fidelity`.
 
         Example:
 
@@ -72,8 +79,8 @@ class Fidelity:
             return Fidelity(**identifier)
         if identifier not in FIDELITIES:
             raise ValueError(
-                f"Unknown fidelity. Received: {identifier!r}. Known: "
-                f"{sorted(FIDELITIES)}, or a Fidelity(...)."
+                f"Unknown fidelity. Received: {identifier!r}. Expected one of "
+                f"{sorted(FIDELITIES)}, or an instance of Fidelity."
             )
         return FIDELITIES[identifier]
 

@@ -1,7 +1,7 @@
-"""Where the layers and variables of a model are, and what they are called.
+"""Traverses layers and variables and gives variables stable paths.
 
-Keras lists the layers of a `Model` only; here any layer is walked, through its
-attributes, lists and dicts, in the order in which they were made.
+Keras lists the sublayers of a `Model` only. These functions traverse any layer through
+its attributes, lists and dicts, in the order of their creation.
 """
 
 import operator
@@ -13,7 +13,7 @@ import keras
 
 
 class Owned(NamedTuple):
-    """A variable, the layer that owns it, and the names of the way there."""
+    """A variable with its path and the layer that owns it."""
 
     path: str
     variable: keras.Variable
@@ -21,7 +21,7 @@ class Owned(NamedTuple):
 
 
 def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that a layer holds directly, each once.
+    """Returns the direct sublayers of a layer, without duplicates.
 
     Example:
 
@@ -29,27 +29,27 @@ def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     >>> [child.name for child in children(block)]
     ['fc']
     """
-    held = [layer.layers] if isinstance(layer, keras.Model) else []
-    return _unique(_instances([*held, *_attributes(layer)], keras.layers.Layer))
+    listed = [layer.layers] if isinstance(layer, keras.Model) else []
+    return _unique(_instances([*listed, *_attributes(layer)], keras.layers.Layer))
 
 
 def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layer itself and all below it, each once, parents first.
+    """Returns a layer and all its sublayers, parents first and without duplicates.
 
     Example:
 
     >>> model = keras.Sequential([keras.layers.Dense(2, name="fc")], name="net")
-    >>> [found.name for found in walk(model)]
+    >>> [layer.name for layer in walk(model)]
     ['net', 'fc']
     """
-    return [found for _, found in _walk(layer, (), set())]
+    return [sublayer for _, sublayer in _walk(layer, (), set())]
 
 
 def variables_of(layer: keras.layers.Layer) -> list[Owned]:
-    """All variables of a layer with owner and path below the layer.
+    """Returns all variables of a layer with their owners and relative paths.
 
-    The path is made of layer names and does not change when the layer is
-    wrapped, moved into another model or loaded from a file.
+    A path consists of layer names. It does not change when the layer is wrapped, moved
+    into another model or loaded from a file.
 
     Example:
 
@@ -59,9 +59,9 @@ def variables_of(layer: keras.layers.Layer) -> list[Owned]:
     ['forward_gru/gru_cell/kernel', 'forward_gru/gru_cell/recurrent_kernel']
     """
     owners = {}
-    for chain, found in _walk(layer, (), set()):
-        for variable in _instances(_attributes(found), keras.Variable):
-            owners[id(variable)] = (chain[1:], found)
+    for chain, sublayer in _walk(layer, (), set()):
+        for variable in _instances(_attributes(sublayer), keras.Variable):
+            owners[id(variable)] = (chain[1:], sublayer)
     names: dict[str, int] = {}
     rows = []
     for variable in _unique(layer.variables):
@@ -74,16 +74,16 @@ def variables_of(layer: keras.layers.Layer) -> list[Owned]:
 def plain_paths(
     variables: Iterable[keras.Variable], renamed: dict[str, str]
 ) -> dict[str, keras.Variable]:
-    """The paths that variables have in the model without its wrappers.
+    """Returns variables by their paths in the model without wrappers.
 
     Args:
         variables: Variables of the model.
-        renamed: Dict from the path of a layer that was built by its wrapper to its
-            path without that wrapper.
+        renamed: Dict from the path of a layer built by its wrapper to the path
+            without that wrapper.
 
     Returns:
-        Dict from path to variable, in order. A second variable of the same path
-        gets `#2`.
+        Dict from path to variable, in order. A second variable with the same path
+        gets the suffix `#2`.
     """
     names: dict[str, int] = {}
     return {_numbered(_renamed(v.path, renamed), names): v for v in variables}
@@ -97,16 +97,19 @@ def _renamed(path, renamed):
 
 
 def match(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str] | None:
-    """Finds each wanted name among the available ones.
+    """Matches names of one model with those of another build of the same model.
 
-    Names made by Keras carry a running number (`dense_7`), another one each time
-    a model is built, and a model that is loaded or cloned builds its layers apart,
-    so that the first parts of a path are gone (`net/dense` becomes `dense`). Where
-    not all names are equal, they are therefore compared in order, without their
-    numbers, and then by their last parts.
+    Keras numbers its default names (`dense_7`) anew in every build of a model. Loaded
+    and cloned models may lack the first parts of a path (`net/dense` becomes `dense`).
+    If the exact names are not available, names are compared in order without their
+    numbers, and finally by their last parts.
+
+    Args:
+        wanted: Names to look up.
+        available: Names to search.
 
     Returns:
-        Dict from wanted to available name, or None where they do not fit.
+        Dict from wanted to available name, or None if they do not match.
 
     Example:
 
@@ -121,7 +124,7 @@ def match(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str] | N
     if set(wanted) <= set(available):
         return {name: name for name in wanted}
     return _match_in_order(wanted, available, operator.eq) or _match_in_order(
-        wanted, available, _ends_alike
+        wanted, available, _is_suffix
     )
 
 
@@ -135,8 +138,8 @@ def _match_in_order(wanted, available, fits):
     return pairs if all(fits(bare[w], bare[a]) for w, a in pairs.items()) else None
 
 
-def _ends_alike(one, other):
-    short, long = sorted([one, other], key=len)
+def _is_suffix(first, second):
+    short, long = sorted([first, second], key=len)
     return f"/{long}".endswith(f"/{short}")
 
 
@@ -160,7 +163,7 @@ def _walk(layer, chain, seen):
 
 
 def layers_in(value: object) -> list[keras.layers.Layer]:
-    """The layers in an attribute's value, in its containers too.
+    """Returns the layers in the value of an attribute, including its containers.
 
     Example:
 
@@ -176,7 +179,7 @@ def _attributes(layer):
 
 
 def _instances(values, kind):
-    """Instances of `kind` among values and in their lists and dicts."""
+    """Yields instances of `kind` from values and nested containers."""
     for value in values:
         if isinstance(value, kind):
             yield value

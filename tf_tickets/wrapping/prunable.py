@@ -1,4 +1,4 @@
-"""Prunable: a layer that sees `mask * kernel` wherever it reads its kernel."""
+"""The `Prunable` wrapper, which replaces kernels by `mask * kernel` when read."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -17,17 +17,15 @@ NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
 
 class ReadOverlay(keras.StatelessScope):
-    """Inside, reading a kernel gives its masked value; all else is as outside.
+    """A scope in which reading a kernel returns its masked value.
 
-    A plain `keras.StatelessScope` keeps every update and loss to itself, which
-    loses batch-normalization statistics, seeds and activity regularizers. This
-    one passes them on to the scope outside, or to the variable where there is
-    none.
+    A plain `keras.StatelessScope` keeps updates and losses to itself. Batch
+    normalization statistics, seeds and activity regularizers would be lost. This scope
+    forwards them to the enclosing scope, or to the variable if there is none.
 
     Args:
-        factors: Dict from a kernel variable's id to what its value is multiplied
-            with.
-        values: Dict from id to the masked value.
+        factors: Dict from the id of a kernel variable to its mask factor.
+        values: Dict from the id of a kernel variable to its masked value.
     """
 
     def __init__(self, factors: dict[int, Tensor], values: dict[int, Tensor]) -> None:
@@ -55,7 +53,8 @@ class ReadOverlay(keras.StatelessScope):
             if outer is None:
                 self.__exit__()
                 variable.assign(value)
-                # Read again: a plain layer's gradient stops at an assignment.
+                # Read the value again: in a plain layer, gradients also stop at an
+                # assignment.
                 value = variable.value
             else:
                 outer.add_update(update)
@@ -67,17 +66,17 @@ class ReadOverlay(keras.StatelessScope):
 
 
 class _Call:
-    """`Prunable.call` under the signature of the wrapped layer's `call`.
+    """Implements `Prunable.call` with the signature of the wrapped layer's `call`.
 
-    Keras reads from the signature whether a layer takes `training`, `mask`,
-    `initial_state` and so on. A mask that counts steps must be told `training` too.
+    Keras inspects the signature to decide whether to pass `training`, `mask`,
+    `initial_state` and so on. For masks that count steps, `training` is added.
     """
 
     def __init__(self, prunable, layer, counts_steps):
         self.prunable = prunable
         self.__signature__ = inspect.signature(layer.call)
-        asks = _takes_training(self.__signature__)
-        self.adds_training = counts_steps and not asks
+        takes_training = "training" in self.__signature__.parameters
+        self.adds_training = counts_steps and not takes_training
         if self.adds_training:
             self.__signature__ = _with_training(self.__signature__)
 
@@ -87,21 +86,19 @@ class _Call:
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class Prunable(keras.layers.Wrapper):
-    """Wraps a layer so that its kernels can be pruned.
+    """Wraps a layer to make its kernels prunable.
 
-    The layer keeps its weights and reads each kernel through a mask: pruned
-    weights are exactly zero for the layer at every moment, and no gradient
-    reaches them. It works at any depth: inside RNN cells, attention, other
-    wrappers and custom blocks.
+    The layer keeps its weights but reads each kernel through a mask. Pruned weights are
+    always exactly zero for the layer and receive no gradient. Nested kernels are
+    supported in RNN cells, attention, other wrappers and custom blocks.
 
     Args:
         layer: The layer to wrap.
-        kernels: Which of its variables are kernels, as paths below the layer
-            ("kernel", "query/kernel"). By default every trainable floating
-            variable of rank 2 or more, apart from biases, normalization
-            parameters and embeddings.
-        mask: The mask parametrization of each kernel, one of `tf_tickets.masks` by
-            name, or an instance to copy.
+        kernels: Relative paths of the variables to prune, such as "kernel" or
+            "query/kernel". Defaults to all trainable floating-point variables of rank
+            2 or more, except biases, normalization parameters and embeddings.
+        mask: Mask parametrization of the kernels: the name of one in
+            `tf_tickets.masks`, or an instance to copy.
 
     Example:
 
@@ -120,19 +117,19 @@ class Prunable(keras.layers.Wrapper):
         **kwargs: object,
     ) -> None:
         mask = masks_module.get(mask)
-        # Keras inspects both signatures, `call` while the layer is being made.
+        # Keras inspects both signatures, and that of `call` inside `Layer.__new__`.
         self.call = _Call(self, layer, mask.counts_steps)
         self.build.__signature__ = _build_signature(layer)
         kwargs["dtype"] = layer.variable_dtype
-        # The same name: losses, metrics and `get_layer` go by it.
+        # Losses, metrics and `get_layer` refer to the layer by its name.
         kwargs.setdefault("name", layer.name)
-        # With autocast off the mask meets the kernel in the variable's dtype.
+        # Without autocast, mask and kernel are multiplied in the variable's dtype.
         super().__init__(layer, autocast=False, **kwargs)
         self.supports_masking = layer.supports_masking
         self.kernels = kernels if kernels is None else list(kernels)
         self.kernel_masks: list[Mask] = []
-        # In a namespace, for Keras would count a tracked variable twice, and would
-        # build a model with an unbuilt layer in it anew at every `fit`.
+        # The namespace hides its contents from Keras. Keras would count tracked
+        # variables twice, and rebuild a model with an unbuilt layer in every `fit`.
         self._untracked = SimpleNamespace(kernels={}, mask=mask)
         if layer.built:
             self.build()
@@ -157,16 +154,16 @@ class Prunable(keras.layers.Wrapper):
         if self.kernels is None:
             return {o.path: o.variable for o in owned if why_not(o) is None}
         table = {o.path: o.variable for o in owned}
-        found = paths.match(self.kernels, table)
-        if found is None:
+        matches = paths.match(self.kernels, table)
+        if matches is None:
             raise ValueError(
-                f"Layer {self.layer.name!r} has no kernels {self.kernels}. It has "
-                f"{list(table)}."
+                f"Layer {self.layer.name!r} has no kernels {self.kernels}. Use some of "
+                f"its variables: {list(table)}."
             )
-        return {found[name]: table[found[name]] for name in self.kernels}
+        return {matches[name]: table[matches[name]] for name in self.kernels}
 
     def call_masked(self, *args: object, **kwargs: object) -> object:
-        """Runs the layer under the overlay; `call` in all but the signature."""
+        """Calls the wrapped layer with masked kernels; implements `call`."""
         training = self._training(args, kwargs)
         factors = {id(v): m.factor(v.dtype, training) for v, m in self._pairs()}
         values = {id(v): v.value * factors[id(v)] for v, _ in self._pairs()}
@@ -179,48 +176,55 @@ class Prunable(keras.layers.Wrapper):
         return outputs
 
     def _training(self, args, kwargs):
-        """What a mask that counts steps is told; the layer only if it asks."""
+        """Returns `training` for masks that count steps.
+
+        Removes it from `kwargs` if the wrapped layer does not accept it.
+        """
         if not self.mask.counts_steps:
             return False
         if self.call.adds_training:
             return bool(kwargs.pop("training", False))
-        found = self.call.__signature__.bind_partial(*args, **kwargs).arguments
-        return bool(found.get("training", False))
+        arguments = self.call.__signature__.bind_partial(*args, **kwargs).arguments
+        return bool(arguments.get("training", False))
 
     @property
     def kernel_variables(self) -> dict[str, keras.Variable]:
-        """Dict from a kernel's path below the layer to its stored variable."""
+        """Dict from the relative path of a kernel to its stored variable."""
         return self._untracked.kernels
 
     @property
     def mask(self) -> Mask:
-        """The mask parametrization that those of the kernels are copies of."""
+        """The mask parametrization that is copied for every kernel."""
         return self._untracked.mask
 
     def masks(self) -> dict[str, np.ndarray]:
-        """Dict from a kernel's path below the layer to its hard 0/1 mask."""
+        """Returns a dict from the relative path of a kernel to its hard 0/1 mask."""
         return {name: mask.value() for name, mask in self._masks_by_kernel().items()}
 
     def set_masks(self, masks: Mapping[str, ArrayLike]) -> None:
-        """Sets masks by path below the layer and zeroes what they prune."""
+        """Sets masks and writes zeros to the pruned weights.
+
+        Args:
+            masks: Dict from the relative path of a kernel to its 0/1 mask.
+        """
         table = self._masks_by_kernel()
         unknown = set(masks) - set(table)
         if unknown:
             raise ValueError(
-                f"Layer {self.layer.name!r} has no kernels {sorted(unknown)}. It has "
-                f"{list(table)}."
+                f"Layer {self.layer.name!r} has no kernels {sorted(unknown)}. Use some "
+                f"of {list(table)}."
             )
         for name, mask in masks.items():
             table[name].assign(mask)
         self.zero_pruned()
 
     def zero_pruned(self) -> None:
-        """Writes the zeros into the stored kernels as well."""
+        """Writes zeros to the pruned weights of the stored kernels."""
         for variable, mask in self._pairs():
             zero_pruned(variable, mask)
 
     def release(self) -> None:
-        """Writes the zeros and takes off what the masks have put on the kernels."""
+        """Writes zeros to the pruned weights and detaches the masks."""
         self.zero_pruned()
         for variable, mask in self._pairs():
             mask.release(variable)
@@ -238,7 +242,7 @@ class Prunable(keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
-        # By tracing: `Layer` would give the shape above this wrapper's dtype.
+        # `Layer.compute_output_spec` would return the dtype of this wrapper.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_build_config(self):
@@ -252,7 +256,7 @@ class Prunable(keras.layers.Wrapper):
     def get_config(self):
         config = super().get_config()
         if not _has_build(self.layer):
-            # With it Keras would take the copy, still without weights, for built.
+            # Keras would otherwise mark the copy as built before it has weights.
             config["layer"].pop("build_config", None)
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
@@ -260,33 +264,29 @@ class Prunable(keras.layers.Wrapper):
 
 
 def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
-    """Why a variable is no kernel to prune, or None where it is one."""
+    """Returns why a variable is not a prunable kernel, or None if it is one."""
     variable = owned.variable
     if len(variable.shape) < 2:
         return f"rank {len(variable.shape)}"
     if not variable.trainable:
         return "frozen (not trainable)"
     if not keras.backend.is_float_dtype(variable.dtype):
-        return f"not floating ({variable.dtype})"
+        return f"not floating point ({variable.dtype})"
     if any(word in variable.name for word in NOT_KERNELS):
-        return "a bias, a normalization or an activation parameter"
+        return "a bias, normalization or activation parameter"
     if "embedding" in variable.name and not embeddings:
         return "an embedding: pass embeddings=True to prune it"
     return None
 
 
 def zero_pruned(variable: keras.Variable, mask: Mask) -> None:
-    """Writes the zeros of the hard mask into a stored kernel, all of them positive."""
+    """Writes zeros with positive sign to the pruned weights of a stored kernel."""
     value = variable.value
     variable.assign(ops.where(mask.value(), value, ops.zeros_like(value)))
 
 
-def _takes_training(signature):
-    return "training" in signature.parameters
-
-
 def _with_training(signature):
-    """The signature with a keyword `training` more."""
+    """Returns the signature with an additional keyword `training`."""
     parameters = list(signature.parameters.values())
     keyword = inspect.Parameter.VAR_KEYWORD
     end = len(parameters) - any(p.kind is keyword for p in parameters)
@@ -300,17 +300,21 @@ def _with_training(signature):
 def _no_kernels(layer):
     rows = [f"  {o.path}: {why_not(o)}" for o in paths.variables_of(layer)]
     return "\n".join(
-        [f"Layer {layer.name!r} has no kernel to prune. Its variables:", *rows]
+        [
+            f"Layer {layer.name!r} has no prunable kernel. Pass `kernels`, or wrap "
+            "another layer. Its variables:",
+            *rows,
+        ]
     )
 
 
 def _has_build(layer):
-    """Whether a layer makes its weights in a `build` of its own, not when called."""
+    """Returns whether a layer class overrides `build`."""
     return type(layer).build is not keras.layers.Layer.build
 
 
 def _build_signature(layer):
-    """Which shapes Keras is to give to `build`, one for each input where it can."""
+    """Returns the signature of `build`, with one shape per input if possible."""
     if _has_build(layer):
         return inspect.signature(layer.build)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -324,7 +328,7 @@ def _build_signature(layer):
 
 
 def _build(layer, *args, **kwargs):
-    """Builds a layer by its own `build`, or by a symbolic call where it has none."""
+    """Builds a layer by its `build`, or by a symbolic call if it has none."""
     if _has_build(layer):
         layer.build(*args, **kwargs)
         return

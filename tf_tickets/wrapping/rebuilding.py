@@ -1,6 +1,6 @@
-"""The same model of other layers, for wrapping and stripping.
+"""Replaces layers of a model, for wrapping and stripping.
 
-Functional and Sequential models, nested ones too, are rebuilt; other models are
+Functional and Sequential models, including nested ones, are rebuilt. Other models are
 changed in place, in the attributes that hold their layers.
 """
 
@@ -17,16 +17,21 @@ from tf_tickets.wrapping.prunable import Prunable
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:
-    """Whether Keras can rebuild the model from its list or graph of layers."""
+    """Returns whether Keras can rebuild a model from its list or graph of layers."""
     return isinstance(layer, keras.Sequential | keras.Function)
 
 
 def layer_before(
     model: keras.Model, layer: keras.layers.Layer
 ) -> keras.layers.Layer | None:
-    """The layer of a Sequential or functional model whose output another one takes.
+    """Returns the layer whose output is the only input of another layer.
 
-    None where it takes the output of none, or of several.
+    Args:
+        model: A Sequential or functional model.
+        layer: A layer of the model.
+
+    Returns:
+        The preceding layer. None if there is none, or more than one.
 
     Example:
 
@@ -35,29 +40,29 @@ def layer_before(
     'first'
     """
     if isinstance(model, keras.Sequential):
-        place = [id(each) for each in model.layers].index(id(layer))
-        return model.layers[place - 1] if place else None
-    makers: dict[int, tuple] = {}
-    found: list = []
+        index = [id(item) for item in model.layers].index(id(layer))
+        return model.layers[index - 1] if index else None
+    producers: dict[int, tuple] = {}
+    inputs_from: list = []
 
-    def call(each, *args, **kwargs):
-        if each is layer:
-            found.extend(
-                makers.get(id(x), (None,))[0] for x in keras.tree.flatten(args)
+    def call(current, *args, **kwargs):
+        if current is layer:
+            inputs_from.extend(
+                producers.get(id(x), (None,))[0] for x in keras.tree.flatten(args)
             )
-        outputs = each(*args, **kwargs)
-        # With the tensors themselves, which thus keep their ids.
-        makers.update((id(x), (each, x)) for x in keras.tree.flatten(outputs))
+        outputs = current(*args, **kwargs)
+        # Holding the tensors keeps their ids from being reused.
+        producers.update((id(x), (current, x)) for x in keras.tree.flatten(outputs))
         return outputs
 
     keras.models.clone_model(
-        model, clone_function=lambda each: each, call_function=call
+        model, clone_function=lambda current: current, call_function=call
     )
-    return found[0] if len(found) == 1 else None
+    return inputs_from[0] if len(inputs_from) == 1 else None
 
 
 def gives_probabilities(model: keras.Model) -> bool:
-    """Whether the last layer ends with a softmax or a sigmoid.
+    """Returns whether the outputs of a model come from a softmax or sigmoid.
 
     Example:
 
@@ -78,7 +83,7 @@ def gives_probabilities(model: keras.Model) -> bool:
 def transform(
     model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
 ) -> keras.Model:
-    """The model with `change` applied to its units, to each of them once."""
+    """Returns the model with `change` applied once to each layer."""
     changed = {}
 
     def once(layer):
@@ -92,24 +97,25 @@ def transform(
 
 
 def _rebuild(model, change):
-    """A functional or Sequential model of other layers, not compiled."""
+    """Rebuilds a functional or Sequential model, without compiling it."""
     with as_if_not_compiled(model):
         new = keras.models.clone_model(model, clone_function=change, recursive=True)
     if type(new) is not type(model):
         raise ValueError(
-            f"Keras cannot rebuild a model of class {type(model).__name__}, whose "
-            "constructor does not take (inputs, outputs). Build it as "
+            f"Keras cannot rebuild a model of class {type(model).__name__} because its "
+            "constructor does not take (inputs, outputs). Build the model as "
             "keras.Model(inputs, outputs) or keras.Sequential(layers), or wrap its "
-            "layers by hand with tf_tickets.layers.Prunable."
+            "layers yourself with tf_tickets.layers.Prunable."
         )
     return new
 
 
 @contextlib.contextmanager
 def as_if_not_compiled(model: keras.Model) -> Iterator[None]:
-    """Keras would compile a clone from a file's form of the settings, and keep them.
+    """Makes a model appear uncompiled inside a `with` block.
 
-    The optimizers are away too, for Keras saves those of any model.
+    Keras would otherwise compile clones from serialized settings, and include the
+    optimizer in saved files.
 
     Example:
 
@@ -140,54 +146,58 @@ def compile_like(
         [keras.optimizers.Optimizer], keras.optimizers.Optimizer
     ] = lambda optimizer: optimizer,
 ) -> None:
-    """Compiles as `model` is, with its optimizer and metrics of its own.
+    """Compiles a model with the settings of another model.
 
-    The optimizer is the same object, for its settings are not all in its
-    configuration (`exclude_from_weight_decay`), and so are the variables; what
-    `change` makes of it is compiled with.
+    The metrics are copied. The optimizer is shared, because its configuration does not
+    contain all its settings (`exclude_from_weight_decay`).
+
+    Args:
+        new: The model to compile.
+        model: The compiled model.
+        change: Returns the optimizer to use from that of `model`.
     """
     if type(model).compile is not keras.Model.compile:
         warnings.warn(
-            f"{type(model).__name__} has a `compile` of its own, so the new model is "
-            "not compiled. Call compile(...) on it.",
+            f"{type(model).__name__} overrides `compile`, so the new model is not "
+            "compiled. Call compile(...) on it.",
             stacklevel=4,
         )
         return
-    # The public `get_compile_config` loses functions that are not registered.
-    settings = keras.tree.map_structure(_own, model._compile_config.config)
+    # The public `get_compile_config` drops functions that are not registered.
+    settings = keras.tree.map_structure(_copy_metric, model._compile_config.config)
     new.compile(**{**settings, "optimizer": change(settings["optimizer"])})
 
 
 def copy(model: keras.Model) -> keras.Model:
-    """The same plain model with variables of its own, all of them trainable."""
+    """Returns a copy of a plain model with its own variables."""
     new = keras.models.clone_model(model)
     for variable, old in zip(new.variables, model.variables, strict=True):
-        # A copy: JAX reuses the memory of what a training step is given.
+        # Copied because JAX may reuse the memory of the arguments of a training step.
         variable.assign(np.array(keras.ops.convert_to_numpy(old.value)))
     return new
 
 
-def _own(setting):
+def _copy_metric(setting):
     if isinstance(setting, keras.metrics.Metric):
         return type(setting).from_config(setting.get_config())
     return setting
 
 
 def _transform_in_place(model, change):
-    """Changes the attributes, lists and dicts that hold the model's layers."""
-    order = {id(layer): place for place, layer in enumerate(model._layers)}
+    """Replaces layers in the attributes, lists and dicts of a model."""
+    order = {id(layer): index for index, layer in enumerate(model._layers)}
     replaced = {}
     for layer in paths.children(model):
         new = _rebuild(layer, change) if is_graph(layer) else change(layer)
         if new is not layer:
             replaced[id(layer)] = (layer, new)
             order[id(new)] = order.get(id(layer), len(order))
-    held = _holding(model, replaced)
-    _check_held(model, replaced, held)
-    # Keras locks what a built layer holds; no public call unlocks it.
+    attributes = _attributes_with(model, replaced)
+    _check_replaceable(model, replaced, attributes)
+    # Keras locks the attributes of a built layer; no public method unlocks them.
     tracker = model._tracker
     tracker.unlock()
-    for name, value in held:
+    for name, value in attributes:
         delattr(model, name)
         setattr(model, name, _exchange(value, replaced))
     for old, _ in replaced.values():
@@ -201,7 +211,10 @@ def _transform_in_place(model, change):
 
 
 def _set_config(model):
-    """Keeps a wrapped subclassed model from a file that could not be loaded."""
+    """Makes `get_config` raise for a wrapped subclassed model.
+
+    A file saved from such a model could not be loaded.
+    """
     if any(isinstance(layer, Prunable) for layer in paths.walk(model)):
         model.get_config = functools.partial(_refuse_config, model.name)
     elif "get_config" in vars(model):
@@ -210,37 +223,38 @@ def _set_config(model):
 
 def _refuse_config(name):
     raise NotImplementedError(
-        f"Model {name!r} is a subclassed model whose layers were wrapped in place; its "
-        "class knows nothing of that, so a .keras file, a clone or a deep copy would "
-        "have no place for the masks. Use model.save_weights(...) and load_weights "
-        "into a model that is wrapped in the same way, save a Ticket, or call "
-        "tf_tickets.strip(model) first."
+        f"Model {name!r} is a subclassed model with layers wrapped in place. Its class "
+        "does not create the wrappers, so a .keras file, clone or deep copy would lose "
+        "the masks. Use model.save_weights(...) and load them into a model wrapped in "
+        "the same way, save a Ticket, or call tf_tickets.strip(model) first."
     )
 
 
-def _check_held(model, replaced, held):
-    found = {id(layer) for _, value in held for layer in paths.layers_in(value)}
-    lost = [old.name for key, (old, _) in replaced.items() if key not in found]
+def _check_replaceable(model, replaced, attributes):
+    reachable = {
+        id(layer) for _, value in attributes for layer in paths.layers_in(value)
+    }
+    lost = [old.name for key, (old, _) in replaced.items() if key not in reachable]
     if lost:
         raise ValueError(
-            f"Model {model.name!r} holds the layers {lost} where they cannot be "
-            "replaced. Hold them in attributes, lists, tuples, sets or dicts, or "
+            f"Model {model.name!r} stores the layers {lost} where they cannot be "
+            "replaced. Store them in attributes, lists, tuples, sets or dicts, or "
             "exclude them with `filters`."
         )
 
 
-def _holding(model, replaced):
-    """The attributes that hold layers to replace, with their values."""
-    held = [(n, v) for n, v in vars(model).items() if n not in ("_layers", "_tracker")]
-    return [(n, v) for n, v in held if _holds(v, replaced)]
-
-
-def _holds(value, replaced):
-    return any(id(layer) in replaced for layer in paths.layers_in(value))
+def _attributes_with(model, replaced):
+    """Returns the attributes that contain layers to replace, with their values."""
+    return [
+        (name, value)
+        for name, value in vars(model).items()
+        if name not in ("_layers", "_tracker")
+        and any(id(layer) in replaced for layer in paths.layers_in(value))
+    ]
 
 
 def _exchange(value, replaced):
-    """The value with layers replaced, in containers of the same kind."""
+    """Returns the value with its layers replaced, keeping the container types."""
     if isinstance(value, dict):
         return {k: _exchange(v, replaced) for k, v in value.items()}
     if isinstance(value, list):
@@ -249,7 +263,7 @@ def _exchange(value, replaced):
         return {_exchange(v, replaced) for v in value}
     if isinstance(value, tuple):
         items = [_exchange(v, replaced) for v in value]
-        # Not `type(value)`: TensorFlow holds tuples in a proxy.
+        # Not `type(value)`: TensorFlow wraps tuples in a proxy.
         kind = value.__class__
         return tuple(items) if kind is tuple else kind(*items)
     return replaced[id(value)][1] if id(value) in replaced else value

@@ -1,1 +1,1 @@
-"""SavedModels for inference and for training."""
+"""Writes SavedModels for inference and training."""

@@ -1,7 +1,7 @@
-"""TensorFlow SavedModels whose sparse kernels are stored as gaps and values.
+"""Writes TensorFlow SavedModels with packed sparse kernels.
 
-They are decoded once, when the model is loaded, by TensorFlow's own operations: whoever
-loads one needs TensorFlow and nothing else.
+TensorFlow operations in the model decode the kernels once, at load time. Loading a file
+requires only TensorFlow.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ from tf_tickets.exporting.saved_model import packing
 from tf_tickets.exporting.signature import Interface
 from tf_tickets.wrapping import paths
 
-# A graph holds 2 GB at most. What is packed beyond this goes to the variables' files.
+# A graph holds at most 2 GB. More packed bytes are stored in the variable files.
 GRAPH_LIMIT = 1_000_000_000
-# Packing costs time when it is loaded, and a few nodes: bytes of each, and of all.
-_WORTH = 0.9
-_EACH = 2_500
-_ONCE = 8_000
-# Dense tensors of at most so many numbers are kept together.
+# Packing takes time at load. A kernel is packed only below this fraction of its size.
+_MAX_RATIO = 0.9
+# Size in bytes of the graph nodes per packed kernel, and of the shared nodes.
+_KERNEL_OVERHEAD = 2_500
+_SHARED_OVERHEAD = 8_000
+# Dense tensors with at most this many values are joined into one variable.
 _SMALL = 4096
 
 
@@ -36,31 +37,32 @@ def write(
     directory: os.PathLike | str,
     sparse: bool = True,
 ) -> list[str]:
-    """Writes a model for inference, with the signature "serving_default".
+    """Writes a model for inference with the signature "serving_default".
 
     Args:
-        model: A plain model, on TensorFlow.
-        takes: Its inputs.
-        directory: Where to.
-        sparse: Whether to pack what has zeros; without it every tensor is an ordinary
-            variable, stored once.
+        model: A plain model on the TensorFlow backend.
+        takes: Interface of the model.
+        directory: Folder of the SavedModel.
+        sparse: Whether to pack sparse kernels. Otherwise every tensor is an ordinary
+            variable.
 
     Returns:
-        How each of the model's variables is stored, "packed", "joined" or "dense".
+        List with the encoding of each variable of the model: "packed", "joined" or
+        "dense".
     """
     import tensorflow as tf
 
     arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
-    changing = _changing(tf, model, takes, arrays)
+    stateful = _stateful(tf, model, takes, arrays)
     packed = _packed(arrays) if sparse else [None] * len(arrays)
-    packed = [None if i in changing else one for i, one in enumerate(packed)]
+    packed = [None if i in stateful else item for i, item in enumerate(packed)]
     module = tf.Module()
     module.tables = _tables(tf, model)
     names = [name(variable) for variable in model.variables]
     small = _SMALL if sparse else 0
-    alone = {i for i, a in enumerate(arrays) if a.size > small} | changing
-    holders, module.beside = _holders(tf, arrays, packed, names, alone)
-    module.held = [one.tracked for one in holders]
+    separate = {i for i, a in enumerate(arrays) if a.size > small} | stateful
+    holders, module.packed_variables = _holders(tf, arrays, packed, names, separate)
+    module.holders = [holder.tracked for holder in holders]
     call = _call(tf, model, takes, holders)
 
     @tf.function
@@ -70,38 +72,37 @@ def write(
     module.serve = concrete = serve.get_concrete_function(**specs(takes))
     signatures: Any = {"serving_default": concrete}
     tf.saved_model.save(module, os.fspath(directory), signatures)
-    ways = {place: one.way for one in holders for place in one.places}
-    return [ways[place] for place in range(len(arrays))]
+    encodings = {i: holder.encoding for holder in holders for i in holder.indices}
+    return [encodings[i] for i in range(len(arrays))]
 
 
 def specs(takes: Interface) -> dict:
-    """Dict from an input to its TensorSpec, of any number of examples."""
+    """Returns a dict from input name to its TensorSpec."""
     import tensorflow as tf
 
     return {
-        one.name: tf.TensorSpec((one.batch, *one.shape), one.dtype, name=one.name)
-        for one in takes.inputs
+        spec.name: tf.TensorSpec((spec.batch, *spec.shape), spec.dtype, name=spec.name)
+        for spec in takes.inputs
     }
 
 
 def _packed(arrays):
-    """For each array what it is packed to, or None."""
-    found = [packing.pack(a) if packing.is_kernel(a) else None for a in arrays]
-    saved = [
-        0 if one is None else array.nbytes - one.size - _EACH
-        for one, array in zip(found, arrays, strict=True)
+    """Returns the packed form of each array, or None if it stays dense."""
+    packed = [packing.pack(a) if packing.is_kernel(a) else None for a in arrays]
+    savings = [
+        0 if item is None else array.nbytes - item.size - _KERNEL_OVERHEAD
+        for item, array in zip(packed, arrays, strict=True)
     ]
-    found = [
-        one if gain > (1 - _WORTH) * array.nbytes else None
-        for one, gain, array in zip(found, saved, arrays, strict=True)
+    packed = [
+        item if saving > (1 - _MAX_RATIO) * array.nbytes else None
+        for item, saving, array in zip(packed, savings, arrays, strict=True)
     ]
-    gained = sum(gain for gain, one in zip(saved, found, strict=True) if one)
-    pays = gained > _ONCE
-    return found if pays else [None] * len(arrays)
+    total = sum(saving for saving, item in zip(savings, packed, strict=True) if item)
+    return packed if total > _SHARED_OVERHEAD else [None] * len(arrays)
 
 
 def name(variable: keras.Variable) -> str:
-    """What TensorFlow may call a variable.
+    """Returns the path of a variable as a valid TensorFlow name.
 
     Example:
 
@@ -114,79 +115,83 @@ def name(variable: keras.Variable) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Holder:
-    """What holds the values of one or several of the model's variables.
+    """Holds the values of one or more variables of the model.
 
     Args:
-        places: Of the variables, in the model.
-        way: "packed", "joined" or "dense".
-        tracked: What is saved.
-        read: Function that gives their values.
+        indices: Indices of the variables in the model.
+        encoding: "packed", "joined" or "dense".
+        tracked: TensorFlow object to save.
+        read: Function that returns a list of the values.
     """
 
-    places: list[int]
-    way: str
+    indices: list[int]
+    encoding: str
     tracked: Any
     read: Callable[[], list]
 
 
-def _holders(tf, arrays, packed, names, alone):
-    """A holder of each value; and bytes that the graph has no room for."""
-    found, beside = [], []
-    in_graph = sum(one.size for one in packed if one is not None) <= GRAPH_LIMIT
+def _holders(tf, arrays, packed, names, separate):
+    """Returns holders of all values, and variables for packed bytes.
+
+    The variables are used if the packed bytes exceed the limit of the graph.
+    """
+    holders, packed_variables = [], []
+    in_graph = sum(item.size for item in packed if item is not None) <= GRAPH_LIMIT
     unpackers = {a.dtype.name: _unpacker(tf, a.dtype) for a in arrays}
     groups: dict[Any, list[int]] = {}
-    for place, (array, one) in enumerate(zip(arrays, packed, strict=True)):
-        if one is None:
-            group = place if place in alone else array.dtype.name
-            groups.setdefault(group, []).append(place)
+    for index, (array, item) in enumerate(zip(arrays, packed, strict=True)):
+        if item is None:
+            group = index if index in separate else array.dtype.name
+            groups.setdefault(group, []).append(index)
             continue
-        content = [one.gaps, one.values]
+        content = [item.gaps, item.values]
         if not in_graph:
             content = [tf.Variable(b, trainable=False) for b in content]
-            beside += content
+            packed_variables += content
         unpack = unpackers[array.dtype.name]
         make = functools.partial(unpack, *content, list(array.shape))
-        kept = made_at_load(tf, array, make)
-        found.append(_Holder([place], "packed", kept, _alone(kept.read)))
-    for places in groups.values():
-        found.append(_dense(tf, places, [arrays[i] for i in places], names[places[0]]))
-    return found, beside
+        resource = made_at_load(tf, array, make)
+        holders.append(_Holder([index], "packed", resource, _as_list(resource.read)))
+    for indices in groups.values():
+        values = [arrays[i] for i in indices]
+        holders.append(_dense(tf, indices, values, names[indices[0]]))
+    return holders, packed_variables
 
 
-def _alone(read):
+def _as_list(read):
     return lambda: [read()]
 
 
-def _dense(tf, places, arrays, named):
-    """One variable for several tensors, since each costs two kilobytes of graph."""
-    if len(places) == 1:
-        variable = tf.Variable(arrays[0], trainable=False, name=named)
-        return _Holder(places, "dense", variable, _alone(variable.read_value))
+def _dense(tf, indices, arrays, name):
+    """Returns one holder for several tensors; each variable costs 2 kB of graph."""
+    if len(indices) == 1:
+        variable = tf.Variable(arrays[0], trainable=False, name=name)
+        return _Holder(indices, "dense", variable, _as_list(variable.read_value))
     sizes, shapes = [array.size for array in arrays], [list(a.shape) for a in arrays]
-    whole = np.concatenate([array.ravel() for array in arrays])
-    variable = tf.Variable(whole, trainable=False, name="joined")
+    joined = np.concatenate([array.ravel() for array in arrays])
+    variable = tf.Variable(joined, trainable=False, name="joined")
 
     def read():
         parts = tf.split(variable.read_value(), sizes)
         pairs = zip(parts, shapes, strict=True)
         return [tf.reshape(part, shape) for part, shape in pairs]
 
-    return _Holder(places, "joined", variable, read)
+    return _Holder(indices, "joined", variable, read)
 
 
 def _call(tf, model, takes, holders):
-    """A function from named inputs to what the model gives in inference."""
-    holder = {place: one for one in holders for place in one.places}
+    """Returns a function from named inputs to the outputs in inference mode."""
+    holder_of = {index: holder for holder in holders for index in holder.indices}
 
     def call(named):
         values: dict = {}
-        for one in holders:
-            values |= zip(one.places, one.read(), strict=True)
-        # At the root of a graph no name of a layer may begin with an underscore.
+        for holder in holders:
+            values |= zip(holder.indices, holder.read(), strict=True)
+        # Layer names may start with an underscore, which is not valid at the root.
         with tf.name_scope("model"):
             outputs, changed = run(model, takes, values, named)
-        for place, value in changed.items():
-            holder[place].tracked.assign(value)
+        for index, value in changed.items():
+            holder_of[index].tracked.assign(value)
         return outputs
 
     return call
@@ -199,94 +204,102 @@ def run(
     named: dict,
     training: bool = False,
 ) -> tuple[Any, dict[int, Any]]:
-    """Calls a model with values for its variables.
+    """Calls a model with the given values of its variables.
 
     Args:
         model: The model.
-        takes: Its inputs.
-        values: The values, by the places of the variables in `model.variables`.
-        named: The inputs, by name.
-        training: Whether it trains.
+        takes: Interface of the model.
+        values: Dict from the index of a variable in `model.variables` to its value.
+        named: Dict from input name to its value.
+        training: Whether to call the model in training mode.
 
     Returns:
-        Outputs, and the values that the call has changed, by place.
+        The outputs, and a dict from the index of a variable to its new value if the
+        call changed it.
     """
-    place = {id(variable): i for i, variable in enumerate(model.variables)}
-    trained = [values[place[id(v)]] for v in model.trainable_variables]
-    rest = [values[place[id(v)]] for v in model.non_trainable_variables]
-    told = signature.told(model, training)
-    given = takes.nested(named)
-    outputs, new = model.stateless_call(trained, rest, given, **told)
-    places = [place[id(v)] for v in model.non_trainable_variables]
-    pairs = zip(places, zip(rest, new, strict=True), strict=True)
-    return outputs, {i: new for i, (old, new) in pairs if new is not old}
+    indices = {id(variable): i for i, variable in enumerate(model.variables)}
+    trainable = [values[indices[id(v)]] for v in model.trainable_variables]
+    fixed_indices = [indices[id(v)] for v in model.non_trainable_variables]
+    fixed = [values[i] for i in fixed_indices]
+    outputs, updated = model.stateless_call(
+        trainable, fixed, takes.nested(named), **signature.told(model, training)
+    )
+    updates = zip(fixed_indices, fixed, updated, strict=True)
+    return outputs, {i: new for i, old, new in updates if new is not old}
 
 
-def _changing(tf, model, takes, arrays):
-    """Places of what inference changes: states, and seeds of what draws at random."""
-    found: set[int] = set()
+def _stateful(tf, model, takes, arrays):
+    """Returns the indices of variables that inference changes: states and seeds."""
+    changed: set[int] = set()
 
     @tf.function
     def probe(values, named):
         with tf.name_scope("model"):
-            found.update(run(model, takes, values, named)[1])
+            changed.update(run(model, takes, values, named)[1])
 
-    kinds = {i: tf.TensorSpec(a.shape, a.dtype) for i, a in enumerate(arrays)}
-    probe.get_concrete_function(kinds, specs(takes))
-    return found
+    value_specs = {i: tf.TensorSpec(a.shape, a.dtype) for i, a in enumerate(arrays)}
+    probe.get_concrete_function(value_specs, specs(takes))
+    return changed
 
 
 def _tables(tf, model):
-    """The tables that lookup layers hold, which are saved with what uses them."""
+    """Returns the tables of lookup layers, which must be tracked to be saved."""
     kinds = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable)
     layers = paths.walk(model)
     return [x for layer in layers for x in vars(layer).values() if isinstance(x, kinds)]
 
 
 def _unpacker(tf, dtype):
-    """One function for all kernels of a type, so that its nodes are stored once."""
+    """Returns an unpacking function, shared by all kernels of a dtype."""
     text, lengths = tf.TensorSpec((), tf.string), tf.TensorSpec((None,), tf.int64)
 
     @tf.function(input_signature=[text, text, lengths])
     def unpack(gaps, values, shape):
-        places = places_of(tf, gaps)
+        indices = places_of(tf, gaps)
         planes = tf.io.decode_raw(tf.io.decode_compressed(values, "ZLIB"), tf.uint8)
         planes = tf.reshape(planes, (dtype.itemsize, -1))
         kept = tf.bitcast(tf.transpose(planes), dtype)
-        flat = tf.scatter_nd(places[:, None], kept, tf.reduce_prod(shape)[None])
+        flat = tf.scatter_nd(indices[:, None], kept, tf.reduce_prod(shape)[None])
         return tf.reshape(flat, shape)
 
     return unpack
 
 
 def places_of(tf: Any, gaps: Any) -> Any:
-    """The places that compressed gaps tell of.
+    """Decodes compressed gaps to flat indices.
 
     Args:
-        tf: TensorFlow.
-        gaps: A text tensor.
+        tf: The TensorFlow module.
+        gaps: String tensor of compressed gaps.
+
+    Returns:
+        An int64 tensor of indices.
     """
     gaps = tf.io.decode_raw(tf.io.decode_compressed(gaps, "ZLIB"), tf.uint8)
     return tf.boolean_mask(tf.cumsum(tf.cast(gaps, tf.int64)), gaps != packing.SKIP)
 
 
 def made_at_load(tf: Any, array: np.ndarray, make: Callable[[], Any]) -> Any:
-    """A variable with `read()`, which `make` makes when the model is loaded.
+    """Returns a variable with `read()` that is computed at load time.
 
     Args:
-        tf: TensorFlow.
-        array: What it will hold.
-        make: Function that gives the value, by operations of TensorFlow.
+        tf: The TensorFlow module.
+        array: Value of the variable.
+        make: Function that computes the value with TensorFlow operations.
+
+    Returns:
+        A TensorFlow resource.
     """
-    # Equal kernels share a variable, others never do: models meet in one process. It
-    # stays until the process ends, for nobody can tell whether it is still shared.
+    # Models loaded in one process share the variables of equal kernels. A variable is
+    # never freed, because it is unknown whether another model still uses it.
     content = f"{array.dtype} {array.shape}".encode() + array.tobytes()
-    shared = "packed_" + hashlib.sha256(content).hexdigest()
-    given = {"dtype": array.dtype, "shape": array.shape, "shared_name": shared}
+    shared_name = "packed_" + hashlib.sha256(content).hexdigest()
 
     class Packed(tf.saved_model.experimental.TrackableResource):
         def _create_resource(self):
-            return tf.raw_ops.VarHandleOp(**given)
+            return tf.raw_ops.VarHandleOp(
+                dtype=array.dtype, shape=array.shape, shared_name=shared_name
+            )
 
         def _initialize(self):
             value = tf.ensure_shape(make(), array.shape)

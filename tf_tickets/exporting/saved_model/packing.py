@@ -1,8 +1,8 @@
-"""How few bytes the numbers of a sparse tensor take: gaps, shuffled bytes, zlib.
+"""Packs sparse tensors as gaps between nonzeros and byte-shuffled values.
 
-Where the nonzeros lie is told by the gaps between them, a byte each; a byte of 255 is a
-gap of 255 that ends at no value. The values are shuffled (all first bytes, then all
-second ones), for their exponents are alike. Both are compressed.
+Each gap between two nonzeros takes one byte. A byte of 255 is a gap of 255 without a
+value at its end. The values are shuffled (all first bytes, then all second bytes),
+because similar exponents then compress well. Both parts are compressed with zlib.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ SKIP = 255
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A tensor in few bytes.
+    """Holds a packed tensor.
 
     Args:
-        shape: Its shape.
-        dtype: NumPy's name of its type.
-        gaps: Where its nonzeros are, compressed.
-        values: What they are, compressed.
+        shape: Shape of the tensor.
+        dtype: NumPy name of the dtype.
+        gaps: Compressed gaps between the nonzeros.
+        values: Compressed values of the nonzeros.
     """
 
     shape: tuple[int, ...]
@@ -34,12 +34,14 @@ class Packed:
 
     @property
     def size(self) -> int:
-        """The bytes it takes."""
+        """The number of packed bytes."""
         return len(self.gaps) + len(self.values)
 
 
 def is_kernel(array: np.ndarray) -> bool:
-    """Whether a tensor is one of floating numbers, bfloat16 too, with several axes.
+    """Returns whether an array is floating point and of rank 2 or more.
+
+    bfloat16 counts as floating point.
 
     Example:
 
@@ -50,7 +52,7 @@ def is_kernel(array: np.ndarray) -> bool:
 
 
 def pack(array: np.ndarray) -> Packed:
-    """The tensor in few bytes; a negative zero becomes a positive one.
+    """Packs an array; negative zeros become positive.
 
     Example:
 
@@ -61,16 +63,17 @@ def pack(array: np.ndarray) -> Packed:
     (True, True)
     """
     flat = np.ascontiguousarray(array).reshape(-1)
-    places = np.flatnonzero(flat)
-    gaps, values = _gaps(places), shuffled(flat[places])
-    name = array.dtype.name
+    indices = np.flatnonzero(flat)
     return Packed(
-        tuple(array.shape), name, zlib.compress(gaps, 9), zlib.compress(values, 9)
+        tuple(array.shape),
+        array.dtype.name,
+        gaps=zlib.compress(_gaps(indices), 9),
+        values=zlib.compress(shuffled(flat[indices]), 9),
     )
 
 
 def unpack(packed: Packed) -> np.ndarray:
-    """The tensor again.
+    """Returns the array of a packed tensor.
 
     Example:
 
@@ -79,16 +82,16 @@ def unpack(packed: Packed) -> np.ndarray:
     """
     dtype = np.dtype(packed.dtype)
     gaps = np.frombuffer(zlib.decompress(packed.gaps), np.uint8)
-    places = np.cumsum(gaps, dtype=np.int64)[gaps != SKIP]
+    indices = np.cumsum(gaps, dtype=np.int64)[gaps != SKIP]
     planes = np.frombuffer(zlib.decompress(packed.values), np.uint8)
     values = planes.reshape(dtype.itemsize, -1).T
-    found = np.zeros(math.prod(packed.shape), dtype)
-    found[places] = np.ascontiguousarray(values).view(dtype).reshape(-1)
-    return found.reshape(packed.shape)
+    array = np.zeros(math.prod(packed.shape), dtype)
+    array[indices] = np.ascontiguousarray(values).view(dtype).reshape(-1)
+    return array.reshape(packed.shape)
 
 
 def pack_places(mask: np.ndarray) -> bytes:
-    """Where a mask is true, as compressed gaps.
+    """Returns the compressed gaps between the true entries of a mask.
 
     Example:
 
@@ -99,7 +102,7 @@ def pack_places(mask: np.ndarray) -> bytes:
 
 
 def shuffled(values: np.ndarray) -> bytes:
-    """All first bytes of the values, then all second ones, and so on.
+    """Returns all first bytes of the values, then all second bytes, and so on.
 
     Example:
 
@@ -111,14 +114,17 @@ def shuffled(values: np.ndarray) -> bytes:
 
 
 def bound(arrays: Iterable[np.ndarray], bits: int = 32) -> int:
-    """The bytes that places and values of all nonzeros take by information theory.
+    """Returns the theoretical minimum size of sparse arrays in bytes.
 
-    Places that are equally probable and values without structure: `log2` of the number
-    of ways to place them, and the bits of each.
+    It assumes equally probable index sets and incompressible values. The size in bits
+    is log2 of the number of index sets, plus the bits of all nonzeros.
 
     Args:
-        arrays: The tensors; of those without zeros it is what they take.
-        bits: Bits of a value.
+        arrays: Sparse or dense arrays.
+        bits: Number of bits per value.
+
+    Returns:
+        Number of bytes.
 
     Example:
 
@@ -132,19 +138,19 @@ def bound(arrays: Iterable[np.ndarray], bits: int = 32) -> int:
 
 def _bits_of(array, bits):
     size, kept = array.size, int(np.count_nonzero(array))
-    return kept * bits + _log2_ways(size, kept)
+    return kept * bits + _log2_binomial(size, kept)
 
 
-def _log2_ways(size, kept):
-    ways = math.lgamma(size + 1) - math.lgamma(kept + 1) - math.lgamma(size - kept + 1)
-    return ways / math.log(2)
+def _log2_binomial(n, k):
+    log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return log / math.log(2)
 
 
-def _gaps(places):
-    """Gap bytes between places; the first one from 0."""
-    gaps = np.diff(places, prepend=0)
-    skips, rests = np.divmod(gaps, SKIP)
-    found = np.full(len(gaps) + int(skips.sum()), SKIP, np.uint8)
-    # Each rest comes after its skips.
-    found[np.arange(len(gaps)) + np.cumsum(skips)] = rests
-    return found.tobytes()
+def _gaps(indices):
+    """Returns the gap bytes between indices, starting from index 0."""
+    gaps = np.diff(indices, prepend=0)
+    skips, remainders = np.divmod(gaps, SKIP)
+    encoded = np.full(len(gaps) + int(skips.sum()), SKIP, np.uint8)
+    # Every remainder follows its skips.
+    encoded[np.arange(len(gaps)) + np.cumsum(skips)] = remainders
+    return encoded.tobytes()

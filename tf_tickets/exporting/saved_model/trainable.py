@@ -1,9 +1,9 @@
-"""SavedModels to train on with: of a sparse kernel only the kept weights are variables.
+"""Writes trainable SavedModels whose variables contain only the kept weights.
 
-A loaded model follows TensorFlow's interface of reusable SavedModels: it is called as
-`loaded(inputs, training=True)` and has `variables`, `trainable_variables` and
-`regularization_losses`. What was pruned does not exist in it, so that no optimizer
-brings it back, and slots are as few as the kept weights.
+A loaded model follows TensorFlow's interface for reusable SavedModels: call it as
+`loaded(inputs, training=True)`. It has the attributes `variables`,
+`trainable_variables` and `regularization_losses`. Pruned weights do not exist in the
+model, so no optimizer can change them. Optimizer slots also have only kept weights.
 """
 
 import functools
@@ -25,98 +25,104 @@ def write(
     directory: os.PathLike | str,
     masks: Mapping[int, np.ndarray],
 ) -> list[str]:
-    """Writes a model to train, with the signatures "serving_default" and "train".
+    """Writes a trainable model with the signatures "serving_default" and "train".
 
     Args:
-        model: A plain model, on TensorFlow.
-        takes: Its inputs.
-        directory: Where to.
-        masks: Dict from the place of a variable in `model.variables` to its mask; one
-            without zeros counts as none.
+        model: A plain model on the TensorFlow backend.
+        takes: Interface of the model.
+        directory: Folder of the SavedModel.
+        masks: Dict from the index of a variable in `model.variables` to its mask.
+            Masks without zeros have no effect.
 
     Returns:
-        How each of the model's variables is stored, "kept weights" or "dense".
+        List with the encoding of each variable of the model: "kept weights" or
+        "dense".
     """
     import tensorflow as tf
 
-    held = [
-        _Held(tf, variable, masks.get(place))
-        for place, variable in enumerate(model.variables)
+    stored = [
+        _StoredVariable(tf, variable, masks.get(index))
+        for index, variable in enumerate(model.variables)
     ]
-    calls = _Calls(tf, model, takes, held)
-    root = calls.root()
-    root.variables = [one.variable for one in held]
-    root.trainable_variables = [one.variable for one in held if one.variable.trainable]
+    functions = _Functions(tf, model, takes, stored)
+    root = functions.root()
+    root.variables = [item.variable for item in stored]
+    root.trainable_variables = [
+        item.variable for item in stored if item.variable.trainable
+    ]
     root.regularization_losses = [
         tf.function(
-            functools.partial(_regularization, variable, one), input_signature=[]
+            functools.partial(_regularization, variable, item), input_signature=[]
         )
-        for variable, one in zip(model.variables, held, strict=True)
+        for variable, item in zip(model.variables, stored, strict=True)
         if variable.trainable and variable.regularizer is not None
     ]
-    root.places = [one.places for one in held if one.places is not None]
-    tf.saved_model.save(root, os.fspath(directory), calls.signatures())
-    return ["dense" if one.places is None else "kept weights" for one in held]
+    root.indices = [item.indices for item in stored if item.indices is not None]
+    tf.saved_model.save(root, os.fspath(directory), functions.signatures())
+    return ["dense" if item.indices is None else "kept weights" for item in stored]
 
 
-def _regularization(variable, held):
-    return variable.regularizer(held.value())
+def _regularization(variable, stored):
+    return variable.regularizer(stored.value())
 
 
-class _Held:
-    """A variable of the model as it is stored: whole, or its kept weights."""
+class _StoredVariable:
+    """Stores a variable of the model: all its values, or only the kept weights."""
 
     def __init__(self, tf, variable, mask):
         self.tf = tf
         self.shape = list(variable.shape)
-        self.places = None
+        self.indices = None
         array = keras.ops.convert_to_numpy(variable.value)
         if mask is not None and not mask.all():
-            flat = np.flatnonzero(mask).astype(np.int64)
+            indices = np.flatnonzero(mask).astype(np.int64)
             gaps = packing.pack_places(mask)
             make = functools.partial(inference.places_of, tf, gaps)
-            self.places = inference.made_at_load(tf, flat, make)
+            self.indices = inference.made_at_load(tf, indices, make)
             array = array[np.asarray(mask, bool)]
-        given = {"trainable": variable.trainable, "name": inference.name(variable)}
-        self.variable = tf.Variable(array, **given)
+        self.variable = tf.Variable(
+            array, trainable=variable.trainable, name=inference.name(variable)
+        )
 
     def value(self):
-        """The whole tensor."""
-        if self.places is None:
+        """Returns the full tensor."""
+        if self.indices is None:
             return self.variable.read_value()
-        places = self.places.read()[:, None]
+        indices = self.indices.read()[:, None]
         size = np.array([np.prod(self.shape)], np.int64)
-        flat = self.tf.scatter_nd(places, self.variable.read_value(), size)
+        flat = self.tf.scatter_nd(indices, self.variable.read_value(), size)
         return self.tf.reshape(flat, self.shape)
 
 
-class _Calls:
-    """The functions of the loaded model."""
+class _Functions:
+    """Builds the functions of the saved model."""
 
-    def __init__(self, tf, model, takes, held):
+    def __init__(self, tf, model, takes, stored):
         self.tf = tf
         self.model = model
         self.takes = takes
-        self.held = held
+        self.stored = stored
 
     def root(self):
-        """What is saved: an object that is called."""
-        calls, tf = self, self.tf
+        """Returns the callable object to save."""
+        functions, tf = self, self.tf
         specs = inference.specs(self.takes)
-        alone = len(specs) == 1
+        single_input = len(specs) == 1
 
         class Root(tf.Module):  # type: ignore[name-defined]
-            # `tf.Module` has properties of these names, which are not saved.
+            # The properties of `tf.Module` with these names would not be saved.
             variables: Any = None
             trainable_variables: Any = None
 
             @tf.function
             def __call__(self, inputs, training=False):
-                named = dict(zip(specs, [inputs], strict=True)) if alone else inputs
-                return calls.run(named, training)
+                named = inputs
+                if single_input:
+                    named = dict(zip(specs, [inputs], strict=True))
+                return functions.run(named, training)
 
         root = Root()
-        example = next(iter(specs.values())) if alone else specs
+        example = next(iter(specs.values())) if single_input else specs
         for training in (False, True):
             root.__call__.get_concrete_function(example, training=training)
         return root
@@ -135,11 +141,12 @@ class _Calls:
         return self.tf.function(call).get_concrete_function(**specs)
 
     def run(self, named, training):
-        """Calls the model; in training its statistics move on."""
-        values = {place: one.value() for place, one in enumerate(self.held)}
-        given = self.model, self.takes, values, named, training
-        outputs, changed = inference.run(*given)
+        """Calls the model; in training mode it updates the moving statistics."""
+        values = {index: item.value() for index, item in enumerate(self.stored)}
+        outputs, changed = inference.run(
+            self.model, self.takes, values, named, training
+        )
         if training:
-            for place, value in changed.items():
-                self.held[place].variable.assign(value)
+            for index, value in changed.items():
+                self.stored[index].variable.assign(value)
         return outputs

@@ -1,1 +1,1 @@
-"""Sparsely encoded `.tflite` files."""
+"""Writes sparsely encoded `.tflite` files."""

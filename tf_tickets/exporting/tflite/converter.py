@@ -1,4 +1,4 @@
-"""TFLite files: converted, sparsely encoded, and told where they come from."""
+"""Converts models to TFLite files, encodes them sparsely and adds provenance."""
 
 import json
 import os
@@ -22,25 +22,25 @@ def write(
     precision: str = "float32",
     data: Any = None,
 ) -> None:
-    """Converts a model, without sparse encodings.
+    """Converts a model without sparse encoding.
 
     Args:
-        model: A plain model, on TensorFlow.
-        takes: Its inputs.
-        path: Where to.
-        precision: "float32", "float16" weights, "dynamic" (weights of 8 bits), or
-            "int8" (activations too).
-        data: Dict from an input to examples, from which "int8" learns the ranges.
+        model: A plain model on the TensorFlow backend.
+        takes: Interface of the model.
+        path: Path of the file.
+        precision: "float32", "float16" (weights), "dynamic" (8-bit weights), or "int8"
+            (8-bit weights and activations).
+        data: Dict from input name to examples that calibrate "int8".
     """
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
-        # Out of a file: the signature is kept, and so are the weights.
+        # Converting from a file preserves the signature and the weights.
         inference.write(model, takes, folder, sparse=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _choose(tf, converter, precision, data)
         with warnings.catch_warnings():
-            # The converter uses it itself, to learn the ranges.
+            # The converter itself uses it for calibration.
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
             content = _convert(converter)
     pathlib.Path(path).write_bytes(content)
@@ -50,12 +50,11 @@ def _convert(converter):
     try:
         return converter.convert()
     except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(
-            f"TensorFlow Lite's converter refuses the model: {said[0][:300]}\n"
-            "Models of mixed precision are to be built in float32, recurrent layers "
-            "with unroll=True; layers of which TFLite has no operators cannot be "
-            "converted."
+            f"The TensorFlow Lite converter failed: {lines[0][:300]}\n"
+            "Build mixed-precision models in float32, and recurrent layers with "
+            "unroll=True. Layers without TFLite operators cannot be converted."
         ) from error
 
 
@@ -66,12 +65,11 @@ def _choose(tf, converter, precision, data):
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
-        kinds = tf.lite.OpsSet
-        converter.target_spec.supported_ops = [kinds.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: _one_by_one(data)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: _single_rows(data)
 
 
-def _one_by_one(data):
+def _single_rows(data):
     count = len(next(iter(data.values())))
     for row in range(count):
         yield {name: array[row : row + 1] for name, array in data.items()}
@@ -80,15 +78,15 @@ def _one_by_one(data):
 def encode(
     dense: os.PathLike | str, path: os.PathLike | str, provenance: dict
 ) -> list[rewriter.Encoding]:
-    """Writes the sparse form of a dense file.
+    """Writes a sparsely encoded copy of a dense file.
 
     Args:
-        dense: The dense file.
-        path: Where to.
-        provenance: What to keep in the file's metadata.
+        dense: Path of the dense file.
+        path: Path of the sparse file.
+        provenance: Provenance to store in the metadata of the file.
 
     Returns:
-        How each weight is stored, and why.
+        List of the `Encoding` of every weight.
     """
     content, rows = rewriter.encode(pathlib.Path(dense).read_bytes())
     if provenance:

@@ -1,7 +1,7 @@
-"""Which weights of a `.tflite` file are encoded, how, and why the others are not.
+"""Selects the sparse encoding of each weight in a `.tflite` file.
 
-What a runtime reads was tried out, not taken from its documentation: a sparse weight
-that it cannot read is not always refused, it may give wrong outputs or end the process.
+The rules result from experiments with the runtime, not from its documentation. For
+unsupported sparse weights the runtime may return wrong outputs or crash.
 """
 
 import dataclasses
@@ -12,32 +12,32 @@ import numpy as np
 from tf_tickets.exporting.tflite import sparse_matrix
 from tf_tickets.exporting.tflite.weights import Weight
 
-# Where an operator has its weights.
-_PLACES = dict.fromkeys(
+# Position of the weights among the inputs of an operator.
+_WEIGHT_POSITIONS = dict.fromkeys(
     ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), 1
 )
-# The functions that the default delegate can apply to an output.
+# Fused activations that the default delegate supports.
 _DELEGATED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
-# What the tables of a sparse tensor and of a DENSIFY cost at most, without names.
+# Maximum size of the tables of a sparse tensor and a DENSIFY, without names.
 _TABLES = 512
 _GZIP = "gzip makes the file smaller"
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What became of one constant weight tensor.
+    """Describes the encoding of a constant weight tensor.
 
     Args:
-        tensor: Its name in the file.
-        operator: What reads it.
-        shape: Its shape in the file, which is not that of the Keras kernel.
-        dtype: Its type in the file.
-        sparsity: The fraction of zeros.
-        encoding: "csr" and "block 1x4" are read sparse, "densify" is unpacked when the
-            model is loaded, "dense" is as before.
-        bytes_before: Of its values.
-        bytes_after: Of the values and indices that are stored.
-        reason: Why this encoding.
+        tensor: Name of the tensor in the file.
+        operator: Operators that read the tensor.
+        shape: Shape in the file, which differs from the shape of the Keras kernel.
+        dtype: Dtype in the file.
+        sparsity: Fraction of zeros.
+        encoding: "csr" and "block 1x4" are read by sparse operators, "densify" is
+            decoded when the model is loaded, and "dense" is unchanged.
+        bytes_before: Size of the dense values in bytes.
+        bytes_after: Size of the stored values and indices in bytes.
+        reason: Reason for the encoding.
     """
 
     tensor: str
@@ -52,7 +52,7 @@ class Encoding:
 
 
 class Choice(NamedTuple):
-    """A weight, how it is stored (nothing where it stays dense), and the record."""
+    """A weight, its sparse form (None if it stays dense), and its encoding."""
 
     weight: Weight
     stored: sparse_matrix.Sparse | None
@@ -60,18 +60,25 @@ class Choice(NamedTuple):
 
 
 def choose(weight: Weight, blocks: bool) -> Choice:
-    """The encoding of a weight.
+    """Selects the encoding of a weight.
+
+    Args:
+        weight: The weight.
+        blocks: Whether block encoding is allowed.
+
+    Returns:
+        The `Choice`.
 
     Example:
 
-    >>> from tf_tickets.exporting.weights import Use
+    >>> from tf_tickets.exporting.tflite.weights import Use
     >>> uses = (Use("FULLY_CONNECTED", 1, "FLOAT32"),)
     >>> values = np.eye(64, dtype="float32")
     >>> weight = Weight(0, 1, "kernel", values, 0, uses, "", False)
     >>> choose(weight, blocks=True).encoding
     Encoding(tensor='kernel', operator='FULLY_CONNECTED', shape=(64, 64),
         dtype='float32', sparsity=0.984375, encoding='csr', bytes_before=16384,
-        bytes_after=385, reason='its operator reads rows of nonzeros')
+        bytes_after=385, reason='its operator reads sparse rows')
     """
     direct = _reads_sparse(weight)
     obstacle = weight.obstacle or _obstacle_of_uses(weight, direct)
@@ -83,45 +90,44 @@ def choose(weight: Weight, blocks: bool) -> Choice:
         stored = sparse_matrix.compress(weight.values)
     if stored.nbytes + _tables(weight) >= weight.values.nbytes:
         return _choice(weight, None, "dense", _too_few(weight))
-    return _choice(weight, stored, *_named(weight, direct, stored))
+    encoding, reason = _encoding_of(weight, direct, stored)
+    return _choice(weight, stored, encoding, reason)
 
 
 def _reads_sparse(weight):
-    """Whether all that read it have a kernel for sparse weights."""
-    wanted = ("FULLY_CONNECTED", 1, "FLOAT32")
+    """Returns whether all operators that read a weight support sparse weights."""
+    supported = ("FULLY_CONNECTED", 1, "FLOAT32")
     matrix = weight.values.dtype == np.float32 and weight.values.ndim == 2
-    return matrix and all(use[:3] == wanted for use in weight.uses)
+    return matrix and all(use[:3] == supported for use in weight.uses)
 
 
-def _named(weight, direct, stored):
+def _encoding_of(weight, direct, stored):
     if not direct:
-        reason = (
-            f"{_operators(weight)} reads dense weights: unpacked once, at the start"
-        )
+        reason = f"{_operators(weight)} reads dense weights: decoded once at load time"
         return "densify", reason
     if stored.block == 1:
-        return "csr", "its operator reads rows of nonzeros"
-    return "block 1x4", "its nonzeros fill blocks of four, which are read the fastest"
+        return "csr", "its operator reads sparse rows"
+    return "block 1x4", "its nonzeros form blocks of four, the fastest encoding"
 
 
 def _obstacle_of_uses(weight, direct):
     for use in weight.uses:
-        if use.position != _PLACES.get(use.operator):
-            return f"{use.operator} reads it, which is not encoded"
+        if use.position != _WEIGHT_POSITIONS.get(use.operator):
+            return f"{use.operator} does not support sparse weights"
     if weight.values.dtype == np.int8:
-        return _obstacle_of_bytes(weight)
+        return _int8_obstacle(weight)
     if weight.values.dtype == np.float16 and not _delegated(weight):
-        return f"unpacked float16 weights do not reach {_operators(weight)}"
+        return f"decoded float16 weights do not reach {_operators(weight)}"
     if weight.no_operator and not direct:
         return "the file names operators by position, so none can be added"
     return ""
 
 
 def _delegated(weight):
-    """Whether the default delegate takes over all that read it.
+    """Returns whether the default delegate runs all operators that read a weight.
 
-    Where it does not, it leaves the DEQUANTIZE before them to the runtime too, yet not
-    the DENSIFY before that: they would read memory that nothing has filled.
+    Otherwise the runtime runs these operators and the DEQUANTIZE before them, but not
+    the DENSIFY before the DEQUANTIZE. They would then read uninitialized memory.
     """
     return all(
         use.operator != "TRANSPOSE_CONV" and use.fused in _DELEGATED
@@ -129,13 +135,13 @@ def _delegated(weight):
     )
 
 
-def _obstacle_of_bytes(weight):
-    """Where sparse int8 weights were seen to be refused or to give wrong outputs."""
+def _int8_obstacle(weight):
+    """Returns why the runtime fails or computes wrong outputs with int8 weights."""
     operators = {use.operator for use in weight.uses}
     if "FULLY_CONNECTED" in operators:
-        return f"no kernel can be relied on for sparse int8 matrices; {_GZIP}"
+        return f"there is no reliable kernel for sparse int8 matrices; {_GZIP}"
     if {use.activations for use in weight.uses} != {"INT8"}:
-        return f"int8 kernels of other activations take no unpacked weights; {_GZIP}"
+        return f"sparse int8 weights require int8 activations; {_GZIP}"
     if weight.no_operator:
         return "the file names operators by position, so none can be added"
     return ""
@@ -147,7 +153,7 @@ def _too_few(weight):
 
 
 def _tables(weight):
-    # DENSIFY repeats the name and, of int8, scale and zero point of every channel.
+    # DENSIFY repeats the name and, for int8, the scale and zero point per channel.
     channels = max(weight.values.shape) if weight.values.dtype == np.int8 else 0
     return _TABLES + len(weight.name) + 12 * channels
 

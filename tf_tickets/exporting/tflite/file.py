@@ -1,7 +1,7 @@
-"""A `.tflite` file as objects that can be changed, and as bytes again.
+"""Reads `.tflite` files as mutable objects and writes them.
 
-The objects are those of the public schema that comes with `ai-edge-litert`. What lies
-beside the model, its named metadata, is read and written here too.
+The objects are those of the public schema in `ai-edge-litert`. Named metadata is also
+read and written here.
 """
 
 import collections
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 _IDENTIFIER = b"TFL3"
-# What the offsets of the format reach.
+# Maximum offset in the format.
 _LIMIT = 2**31
-# The schema promises that a constant's bytes begin at a multiple of this, which the
-# generated Python code knows nothing of.
+# The schema requires this alignment of constants. The generated Python code ignores it.
 _ALIGNMENT = 16
 _END_OF_ZIP = b"PK\x05\x06"
 _LENGTH_OF_END_OF_ZIP = 22
 _NO_TENSORS = np.zeros(0, np.int32)
-_SIGNS_OF_DAMAGE = (
+# Exceptions that a damaged file may raise.
+_DAMAGE_ERRORS = (
     struct.error,
     ValueError,
     TypeError,
@@ -32,19 +32,19 @@ _SIGNS_OF_DAMAGE = (
 
 
 def schema() -> ModuleType:
-    """The classes of a TFLite file: `ModelT`, `TensorT` and so on."""
+    """Returns the module with the schema classes: `ModelT`, `TensorT` and so on."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
         raise ImportError(
-            f"A .tflite file is read by ai-edge-litert, which did not import: {error}. "
-            "Install it: pip install ai-edge-litert"
+            "Reading .tflite files requires ai-edge-litert, which failed to import: "
+            f"{error}. Install it: pip install ai-edge-litert"
         ) from error
     return schema_py_generated
 
 
 def read(content: bytes) -> Any:
-    """A file's content as a `ModelT`.
+    """Parses the content of a file into a `ModelT`.
 
     Example:
 
@@ -56,19 +56,19 @@ def read(content: bytes) -> Any:
     classes = schema()
     try:
         model = classes.ModelT.InitFromPackedBuf(bytes(content), 0)
-        _fill_in(model)
+        _fill_in_defaults(model)
         _check_references(model)
-    except _SIGNS_OF_DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise ValueError(
-            f"The .tflite file cannot be read: {error}. It may be cut off or altered; "
-            "convert the model again."
+            f"The .tflite file cannot be read: {error}. It may be truncated or "
+            "modified; convert the model again."
         ) from error
-    _check_whole(model)
+    _check_self_contained(model)
     return model
 
 
 def write(model: Any) -> bytes:
-    """The bytes of a `ModelT`, the same for the same model."""
+    """Serializes a `ModelT` deterministically."""
     size = sum(buffer.data.size for buffer in model.buffers if buffer.data is not None)
     builder = _builder(size)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
@@ -76,10 +76,13 @@ def write(model: Any) -> bytes:
 
 
 def metadata(content: bytes) -> dict[str, bytes]:
-    """What is kept in a `.tflite` file under a name, beside the model.
+    """Returns the named metadata of a `.tflite` file.
 
     Args:
-        content: The file's bytes.
+        content: Content of the file.
+
+    Returns:
+        Dict from name to bytes.
 
     Example:
 
@@ -88,22 +91,22 @@ def metadata(content: bytes) -> dict[str, bytes]:
     ValueError: Expected the content of a .tflite file. Received 8 bytes: b'no model'...
     """
     model = read(content)
-    found = {}
+    entries = {}
     for entry in model.metadata:
         data = model.buffers[entry.buffer].data
-        found[entry.name.decode()] = b"" if data is None else data.tobytes()
-    return found
+        entries[entry.name.decode()] = b"" if data is None else data.tobytes()
+    return entries
 
 
 def set_metadata(content: bytes, entries: Mapping[str, bytes]) -> bytes:
-    """A `.tflite` file with entries added, or replaced where a name is there already.
+    """Adds or replaces named metadata in a `.tflite` file.
 
     Args:
-        content: The file's bytes.
-        entries: From name to what to keep. Runtimes pass over names unknown to them.
+        content: Content of the file.
+        entries: Dict from name to bytes. Runtimes ignore unknown names.
 
     Returns:
-        The new file's bytes.
+        Content of the new file.
 
     Example:
 
@@ -119,16 +122,16 @@ def set_metadata(content: bytes, entries: Mapping[str, bytes]) -> bytes:
 
 
 def users(model: Any) -> collections.Counter[int]:
-    """How many tensors and entries of the metadata have the bytes of each buffer."""
+    """Counts the tensors and metadata entries that use each buffer."""
     tensors = (tensor for graph in model.subgraphs for tensor in graph.tensors)
-    found = collections.Counter(tensor.buffer for tensor in tensors)
-    found.update(entry.buffer for entry in model.metadata)
-    found.update(int(place) for place in model.metadataBuffer)
-    return found
+    counts = collections.Counter(tensor.buffer for tensor in tensors)
+    counts.update(entry.buffer for entry in model.metadata)
+    counts.update(int(index) for index in model.metadataBuffer)
+    return counts
 
 
-def _fill_in(model):
-    """Empty vectors instead of absent ones, which mean the same."""
+def _fill_in_defaults(model):
+    """Replaces missing vectors by equivalent empty ones."""
     _default(model, subgraphs=[], buffers=[], metadata=[], metadataBuffer=[])
     for graph in model.subgraphs:
         _default(graph, tensors=[], operators=[], outputs=[])
@@ -163,8 +166,8 @@ def _builder(size):
 
     class Aligned(flatbuffers.Builder):
         def StartVector(self, elemSize, numElems, alignment):
-            least = _ALIGNMENT if elemSize == 1 else 4
-            return super().StartVector(elemSize, numElems, max(alignment, least))
+            minimum = _ALIGNMENT if elemSize == 1 else 4
+            return super().StartVector(elemSize, numElems, max(alignment, minimum))
 
     return Aligned(max(size, 1024))
 
@@ -172,8 +175,8 @@ def _builder(size):
 def _check_content(content):
     if not isinstance(content, bytes | bytearray | memoryview):
         raise TypeError(
-            f"A .tflite file is given as bytes. Received: {type(content).__name__}. "
-            "Read it with pathlib.Path(path).read_bytes()."
+            "The content of a .tflite file must be bytes. Received: "
+            f"{type(content).__name__}. Read it with pathlib.Path(path).read_bytes()."
         )
     if bytes(content[4:8]) != _IDENTIFIER:
         raise ValueError(
@@ -188,46 +191,46 @@ def _check_content(content):
     end = bytes(content[-_LENGTH_OF_END_OF_ZIP:])
     if end.startswith(_END_OF_ZIP):
         raise ValueError(
-            "The .tflite file carries a zip of associated files, which would be lost. "
-            "Rewrite the model first and add the files afterwards."
+            "The .tflite file contains a zip of associated files, which would be lost. "
+            "Encode the model first and add the files afterwards."
         )
 
 
 def _check_references(model):
-    """Reads what the rest relies on, so that a damaged file is found out here."""
+    """Raises for invalid references, which occur in damaged files."""
     if not model.subgraphs or not model.buffers:
         raise ValueError("it has no graph")
     known = range(len(model.buffers))
-    if any(place not in known for place in users(model)):
-        raise ValueError(f"it names buffers that are not among its {len(known)}")
+    if any(index not in known for index in users(model)):
+        raise ValueError(f"it refers to buffers beyond its {len(known)} buffers")
     for graph in model.subgraphs:
         # An absent input is -1.
         tensors = range(-1, len(graph.tensors))
         for operator in graph.operators:
             model.operatorCodes[operator.opcodeIndex]
-            named = [*operator.inputs, *operator.outputs]
-            if any(index not in tensors for index in named):
-                raise ValueError(f"it names tensors that are not in {graph.name!r}")
+            indices = [*operator.inputs, *operator.outputs]
+            if any(index not in tensors for index in indices):
+                raise ValueError(f"it refers to tensors that {graph.name!r} lacks")
 
 
-def _check_whole(model):
+def _check_self_contained(model):
     operators = [op for graph in model.subgraphs for op in graph.operators]
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    outside = [
-        *(buffer.offset or buffer.size for buffer in model.buffers),
-        *(operator.largeCustomOptionsOffset for operator in operators),
-        *(tensor.externalBuffer for tensor in tensors),
-    ]
-    if any(outside):
+    external = (
+        any(buffer.offset or buffer.size for buffer in model.buffers)
+        or any(operator.largeCustomOptionsOffset for operator in operators)
+        or any(tensor.externalBuffer for tensor in tensors)
+    )
+    if external:
         raise ValueError(
-            "The .tflite file keeps weights outside its flatbuffer, as those above 2 "
-            "GB do. They cannot be moved: convert the model in parts below 2 GB."
+            "The .tflite file stores weights outside its flatbuffer, as files above 2 "
+            "GB do, and cannot be rewritten. Convert the model in parts below 2 GB."
         )
 
 
 def _check_entry(name, value):
     if not isinstance(name, str) or not isinstance(value, bytes):
         raise TypeError(
-            "Metadata goes from a name to bytes. Received: "
+            "Metadata must map a str to bytes. Received: "
             f"{name!r} of {type(name).__name__} to {type(value).__name__}."
         )

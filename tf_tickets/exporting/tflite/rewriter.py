@@ -1,9 +1,9 @@
-"""A dense `.tflite` file in, the same model with its zeros left out.
+"""Encodes a dense `.tflite` file sparsely.
 
-The TensorFlow converter can do so too, but stores scattered nonzeros of very sparse
-matrices in blocks, loses the last inputs of a layer whose inputs are no multiple of
-four, and writes quantised models that do not load. Here only what was seen to run, and
-to run right, is written.
+The TensorFlow converter has a similar feature, with three problems. It stores scattered
+nonzeros in blocks. It drops the last inputs of layers whose number of inputs is not a
+multiple of four. It writes quantized models that do not load. This module only writes
+encodings that were tested to run correctly.
 """
 
 import copy
@@ -17,26 +17,27 @@ from tf_tickets.exporting.tflite.file import metadata, set_metadata
 
 __all__ = ["Encoding", "encode", "metadata", "set_metadata"]
 
-# Marks a fully connected operator as one of sparse weights. By any other version the
-# default delegate takes it for a dense one and reads beyond the weights.
+# Operator version that marks a fully connected operator with sparse weights. With any
+# other version, the default delegate assumes dense weights and reads out of bounds.
 _SPARSE_VERSION = 8
 
 
 def encode(content: bytes, *, blocks: bool = True) -> tuple[bytes, list[Encoding]]:
-    """A smaller `.tflite` file that gives the same outputs, and what was done.
+    """Encodes the weights of a `.tflite` file sparsely.
 
-    Matrices of fully connected layers in float32 stay sparse when the model runs.
-    Weights of convolutions and those in float16 are unpacked when it is loaded. What
-    would not become smaller, or would not run, stays dense and says why.
+    Float32 matrices of fully connected layers stay sparse at run time. Weights of
+    convolutions and float16 weights are decoded at load time. Weights stay dense if
+    encoding would not make them smaller or would not run. The outputs of the model do
+    not change, and the result is deterministic.
 
     Args:
-        content: The bytes of a dense file: float32, float16, dynamic range or int8.
-        blocks: Whether matrices whose nonzeros form blocks of four inputs may be stored
-            as such, which is smaller and faster.
+        content: Content of a dense file: float32, float16, dynamic range or int8.
+        blocks: Whether to store nonzeros that form blocks of four inputs as blocks,
+            which is smaller and faster.
 
     Returns:
-        The new bytes, and one `Encoding` for each constant weight of two or more
-        dimensions. The same bytes in give the same bytes out.
+        Content of the new file, and a list with the `Encoding` of every constant
+        weight of rank 2 or more.
 
     Example:
 
@@ -57,7 +58,7 @@ def encode(content: bytes, *, blocks: bool = True) -> tuple[bytes, list[Encoding
 
 
 def _store(model, choice):
-    """The nonzeros take the place of the values."""
+    """Replaces the values of a tensor by its nonzeros."""
     graph = model.subgraphs[choice.weight.graph]
     tensor = graph.tensors[choice.weight.index]
     tensor.sparsity = _parameters(choice.weight.values.shape, choice.stored)
@@ -104,7 +105,7 @@ def _compressed(size, stored):
 
 
 def _vector(numbers):
-    """The number of a vector's type in the schema, and the vector."""
+    """Returns the schema number of a vector type, and the vector."""
     classes = file.schema()
     kind = f"{numbers.dtype.name.capitalize()}Vector"
     number = getattr(classes.SparseIndexVector, kind)
@@ -119,10 +120,10 @@ def _mark_as_sparse(model, graph, index):
 
 
 def _code(model, number, version):
-    """The position of an operator of that version among the codes, new if need be."""
-    for place, code in enumerate(model.operatorCodes):
+    """Returns the index of an operator code, which is added if necessary."""
+    for index, code in enumerate(model.operatorCodes):
         if (code.builtinCode, code.version) == (number, version):
-            return place
+            return index
     code = file.schema().OperatorCodeT(
         builtinCode=number, deprecatedBuiltinCode=number, version=version
     )
@@ -131,33 +132,33 @@ def _code(model, number, version):
 
 
 def _densify(model, choices):
-    """Puts an operator that unpacks before the first one that reads each tensor."""
+    """Inserts a DENSIFY operator before the first operator that reads each tensor."""
     graph = model.subgraphs[0]
-    waiting = {choice.weight.index for choice in choices}
-    unpacked: dict[int, int] = {}
+    pending = {choice.weight.index for choice in choices}
+    dense: dict[int, int] = {}
     operators: list[Any] = []
     for operator in graph.operators:
-        for index in sorted(waiting.intersection(operator.inputs.tolist())):
-            unpacked[index] = _unpacked(graph, index)
-            operators.append(_unpacking(model, index, unpacked[index]))
-            waiting.remove(index)
-        inputs = [unpacked.get(index, index) for index in operator.inputs.tolist()]
+        for index in sorted(pending.intersection(operator.inputs.tolist())):
+            dense[index] = _add_dense_tensor(graph, index)
+            operators.append(_densify_operator(model, index, dense[index]))
+            pending.remove(index)
+        inputs = [dense.get(index, index) for index in operator.inputs.tolist()]
         operator.inputs = np.array(inputs, np.int32)
         operators.append(operator)
     graph.operators = operators
 
 
-def _unpacked(graph, index):
-    """The position of a new tensor that holds the values of one that is sparse."""
+def _add_dense_tensor(graph, index):
+    """Adds a tensor for the dense values of a sparse tensor and returns its index."""
     tensor = copy.copy(graph.tensors[index])
     tensor.name = tensor.name + b"/dense"
     tensor.sparsity = None
-    tensor.buffer = 0  # by convention the empty one
+    tensor.buffer = 0  # the empty buffer by convention
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1
 
 
-def _unpacking(model, source, target):
+def _densify_operator(model, source, target):
     classes = file.schema()
     return classes.OperatorT(
         opcodeIndex=_code(model, classes.BuiltinOperator.DENSIFY, 1),

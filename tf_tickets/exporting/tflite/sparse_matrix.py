@@ -1,7 +1,6 @@
-"""How the nonzeros of a weight lie in a file: row by row, or in blocks of a row.
+"""Compressed sparse rows (CSR) and blocks of weights, in NumPy.
 
-Pure NumPy. Where a row begins among the values and which column each value has are
-vectors of the narrowest type that holds them, as TFLite reads 1, 2 and 4 bytes.
+TFLite reads index vectors of 1, 2 and 4 bytes. The narrowest sufficient type is used.
 """
 
 import dataclasses
@@ -9,22 +8,23 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-# The only width of block that TFLite's kernel of floats knows.
+# The only block width that the TFLite float kernel supports.
 BLOCK = 4
-# From this fraction of nonzeros in the blocks the zeros stored with them cost less
-# than the indices saved.
-_FULL = 0.9
+# With at least this fraction of nonzeros in the blocks, blocks save more index bytes
+# than their zeros cost.
+_MIN_DENSITY = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sparse:
-    """An array without its zeros, the last dimension compressed.
+    """Holds an array with a compressed last dimension.
 
     Args:
-        values: What is stored, row after row.
-        segments: Where each row begins among the blocks; the last is their number.
-        indices: Which block of its row each is.
-        block: How many values side by side are one block; 1 is plain CSR.
+        values: Stored values, row by row.
+        segments: Index of the first block of each row, followed by the number of
+            blocks.
+        indices: Index of each block in its row.
+        block: Number of adjacent values per block; 1 is plain CSR.
 
     Example:
 
@@ -39,24 +39,27 @@ class Sparse:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the three vectors."""
+        """The size of the three vectors in bytes."""
         return self.values.nbytes + self.segments.nbytes + self.indices.nbytes
 
 
 def compress(array: ArrayLike, block: int = 1) -> Sparse:
-    """The array without the blocks that are all zero.
+    """Compresses an array by removing blocks of zeros.
 
-    Of an array that is all zero one block is stored nevertheless: a tensor without any
-    bytes is no constant to TFLite.
+    If all values are zero, one block is stored. TFLite does not treat a tensor of 0
+    bytes as a constant.
 
     Args:
-        array: Of one dimension or more; the last is compressed.
-        block: How many values side by side are stored together.
+        array: Array of rank 1 or more. The last dimension is compressed.
+        block: Number of adjacent values per block.
+
+    Returns:
+        A `Sparse` array.
 
     Example:
 
-    >>> found = compress([[0, 5, 0, 7], [0, 0, 0, 0], [6, 0, 0, 0]])
-    >>> found.values.tolist(), found.segments.tolist(), found.indices.tolist()
+    >>> sparse = compress([[0, 5, 0, 7], [0, 0, 0, 0], [6, 0, 0, 0]])
+    >>> sparse.values.tolist(), sparse.segments.tolist(), sparse.indices.tolist()
     ([5, 7, 6], [0, 2, 2, 3], [1, 3, 0])
     >>> compress([[0, 0, 1, 2], [3, 4, 0, 0]], block=2).indices
     array([1, 0], dtype=uint8)
@@ -77,10 +80,18 @@ def compress(array: ArrayLike, block: int = 1) -> Sparse:
 
 
 def compress_matrix(matrix: ArrayLike, blocks: bool = True) -> Sparse:
-    """A matrix row by row, or in blocks of four where its nonzeros really form them.
+    """Compresses a matrix to CSR, or to blocks of four if its nonzeros form them.
 
-    Scattered nonzeros never do: blocks would store zeros with them. Nor does a matrix
-    whose columns are no multiple of four, of which TFLite would drop the last ones.
+    Blocks are not used for scattered nonzeros because they would contain zeros. They
+    are not used either if the number of columns is not a multiple of four, because
+    TFLite would drop the last columns.
+
+    Args:
+        matrix: Array of rank 2.
+        blocks: Whether blocks are allowed.
+
+    Returns:
+        A `Sparse` array.
 
     Example:
 
@@ -94,9 +105,9 @@ def compress_matrix(matrix: ArrayLike, blocks: bool = True) -> Sparse:
     matrix = np.asarray(matrix)
     if not blocks or matrix.shape[-1] % BLOCK:
         return compress(matrix)
-    found = compress(matrix, BLOCK)
-    full = np.count_nonzero(found.values) >= _FULL * found.values.size
-    return found if full else compress(matrix)
+    blocked = compress(matrix, BLOCK)
+    dense = np.count_nonzero(blocked.values) >= _MIN_DENSITY * blocked.values.size
+    return blocked if dense else compress(matrix)
 
 
 def _narrow(numbers):
@@ -109,8 +120,8 @@ def _narrow(numbers):
 def _check(array, block):
     if array.ndim == 0 or array.size == 0:
         raise ValueError(
-            "Only an array with entries can be compressed. Received: an array of shape "
-            f"{array.shape}."
+            "Only nonempty arrays of rank 1 or more can be compressed. Received: an "
+            f"array of shape {array.shape}."
         )
     if block < 1 or array.shape[-1] % block:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The constant weights of a `.tflite` file, and which operators read them."""
+"""Finds the constant weights of a `.tflite` file and the operators that read them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ import numpy as np
 from tf_tickets.exporting.tflite import file
 
 _DTYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8}
-# Where an operator has what its weights are applied to, if that is not its first input.
+# Position of the activations among the inputs of an operator, if not the first.
 _ACTIVATIONS = {"TRANSPOSE_CONV": 2}
-# Names operators by their position, which a new operator would change.
-_POSITIONS = b"model_control_dependencies"
+# Metadata that refers to operators by position, which a new operator would change.
+_POSITIONAL_METADATA = b"model_control_dependencies"
 
 
 class Use(NamedTuple):
-    """An operator that reads a tensor.
+    """Describes how an operator reads a tensor.
 
     Args:
-        operator: Its name.
-        position: Which of its inputs the tensor is.
-        activations: The type of what it applies the tensor to.
-        fused: The function it applies to its output.
+        operator: Name of the operator.
+        position: Position of the tensor among the inputs of the operator.
+        activations: Dtype of the activations.
+        fused: Fused activation function of the operator.
     """
 
     operator: str
@@ -33,17 +33,17 @@ class Use(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
-    """A constant tensor of two or more dimensions, and who reads it.
+    """Describes a constant tensor of rank 2 or more.
 
     Args:
-        graph: The position of its graph.
-        index: Its position among the graph's tensors.
-        name: What the file calls it.
-        values: Its values.
-        zero: The value that stands for zero.
-        uses: Who reads it, where it is in float16 through its DEQUANTIZE.
-        obstacle: What keeps it dense whoever reads it; empty if nothing does.
-        no_operator: Whether operators may not be added to its graph.
+        graph: Index of its graph.
+        index: Index among the tensors of the graph.
+        name: Name in the file.
+        values: Values of the tensor.
+        zero: Value that represents zero.
+        uses: Operators that read it. For float16 weights, those behind the DEQUANTIZE.
+        obstacle: Reason why it must stay dense for all operators; empty if none.
+        no_operator: Whether adding operators to the graph is not possible.
     """
 
     graph: int
@@ -57,43 +57,43 @@ class Weight:
 
 
 def find(model: Any) -> Iterator[Weight]:
-    """All constant tensors of two or more dimensions that an operator reads.
+    """Yields all constant tensors of rank 2 or more that an operator reads.
 
     Args:
         model: A `ModelT`.
     """
     shared = file.users(model)
     names = {entry.name for entry in model.metadata}
-    for place, graph in enumerate(model.subgraphs):
+    for graph_index, graph in enumerate(model.subgraphs):
         uses = _uses(model, graph)
         for index, tensor in enumerate(graph.tensors):
             values = _constant(model, tensor)
             if values is None or index not in uses:
                 continue
             yield Weight(
-                graph=place,
+                graph=graph_index,
                 index=index,
                 name=tensor.name.decode(),
                 values=values,
                 zero=_zero_point(tensor),
                 uses=tuple(uses[index]),
-                obstacle=_obstacle(place, graph, index, shared[tensor.buffer]),
-                no_operator=_POSITIONS in names,
+                obstacle=_obstacle(graph_index, graph, index, shared[tensor.buffer]),
+                no_operator=_POSITIONAL_METADATA in names,
             )
 
 
-def _obstacle(place, graph, index, users):
-    if place != 0:
+def _obstacle(graph_index, graph, index, users):
+    if graph_index != 0:
         return "only the first graph of a file is encoded"
     if index in graph.outputs:
         return "it is an output of the model"
     if users > 1:
-        return "its bytes are those of another tensor too"
+        return "it shares its buffer with another tensor"
     return ""
 
 
 def _constant(model, tensor):
-    """The values of a constant that may be encoded, or None."""
+    """Returns the values of a constant that may be encoded, or None."""
     classes = file.schema().TensorType
     dtypes = {getattr(classes, name): dtype for name, dtype in _DTYPES.items()}
     shape = tuple(int(size) for size in tensor.shape)
@@ -106,47 +106,55 @@ def _constant(model, tensor):
     if tensor.sparsity is not None or data.size != dtype.itemsize * np.prod(shape):
         raise ValueError(
             f"Only dense tensors can be encoded. Received: {tensor.name!r} of shape "
-            f"{shape} in {data.size} bytes, as after encoding. Give the dense file."
+            f"{shape} in {data.size} bytes, which is already encoded. Pass the dense "
+            "file."
         )
     return data.view(dtype).reshape(shape)
 
 
 def _zero_point(tensor):
-    """What int8 calls zero, which differs from 0 only where no kernel multiplies."""
+    """Returns the int8 value that represents zero.
+
+    It differs from 0 only for tensors that are not multiplied by a kernel.
+    """
     points = tensor.quantization.zeroPoint if tensor.quantization else None
     return 0 if points is None or len(points) != 1 else int(points[0])
 
 
 def _uses(model, graph):
-    """From a tensor's position to who reads it, through the DEQUANTIZE of halves."""
-    found: dict[int, list] = {}
+    """Returns a dict from the index of a tensor to its uses.
+
+    For float16 tensors, these are the uses behind the DEQUANTIZE.
+    """
+    direct_uses: dict[int, list] = {}
     for operator in graph.operators:
         for position, index in enumerate(operator.inputs):
             use = _use(model, graph, operator, position)
-            found.setdefault(int(index), []).append((use, operator))
-    return {index: _looked_through(index, found, graph) for index in found}
+            direct_uses.setdefault(int(index), []).append((use, operator))
+    return {index: _resolve(index, direct_uses, graph) for index in direct_uses}
 
 
-def _looked_through(index, found, graph):
+def _resolve(index, direct_uses, graph):
+    """Replaces uses by a float16 DEQUANTIZE with the uses of its output."""
     uses = []
-    for use, operator in found[index]:
-        behind = []
+    for use, operator in direct_uses[index]:
+        final_uses = []
         if (use.operator, use.activations) == ("DEQUANTIZE", "FLOAT16"):
-            behind = _behind(operator.outputs[0], found, graph)
-        uses += behind or [use]
+            final_uses = _uses_of_output(operator.outputs[0], direct_uses, graph)
+        uses += final_uses or [use]
     return uses
 
 
-def _behind(index, found, graph):
+def _uses_of_output(index, direct_uses, graph):
     if index in graph.outputs:
         return []
-    return [use for use, _ in found.get(int(index), [])]
+    return [use for use, _ in direct_uses.get(int(index), [])]
 
 
 def _use(model, graph, operator, position):
     name = _operator(model, operator)
-    applied_to = operator.inputs[_ACTIVATIONS.get(name, 0)]
-    return Use(name, position, _type(graph, applied_to), _fused(operator))
+    activations = operator.inputs[_ACTIVATIONS.get(name, 0)]
+    return Use(name, position, _type(graph, activations), _fused(operator))
 
 
 def _fused(operator):
@@ -157,7 +165,7 @@ def _fused(operator):
 
 def _operator(model, operator):
     code = model.operatorCodes[operator.opcodeIndex]
-    # Old files have the number only in the field that was too small for new ones.
+    # Old files store the number only in the deprecated 8-bit field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     return _name(file.schema().BuiltinOperator, number)
 
