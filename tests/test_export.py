@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import xml.etree.ElementTree
 
 import keras
 import numpy as np
@@ -18,7 +19,12 @@ from keras import layers as kl
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.cli import main
-from tf_tickets.exporting import artefact_runner, exporter, verification
+from tf_tickets.exporting import (
+    artefact_runner,
+    export_report,
+    exporter,
+    verification,
+)
 from tf_tickets.exporting.saved_model import packing
 from tf_tickets.exporting.tflite import file
 from tf_tickets.exporting.verification import ExportError
@@ -524,3 +530,29 @@ def test_the_command_line_exports(tmp_path, capsys):
     assert json.loads((tmp_path / "r.json").read_text())["format"] == "keras"
     assert main.main(command) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_notebooks_show_an_export_report_as_escaped_html():
+    report = tt.ExportReport(
+        "a&b.tflite",
+        "tflite",
+        "float32",
+        0.5,
+        {"sparse": 50, "dense": 100, "bound": 40},
+        [export_report.Stored("<w>", (3, 2), 0.5, "csr", "smaller")],
+        {1: 1e-6},
+        {1: {"median": 0.5, "quartiles": [0.4, 0.6]}},
+        ["x < y"],
+    )
+    assert repr(report) == str(report)
+    text = report._repr_html_().replace("<br>", " | ")
+    page = xml.etree.ElementTree.fromstring(f"<div>{text}</div>")
+    assert [cell.text for cell in page.iter("td")] == [
+        *("<w>", "3x2", "50.0%", "csr", "smaller")
+    ]
+    head, rest = (paragraph.text for paragraph in page.iter("p"))
+    assert head.startswith("a&b.tflite: tflite, float32, 50.0% zeros |")
+    assert rest == (
+        "batch 1: largest error 1.0e-06 of the largest output, latency relative to "
+        "dense 0.50 (0.40 to 0.60) | x < y"
+    )

@@ -1,4 +1,4 @@
-"""What an export has written: bytes, encodings, errors, times."""
+"""The report of an export: sizes, encodings, errors and latencies."""
 
 import dataclasses
 import json
@@ -16,11 +16,11 @@ class Stored:
     """How one tensor is stored.
 
     Args:
-        name: Its name.
-        shape: Its shape.
+        name: Name of the tensor.
+        shape: Shape of the tensor.
         sparsity: Fraction of zeros.
-        encoding: How it is stored.
-        reason: Why so.
+        encoding: How the tensor is stored.
+        reason: Why this encoding was chosen.
     """
 
     name: str
@@ -30,29 +30,30 @@ class Stored:
     reason: str
 
     def cells(self) -> list[str]:
-        """As a row of text."""
+        """Returns the tensor as a row of the report's table."""
         shape = tables.shape_text(self.shape)
         return [self.name, shape, f"{self.sparsity:.1%}", self.encoding, self.reason]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExportReport:
-    """What was written, how small it is, how right and how fast; prints as a table.
+    """Size, accuracy and latency of an exported model. Prints as a table.
 
     Args:
-        path: The artefact.
+        path: The exported file or folder.
         format: Its format.
-        precision: Of its weights.
+        precision: Precision of its weights.
         sparsity: Fraction of zeros in the weights of rank 2 and more.
-        sizes: Bytes: "sparse", "dense", each "gzipped" too, and the "bound", what
-            places and values of the nonzeros take by information theory.
+        sizes: Dict of sizes in bytes: "sparse", "dense", "sparse_gzipped",
+            "dense_gzipped", and "bound", the theoretical minimum for the positions
+            and values of the nonzeros.
         tensors: How each tensor is stored.
-        errors: Dict from a batch size to the largest relative error; empty where it
-            was not verified.
-        ratios: Dict from a batch size to the time of a call over the dense artefact's,
-            "median" and "quartiles" of interleaved pairs.
-        remarks: What else is to be known, such as why it is not faster.
-        provenance: Where the weights come from, and the versions.
+        errors: Dict from batch size to the largest relative error. Empty if the
+            export was not verified.
+        ratios: Dict from batch size to the latency relative to dense: "median" and
+            "quartiles" of interleaved pairs of calls.
+        remarks: Notes, such as why the export is no faster than dense.
+        provenance: Origin of the weights, and versions.
 
     Example:
 
@@ -75,17 +76,17 @@ class ExportReport:
 
     @property
     def over_bound(self) -> float:
-        """Bytes over the information bound."""
+        """Size relative to the theoretical minimum."""
         bound = self.sizes["bound"]
         return self.sizes["sparse"] / bound if bound else float("inf")
 
     def to_json(self) -> str:
-        """Everything, as JSON."""
+        """Returns the report as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "ExportReport":
-        """The report that `to_json` has written."""
+        """Returns a report from the text of `to_json`."""
         content = json.loads(text)
         content["tensors"] = [
             Stored(**{**row, "shape": tuple(row["shape"])})
@@ -105,6 +106,11 @@ class ExportReport:
 
     __repr__ = __str__
 
+    def _repr_html_(self):
+        head = tables.html_lines(self._head())
+        table = tables.html(self._cells(), left=2)
+        return head + table + tables.html_lines(self._rest())
+
     def _head(self):
         yield f"{self.path}: {self.format}, {self.precision}, {self.sparsity:.1%} zeros"
         for kind in ("sparse", "dense"):
@@ -112,16 +118,18 @@ class ExportReport:
                 gzipped = self.sizes.get(f"{kind}_gzipped")
                 more = "" if gzipped is None else f", gzipped {gzipped:,}"
                 yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{more}"
-        over = f"the file is {self.over_bound:.2f} times that"
+        over = f"the file takes {self.over_bound:.2f} times as much"
         yield f"  bound  {self.sizes['bound']:>12,} bytes; {over}"
 
     def _table(self):
-        rows = [row.cells() for row in self.tensors]
-        return tables.align([_COLUMNS, *rows], left=2)
+        return tables.align(self._cells(), left=2)
+
+    def _cells(self):
+        return [_COLUMNS, *(row.cells() for row in self.tensors)]
 
     def _rest(self):
         for batch, error in self.errors.items():
-            largest = f"largest error {error:.1e} of the largest value"
+            largest = f"largest error {error:.1e} of the largest output"
             yield f"batch {batch}: {largest}{self._time(batch)}"
         if not self.errors:
             yield "Not verified."
@@ -132,4 +140,4 @@ class ExportReport:
             return ""
         low, high = self.ratios[batch]["quartiles"]
         median = self.ratios[batch]["median"]
-        return f", time over dense {median:.2f} ({low:.2f} to {high:.2f})"
+        return f", latency relative to dense {median:.2f} ({low:.2f} to {high:.2f})"

@@ -193,6 +193,18 @@ def html(cells: Iterable[Sequence[str]], left: int = 0, caption: str = "") -> st
     return f"<table>{title}{header}<tbody>{rows}</tbody></table>"
 
 
+def html_lines(lines: Iterable[str]) -> str:
+    """Returns lines of text as an HTML paragraph, or "" without lines.
+
+    Example:
+
+    >>> html_lines(["a < b", "c"])
+    '<p>a &lt; b<br>c</p>'
+    """
+    escaped = [html_module.escape(line) for line in lines]
+    return f"<p>{'<br>'.join(escaped)}</p>" if escaped else ""
+
+
 def _html_row(row, tag, left):
     sides = ["left" if i < left else "right" for i in range(len(row))]
     pairs = zip(row, sides, strict=True)
