@@ -64,7 +64,7 @@ def choose(weight: Weight, blocks: bool) -> Choice:
 
     Example:
 
-    >>> from tf_tickets.exporting.weights import Use
+    >>> from tf_tickets.exporting.tflite.weights import Use
     >>> uses = (Use("FULLY_CONNECTED", 1, "FLOAT32"),)
     >>> values = np.eye(64, dtype="float32")
     >>> weight = Weight(0, 1, "kernel", values, 0, uses, "", False)
