@@ -18,6 +18,7 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 # from those before it.
 ROOMS = [
     "environment",
+    "keras_internals",
     "files",
     "ranking",
     "optimizers",

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tf_tickets import keras_internals
+
 # The variables of learned masks that are trained.
 SCORES = r"(^|/)mask_scores$"
 
@@ -270,7 +272,7 @@ def check_settable(optimizer: keras.optimizers.Optimizer) -> None:
 
     >>> check_settable(keras.optimizers.SGD(0.5))
     """
-    if not any(v.name == "learning_rate" for v in optimizer.variables):
+    if not any(keras_internals.is_learning_rate(v) for v in optimizer.variables):
         raise ValueError(
             f"The learning rate of optimizer {optimizer.name!r} is to be set, but it "
             "follows a schedule. Compile with a number as learning rate, or leave the "

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import keras
 
+from tf_tickets import keras_internals
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -164,9 +165,9 @@ def _as_built(layer, shapes):
 def _child_shapes(layer, child):
     """Shapes of the inputs of a layer inside a layer."""
     shapes = _built_shapes(child)
-    if not (isinstance(layer, _ATTENTIONS) and child.name == "attention_output"):
+    attends = isinstance(layer, _ATTENTIONS)
+    if not (attends and keras_internals.is_attention_output(child)):
         return shapes
-    # Keras leaves the length of the query out when it builds this one.
     query = _built_shapes(layer)[0][:-1]
     return [(*query, *shapes[0][len(query) :])]
 

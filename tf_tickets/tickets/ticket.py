@@ -9,7 +9,7 @@ from typing import Self
 import keras
 import numpy as np
 
-from tf_tickets import files, wrapping
+from tf_tickets import files, keras_internals, wrapping
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.training import snapshots
@@ -268,7 +268,7 @@ def _split(arrays, prefix):
 def _trainable_state(model):
     """The variables with start weights: all but masks and random generators."""
     table = wrapping.plain_paths(snapshots.network(model))
-    return {p: v for p, v in table.items() if v.name != snapshots.SEED}
+    return {p: v for p, v in table.items() if not keras_internals.is_seed_state(v)}
 
 
 def _fit(required, available, what, partial=False):

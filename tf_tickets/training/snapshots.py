@@ -6,22 +6,22 @@ those that are not trained (moving averages); `optimizer` its slots;
 `seeds` the random generators of dropout and the like. Masks are none of them.
 """
 
-import collections
-
 import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import optimizers, wrapping
+from tf_tickets import keras_internals, optimizers, wrapping
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
 
 State = dict[str, dict[str, np.ndarray]]
 
-_PLACES = ("iteration", "learning_rate")
-# The name of the state of random generators.
-SEED = "seed_generator_state"
+# By the name of an optimizer's variable: its part, and its name there.
+_PLACES = {
+    name: ("learning_rate", name)
+    for name in (keras_internals.STEP_COUNTER, keras_internals.LEARNING_RATE)
+}
 
 
 def record(model: keras.Model) -> State:
@@ -79,7 +79,8 @@ def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
     ['net/d/kernel', 'net/d/bias']
     """
     table = wrapping.plain_paths(network(model))
-    return {p: to_numpy(v) for p, v in table.items() if v.name != SEED}
+    is_seed_state = keras_internals.is_seed_state
+    return {p: to_numpy(v) for p, v in table.items() if not is_seed_state(v)}
 
 
 def network(model: keras.Model) -> keras.Model:
@@ -157,9 +158,8 @@ def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]
     for path, variable in wrapping.plain_paths(model).items():
         table[_part(variable, trainable)][path] = variable
     for index, variable in enumerate(built_optimizer(model).variables):
-        part = "learning_rate" if variable.name in _PLACES else "optimizer"
-        # Slots have no names that hold from one build of the model to the next.
-        name = variable.name if part == "learning_rate" else "slot"
+        # The names of slots differ from one build of the model to the next.
+        part, name = _PLACES.get(variable.name, ("optimizer", "slot"))
         table[part][f"{index}:{name}"] = variable
     return table
 
@@ -176,18 +176,20 @@ def iteration(model: keras.Model) -> int:
     """
     # The greatest: a LossScaleOptimizer, and an optimizer in a group that has
     # nothing to train, have counters that stand still.
-    found = [v for v in built_optimizer(model).variables if v.name == "iteration"]
-    return max(int(to_numpy(v)) for v in found)
+    variables = built_optimizer(model).variables
+    counters = [v for v in variables if keras_internals.is_step_counter(v)]
+    return max(int(to_numpy(v)) for v in counters)
 
 
 def iteration_in(state: State) -> int:
     """The optimizer's count of its steps in a recorded state."""
-    places = state["learning_rate"].items()
-    return max(int(value) for name, value in places if name.endswith("iteration"))
+    values = state["learning_rate"].items()
+    counter = f":{keras_internals.STEP_COUNTER}"
+    return max(int(value) for name, value in values if name.endswith(counter))
 
 
 def _part(variable, trainable):
-    if variable.name == SEED:
+    if keras_internals.is_seed_state(variable):
         return "seeds"
     return "weights" if id(variable) in trainable else "statistics"
 
@@ -212,8 +214,8 @@ def zero_slots(model: keras.Model) -> None:
     masks = wrapping.masks(model)
     owners = {id(v): path for path, v in wrapping.kernels(model).items()}
     for slot, variable in _slots(model):
-        # Ftrl divides by its accumulator, which only scales: it stays.
-        divisor = slot.name[len(variable.path) :] == "_accumulator"
+        # A divisor only scales the update, and must not be 0.
+        divisor = keras_internals.is_divisor(slot, variable)
         if id(variable) in owners and not divisor:
             slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
 
@@ -229,35 +231,20 @@ def reset_optimizer(model: keras.Model, step: int) -> None:
     twin.build(model.trainable_variables)
     for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
         variable.assign(initial.value)
-        if variable.name == "iteration":
+        if keras_internals.is_step_counter(variable):
             variable.assign(step)
     _restart_averages(model)
     zero_slots(model)
 
 
 def _slots(model):
-    """Pairs of an optimizer's slot and the variable that it belongs to.
-
-    Keras names a slot after its variable: `dense_kernel_momentum`.
-    """
-    owners = collections.defaultdict(list)
-    for variable in model.trainable_variables:
-        owners[variable.path.replace("/", "_")].append(variable)
-    seen: collections.Counter[str] = collections.Counter()
-    for slot in built_optimizer(model).variables:
-        names = [n for n in owners if slot.name.startswith(f"{n}_")]
-        if names:
-            # Layers of equal names: the slots come in the order of the variables.
-            found = owners[max(names, key=len)]
-            owner = found[seen[slot.name] % len(found)]
-            seen[slot.name] += 1
-            if tuple(owner.shape) == tuple(slot.shape):
-                yield slot, owner
+    """Pairs of an optimizer's slot and the variable that it belongs to."""
+    return keras_internals.slots(built_optimizer(model), model.trainable_variables)
 
 
 def _restart_averages(model):
     """Starts the moving averages of weights from the weights they average."""
     for slot, variable in _slots(model):
-        if slot.name.endswith("_average"):
+        if keras_internals.is_average(slot, variable):
             # A copy, for JAX refuses to train on a buffer that is used twice.
             slot.assign(to_numpy(variable))

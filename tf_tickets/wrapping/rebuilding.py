@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tf_tickets import keras_internals
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -153,8 +154,7 @@ def compile_like(
             stacklevel=4,
         )
         return
-    # The public `get_compile_config` loses functions that are not registered.
-    settings = keras.tree.map_structure(_own, model._compile_config.config)
+    settings = keras.tree.map_structure(_own, keras_internals.compile_arguments(model))
     new.compile(**{**settings, "optimizer": change(settings["optimizer"])})
 
 
@@ -175,7 +175,8 @@ def _own(setting):
 
 def _transform_in_place(model, change):
     """Changes the attributes, lists and dicts that hold the model's layers."""
-    order = {id(layer): place for place, layer in enumerate(model._layers)}
+    layers = keras_internals.tracked_layers(model)
+    order = {id(layer): place for place, layer in enumerate(layers)}
     replaced = {}
     for layer in paths.children(model):
         new = _rebuild(layer, change) if is_graph(layer) else change(layer)
@@ -184,16 +185,13 @@ def _transform_in_place(model, change):
             order[id(new)] = order.get(id(layer), len(order))
     held = _holding(model, replaced)
     _check_held(model, replaced, held)
-    # Keras locks what a built layer holds; no public call unlocks it.
-    tracker = model._tracker
-    tracker.unlock()
-    for name, value in held:
-        delattr(model, name)
-        setattr(model, name, _exchange(value, replaced))
-    for old, _ in replaced.values():
-        tracker.untrack(old)
-    tracker.lock()
-    model._layers.sort(key=lambda layer: order[id(layer)])
+    with keras_internals.unlocked(model) as forget:
+        for name, value in held:
+            delattr(model, name)
+            setattr(model, name, _exchange(value, replaced))
+        for old, _ in replaced.values():
+            forget(old)
+    keras_internals.sort_tracked_layers(model, lambda layer: order[id(layer)])
     for step in ("train_function", "test_function", "predict_function"):
         setattr(model, step, None)
     _set_config(model)
@@ -231,8 +229,8 @@ def _check_held(model, replaced, held):
 
 def _holding(model, replaced):
     """The attributes that hold layers to replace, with their values."""
-    held = [(n, v) for n, v in vars(model).items() if n not in ("_layers", "_tracker")]
-    return [(n, v) for n, v in held if _holds(v, replaced)]
+    held = keras_internals.attributes(model).items()
+    return [(name, value) for name, value in held if _holds(value, replaced)]
 
 
 def _holds(value, replaced):
