@@ -8,6 +8,11 @@ import keras
 
 from tf_tickets import keras_internals
 
+__all__ = [
+    "Grouped",
+    "with_scores",
+]
+
 # The variables of learned masks that are trained.
 SCORES = r"(^|/)mask_scores$"
 

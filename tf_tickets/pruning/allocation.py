@@ -13,6 +13,13 @@ import numpy as np
 
 from tf_tickets import ranking
 
+__all__ = [
+    "erk",
+    "get",
+    "global_",
+    "uniform",
+]
+
 Allocation = Callable[..., dict[str, int]]
 
 

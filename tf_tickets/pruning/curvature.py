@@ -29,6 +29,12 @@ from tf_tickets.pruning.derivatives import (
     scope,
 )
 
+__all__ = [
+    "OBD",
+    "gauss_newton",
+    "hutchinson",
+]
+
 
 class OBD:
     """Optimal Brain Damage (LeCun et al. 1989): a criterion for any search.

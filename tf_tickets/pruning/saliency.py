@@ -24,6 +24,13 @@ from tf_tickets.pruning.derivatives import (
 from tf_tickets.training import batches
 from tf_tickets.wrapping import rebuilding
 
+__all__ = [
+    "DenseGradient",
+    "GraSP",
+    "SNIP",
+    "synflow",
+]
+
 
 class SNIP:
     """By how much the loss changes with a weight's presence, `|gradient * weight|`.

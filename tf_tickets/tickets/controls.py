@@ -17,6 +17,12 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import paths
 
+__all__ = [
+    "random_masks",
+    "reinit",
+    "shuffle_masks",
+]
+
 
 def reinit(
     ticket: Ticket,

@@ -15,6 +15,16 @@ from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
 
+__all__ = [
+    "kernels",
+    "present_weights",
+    "record",
+    "reset_optimizer",
+    "restore",
+    "start_weights",
+    "zero_slots",
+]
+
 State = dict[str, dict[str, np.ndarray]]
 
 # By the name of an optimizer's variable: its part, and its name there.
@@ -119,6 +129,16 @@ def restore(
         snapshot: What to go back to, from `record`.
         fidelity: A `Fidelity`.
         fresh: The state when the search began, for a fresh optimizer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> state = record(model)
+    >>> history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    >>> restore(model, state, Fidelity.get("exact"), state)
+    >>> iteration(model)
+    0
     """
     for part, variables in variables_by_part(model).items():
         source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
@@ -210,6 +230,19 @@ def zero_slots(model: keras.Model) -> None:
 
     Old momentum, and the averages that `use_ema` writes over the weights at the
     end of `fit`, would otherwise bring pruned weights back.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
+    ...                          name="net")
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile(keras.optimizers.SGD(momentum=0.9), "mse")
+    >>> history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    >>> wrapping.set_masks(model, {"net/d/kernel": [[1], [0]]})
+    >>> zero_slots(model)
+    >>> slots = list(record(model)["optimizer"].values())
+    >>> (slots[0] != 0).tolist()
+    [[True], [False]]
     """
     masks = wrapping.masks(model)
     owners = {id(v): path for path, v in wrapping.kernels(model).items()}
@@ -223,8 +256,15 @@ def zero_slots(model: keras.Model) -> None:
 def reset_optimizer(model: keras.Model, step: int) -> None:
     """Clears an optimizer's slots and places its schedule at a step.
 
-    Slots are made anew by an optimizer of the same configuration, for not all of
-    them begin at zero.
+    Slots get the initial values of a new optimizer, since not all start at zero.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> reset_optimizer(model, step=500)
+    >>> iteration(model)
+    500
     """
     optimizer = built_optimizer(model)
     twin = optimizers.twin(optimizer)
