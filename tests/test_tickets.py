@@ -135,7 +135,7 @@ def test_the_repr_is_one_short_line():
     "monitor, shown",
     [
         ("val_accuracy", "val_accuracy 0.9000"),
-        ({"metric": "val_accuracy", "tolerance": 0.0}, "val_accuracy 0.9000"),
+        ({"config": {"metric": "val_accuracy"}}, "val_accuracy 0.9000"),
         ("test_accuracy", "loss 0.2500"),
         (None, "loss 0.2500"),
     ],

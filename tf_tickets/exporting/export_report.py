@@ -1,4 +1,4 @@
-"""The report of an export: sizes, encodings, errors and latencies."""
+"""The report of an export: sizes, encodings, errors and latency."""
 
 import dataclasses
 import json
@@ -13,14 +13,14 @@ _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """How one tensor is stored.
+    """Describes how a tensor is stored.
 
     Args:
         name: Name of the tensor.
         shape: Shape of the tensor.
         sparsity: Fraction of zeros.
-        encoding: How the tensor is stored.
-        reason: Why this encoding was chosen.
+        encoding: Encoding of the values.
+        reason: Reason for the encoding.
     """
 
     name: str
@@ -30,29 +30,28 @@ class Stored:
     reason: str
 
     def cells(self) -> list[str]:
-        """Returns the tensor as a row of the report's table."""
+        """Returns the cells of a table row."""
         shape = tables.shape_text(self.shape)
         return [self.name, shape, f"{self.sparsity:.1%}", self.encoding, self.reason]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExportReport:
-    """Size, accuracy and latency of an exported model. Prints as a table.
+    """Reports sizes, encodings, errors and latency of an export; prints as a table.
 
     Args:
-        path: The exported file or folder.
-        format: Its format.
+        path: Path of the artefact.
+        format: Format of the artefact.
         precision: Precision of its weights.
-        sparsity: Fraction of zeros in the weights of rank 2 and more.
-        sizes: Dict of sizes in bytes: "sparse", "dense", "sparse_gzipped",
-            "dense_gzipped", and "bound", the theoretical minimum for the positions
-            and values of the nonzeros.
-        tensors: How each tensor is stored.
+        sparsity: Fraction of zeros in weights of rank 2 or more.
+        sizes: Sizes in bytes: "sparse" and "dense", both also with "_gzipped", and
+            "bound", the theoretical minimum for indices and values of the nonzeros.
+        tensors: Encoding of every tensor.
         errors: Dict from batch size to the largest relative error. Empty if the
             export was not verified.
-        ratios: Dict from batch size to the latency relative to dense: "median" and
-            "quartiles" of interleaved pairs of calls.
-        remarks: Notes, such as why the export is no faster than dense.
+        ratios: Dict from batch size to the latency relative to the dense artefact, as
+            "median" and "quartiles" of interleaved pairs.
+        remarks: Explanations, such as why the artefact is no faster than dense.
         provenance: Origin of the weights, and versions.
 
     Example:
@@ -76,7 +75,7 @@ class ExportReport:
 
     @property
     def over_bound(self) -> float:
-        """Size relative to the theoretical minimum."""
+        """The size relative to the theoretical minimum."""
         bound = self.sizes["bound"]
         return self.sizes["sparse"] / bound if bound else float("inf")
 
@@ -86,7 +85,7 @@ class ExportReport:
 
     @classmethod
     def from_json(cls, text: str) -> "ExportReport":
-        """Returns a report from the text of `to_json`."""
+        """Returns a report from the output of `to_json`."""
         content = json.loads(text)
         content["tensors"] = [
             Stored(**{**row, "shape": tuple(row["shape"])})
@@ -116,10 +115,10 @@ class ExportReport:
         for kind in ("sparse", "dense"):
             if kind in self.sizes:
                 gzipped = self.sizes.get(f"{kind}_gzipped")
-                more = "" if gzipped is None else f", gzipped {gzipped:,}"
-                yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{more}"
-        over = f"the file takes {self.over_bound:.2f} times as much"
-        yield f"  bound  {self.sizes['bound']:>12,} bytes; {over}"
+                suffix = "" if gzipped is None else f", gzipped {gzipped:,}"
+                yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{suffix}"
+        ratio = f"the file is {self.over_bound:.2f} times the theoretical minimum"
+        yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
 
     def _table(self):
         return tables.align(self._cells(), left=2)
@@ -130,12 +129,12 @@ class ExportReport:
     def _rest(self):
         for batch, error in self.errors.items():
             largest = f"largest error {error:.1e} of the largest output"
-            yield f"batch {batch}: {largest}{self._time(batch)}"
+            yield f"batch {batch}: {largest}{self._latency(batch)}"
         if not self.errors:
             yield "Not verified."
         yield from self.remarks
 
-    def _time(self, batch):
+    def _latency(self, batch):
         if batch not in self.ratios:
             return ""
         low, high = self.ratios[batch]["quartiles"]

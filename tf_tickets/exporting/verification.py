@@ -28,7 +28,7 @@ class ExportError(ValueError):
 
     >>> raise ExportError("it gives other numbers")
     Traceback (most recent call last):
-    tf_tickets.exporting.verification.ExportError: it gives other numbers
+    tf_tickets.exporting.checking.ExportError: it gives other numbers
     """
 
 

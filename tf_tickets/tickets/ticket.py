@@ -134,10 +134,9 @@ class Ticket:
     def _main_metric(self):
         """The metric that the search monitored, or else the first one."""
         monitor = (self.provenance.get("settings") or {}).get("monitor")
-        names = monitor.values() if isinstance(monitor, dict) else [monitor]
-        return next(
-            (n for n in names if n in self.metrics), next(iter(self.metrics), None)
-        )
+        if isinstance(monitor, dict):  # A serialized `Monitor`.
+            monitor = monitor.get("config", {}).get("metric")
+        return monitor if monitor in self.metrics else next(iter(self.metrics), None)
 
     def save(self, path: os.PathLike | str, weights: bool = True) -> None:
         """Saves the ticket to one file, atomically.
@@ -192,8 +191,8 @@ class Ticket:
             model = wrapping.wrap_kernels(model, [table[p] for p in kernels], kind)
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model), "masks")
-        for path, name in names.items():
-            table[name].assign(start[path])
+        for path, place in names.items():
+            table[place].assign(start[path])
         scales = {names.get(p, p): scale for p, scale in self.scales.items()}
         wrapping.set_masks(model, masks, scales)
         if model.compiled and model.optimizer is not None:

@@ -1,9 +1,12 @@
-"""The state of a training: recorded, restored, and kept clean of pruned weights.
+"""Records and restores the state of training, without pruned weights.
 
-The state has five parts. `weights` are the trainable variables; `statistics`
-those that are not trained (moving averages); `optimizer` its slots;
-`learning_rate` the step and the rate, which place the training on its schedule;
-`seeds` the random generators of dropout and the like. Masks are none of them.
+The state has five parts. Masks are not among them:
+
+- `weights`: the trainable variables;
+- `statistics`: the other variables of the model, such as moving averages;
+- `optimizer`: its slots;
+- `learning_rate`: step and learning rate, the position on the schedule;
+- `seeds`: the random generators of dropout and other random layers.
 """
 
 import keras
@@ -16,7 +19,6 @@ from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
 
 __all__ = [
-    "kernels",
     "present_weights",
     "record",
     "reset_optimizer",
@@ -35,7 +37,7 @@ _PLACES = {
 
 
 def record(model: keras.Model) -> State:
-    """A copy of the whole state: dict from part to dict from name to array.
+    """Returns a copy of the state: dict from part to dict from name to array.
 
     Example:
 
@@ -52,7 +54,7 @@ def record(model: keras.Model) -> State:
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """The stored kernels as arrays, by kernel path.
+    """Returns the stored kernels as arrays, by kernel path.
 
     Example:
 
@@ -63,7 +65,7 @@ def kernels(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
-    """Weights and statistics of a state, as a ticket keeps them: in model order.
+    """Returns the start weights for a ticket: weights and statistics of a state.
 
     Example:
 
@@ -79,7 +81,7 @@ def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
 
 
 def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """What `start_weights` gives of the present state, of any model.
+    """Returns start weights for a ticket from the present values of any model.
 
     Example:
 
@@ -94,7 +96,7 @@ def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def network(model: keras.Model) -> keras.Model:
-    """The network that is trained: of a `Distiller` its student.
+    """Returns the network that is trained: the student of a `Distiller`, or the model.
 
     Example:
 
@@ -106,7 +108,7 @@ def network(model: keras.Model) -> keras.Model:
 
 
 def adopt(model: keras.Model, state: State) -> State:
-    """A state of another build of the model, under the names of this one."""
+    """Returns the state of another build of a model, with the names of this one."""
     return {
         part: {name: state.get(part, {})[old] for name, old in names.items()}
         for part, variables in variables_by_part(model).items()
@@ -115,20 +117,20 @@ def adopt(model: keras.Model, state: State) -> State:
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:
-    """A copy: both backends may reuse the memory of what they hand out."""
+    """Returns a copy, since both backends may reuse the memory of their arrays."""
     return np.array(ops.convert_to_numpy(variable.value), copy=True)
 
 
 def restore(
     model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State
 ) -> None:
-    """Rewinds the parts that the fidelity names.
+    """Restores the parts of a state that a fidelity rewinds.
 
     Args:
         model: A compiled, wrapped model.
-        snapshot: What to go back to, from `record`.
+        snapshot: The state to rewind to, from `record`.
         fidelity: A `Fidelity`.
-        fresh: The state when the search began, for a fresh optimizer.
+        fresh: The state at the start of the search, for a fresh optimizer.
 
     Example:
 
@@ -151,16 +153,17 @@ def restore(
 
 
 def assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
-    """Assigns arrays to variables by name; both must have the same names.
+    """Assigns arrays to variables of the same names.
 
-    Running numbers in names (`dense_7`) may differ, as they do between builds.
+    Running numbers in names (`dense_7`) may differ, since Keras counts on with
+    every build of a model.
     """
-    for name, found in _names(variables, values).items():
-        variables[name].assign(values[found])
+    for name, value_name in _names(variables, values).items():
+        variables[name].assign(values[value_name])
 
 
 def _names(variables, values):
-    """Dict from a variable's name to the name of its value."""
+    """Maps the names of variables to the names of their values."""
     names = paths.match(variables, values)
     if names is None or len(names) != len(values):
         raise ValueError(
@@ -172,7 +175,7 @@ def _names(variables, values):
 
 
 def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]]:
-    """Dict from part to dict from name to variable."""
+    """Returns a dict from part to dict from name to variable."""
     table: dict[str, dict[str, keras.Variable]] = {part: {} for part in PARTS}
     trainable = {id(v) for v in model.trainable_variables}
     for path, variable in wrapping.plain_paths(model).items():
@@ -185,7 +188,7 @@ def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]
 
 
 def iteration(model: keras.Model) -> int:
-    """The optimizer's own count of its steps.
+    """Returns the number of steps that the optimizer has taken.
 
     Example:
 
@@ -194,15 +197,15 @@ def iteration(model: keras.Model) -> int:
     >>> iteration(model)
     0
     """
-    # The greatest: a LossScaleOptimizer, and an optimizer in a group that has
-    # nothing to train, have counters that stand still.
+    # The largest one: a LossScaleOptimizer does not count, nor does an optimizer
+    # in a group without variables.
     variables = built_optimizer(model).variables
     counters = [v for v in variables if keras_internals.is_step_counter(v)]
     return max(int(to_numpy(v)) for v in counters)
 
 
 def iteration_in(state: State) -> int:
-    """The optimizer's count of its steps in a recorded state."""
+    """Returns the number of optimizer steps in a recorded state."""
     values = state["learning_rate"].items()
     counter = f":{keras_internals.STEP_COUNTER}"
     return max(int(value) for name, value in values if name.endswith(counter))
@@ -215,7 +218,7 @@ def _part(variable, trainable):
 
 
 def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
-    """The model's optimizer with its slots made."""
+    """Returns the model's optimizer, and builds it first if necessary."""
     if not model.compiled or model.optimizer is None:
         raise ValueError(
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
@@ -226,10 +229,10 @@ def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
 
 
 def zero_slots(model: keras.Model) -> None:
-    """Zeroes the optimizer's slots where a mask prunes.
+    """Sets the optimizer's slots to zero at pruned weights.
 
-    Old momentum, and the averages that `use_ema` writes over the weights at the
-    end of `fit`, would otherwise bring pruned weights back.
+    Old momentum would otherwise revive pruned weights. So would the averages that
+    `use_ema` writes over the weights at the end of `fit`.
 
     Example:
 
@@ -254,7 +257,7 @@ def zero_slots(model: keras.Model) -> None:
 
 
 def reset_optimizer(model: keras.Model, step: int) -> None:
-    """Clears an optimizer's slots and places its schedule at a step.
+    """Resets the optimizer's slots, and sets its step.
 
     Slots get the initial values of a new optimizer, since not all start at zero.
 
@@ -283,8 +286,8 @@ def _slots(model):
 
 
 def _restart_averages(model):
-    """Starts the moving averages of weights from the weights they average."""
+    """Sets moving averages of weights to the present weights."""
     for slot, variable in _slots(model):
         if keras_internals.is_average(slot, variable):
-            # A copy, for JAX refuses to train on a buffer that is used twice.
+            # A copy: JAX refuses to train on a buffer that is used twice.
             slot.assign(to_numpy(variable))
