@@ -54,7 +54,7 @@ def record(model: keras.Model) -> State:
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the stored kernels as arrays, by kernel path.
+    """The stored kernels as arrays, by kernel path.
 
     Example:
 
@@ -117,7 +117,7 @@ def adopt(model: keras.Model, state: State) -> State:
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:
-    """Returns a copy, since both backends may reuse the memory of their arrays."""
+    """A copy: both backends may reuse the memory of what they hand out."""
     return np.array(ops.convert_to_numpy(variable.value), copy=True)
 
 
@@ -236,12 +236,11 @@ def zero_slots(model: keras.Model) -> None:
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="d")],
-    ...                          name="net")
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model = tt.wrap(model, verbose=False)
     >>> model.compile(keras.optimizers.SGD(momentum=0.9), "mse")
     >>> history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
-    >>> wrapping.set_masks(model, {"net/d/kernel": [[1], [0]]})
+    >>> model.layers[0].set_masks({"kernel": [[1], [0]]})
     >>> zero_slots(model)
     >>> slots = list(record(model)["optimizer"].values())
     >>> (slots[0] != 0).tolist()
