@@ -22,6 +22,31 @@ def drawn_axes(results, monkeypatch, tmp_path, **kwargs):
     return figure.axes[0]
 
 
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("curve.png", b"\x89PNG"),
+        ("curve.svg", b"<?xml"),
+        ("curve.pdf", b"%PDF-"),
+        ("curve.PDF", b"%PDF-"),
+    ],
+)
+def test_the_suffix_selects_the_format(name, start, tmp_path):
+    pytest.importorskip("matplotlib")
+    plots.plot_search(RESULTS, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["curve", "curve.jpeg", "curve.png.txt"])
+def test_other_suffixes_are_refused_with_the_known_ones(name, tmp_path):
+    known = r"one of \['.pdf', '.png', '.svg'\]. Received: .*curve"
+    with pytest.raises(ValueError, match=known):
+        plots.plot_search(RESULTS, tmp_path / name)
+    with pytest.raises(ValueError, match=known):
+        plots.plot_frontier({"a": [(0.5, 0.9)]}, [], tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_picture_is_a_png_of_sensible_size(count, tmp_path):
     pytest.importorskip("matplotlib")

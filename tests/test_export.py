@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import xml.etree.ElementTree
 
 import keras
 import numpy as np
@@ -18,7 +19,13 @@ from keras import layers as kl
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.cli import main
-from tf_tickets.exporting import artefact_runner, exporter, verification
+from tf_tickets.exporting import (
+    artefact_runner,
+    export_report,
+    exporter,
+    formats,
+    verification,
+)
 from tf_tickets.exporting.saved_model import packing
 from tf_tickets.exporting.tflite import file
 from tf_tickets.exporting.verification import ExportError
@@ -247,9 +254,8 @@ def test_a_saved_model_to_train_is_a_layer_of_keras(tmp_path):
 def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
     model = wrapped()
     # A fresh interpreter takes long: of the two Keras files one is run on each backend.
-    report = tt.export(
-        model, tmp_path / "a.keras", "keras", data=X, verify=not ON_TENSORFLOW
-    )
+    report = tt.export(model, tmp_path / "a.keras", data=X, verify=not ON_TENSORFLOW)
+    assert report.format == "keras"
     assert max(report.errors.values(), default=0.0) < 1e-6
     assert bool(report.errors) != ON_TENSORFLOW
     assert report.sizes["sparse"] < 0.5 * report.sizes["dense"]
@@ -369,7 +375,7 @@ def test_several_inputs_and_outputs_keep_their_names():
     both = kl.Concatenate()([left, right])
     outputs = {"one": kl.Dense(2)(both), "two": kl.Dense(1)(both)}
     model = keras.Model({"left": left, "right": right}, outputs)
-    takes = exporter.interface.of_model(model)
+    takes = exporter.signature.of_model(model)
     assert [one.name for one in takes.inputs] == ["left", "right"]
     named = takes.named({"left": np.ones((2, 3)), "right": np.ones((2, 4))})
     assert {name: array.shape for name, array in named.items()} == {
@@ -461,7 +467,15 @@ def asked(address, content):
         ({"precision": "int8"}, "precision='int8'"),
         ({"format": "tflite", "trainable": True, "to": "a.tflite"}, "trainable=True"),
         ({"format": "tflite", "precision": "int8", "to": "a.tflite"}, "data=x"),
-        ({"to": "there"}, "is there already"),
+        ({"to": "there"}, "exists already"),
+        ({"to": "a.h5"}, r"'.h5' is no export format.*.keras, .onnx, .tflite"),
+        ({"to": "net-0.5"}, "pass format='saved_model'"),
+        ({"format": "tflite", "to": "a.onnx"}, "must end in '.tflite'.*a.onnx"),
+        ({"format": "keras", "to": "a.bin"}, "must end in '.keras'"),
+        (
+            {"format": "saved_model", "to": "a.keras"},
+            "'.keras' is the suffix of a file",
+        ),
         ({"data": np.ones((3, 2))}, "takes examples of shape"),
         ({"data": [X, X]}, "has 1 inputs"),
     ],
@@ -472,6 +486,24 @@ def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, given, messa
     with pytest.raises(ValueError, match=message):
         tt.export(wrapped(), path, **given)
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(
+    "path, given, format",
+    [
+        ("a.keras", [], "keras"),
+        ("a.tflite", [], "tflite"),
+        ("a.b.onnx", [], "onnx"),
+        ("folder", [], "saved_model"),
+        ("some.where/folder", [], "saved_model"),
+        (".hidden", [], "saved_model"),
+        ("net-0.5", ["saved_model"], "saved_model"),
+        ("a.onnx", ["onnx"], "onnx"),
+        ("folder", ["saved_model"], "saved_model"),
+    ],
+)
+def test_the_suffix_selects_the_format(path, given, format):
+    assert formats.choose(pathlib.Path(path), *given) == format
 
 
 def test_only_models_that_are_built_are_exported(tmp_path):
@@ -527,4 +559,30 @@ def test_the_command_line_exports(tmp_path, capsys):
     assert "batch 32: largest error" in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["format"] == "keras"
     assert main.main(command) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_notebooks_show_an_export_report_as_escaped_html():
+    report = tt.ExportReport(
+        "a&b.tflite",
+        "tflite",
+        "float32",
+        0.5,
+        {"sparse": 50, "dense": 100, "bound": 40},
+        [export_report.Stored("<w>", (3, 2), 0.5, "csr", "smaller")],
+        {1: 1e-6},
+        {1: {"median": 0.5, "quartiles": [0.4, 0.6]}},
+        ["x < y"],
+    )
+    assert repr(report) == str(report)
+    text = report._repr_html_().replace("<br>", " | ")
+    page = xml.etree.ElementTree.fromstring(f"<div>{text}</div>")
+    assert [cell.text for cell in page.iter("td")] == [
+        *("<w>", "3x2", "50.0%", "csr", "smaller")
+    ]
+    head, rest = (paragraph.text for paragraph in page.iter("p"))
+    assert head.startswith("a&b.tflite: tflite, float32, 50.0% zeros |")
+    assert rest == (
+        "batch 1: largest error 1.0e-06 of the largest output, latency relative to "
+        "dense 0.50 (0.40 to 0.60) | x < y"
+    )

@@ -1,6 +1,7 @@
 """The frontier over several searches: equal terms, kept, resumed, drawn."""
 
 import json
+import xml.etree.ElementTree
 
 import keras
 import numpy as np
@@ -123,6 +124,45 @@ def test_the_optimal_points_are_those_that_none_dominates():
     assert [p for p in whole.points if p not in dominated] == sorted(
         whole.optimal, key=lambda p: p.sparsity
     )
+
+
+def test_a_frontier_prints_as_a_table():
+    rows = [(0.5, 0.9, 1), (0.9, 0.8, 3)]
+    whole = tt.Frontier(points(*rows), {"accuracy": 0.93}, "accuracy")
+    assert str(whole).splitlines() == [
+        "search  round  search epochs  kept weights  accuracy",
+        "dense                              100.00%    0.9300",
+        "0           1              1        50.00%   0.9000*",
+        "1           1              3        10.00%   0.8000*",
+    ]
+    assert repr(whole) == "Frontier(2 points of 2 searches, accuracy, dense 0.9300)"
+
+
+def test_the_repr_of_a_frontier_is_short_without_its_metric_too():
+    whole = tt.Frontier(points((0.5, 0.9, 1)), {}, "val_accuracy")
+    assert repr(whole) == "Frontier(1 point of 1 search, val_accuracy)"
+
+
+def test_notebooks_show_a_frontier_as_an_escaped_table():
+    [point] = points((0.5, 0.9, 1))
+    point.label = "<i>"
+    text = tt.Frontier([point], {"accuracy": 0.93}, "accuracy")._repr_html_()
+    table = xml.etree.ElementTree.fromstring(text)
+    rows = [[cell.text for cell in row] for row in table.iter("tr")]
+    assert rows[-1] == ["<i>", "1", "1", "50.00%", "0.9000*"]
+    assert table.findtext("caption").startswith("Frontier(1 point")
+
+
+def test_a_frontier_is_plotted_in_the_format_of_the_suffix(tmp_path):
+    pytest.importorskip("matplotlib")
+    whole = tt.Frontier(points((0.5, 0.9, 1)), {"accuracy": 0.93}, "accuracy")
+    starts = {"a.svg": b"<?xml", "a.pdf": b"%PDF-", "a.png": b"\x89PNG"}
+    for name, start in starts.items():
+        whole.plot(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    with pytest.raises(ValueError, match=r"'.png', '.svg'\]. Received: .*a.gif'"):
+        whole.plot(tmp_path / "a.gif")
+    assert {path.name for path in tmp_path.iterdir()} == set(starts)
 
 
 def test_the_cheapest_ticket_as_good_as_the_dense_network():

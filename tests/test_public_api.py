@@ -3,8 +3,10 @@
 import ast
 import graphlib
 import importlib.util
+import inspect
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 # from those before it.
 ROOMS = [
     "environment",
+    "keras_internals",
     "arguments",
     "configuration",
     "files",
@@ -25,11 +28,11 @@ ROOMS = [
     "optimizers",
     "masks",
     "wrapping",
+    "reports",
     "distillation",
     "training",
     "pruning",
     "tickets",
-    "reports",
     "experiments",
     "callbacks",
     "search",
@@ -117,6 +120,80 @@ def test_all_lists_every_public_name_that_the_package_imports():
         for alias in node.names
     }
     assert {n for n in imported if not n.startswith("_")} <= set(tf_tickets.__all__)
+
+
+# The modules that users reach as `tt.<name>`.
+PUBLIC = {
+    name: vars(tf_tickets)[name]
+    for name in tf_tickets.__all__
+    if inspect.ismodule(vars(tf_tickets)[name])
+}
+
+
+def test_public_modules_are_found():
+    assert {"allocation", "controls", "layers", "masks", "snapshots"} <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_lists_its_names_in_sorted_order(name):
+    names = PUBLIC[name].__all__
+    assert names == sorted(set(names))
+    assert [name for name in names if name.startswith("_")] == []
+    assert [n for n in names if n not in vars(PUBLIC[name])] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_a_public_module_lists_has_an_example(name):
+    found = [vars(PUBLIC[name])[n] for n in PUBLIC[name].__all__]
+    # Base classes do nothing by themselves; the classes on them have the examples.
+    bases = {
+        base for kind in found if inspect.isclass(kind) for base in kind.__mro__[1:]
+    }
+    without = [x.__name__ for x in found if ">>> " not in (x.__doc__ or "")]
+    assert set(without) <= {base.__name__ for base in bases}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_lists_what_nothing_in_the_package_uses(name):
+    """The rule of `__all__`: what is not for users has a user in the package."""
+    module = PUBLIC[name].__name__.removeprefix("tf_tickets.")
+    unlisted = public_names(TREES[module]) - set(PUBLIC[name].__all__)
+    unused = [n for n in sorted(unlisted) if not is_used(n, module)]
+    assert unused == [], "List it in `__all__`, or remove it."
+
+
+def public_names(tree):
+    """The public functions and classes that a module defines."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = {node.name for node in tree.body if isinstance(node, kinds)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def is_used(name, module):
+    """Whether the package reads a function or class of a module, or imports it."""
+    if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(TREES[module])):
+        return True
+    attribute = re.compile(rf"\b{module.rpartition('.')[2]}\.{name}\b")
+    full = f"tf_tickets.{module}.{name}"
+    return any(
+        full in imported_names(TREES[other]) or attribute.search(SOURCES[other])
+        for other in MODULES
+        if other != module
+    )
+
+
+@pytest.mark.parametrize(
+    "name, module, used",
+    [
+        ("movement", "pruning.criteria", False),
+        ("twin", "optimizers", True),
+        ("Ticket", "tickets.ticket", True),
+        ("ReadOverlay", "wrapping.prunable", True),
+        ("absent", "wrapping.prunable", False),
+    ],
+)
+def test_a_use_in_the_package_is_seen(name, module, used):
+    assert is_used(name, module) == used
 
 
 def test_every_room_has_its_place():

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import xml.etree.ElementTree
 
 import keras
 import numpy as np
@@ -181,7 +182,7 @@ def test_unknown_flops_are_in_no_total_and_are_said():
     model = keras.Model(inputs, kl.Dense(2)(samples.OwnKernel()(inputs)))
     found = tt.summary(model)
     assert (found.flops, found.flops_kept) == (8, 1.0)
-    assert "? FLOPs of 2 kernels are unknown and in no total" in str(found)
+    assert "? FLOPs of 2 kernels are unknown and not in the totals" in str(found)
 
 
 def test_a_fraction_of_flops_is_none_where_none_is_known():
@@ -279,6 +280,22 @@ def test_the_text_of_many_skipped_variables_names_three_and_counts_the_rest():
     found = tt.summary(samples.subclassed())
     assert str(found).endswith("and 10 more")
     assert repr(found) == str(found)
+
+
+def test_notebooks_show_the_report_as_escaped_html():
+    row = summary.KernelRow("<k>", (2, 3), 6, 3, 6, 3)
+    skipped = [summary.SkippedRow("<b>", (2,), 2, "rank 1")]
+    text = summary.Report("a & b", [row], skipped, 8, ("a < b",))._repr_html_()
+    page = xml.etree.ElementTree.fromstring(f"<div>{text.replace('<br>', ' | ')}</div>")
+    assert page.findtext("table/caption") == "Model 'a & b'"
+    assert [cell.text for cell in page.findall("table/tbody/tr[1]/td")] == [
+        *("<k>", "2x3", "6", "3", "0.5000", "6", "3")
+    ]
+    assert page.findtext("p") == (
+        "sparsity 0.5000 among 6 prunable weights, 0.3750 among all 8 | "
+        "FLOPs (multiply-adds per example) kept: 0.5000 | a < b | Not prunable: |   "
+        "rank 1: 1 variable of 2 values: <b>"
+    )
 
 
 def test_json_gives_back_what_the_report_holds(tmp_path):

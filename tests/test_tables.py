@@ -1,5 +1,7 @@
 """Numbers as aligned text."""
 
+import xml.etree.ElementTree
+
 import numpy as np
 
 import tf_tickets as tt
@@ -35,3 +37,21 @@ def test_the_text_of_a_search():
 def test_the_text_of_a_search_without_a_dense_network():
     last = tables.search_table(RESULTS).splitlines()[-1]
     assert last.split() == ["10", "0.9000", "10.00%", "-", "-", "-", "-"]
+
+
+def test_html_escapes_every_cell_and_aligns_columns():
+    text = tables.html([("a", "b"), ("<script>", "1 & 2")], left=1, caption="'x'")
+    table = xml.etree.ElementTree.fromstring(text)
+    rows = [[cell.text for cell in row] for row in table.iter("tr")]
+    assert rows == [["a", "b"], ["<script>", "1 & 2"]]
+    assert [cell.get("style") for cell in table.iter("td")] == [
+        "text-align:left",
+        "text-align:right",
+    ]
+    assert table.findtext("caption") == "'x'"
+    assert "<caption>" not in tables.html([("a",)])
+
+
+def test_lines_of_html_are_one_paragraph():
+    assert tables.html_lines([]) == ""
+    assert tables.html_lines(["<p>"]) == "<p>&lt;p&gt;</p>"

@@ -1,5 +1,8 @@
 """Tickets: saved, loaded, applied and compared."""
 
+import dataclasses
+import xml.etree.ElementTree
+
 import keras
 import numpy as np
 import pytest
@@ -49,7 +52,7 @@ def test_numpy_numbers_in_metrics_and_provenance_are_saved(tmp_path):
 @pytest.mark.parametrize(
     "masks, message",
     [
-        ({}, "one mask at least"),
+        ({}, "at least one mask"),
         ({"k": [0, 2]}, r"\[0 2\] for 'k'"),
         ({"k": [0.5, 1]}, "0 .pruned. and 1"),
     ],
@@ -77,6 +80,99 @@ def test_the_id_tells_tickets_apart(other):
 def test_the_id_is_of_masks_and_weights_only():
     left, right = tt.Ticket({"k": [1]}, None, {"a": 1}), tt.Ticket({"k": [1]})
     assert left.id == right.id
+
+
+def test_tickets_are_equal_by_masks_weights_and_scales():
+    def ticket(**changes):
+        given = {"masks": {"k": [1, 0]}, "weights": {"k": np.ones(2)}, "scales": {}}
+        return tt.Ticket(**{**given, **changes})
+
+    others = [
+        ticket(masks={"k": [0, 1]}),
+        ticket(weights={"k": np.ones(2, "float32")}),
+        ticket(weights=None),
+        ticket(scales={"k": 2.0}),
+    ]
+    assert all(ticket() != other for other in others)
+    assert len({ticket(), ticket(), *others}) == 5
+    assert ticket() in [*others, ticket()] and ticket() not in others
+    assert (ticket() == 1, ticket() == "k") == (False, False)
+
+
+def test_equality_ignores_metrics_and_provenance():
+    left = tt.Ticket({"k": [1, 0]}, None, {"loss": 0.1}, {"round": 1})
+    right = tt.Ticket({"k": [1, 0]})
+    assert left == right and hash(left) == hash(right)
+    before = hash(left)
+    left.metrics["loss"] = 0.2
+    assert hash(left) == before and left == right
+
+
+@pytest.mark.parametrize("scale", [2, np.float32(1.5), np.float64(0.1)])
+def test_a_saved_ticket_is_equal_to_the_loaded_one(tmp_path, scale):
+    ticket = ticket_of(tiny.network())
+    ticket = dataclasses.replace(ticket, scales={next(iter(ticket.masks)): scale})
+    ticket.save(tmp_path / "a.ticket")
+    loaded = tt.Ticket.load(tmp_path / "a.ticket")
+    assert loaded == ticket and hash(loaded) == hash(ticket)
+
+
+def test_the_repr_is_one_short_line():
+    provenance = {"method": "imp", "round": 3, "control": "reinit"}
+    ticket = ticket_of(tiny.network(), **provenance)
+    text = repr(ticket)
+    assert (
+        text
+        == str(ticket)
+        == (
+            "Ticket(imp, reinit, round 3, sparsity 0.5000, 45 of 90 weights kept in "
+            f"2 kernels, loss 0.5000, id {ticket.id[:8]})"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "monitor, shown",
+    [
+        ("val_accuracy", "val_accuracy 0.9000"),
+        ({"config": {"metric": "val_accuracy"}}, "val_accuracy 0.9000"),
+        ("test_accuracy", "loss 0.2500"),
+        (None, "loss 0.2500"),
+    ],
+)
+def test_the_repr_shows_the_monitored_metric(monitor, shown):
+    metrics = {"loss": 0.25, "val_accuracy": 0.9}
+    provenance = {"settings": {"monitor": monitor}}
+    assert shown in repr(tt.Ticket({"k": [1, 0]}, None, metrics, provenance))
+
+
+def test_a_ticket_of_a_search_has_method_round_and_metric_in_its_repr():
+    search = tiny.imp(rounds=1, epochs_per_round=1)
+    tiny.run(tiny.network(), search)
+    [ticket] = search.tickets
+    accuracy = ticket.metrics["accuracy"]
+    assert repr(ticket).startswith("Ticket(imp, round 1, sparsity 0.3000, 63 of 90")
+    assert f"accuracy {accuracy:.4f}, id" in repr(ticket)
+
+
+def test_notebooks_show_the_kernels_as_an_escaped_table():
+    masks = {"net/<b>/kernel": np.arange(6).reshape(2, 3) < 2, "b&c": [1, 1]}
+    text = tt.Ticket(masks, None, {}, {"method": "<imp>"})._repr_html_()
+    table = xml.etree.ElementTree.fromstring(text)
+    rows = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    assert rows == [
+        ["kernel", "shape", "kept/total", "sparsity"],
+        ["net/<b>/kernel", "2x3", "2/6", "66.67%"],
+        ["b&c", "2", "2/2", "0.00%"],
+        ["total", "", "4/8", "50.00%"],
+    ]
+    assert table.findtext("caption").startswith("Ticket(<imp>, sparsity 0.5000")
+
+
+def test_notebooks_show_the_first_kernels_of_a_deep_network():
+    text = tt.Ticket({f"k{i}": [1, 0] for i in range(32)})._repr_html_()
+    assert "k29" in text and "k30" not in text
+    assert "2 more kernels" in text and "32/64" in text
 
 
 def wrapped_anew():
@@ -217,7 +313,7 @@ def test_a_rewound_ticket_is_not_saved_without_weights(tmp_path):
 
 def test_a_ticket_of_trained_weights_is_not_saved_without_them(tmp_path):
     ticket = searched(fidelity="learning_rate")
-    with pytest.raises(ValueError, match="do not give this ticket's start weights"):
+    with pytest.raises(ValueError, match="do not reproduce this ticket's start"):
         ticket.save(tmp_path / "a", weights=False)
 
 
@@ -229,7 +325,7 @@ def test_a_ticket_from_fit_is_not_saved_without_weights(tmp_path):
 
 
 def test_masks_alone_cannot_be_applied():
-    with pytest.raises(ValueError, match="cannot do without its start weights"):
+    with pytest.raises(ValueError, match="needs its start weights"):
         tt.Ticket(tiny.half(tiny.network())).apply(tiny.network())
 
 

@@ -1,4 +1,4 @@
-"""Several optimizers in one: scores are trained otherwise than weights."""
+"""Optimizers for groups of variables, such as weights and mask scores."""
 
 import re
 from collections.abc import Iterable
@@ -6,23 +6,30 @@ from typing import Any
 
 import keras
 
-# The variables of learned masks that are trained.
+from tf_tickets import keras_internals
+
+__all__ = [
+    "Grouped",
+    "with_scores",
+]
+
+# Pattern of the paths of trainable mask variables.
 SCORES = r"(^|/)mask_scores$"
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class Grouped(keras.optimizers.Optimizer):
-    """Trains each group of variables by an optimizer of its own.
+    """Trains groups of variables with different optimizers.
 
-    Each has its learning rate, schedule, weight decay and clipping by norm for
-    itself. The learning rate that callbacks read and set is that of `default`.
-    `keras.optimizers.MultiOptimizer`, which newer versions of Keras have, has no
-    learning rate, and cannot be asked which optimizer trains a variable.
+    Each optimizer has its own learning rate, schedule, weight decay and clipping by
+    norm. Callbacks read and set the learning rate of `default`. Newer versions of
+    Keras have `keras.optimizers.MultiOptimizer`, which has no learning rate and does
+    not say which optimizer trains a variable.
 
     Args:
-        default: The optimizer of all variables that are in no group.
-        groups: Dict from a regular expression, searched in a variable's path, to
-            the optimizer of the variables where it is found; the first counts.
+        default: The optimizer for variables in no group.
+        groups: Dict from regular expression to optimizer. A variable belongs to the
+            first group whose expression is found in its path.
 
     Example:
 
@@ -43,8 +50,8 @@ class Grouped(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         if not isinstance(groups, dict) or not groups:
             raise ValueError(
-                "`groups` must be a dict from a regular expression over variable "
-                f"paths to an optimizer. Received: {groups!r}"
+                "`groups` must be a dict from a regular expression for variable paths "
+                f"to an optimizer. Received: {groups!r}"
             )
         self.default = keras.optimizers.get(default)
         self.groups = {p: keras.optimizers.get(o) for p, o in groups.items()}
@@ -54,8 +61,8 @@ class Grouped(keras.optimizers.Optimizer):
     def members(self) -> list[keras.optimizers.Optimizer]:
         """The default optimizer and those of the groups.
 
-        Not called `optimizers`: the callbacks of Keras set the learning rate of all
-        optimizers under that name, to the same value.
+        The name is not `optimizers`, since Keras's callbacks would set the learning
+        rate of all optimizers in an attribute of that name to the same value.
         """
         return [self.default, *self.groups.values()]
 
@@ -69,7 +76,7 @@ class Grouped(keras.optimizers.Optimizer):
         super().build(self._known)
 
     def _places(self, variables):
-        """Pairs of an optimizer and where its variables are in the list."""
+        """Pairs of an optimizer and the indices of its variables."""
         owners = [self.optimizer_of(variable) for variable in variables]
         return [
             (optimizer, [i for i, owner in enumerate(owners) if owner is optimizer])
@@ -77,7 +84,7 @@ class Grouped(keras.optimizers.Optimizer):
         ]
 
     def optimizer_of(self, variable: keras.Variable) -> keras.optimizers.Optimizer:
-        """The optimizer that trains a variable."""
+        """Returns the optimizer that trains a variable."""
         for pattern, optimizer in self.groups.items():
             if re.search(pattern, variable.path):
                 return optimizer
@@ -92,7 +99,7 @@ class Grouped(keras.optimizers.Optimizer):
         return self._leading().iterations
 
     def _leading(self):
-        """The default, or where it has nothing to train, the first that has."""
+        """The default optimizer, or the first with variables if it has none."""
         for optimizer, places in self._places(self._known):
             if places:
                 return optimizer
@@ -118,8 +125,8 @@ class Grouped(keras.optimizers.Optimizer):
         grads = list(grads)
         for optimizer, places in self._places(variables):
             if places:
-                found = [variables[place] for place in places]
-                optimizer.apply([grads[place] for place in places], found)
+                group = [variables[place] for place in places]
+                optimizer.apply([grads[place] for place in places], group)
 
     def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
         variables = list(var_list)
@@ -153,16 +160,16 @@ def with_scores(
     optimizer: str | dict | keras.optimizers.Optimizer,
     scores: str | dict | keras.optimizers.Optimizer | None = None,
 ) -> keras.optimizers.Optimizer:
-    """The optimizer, with one for the scores of learned masks beside it.
+    """Returns an optimizer that trains the scores of learned masks separately.
 
     Args:
-        optimizer: What trains the weights.
-        scores: What trains the scores. By default a copy of `optimizer`, without
-            its weight decay, which would pull scores to 0.
+        optimizer: The optimizer of the weights.
+        scores: The optimizer of the scores. By default a copy of `optimizer` without
+            weight decay, which would pull scores to 0.
 
     Returns:
-        A `Grouped` optimizer. One that has the scores in a group already is given
-        back as it is.
+        A `Grouped` optimizer. If `optimizer` has a group for the scores already, it
+        is returned unchanged.
 
     Example:
 
@@ -190,14 +197,14 @@ def with_scores(
 def _check_equal(present, wanted):
     if wanted is not None and not same(present, keras.optimizers.get(wanted)):
         raise ValueError(
-            "The scores have an optimizer already, and it is another one than "
-            f"`scores`. Received: {settings(keras.optimizers.get(wanted))}; there: "
-            f"{settings(present)}. Compile with the optimizer of the weights alone."
+            "The scores have an optimizer already, and it differs from `scores`. "
+            f"Received: {settings(keras.optimizers.get(wanted))}; present: "
+            f"{settings(present)}. Compile with the optimizer of the weights only."
         )
 
 
 def settings(optimizer: keras.optimizers.Optimizer) -> dict:
-    """Class and configuration, without the name that Keras numbers on.
+    """Returns class and configuration, without the name, which Keras numbers.
 
     Example:
 
@@ -209,7 +216,7 @@ def settings(optimizer: keras.optimizers.Optimizer) -> dict:
 
 
 def same(left: keras.optimizers.Optimizer, right: keras.optimizers.Optimizer) -> bool:
-    """Whether two optimizers are of the same class and configuration.
+    """Whether two optimizers have the same class and configuration.
 
     Example:
 
@@ -222,7 +229,7 @@ def same(left: keras.optimizers.Optimizer, right: keras.optimizers.Optimizer) ->
 def trainer_of(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> keras.optimizers.Optimizer:
-    """The optimizer that trains a variable, under loss scaling and in groups.
+    """Returns the optimizer that trains a variable, inside loss scaling and groups.
 
     Example:
 
@@ -237,7 +244,7 @@ def trainer_of(
 
 
 def twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """A new optimizer of the same configuration.
+    """Returns a new optimizer with the same configuration.
 
     Example:
 
@@ -250,7 +257,7 @@ def twin(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 def set_learning_rate(
     optimizer: keras.optimizers.Optimizer, learning_rate: float
 ) -> None:
-    """Sets the learning rate of an optimizer that has no schedule for it.
+    """Sets the learning rate of an optimizer without a schedule.
 
     Example:
 
@@ -264,17 +271,17 @@ def set_learning_rate(
 
 
 def check_settable(optimizer: keras.optimizers.Optimizer) -> None:
-    """Refuses an optimizer whose learning rate is a schedule.
+    """Raises a ValueError if the learning rate of an optimizer is a schedule.
 
     Example:
 
     >>> check_settable(keras.optimizers.SGD(0.5))
     """
-    if not any(v.name == "learning_rate" for v in optimizer.variables):
+    if not any(keras_internals.is_learning_rate(v) for v in optimizer.variables):
         raise ValueError(
-            f"The learning rate of optimizer {optimizer.name!r} is to be set, but it "
-            "follows a schedule. Compile with a number as learning rate, or leave the "
-            "rate to the schedule."
+            f"The learning rate of optimizer {optimizer.name!r} cannot be set, since "
+            "it follows a schedule. Compile with a number as learning rate, or do not "
+            "set it."
         )
 
 
@@ -288,17 +295,17 @@ def _without_decay(optimizer):
 def decays(
     optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]
 ) -> bool:
-    """Whether an optimizer may pull any of the variables to 0 by weight decay.
+    """Whether an optimizer may apply weight decay to any of the variables.
 
-    What was excluded from weight decay counts as decayed, for an optimizer does
-    not say what it excludes.
+    Variables excluded from weight decay count as decayed, since an optimizer does
+    not say which variables it excludes.
 
     Example:
 
     >>> decays(keras.optimizers.Adam(), [])
     False
     """
-    found = [trainer_of(optimizer, variable) for variable in variables]
-    # Keras's own optimizer of several does not say which trains what.
-    members = [m for one in found for m in getattr(one, "optimizers", [one])]
+    trainers = [trainer_of(optimizer, variable) for variable in variables]
+    # Keras's MultiOptimizer does not say which optimizer trains a variable.
+    members = [m for one in trainers for m in getattr(one, "optimizers", [one])]
     return any(bool(member.weight_decay) for member in members)

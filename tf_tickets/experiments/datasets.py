@@ -18,6 +18,11 @@ import numpy as np
 
 from tf_tickets.training import batches
 
+__all__ = [
+    "Dataset",
+    "load",
+]
+
 _FROM_TFDS = ("mnist", "cifar10")
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _PIP_LINES = {

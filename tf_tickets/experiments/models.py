@@ -8,6 +8,16 @@ models output logits without a softmax, so use losses with `from_logits=True`. C
 import keras
 from keras import layers
 
+__all__ = [
+    "conv2",
+    "conv4",
+    "conv6",
+    "lenet300",
+    "resnet18",
+    "resnet20",
+    "vgg16",
+]
+
 _VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 

@@ -11,6 +11,12 @@ import keras
 
 from tf_tickets.experiments import models
 
+__all__ = [
+    "Recipe",
+    "build",
+    "recipe",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:

@@ -105,6 +105,11 @@ class ExportReport:
 
     __repr__ = __str__
 
+    def _repr_html_(self):
+        head = tables.html_lines(self._head())
+        table = tables.html(self._cells(), left=2)
+        return head + table + tables.html_lines(self._rest())
+
     def _head(self):
         yield f"{self.path}: {self.format}, {self.precision}, {self.sparsity:.1%} zeros"
         for kind in ("sparse", "dense"):
@@ -116,8 +121,10 @@ class ExportReport:
         yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
 
     def _table(self):
-        rows = [row.cells() for row in self.tensors]
-        return tables.align([_COLUMNS, *rows], left=2)
+        return tables.align(self._cells(), left=2)
+
+    def _cells(self):
+        return [_COLUMNS, *(row.cells() for row in self.tensors)]
 
     def _rest(self):
         for batch, error in self.errors.items():

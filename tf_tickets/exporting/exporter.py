@@ -1,4 +1,4 @@
-"""One function that writes a model in any format, checks it, and reports."""
+"""Exports a model to any format, verifies the result and reports on it."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ import numpy as np
 from tf_tickets.environment import versions
 from tf_tickets.exporting import (
     artefact_runner,
+    formats,
     onnx_file,
     signature,
     source,
@@ -28,14 +29,14 @@ from tf_tickets.tickets.ticket import Ticket
 PRECISIONS = tuple(verification.TOLERANCES)
 _BY_TENSORFLOW = ("saved_model", "tflite")
 _ROWS = max(verification.BATCHES)
-# The file by which a SavedModel is known.
-_SIGN = "saved_model.pb"
+# The file that identifies a SavedModel.
+_SAVED_MODEL_FILE = "saved_model.pb"
 
 
 def export(
     exported: keras.Model | Ticket,
     path: os.PathLike | str,
-    format: str = "saved_model",
+    format: str | None = None,
     *,
     model: keras.Model | None = None,
     data: Any = None,
@@ -46,45 +47,48 @@ def export(
     overwrite: bool = False,
     seed: int = 0,
 ) -> ExportReport:
-    """Writes a model so that its zeros take no room, and checks what was written.
+    """Exports a model so that its zeros take no space, and verifies the result.
 
-    The artefact is loaded in a fresh interpreter and run at batch 1 and 32; only if it
-    gives what the model gives it is moved to `path`. Otherwise nothing is left behind,
-    and the error says why.
+    The export is loaded in a fresh process and run with batch sizes 1 and 32. It is
+    moved to `path` only if its outputs match the model's. If not, no file is left
+    behind and the error states the difference.
 
     Args:
-        exported: A plain model, a wrapped one, or a ticket with its `model`.
-        path: Where to: a folder for "saved_model", otherwise a file whose suffix tells
-            the format.
+        exported: A plain model, a wrapped model, or a ticket with its `model`.
+        path: The output path. Its suffix selects the format: `.keras`, `.tflite`,
+            `.onnx`, or no suffix for the folder of a SavedModel.
         format: "saved_model" (TensorFlow, loads without this library), "tflite",
-            "keras" or "onnx".
-        model: With a ticket, the model that was trained from it.
-        data: Inputs to compare on, an array or a nest of them; random ones by default.
-            "int8" learns its ranges from them.
-        precision: Of TFLite files: "float32", "float16", "dynamic" (weights of 8
-            bits) or "int8" (activations too).
-        trainable: Whether the artefact is to be trained on with its zeros kept: a
-            SavedModel whose variables are the kept weights, or a `.keras` file of the
-            wrapped model.
-        verify: Whether to run it. Without it there are no errors and times either.
-        tolerance: The largest error relative to the largest output; by default 1e-4,
-            for "float16" 1e-2, "dynamic" 0.1, "int8" 0.25.
-        overwrite: Whether `path` may be there already.
+            "keras" or "onnx". By default the suffix of `path` selects it. Required
+            only for a SavedModel whose folder has a dot in its name.
+        model: For a ticket, the model that was trained from it.
+        data: Example inputs for the verification, an array or a nest of arrays.
+            Random by default. "int8" is calibrated on them.
+        precision: Precision of TFLite files: "float32", "float16", "dynamic" (8-bit
+            weights) or "int8" (8-bit activations too).
+        trainable: Whether to write an export that can be trained while its zeros
+            stay zero: a SavedModel whose variables are the kept weights, or a
+            `.keras` file of the wrapped model.
+        verify: Whether to verify the export. Without it the report has no errors and
+            latencies.
+        tolerance: The largest allowed error relative to the largest output. By
+            default 1e-4; for "float16" 1e-2, "dynamic" 0.1, "int8" 0.25.
+        overwrite: Whether to replace `path` if it exists.
         seed: Seed of random inputs.
 
     Returns:
-        An `ExportReport`: sizes, encodings, errors and times.
+        An `ExportReport` with sizes, encodings, errors and latencies.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(30)])
-    >>> report = export(model, tmp_path / "model.keras", "keras", verify=False)
+    >>> report = export(model, tmp_path / "model.keras", verify=False)
     >>> report.format, (tmp_path / "model.keras").exists()
     ('keras', True)
     """
     path = pathlib.Path(path)
-    _check(path, format, overwrite)
-    _check_ways(format, precision, trainable, data)
+    format = formats.choose(path, format)
+    _check_place(path, overwrite)
+    _check_options(format, precision, trainable, data)
     found = source.of(exported, model)
     takes = signature.of_model(found.plain, data)
     if data is None:
@@ -98,64 +102,50 @@ def export(
     return _perform(order, path, overwrite)
 
 
-def _check(path, format, overwrite):
-    if format not in writer.SUFFIXES:
-        raise ValueError(
-            f"`format` must be one of {sorted(writer.SUFFIXES)}. Received: {format!r}"
-        )
-    suffix = writer.SUFFIXES[format]
-    if suffix and path.suffix != suffix:
-        raise ValueError(
-            f"The path of a {format} file must end in {suffix!r}. Received: {path}"
-        )
-    if not suffix and path.suffix in writer.SUFFIXES.values() and path.suffix:
-        raise ValueError(
-            f"{path} is the name of a file, format='saved_model' writes a folder. Say "
-            "which format is meant, or name a folder."
-        )
-    _check_place(path, overwrite)
-    if format == "onnx":
-        onnx_file.check_installed()
-
-
 def _check_place(path, overwrite):
     if not path.exists():
         return
     if not overwrite:
         raise ValueError(
-            f"{path} is there already. Choose another path, or give overwrite=True."
+            f"{path} exists already. Choose another path, or pass overwrite=True."
         )
-    if path.is_dir() and any(path.iterdir()) and not (path / _SIGN).exists():
+    if (
+        path.is_dir()
+        and any(path.iterdir())
+        and not (path / _SAVED_MODEL_FILE).exists()
+    ):
         raise ValueError(
-            f"{path} is a folder that holds other things than a SavedModel; it is not "
+            f"{path} is a folder with contents other than a SavedModel. It is not "
             "overwritten. Choose another path."
         )
 
 
-def _check_ways(format, precision, trainable, data):
+def _check_options(format, precision, trainable, data):
+    if format == "onnx":
+        onnx_file.check_installed()
     if precision not in PRECISIONS:
         raise ValueError(
             f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
         )
     if precision != "float32" and format != "tflite":
         raise ValueError(
-            "`precision` is that of TFLite files; other formats keep the model's own. "
-            f"Received: format={format!r}, precision={precision!r}"
+            "`precision` applies to TFLite files only; other formats keep the model's "
+            f"precision. Received: format={format!r}, precision={precision!r}"
         )
     if trainable and format not in ("saved_model", "keras"):
         raise ValueError(
-            "Only 'saved_model' and 'keras' can be trained on. Received: "
+            "Only the formats 'saved_model' and 'keras' can be trainable. Received: "
             f"format={format!r}, trainable=True"
         )
     if precision == "int8" and data is None:
         raise ValueError(
-            "precision='int8' learns the ranges of activations from examples. Give "
-            "some hundred of them: export(..., data=x)."
+            "precision='int8' needs examples to calibrate the ranges of activations. "
+            "Received: data=None. Pass a few hundred: export(..., data=x)."
         )
 
 
 def _expected(model, takes, inputs, verify):
-    """What the model gives; it is as before afterwards."""
+    """The outputs of the model. Leaves the model unchanged."""
     rows = {name: array[: takes.batch or _ROWS] for name, array in inputs.items()}
     state = [keras.ops.convert_to_numpy(v.value) for v in model.non_trainable_variables]
     state = [np.array(array) for array in state]
@@ -163,17 +153,16 @@ def _expected(model, takes, inputs, verify):
         outputs = model(takes.nested(rows), **signature.told(model, training=False))
     except Exception as error:
         raise ValueError(
-            f"{model.name!r} does not take the examples, of shapes "
-            f"{ {name: array.shape for name, array in rows.items()} }: {error}\nGive "
-            "some that it takes: export(..., data=x)."
+            f"Model {model.name!r} fails on the examples. Received shapes: "
+            f"{ {name: array.shape for name, array in rows.items()} }: {error}\nPass "
+            "inputs that the model accepts: export(..., data=x)."
         ) from error
     changed = _put_back(model.non_trainable_variables, state)
     if changed and verify:
         raise ValueError(
-            f"{model.name!r} does not give the same twice: in inference it changes "
-            f"{changed} (a state, or the seed of random numbers), so that what is "
-            "written cannot be compared with it. Export it with verify=False, and "
-            "compare it yourself."
+            f"Model {model.name!r} changes {changed} during inference (a state or the "
+            "seed of random numbers). Its outputs differ from call to call, so the "
+            "export cannot be verified. Pass verify=False, and compare it yourself."
         )
     found = signature.named_outputs(outputs)
     arrays = {name: keras.ops.convert_to_numpy(x) for name, x in found.items()}
@@ -181,7 +170,7 @@ def _expected(model, takes, inputs, verify):
 
 
 def _put_back(variables, before):
-    """Gives the paths of the variables that had another value."""
+    """Restores values. Returns the paths of the variables that had changed."""
     changed = []
     for variable, old in zip(variables, before, strict=True):
         if (keras.ops.convert_to_numpy(variable.value) != old).any():
@@ -191,14 +180,14 @@ def _put_back(variables, before):
 
 
 def _perform(order, path, overwrite):
-    """In a folder beside the path, from where what is right is moved there."""
+    """Writes to a temporary folder, and moves the verified export to its path."""
     by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
     perform = tensorflow_process.perform if by_other else writer.perform
     beside = {"prefix": f".{path.name}.", "dir": path.parent}
     with _made(path.parent), tempfile.TemporaryDirectory(**beside) as name:
         folder = pathlib.Path(name)
         report = perform(order, folder)
-        # Somebody else may have been faster.
+        # Another process may have written to the path in the meantime.
         _check_place(path, overwrite)
         _move(pathlib.Path(report.path), path, folder)
     origin = {**report.provenance, "versions": versions()}
@@ -207,7 +196,7 @@ def _perform(order, path, overwrite):
 
 @contextlib.contextmanager
 def _made(folder):
-    """The folder; if it was not there and the export fails, it goes again."""
+    """Makes the folder, and removes it again if the export fails."""
     new = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -220,7 +209,7 @@ def _made(folder):
 
 
 def _move(written, path, folder):
-    """Into its place; what was there goes with the folder."""
+    """Moves the export to its path. The previous one goes with the folder."""
     aside = folder / "before"
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, aside)

@@ -12,6 +12,13 @@ import numpy as np
 
 from tf_tickets import arguments, ranking
 
+__all__ = [
+    "erk",
+    "get",
+    "global_",
+    "uniform",
+]
+
 Allocation = Callable[..., dict[str, int]]
 
 

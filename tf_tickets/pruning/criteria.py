@@ -16,6 +16,17 @@ from typing import Any
 import keras
 import numpy as np
 
+__all__ = [
+    "get",
+    "in_blocks",
+    "magnitude",
+    "magnitude_increase",
+    "movement",
+    "random",
+    "register",
+    "serialize",
+]
+
 Criterion = Callable[..., np.ndarray | dict[str, np.ndarray]]
 
 _CRITERIA: dict[str, Criterion] = {}

@@ -29,6 +29,12 @@ from tf_tickets.pruning.derivatives import (
     scope,
 )
 
+__all__ = [
+    "OBD",
+    "gauss_newton",
+    "hutchinson",
+]
+
 
 class OBD:
     """Scores weights by Optimal Brain Damage, `1/2 * h * w ** 2` (LeCun et al. 1989).

@@ -23,6 +23,13 @@ from tf_tickets.pruning.derivatives import (
 from tf_tickets.training import batches
 from tf_tickets.wrapping import rebuilding
 
+__all__ = [
+    "DenseGradient",
+    "GraSP",
+    "SNIP",
+    "synflow",
+]
+
 
 class SNIP:
     """Scores weights by the sensitivity of the loss, `|gradient * weight|` (SNIP).

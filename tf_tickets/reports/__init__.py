@@ -1,1 +1,1 @@
-"""Tables, counts and pictures of what was done."""
+"""Reports: tables, FLOPs and plots."""

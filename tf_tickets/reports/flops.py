@@ -1,22 +1,23 @@
-"""How often the entries of a kernel are multiplied for one example."""
+"""Counts how often the entries of a kernel are multiplied per example."""
 
 import math
 from collections.abc import Iterable
 
 import keras
 
+from tf_tickets import keras_internals
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
 
 class UseCounter:
-    """How often each entry of a kernel is multiplied per example.
+    """Counts how often each entry of a kernel is multiplied per example.
 
-    The layers are visited as they are called, in functional models by the graph.
-    Within other layers and models only their children and the shapes these were
-    built with are known; a child counts once a call.
+    Functional models are followed call by call. Inside other layers and models only
+    the inner layers and the shapes they were built with are known. An inner layer
+    counts as one call.
 
-    `uses` is a dict from a variable's id to the count, or None where unknown.
+    `uses` maps a variable's id to the count, or to None if it is unknown.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -25,7 +26,7 @@ class UseCounter:
         self.visit(model, _built_shapes(model), 1)
 
     def notes(self, kernels: Iterable[keras.Variable]) -> tuple[str, ...]:
-        """What was assumed on the way to these kernels."""
+        """Returns the assumptions behind the counts of these kernels."""
         count = sum(
             id(v) in self.assumed and self.uses.get(id(v)) is not None for v in kernels
         )
@@ -34,7 +35,7 @@ class UseCounter:
         return (
             f"FLOPs of {count:,} kernel{'' if count == 1 else 's'} inside subclassed "
             "models or layers "
-            "are for one call per example: more calls cannot be seen from outside",
+            "assume one call per example: further calls cannot be counted",
         )
 
     def visit(
@@ -102,7 +103,7 @@ class UseCounter:
 
 
 class _Probe(keras.Operation):
-    """Stands in for an operation of a graph and notes the shapes of its calls."""
+    """Replaces an operation of a graph and records the shapes of its calls."""
 
     def __init__(self, operation, calls):
         super().__init__(name=operation.name)
@@ -120,11 +121,11 @@ class _Probe(keras.Operation):
 
 
 def _graph_calls(model, shapes):
-    """The (layer, shapes of its inputs) of each call in a functional model."""
+    """Pairs of a layer and the shapes of its inputs, per call in a model's graph."""
     if len(shapes) != len(model.inputs):
         shapes = _built_shapes(model)
     calls: list[tuple[keras.Operation, list[tuple]]] = []
-    # A view without the optimizer, which would be cloned as well.
+    # A model of the same graph without the optimizer, which would be cloned too.
     view = keras.Model(model.inputs, model.outputs, name=model.name)
     inputs = [
         keras.Input(batch_shape=shape, dtype=x.dtype, name=x.name)
@@ -137,7 +138,7 @@ def _graph_calls(model, shapes):
 
 
 def _built_shapes(layer):
-    """Shapes of the inputs that a layer was built with, none where unknown."""
+    """Shapes of the inputs that a layer was built with, [] if unknown."""
     if isinstance(layer, keras.Sequential | keras.Function):
         return [tuple(x.shape) for x in layer.inputs]
     config = unwrapped(layer).get_build_config() or {}
@@ -155,7 +156,7 @@ def _flat_shapes(shapes):
 
 
 def _as_built(layer, shapes):
-    """Whether a call has the shapes, batch aside, that the layer was built with."""
+    """Whether a call has the shapes that the layer was built with, except the batch."""
     built = _built_shapes(layer)
     pairs = zip(shapes, built, strict=False)
     return len(shapes) >= len(built) and all(s[1:] == b[1:] for s, b in pairs)
@@ -164,9 +165,9 @@ def _as_built(layer, shapes):
 def _child_shapes(layer, child):
     """Shapes of the inputs of a layer inside a layer."""
     shapes = _built_shapes(child)
-    if not (isinstance(layer, _ATTENTIONS) and child.name == "attention_output"):
+    attends = isinstance(layer, _ATTENTIONS)
+    if not (attends and keras_internals.is_attention_output(child)):
         return shapes
-    # Keras leaves the length of the query out when it builds this one.
     query = _built_shapes(layer)[0][:-1]
     return [(*query, *shapes[0][len(query) :])]
 
@@ -192,9 +193,9 @@ def _product(dimensions):
 
 
 def _uses_per_call(layer, shapes):
-    """How often one call uses each entry of the layer's kernels, None if unknown."""
+    """Uses of each entry of the layer's kernels per call, None if unknown."""
     for kind, count in _USES.items():
-        # A subclass with a `call` of its own may do anything with the kernel.
+        # A subclass that overrides `call` may do anything with the kernel.
         if isinstance(layer, kind) and type(layer).call is kind.call:
             return count(layer, shapes[0]) if shapes else None
     return None
@@ -209,18 +210,18 @@ def _conv_uses(layer, shape):
 
 
 def _spatial_size(layer, shape):
-    """Number of places in an image or a sequence, from its shape with the batch."""
+    """Number of positions in an image or a sequence of this shape with the batch."""
     first = layer.data_format == "channels_first"
     return _product(shape[2:] if first else shape[1:-1])
 
 
 def _einsum_uses(layer, shape):
-    """The dimensions of the input, batch aside, that the kernel does not have."""
+    """Product of the input's dimensions, except the batch, that the kernel lacks."""
     operands = layer.equation.replace(" ", "").split("->")[0]
     data, kernel = operands.split(",")
     if "..." in data:
         free = len(shape) - len(data.replace("...", ""))
-        # Digits name no dimension of an equation, so they meet none of a kernel.
+        # Digits name no dimension in an equation, so they match none of the kernel.
         data = data.replace("...", "0" * free)
     letters = list(zip(data, shape, strict=True))
     return (
@@ -270,9 +271,10 @@ _CONV_LSTMS = (
     keras.layers.ConvLSTM3D,
 )
 _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-# Blocks that are known to call each layer of theirs once.
+# Layers that call each of their inner layers once.
 _KNOWN_BLOCKS = (*_ATTENTIONS, keras.layers.SpectralNormalization)
 
 
 def unwrapped(layer: keras.Operation) -> keras.Operation:
+    """Returns the layer inside a `Prunable` layer, or the layer itself."""
     return layer.layer if isinstance(layer, Prunable) else layer

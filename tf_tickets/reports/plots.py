@@ -1,8 +1,9 @@
-"""The curves of searches as pictures."""
+"""Plots of searches and frontiers."""
 
 import itertools
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -15,7 +16,14 @@ _LINES = (
     ("ticket", "ticket", {"color": "#0b5fa5", "marker": "o", "linewidth": 2.2}),
 )
 
-# A legend of more lines than these hides them, and stands beside them instead.
+# By suffix, with the metadata that would make equal plots differ left out.
+_FORMATS: dict[str, dict] = {
+    ".pdf": {"CreationDate": None},
+    ".png": {},
+    ".svg": {"Date": None},
+}
+
+# With more lines than this, the legend stands beside the plot: it would hide lines.
 _INSIDE = 8
 _BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
@@ -26,14 +34,15 @@ def plot_search(
     dense: float | None = None,
     title: str = "Accuracy of the tickets",
 ) -> None:
-    """Draws the accuracies of a search over the weights kept, as a PNG.
+    """Plots the accuracies of a search against the fraction of weights kept.
 
     Args:
-        results: One dict a round with "sparsity" and the accuracies "ticket",
-            "reinit", "shuffled", where known.
-        path: Where to write; the file appears whole or not at all.
+        results: One dict per round with "sparsity" and, where known, the accuracies
+            "ticket", "reinit" and "shuffled".
+        path: The file to write. Its suffix selects the format: `.png`, `.svg` or
+            `.pdf`. The file is written atomically.
         dense: Accuracy of the dense network.
-        title: Heading of the picture.
+        title: Title of the plot.
 
     Example:
 
@@ -41,18 +50,20 @@ def plot_search(
     >>> (tmp_path / "curve.png").exists()
     True
     """
-    results = [r for r in results if r["sparsity"] < 1]
-    if not results:
+    _format(path)
+    results = list(results)
+    rounds = [r for r in results if r["sparsity"] < 1]
+    if not rounds:
         raise ValueError(
-            "`results` has no round with weights left, so there is nothing to draw. "
-            f"Received: {results!r}. Give one dict a round."
+            "`results` has no round with weights left, so there is nothing to plot. "
+            f"Received: {results!r}. Pass one dict per round."
         )
     figure = _figure()
     axes = figure.subplots()
     _draw_dense(axes, dense)
     for key, label, style in _LINES:
-        _draw_line(axes, results, key, label, style)
-    _label_axes(axes, [1 - r["sparsity"] for r in results], title)
+        _draw_line(axes, rounds, key, label, style)
+    _label_axes(axes, [1 - r["sparsity"] for r in rounds], title)
     _save(figure, path)
 
 
@@ -64,16 +75,17 @@ def plot_frontier(
     metric: str = "accuracy",
     title: str = "Frontier",
 ) -> None:
-    """Draws the lines of several searches over the weights kept, as a PNG.
+    """Plots the metric of several searches against the fraction of weights kept.
 
     Args:
-        lines: Dict from a label to pairs of weights kept, 0 to 1, and the metric.
-            Values far below the others' leave the picture, which says so.
-        optimal: The pairs of which none other is sparser and no worse.
-        path: Where to write; the file appears whole or not at all.
+        lines: Dict from a label to pairs of the fraction of weights kept, 0 to 1,
+            and the metric. Values far below the others are clipped, with a note.
+        optimal: The Pareto-optimal pairs.
+        path: The file to write. Its suffix selects the format: `.png`, `.svg` or
+            `.pdf`. The file is written atomically.
         dense: The dense network's metric.
-        metric: What the pairs' second numbers are.
-        title: Heading of the picture.
+        metric: Name of the metric.
+        title: Title of the plot.
 
     Example:
 
@@ -82,10 +94,14 @@ def plot_frontier(
     >>> (tmp_path / "frontier.png").exists()
     True
     """
+    _format(path)
     lines = {name: sorted(p for p in line if p[0] > 0) for name, line in lines.items()}
     kept = [point[0] for line in lines.values() for point in line]
     if not kept:
-        raise ValueError(f"There are no points to draw. Received: lines={lines!r}")
+        raise ValueError(
+            f"There are no points to plot. Received: lines={lines!r}. Pass at least "
+            "one point with weights left."
+        )
     figure = _figure()
     axes = figure.subplots()
     band = {"color": "#9fd49f", "linewidth": 7, "solid_capstyle": "round"}
@@ -102,7 +118,7 @@ def plot_frontier(
 
 
 def _keep_in_view(axes, values):
-    """Leaves out what has collapsed, which would press all others together."""
+    """Clips collapsed results so that the other lines stay readable."""
     low, high = np.quantile(values, [0.25, 1.0])
     floor = low - 2.0 * (high - low)
     if min(values) < floor:
@@ -112,7 +128,7 @@ def _keep_in_view(axes, values):
 
 
 def _spaced(kept):
-    """Places for ticks between the least and the most, evenly on a log axis."""
+    """Positions of ticks, evenly spaced on a log axis."""
     low, high = math.log(min(kept)), math.log(max(kept))
     return [math.exp(low + (high - low) * i / 6) for i in range(7)]
 
@@ -123,18 +139,29 @@ def _draw_dense(axes, dense):
         axes.axhline(dense, label="dense network", **dashes)
 
 
+def _format(path):
+    """The format of a plot by its suffix."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(
+            f"The suffix of a plot must be one of {sorted(_FORMATS)}. Received: "
+            f"{os.fspath(path)!r}"
+        )
+    return suffix
+
+
 def _save(figure, path):
+    suffix = _format(path)
+    format, metadata = suffix.removeprefix("."), _FORMATS[suffix]
     with files.replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=150)
+        figure.savefig(draft, format=format, dpi=150, metadata=metadata)
 
 
 def _figure():
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "A picture needs matplotlib: pip install matplotlib"
-        ) from error
+        raise ImportError("Plots require matplotlib: pip install matplotlib") from error
     return Figure(figsize=(7.2, 4.4), layout="constrained")
 
 
@@ -161,6 +188,6 @@ def _label_axes(axes, kept, title, metric="accuracy"):
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        # The line drawn last lies on top and is named first.
-        where = _BESIDE if len(axes.lines) > _INSIDE else {}
-        axes.legend(frameon=False, reverse=True, **where)
+        # The last line lies on top, so it comes first in the legend.
+        position = _BESIDE if len(axes.lines) > _INSIDE else {}
+        axes.legend(frameon=False, reverse=True, **position)

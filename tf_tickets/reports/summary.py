@@ -1,4 +1,4 @@
-"""What of a model is pruned: per-kernel tables, and the curve of a search."""
+"""The report on a model: kernels, weights kept and FLOPs."""
 
 import csv
 import dataclasses
@@ -34,11 +34,10 @@ class KernelRow:
     Args:
         path: Path in the plain model.
         shape: Shape of the kernel.
-        size: Number of its weights.
-        kept: How many of them are kept.
-        flops: Multiply-adds per example that the dense kernel takes part in, or
-            None where they are unknown.
-        flops_kept: Those of the weights kept.
+        size: Number of weights.
+        kept: Number of weights kept.
+        flops: Multiply-adds per example of the dense kernel, or None if unknown.
+        flops_kept: Multiply-adds per example of the weights kept.
 
     Example:
 
@@ -61,7 +60,7 @@ class KernelRow:
 
 @dataclasses.dataclass(frozen=True)
 class SkippedRow:
-    """One variable that is no kernel, and why.
+    """One variable that is not pruned, and why.
 
     Example:
 
@@ -77,14 +76,14 @@ class SkippedRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """What `summary` found; prints as a table.
+    """The report that `summary` returns. Prints as a table.
 
     Args:
         name: Name of the model.
-        rows: One `KernelRow` a kernel.
+        rows: One `KernelRow` per kernel.
         skipped: One `SkippedRow` for each other variable.
         weights: Number of weights of the model, prunable or not.
-        notes: What to know about the numbers.
+        notes: Assumptions behind the numbers.
 
     Example:
 
@@ -106,7 +105,7 @@ class Report:
 
     @property
     def kept(self) -> int:
-        """Number of prunable weights that are kept."""
+        """Number of prunable weights kept."""
         return sum(row.kept for row in self.rows)
 
     @property
@@ -116,17 +115,17 @@ class Report:
 
     @property
     def sparsity_of_all_weights(self) -> float:
-        """Pruned weights over all weights, prunable or not."""
+        """Number of pruned weights divided by the number of all weights."""
         return tables.fraction(self.size - self.kept, self.weights)
 
     @property
     def flops(self) -> int:
-        """Multiply-adds per example of the dense kernels whose FLOPs are known."""
+        """Multiply-adds per example of the dense kernels, where known."""
         return sum(row.flops for row in self._counted)
 
     @property
     def flops_kept(self) -> float | None:
-        """Fraction of `flops` that is kept, or None where none is known."""
+        """Fraction of `flops` that is kept, or None if no FLOPs are known."""
         kept = sum(row.flops_kept for row in self._counted)
         return kept / self.flops if self.flops else None
 
@@ -135,7 +134,7 @@ class Report:
         return [row for row in self.rows if row.flops is not None]
 
     def to_dict(self) -> dict[str, object]:
-        """The report as plain Python data."""
+        """Returns the report as plain Python data."""
         return {
             "model": self.name,
             "kernels": [
@@ -163,12 +162,12 @@ class Report:
         }
 
     def to_json(self, path: os.PathLike | str) -> None:
-        """Writes `to_dict()` as JSON, whole or not at all."""
+        """Writes `to_dict()` to a JSON file, atomically."""
         with files.replacing(path) as draft:
             draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
 
     def to_csv(self, path: os.PathLike | str) -> None:
-        """Writes a line a variable as CSV, kernels first, whole or not at all."""
+        """Writes one line per variable to a CSV file, kernels first, atomically."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -184,13 +183,13 @@ class Report:
 
     def __str__(self):
         lines = [f"Model {self.name!r}", "", tables.align(self._cells(), left=2), ""]
-        lines.append(
-            f"sparsity {self.sparsity:.4f} among {self.size:,} prunable weights, "
-            f"{self.sparsity_of_all_weights:.4f} among all {self.weights:,}"
-        )
         return "\n".join([*lines, *self._remarks(), *self._left_alone()])
 
     __repr__ = __str__
+
+    def _repr_html_(self):
+        table = tables.html(self._cells(), left=2, caption=f"Model {self.name!r}")
+        return table + tables.html_lines([*self._remarks(), *self._left_alone()])
 
     def _cells(self):
         yield ("kernel", "shape", "size", "kept", "sparsity", "FLOPs", "FLOPs kept")
@@ -216,16 +215,20 @@ class Report:
         )
 
     def _remarks(self):
+        yield (
+            f"sparsity {self.sparsity:.4f} among {self.size:,} prunable weights, "
+            f"{self.sparsity_of_all_weights:.4f} among all {self.weights:,}"
+        )
         if self.flops_kept is not None:
             yield f"FLOPs (multiply-adds per example) kept: {self.flops_kept:.4f}"
         unknown = len(self.rows) - len(self._counted)
         if unknown:
             kernels = tables.count_of(unknown, "kernel")
-            yield f"? FLOPs of {kernels} are unknown and in no total"
+            yield f"? FLOPs of {kernels} are unknown and not in the totals"
         yield from self.notes
 
     def _left_alone(self):
-        """A line a reason, with the first few paths."""
+        """One line per reason, with the first few paths."""
         groups: dict[str, list[SkippedRow]] = {}
         for row in self.skipped:
             groups.setdefault(row.reason, []).append(row)
@@ -241,20 +244,20 @@ class Report:
 
 
 def summary(model: keras.Model) -> Report:
-    """Lists the kernels of a model, what is kept of them, and what is no kernel.
+    """Reports sparsity and FLOPs of a model by kernel.
 
-    FLOPs are multiply-adds per example and count each call of a shared layer,
-    padding included. They are None where a kernel's layer is not one of Keras's
-    own, or where a dimension, such as the length of a sequence, is not fixed.
+    FLOPs are multiply-adds per example, padding included. A shared layer counts
+    once per call. FLOPs are None for layers that are not from Keras, and where a
+    dimension, such as the sequence length, is not fixed.
 
     Args:
-        model: A built Keras model. Of a wrapped one the masks are counted; of a
-            plain one the weights other than zero in the kernels that `wrap` would
-            take, so that a stripped model shows its sparsity.
+        model: A built Keras model. In a wrapped model the masks are counted. In a
+            plain model every zero of a kernel counts as pruned, so a stripped model
+            shows its sparsity.
 
     Returns:
-        A `Report`. It prints as a table, has the numbers in `rows`, `skipped`
-        and its properties, and writes them with `to_csv` and `to_json`.
+        A `Report`. It prints as a table, has the numbers in `rows`, `skipped` and
+        its properties, and writes them with `to_csv` and `to_json`.
 
     Example:
 
@@ -288,13 +291,13 @@ def summary(model: keras.Model) -> Report:
 def _check_model(model):
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`model` must be a Keras model, plain or wrapped. Received: {model!r}"
+            f"`model` must be a Keras model, plain or wrapped. Received: {model!r} of "
+            f"type {type(model).__name__}. Pass the model itself."
         )
     if not model.built:
         raise ValueError(
-            f"Model {model.name!r} is not built, so it has no kernels yet. Call it "
-            "once on data, call model.build(input_shape), or begin it with "
-            "keras.Input(shape)."
+            f"Model {model.name!r} is not built, so it has no kernels yet. Call it on "
+            "data, call model.build(input_shape), or start it with keras.Input(shape)."
         )
 
 

@@ -1,5 +1,6 @@
-"""Numbers as aligned text: of a ticket, of a search, for any report."""
+"""Text and HTML tables of tickets, searches and reports."""
 
+import html as html_module
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -14,13 +15,13 @@ class _Ticket(Protocol):
 
 
 def ticket_table(ticket: _Ticket) -> str:
-    """The kernels of a ticket as a text table.
+    """Returns the kernels of a ticket as a text table.
 
     Args:
         ticket: A `tf_tickets.Ticket`.
 
     Returns:
-        The table, without a newline at its end.
+        The table, without a trailing newline.
 
     Example:
 
@@ -29,29 +30,61 @@ def ticket_table(ticket: _Ticket) -> str:
     d/kernel  2x1       2     1    0.5000
     total               2     1    0.5000
     """
+    cells = [("kernel", "shape", "size", "kept", "sparsity")]
+    for path, shape, size, kept in _kernel_rows(ticket):
+        sparsity = f"{fraction(size - kept, size):.4f}"
+        cells.append((path, shape, f"{size:,}", f"{kept:,}", sparsity))
+    return align(cells, left=2)
+
+
+def ticket_html(ticket: _Ticket, caption: str = "", limit: int = 30) -> str:
+    """Returns the kernels of a ticket as an HTML table, for notebooks.
+
+    Args:
+        ticket: A `tf_tickets.Ticket`.
+        caption: Text above the table.
+        limit: The largest number of kernels to list. The total covers all of them.
+
+    Example:
+
+    >>> masks = {"<d>": np.array([[True], [False]]), "e": np.ones(3)}
+    >>> text = ticket_html(tt.Ticket(masks), limit=1)
+    >>> "&lt;d&gt;" in text, "1/2" in text, "1 more kernel" in text, "4/5" in text
+    (True, True, True, True)
+    """
+    *rows, total = _kernel_rows(ticket)
+    cells = [("kernel", "shape", "kept/total", "sparsity")]
+    cells += [_html_cells(row) for row in rows[:limit]]
+    if len(rows) > limit:
+        cells.append((f"{count_of(len(rows) - limit, 'more kernel')}", "", "", ""))
+    return html([*cells, _html_cells(total)], left=2, caption=caption)
+
+
+def _html_cells(row):
+    path, shape, size, kept = row
+    return path, shape, f"{kept:,}/{size:,}", f"{fraction(size - kept, size):.2%}"
+
+
+def _kernel_rows(ticket):
+    """Path, shape, size and number of weights kept by kernel, and their total."""
     kept = ticket.kept
     rows = [(p, shape_text(m.shape), m.size, kept[p]) for p, m in ticket.masks.items()]
     size = sum(size for _, _, size, _ in rows)
-    rows.append(("total", "", size, sum(kept.values())))
-    cells = [("kernel", "shape", "size", "kept", "sparsity")]
-    for path, shape, size, count in rows:
-        sparsity = f"{fraction(size - count, size):.4f}"
-        cells.append((path, shape, f"{size:,}", f"{count:,}", sparsity))
-    return align(cells, left=2)
+    return [*rows, ("total", "", size, sum(kept.values()))]
 
 
 def search_table(
     results: Iterable[Mapping[str, float]], dense: float | None = None
 ) -> str:
-    """The rounds of a search as a text table.
+    """Returns the rounds of a search as a text table.
 
     Args:
-        results: One dict a round with "round", "sparsity" and the accuracies
-            "ticket", "reinit", "shuffled", where known.
+        results: One dict per round with "round", "sparsity" and, where known, the
+            accuracies "ticket", "reinit" and "shuffled".
         dense: Accuracy of the dense network.
 
     Returns:
-        The table, without a newline at its end.
+        The table, without a trailing newline.
 
     Example:
 
@@ -77,15 +110,15 @@ def search_table(
 def frontier_table(
     points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
 ) -> str:
-    """The trained tickets of several searches as a text table.
+    """Returns the trained tickets of several searches as a text table.
 
     Args:
-        points: As `tf_tickets.Frontier.rows` gives them.
+        points: Dicts as returned by `tf_tickets.Frontier.rows`.
         dense: Metrics of the dense network.
         monitor: The metric to show.
 
     Returns:
-        The table, without a newline at its end; `*` marks the optimal tickets.
+        The table, without a trailing newline. `*` marks the Pareto-optimal tickets.
 
     Example:
 
@@ -96,6 +129,13 @@ def frontier_table(
     dense                              100.00%    0.9800
     cs          1              8        10.00%   0.9700*
     """
+    return align(frontier_cells(points, dense, monitor), left=1)
+
+
+def frontier_cells(
+    points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
+) -> list[tuple[str, ...]]:
+    """Returns the rows of text of `frontier_table`, headings first."""
     cells = [("search", "round", "search epochs", "kept weights", monitor)]
     cells.append(("dense", "", "", "100.00%", _accuracy(dense.get(monitor))))
     for point in points:
@@ -109,11 +149,18 @@ def frontier_table(
                 f"{_accuracy(point['metrics'][monitor])}{star}",
             )
         )
-    return align(cells, left=1)
+    return cells
 
 
 def align(cells: Iterable[Sequence[str]], left: int = 0) -> str:
-    """Rows of text in columns, the first `left` of them flush left."""
+    """Aligns rows of text in columns: the first `left` columns left, others right.
+
+    Example:
+
+    >>> print(align([("name", "size"), ("a", "1,000")], left=1))
+    name   size
+    a     1,000
+    """
     cells = list(cells)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     marks = ["<" if i < left else ">" for i in range(len(widths))]
@@ -126,11 +173,52 @@ def align(cells: Iterable[Sequence[str]], left: int = 0) -> str:
     )
 
 
+def html(cells: Iterable[Sequence[str]], left: int = 0, caption: str = "") -> str:
+    """Returns rows of text as an HTML table. All text is escaped.
+
+    Args:
+        cells: Rows of text, headings first.
+        left: Number of columns to align left. The others are aligned right.
+        caption: Text above the table.
+
+    Example:
+
+    >>> html([("a",), ("<1",)], left=1, caption="b & c").split("<thead>")[0]
+    '<table><caption>b &amp; c</caption>'
+    """
+    head, *body = ([html_module.escape(cell) for cell in row] for row in cells)
+    title = f"<caption>{html_module.escape(caption)}</caption>" if caption else ""
+    rows = "".join(_html_row(row, "td", left) for row in body)
+    header = f"<thead>{_html_row(head, 'th', left)}</thead>"
+    return f"<table>{title}{header}<tbody>{rows}</tbody></table>"
+
+
+def html_lines(lines: Iterable[str]) -> str:
+    """Returns lines of text as an HTML paragraph, or "" without lines.
+
+    Example:
+
+    >>> html_lines(["a < b", "c"])
+    '<p>a &lt; b<br>c</p>'
+    """
+    escaped = [html_module.escape(line) for line in lines]
+    return f"<p>{'<br>'.join(escaped)}</p>" if escaped else ""
+
+
+def _html_row(row, tag, left):
+    sides = ["left" if i < left else "right" for i in range(len(row))]
+    pairs = zip(row, sides, strict=True)
+    styled = [f'<{tag} style="text-align:{side}">{x}</{tag}>' for x, side in pairs]
+    return f"<tr>{''.join(styled)}</tr>"
+
+
 def shape_text(shape: Iterable[int]) -> str:
+    """Returns a shape as text, such as "3x4"."""
     return "x".join(map(str, shape))
 
 
 def number(value: int | None) -> str:
+    """Returns a number with thousands separators, or "?" for None."""
     return "?" if value is None else f"{value:,}"
 
 
@@ -139,8 +227,10 @@ def _accuracy(value):
 
 
 def fraction(part: float, whole: float) -> float:
+    """Returns `part / whole`, or 0 for an empty whole."""
     return part / whole if whole else 0.0
 
 
 def count_of(count: int, noun: str) -> str:
+    """Returns a count with its noun, such as "2 kernels"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

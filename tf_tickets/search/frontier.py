@@ -11,7 +11,7 @@ import keras
 
 from tf_tickets import arguments, files
 from tf_tickets.environment import versions
-from tf_tickets.reports import plots
+from tf_tickets.reports import plots, tables
 from tf_tickets.search import inputs
 from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.ticket_search import TicketSearch
@@ -43,9 +43,11 @@ class Point:
     ticket: Ticket
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Frontier:
     """The trained tickets of several searches, and which of them are optimal.
+
+    `print(frontier)` shows a table in which `*` marks the optimal tickets.
 
     Args:
         points: The tickets, by search and round.
@@ -63,6 +65,13 @@ class Frontier:
     [0.7]
     >>> frontier.first_matching().search_epochs
     6
+    >>> frontier
+    Frontier(2 points of 1 search, accuracy, dense 0.9400)
+    >>> print(frontier)
+    search  round  search epochs  kept weights  accuracy
+    dense                              100.00%    0.9400
+    a           1              3        50.00%    0.9000
+    a           2              6        30.00%   0.9500*
     """
 
     points: list[Point]
@@ -72,7 +81,7 @@ class Frontier:
 
     @property
     def optimal(self) -> list[Point]:
-        """The points of which none other is sparser and no worse; sparsest first."""
+        """The Pareto-optimal points, sparsest first."""
         found: list[Point] = []
         by_sparsity = sorted(
             self.points, key=lambda p: (-p.sparsity, -self._merit(p.metrics))
@@ -114,6 +123,24 @@ class Frontier:
             for point in self.points
         ]
 
+    def __str__(self):
+        return tables.align(self._cells(), left=1)
+
+    def __repr__(self):
+        points = tables.count_of(len(self.points), "point")
+        labels = len({point.label for point in self.points})
+        searches = f"{labels:,} search{'' if labels == 1 else 'es'}"
+        facts = [f"{points} of {searches}", self.monitor]
+        if self.monitor in self.dense:
+            facts.append(f"dense {self.dense[self.monitor]:.4f}")
+        return f"Frontier({', '.join(facts)})"
+
+    def _repr_html_(self):
+        return tables.html(self._cells(), left=1, caption=repr(self))
+
+    def _cells(self):
+        return tables.frontier_cells(self.rows(), self.dense, self.monitor)
+
     def save(self, path: os.PathLike | str) -> None:
         """Writes points, dense metrics and provenance as JSON."""
         content = {
@@ -126,7 +153,13 @@ class Frontier:
             draft.write_text(json.dumps(content, indent=1))
 
     def plot(self, path: os.PathLike | str, title: str = "Frontier") -> None:
-        """Draws every search as a line and the optimal points as a band, as a PNG."""
+        """Plots every search as a line and the optimal points as a band.
+
+        Args:
+            path: The file to write. Its suffix selects the format: `.png`, `.svg`
+                or `.pdf`.
+            title: Title of the plot.
+        """
         lines: dict[str, list[tuple[float, float]]] = {}
         for point in self.points:
             value = point.metrics[self.monitor]

@@ -38,9 +38,7 @@ def identity_of(
         "data": {name: batches.digest(pair) for name, pair in parts.items()},
         "backend": keras.config.backend(),
         # Without their names, which differ in the next build.
-        "kernels": [
-            list(v.shape) for v in wrapping.kernels(model).variables.values()
-        ],
+        "kernels": [list(v.shape) for v in wrapping.kernels(model).variables.values()],
         "optimizer": optimizer_config(model),
     }
     return without_names(identity)

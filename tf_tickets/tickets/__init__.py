@@ -1,1 +1,1 @@
-"""A ticket, its controls, and which ticket is best."""
+"""Tickets, their controls, and the choice of the best one."""

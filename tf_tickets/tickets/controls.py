@@ -1,7 +1,7 @@
-"""The control experiments: what remains of a ticket when one thing is taken away.
+"""Control experiments: does the ticket matter, or only its sparsity?
 
-Each gives a new ticket of the same sparsity; train it as the ticket was trained
-and compare.
+Each control returns a new ticket of the same sparsity with one property of the
+original replaced. Train both under the same conditions and compare them.
 """
 
 import copy
@@ -17,19 +17,26 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import paths
 
+__all__ = [
+    "random_masks",
+    "reinit",
+    "shuffle_masks",
+]
+
 
 def reinit(
     ticket: Ticket,
     build_model: Callable[[], keras.Model] | None = None,
     seed: int = 1,
 ) -> Ticket:
-    """The same masks over newly drawn start weights.
+    """Returns a ticket with the same masks and random new start weights.
 
     Args:
         ticket: A ticket.
-        build_model: Function that gives the model with newly drawn weights. By
-            default the model is rebuilt from the ticket's provenance, which has
-            it if the ticket comes from `find_tickets` with a functional model.
+        build_model: Function that returns the model with new weights. By default the
+            model is rebuilt from the ticket's provenance. It is recorded there if
+            the ticket comes from `find_tickets` with a functional or Sequential
+            model.
         seed: Seed of the new weights.
 
     Example:
@@ -48,10 +55,11 @@ def reinit(
     names = paths.match(ticket.start_weights(), new)
     if names is None:
         raise ValueError(
-            "`build_model` gives another model than the ticket's. Its weights: "
-            f"{list(new)}; the ticket's: {list(ticket.start_weights())}."
+            "`build_model` returns another model than the ticket's. Received weights: "
+            f"{list(new)}; the ticket's weights: {list(ticket.start_weights())}. Build "
+            "the model that the ticket was found in."
         )
-    weights = {path: snapshots.to_numpy(new[name]) for path, name in names.items()}
+    weights = {path: wrapping.to_numpy(new[name]) for path, name in names.items()}
     return _derived(ticket, "reinit", seed, weights=weights)
 
 
@@ -61,14 +69,16 @@ def _build(ticket, build_model):
     config = ticket.provenance.get("model")
     if config is None:
         raise ValueError(
-            "The ticket does not know its model (it comes from model.fit, or the "
-            "model is subclassed). Pass build_model=, a function that gives it."
+            "The ticket's provenance has no model: the ticket comes from model.fit, or "
+            "the model is subclassed. Pass build_model=, a function that returns it."
         )
     return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
 def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
-    """Every kernel's mask shuffled: the start weights and counts stay.
+    """Returns a ticket whose masks are shuffled within each kernel.
+
+    Start weights and the number of weights kept per kernel stay the same.
 
     Example:
 
@@ -85,12 +95,12 @@ def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
 
 
 def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
-    """Random masks of the same total; by default of the same counts a kernel.
+    """Returns a ticket with random masks that keep as many weights in total.
 
     Args:
         ticket: A ticket.
-        spread: "same" as the ticket's, or "global", "uniform", "erk": how the
-            kept weights are spread over the kernels.
+        spread: How the kept weights are distributed over the kernels: "same" as in
+            the ticket, "global", "uniform" or "erk".
         seed: Seed of the masks.
 
     Example:
@@ -112,7 +122,7 @@ def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
 
 
 def _scales(ticket, masks):
-    """The ticket's, or for dynamic scaling those of the new masks."""
+    """The ticket's scales, or those of the new masks for dynamic scaling."""
     mask = ticket.provenance.get("settings", {}).get("mask") or {}
     if not mask.get("config", {}).get("dynamic_scaling"):
         return ticket.scales

@@ -1,4 +1,4 @@
-"""Ticket: masks, the weights to start from, and where they come from."""
+"""Ticket: the masks of a subnetwork, its start weights and its origin."""
 
 import copy
 import dataclasses
@@ -9,32 +9,43 @@ from typing import Self
 import keras
 import numpy as np
 
-from tf_tickets import files, wrapping
+from tf_tickets import files, keras_internals, wrapping
 from tf_tickets.masks.base import checked
+from tf_tickets.reports import tables
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import paths
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False, repr=False)
 class Ticket:
-    """A sparse subnetwork: which weights, starting from which values.
+    """A sparse subnetwork: which weights it keeps, and the values they start from.
+
+    Two tickets are equal if their `id` is equal: the same masks, start weights and
+    scales, bit for bit. Metrics and provenance do not count, since they say how a
+    ticket was found and how it performed, not which subnetwork it is. The hash is
+    that of the `id`, so tickets can be put into sets; do not change the masks,
+    weights or scales of a ticket that is in a set.
 
     Args:
-        masks: Dict from a kernel's path in the plain model to a boolean array,
-            true where the weight is kept.
-        weights: Dict from path to start value, of all weights and statistics; or
-            None where seed and model configuration stand in for them.
-        metrics: What training from this ticket reached, by name.
-        provenance: Where it comes from: method, settings, versions, seed, round,
-            step, dataset, parent ticket.
-        scales: Dict from path to what the kernel's kept weights are multiplied with
-            on the forward pass, where that is not 1.
+        masks: Dict from a kernel's path in the plain model to a boolean array that
+            is true where a weight is kept.
+        weights: Dict from path to start value, for all weights and statistics. None
+            if seed and model configuration reproduce them.
+        metrics: Dict from name to what training from this ticket reached.
+        provenance: The origin: method, settings, versions, seed, round, step,
+            dataset, parent ticket.
+        scales: Dict from kernel path to the factor of its kept weights in the
+            forward pass, where that is not 1.
 
     Example:
 
     >>> ticket = Ticket({"d/kernel": np.array([[True], [False]])})
     >>> ticket.sparsity
     0.5
+    >>> ticket
+    Ticket(sparsity 0.5000, 1 of 2 weights kept in 1 kernel, id 89cb7f11)
+    >>> ticket == Ticket({"d/kernel": [[1], [0]]}, metrics={"accuracy": 0.9})
+    True
     """
 
     masks: dict[str, np.ndarray]
@@ -46,32 +57,40 @@ class Ticket:
     def __post_init__(self):
         self.masks = {path: checked(mask, path) for path, mask in self.masks.items()}
         if not self.masks:
-            raise ValueError("A ticket needs one mask at least. Received: masks={}")
+            raise ValueError(
+                "A ticket needs at least one mask. Received: masks={}. Pass a dict "
+                "from kernel path to boolean array."
+            )
         if self.weights is not None:
             self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
+        # The type that a file gives back: the id must not depend on saving.
+        self.scales = {path: float(scale) for path, scale in self.scales.items()}
         unknown = set(self.scales) - set(self.masks)
         if unknown:
             raise ValueError(
-                f"`scales` has paths without a mask: {sorted(unknown)}. The masks: "
-                f"{list(self.masks)}."
+                f"`scales` has paths without a mask. Received: {sorted(unknown)}. "
+                f"Paths with a mask: {list(self.masks)}."
             )
 
     @property
     def sparsity(self) -> float:
         """Fraction of zeros among the prunable weights."""
-        size = sum(m.size for m in self.masks.values())
-        return (size - sum(self.kept.values())) / size
+        return (self._size - sum(self.kept.values())) / self._size
 
     @property
     def kept(self) -> dict[str, int]:
-        """Number of weights kept, by kernel path."""
+        """Number of kept weights by kernel path."""
         return {path: int(mask.sum()) for path, mask in self.masks.items()}
 
     @property
-    def id(self) -> str:
-        """SHA-256 over masks, start weights and scales: equal for equal tickets.
+    def _size(self):
+        return sum(mask.size for mask in self.masks.values())
 
-        A ticket that was saved without its weights has another one.
+    @property
+    def id(self) -> str:
+        """SHA-256 of masks, start weights and scales. Equal tickets have equal ids.
+
+        A ticket that was saved without its weights has another id.
         """
         digest = hashlib.sha256()
         for table in (self.masks, self.weights or {}):
@@ -83,14 +102,50 @@ class Ticket:
             digest.update(f"{path} {scale!r} ".encode())
         return digest.hexdigest()
 
+    def __eq__(self, other):
+        if not isinstance(other, Ticket):
+            return NotImplemented
+        return self is other or self.id == other.id
+
+    def __hash__(self):
+        return hash(self.id)
+
+    def __repr__(self):
+        return f"Ticket({', '.join(self._facts())}, id {self.id[:8]})"
+
+    def _repr_html_(self):
+        return tables.ticket_html(self, caption=repr(self))
+
+    def _facts(self):
+        """The parts of the one-line description, without the id."""
+        for name in ("method", "control"):
+            if name in self.provenance:
+                yield str(self.provenance[name])
+        if "round" in self.provenance:
+            yield f"round {self.provenance['round']}"
+        yield f"sparsity {self.sparsity:.4f}"
+        kernels = tables.count_of(len(self.masks), "kernel")
+        kept = sum(self.kept.values())
+        yield f"{kept:,} of {self._size:,} weights kept in {kernels}"
+        name = self._main_metric()
+        if name is not None:
+            yield f"{name} {self.metrics[name]:.4f}"
+
+    def _main_metric(self):
+        """The metric that the search monitored, or else the first one."""
+        monitor = (self.provenance.get("settings") or {}).get("monitor")
+        if isinstance(monitor, dict):  # A serialized `Monitor`.
+            monitor = monitor.get("config", {}).get("metric")
+        return monitor if monitor in self.metrics else next(iter(self.metrics), None)
+
     def save(self, path: os.PathLike | str, weights: bool = True) -> None:
-        """Writes the ticket into one file, whole or not at all.
+        """Saves the ticket to one file, atomically.
 
         Args:
-            path: Where to.
-            weights: Whether to write the start weights. Without them the file
-                holds a bit a weight; seed and model configuration must then give
-                the same weights again, which is tried before anything is written.
+            path: The file to write.
+            weights: Whether to save the start weights. Without them the file takes
+                one bit per weight. Seed and model configuration must then reproduce
+                the start weights, which is checked before anything is written.
         """
         if not weights:
             self._check_rebuilds()
@@ -106,7 +161,7 @@ class Ticket:
 
     @classmethod
     def load(cls, path: os.PathLike | str) -> Self:
-        """Reads a ticket; a damaged or foreign file raises a ValueError."""
+        """Loads a ticket. A damaged or foreign file raises a ValueError."""
         content, arrays = files.read(path, "ticket")
         masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
         return cls(
@@ -118,22 +173,22 @@ class Ticket:
         )
 
     def apply(self, model: keras.Model) -> keras.Model:
-        """Puts masks and start weights into a model and makes it train from there.
+        """Sets the masks and weights of a model to those that the ticket starts from.
 
         Args:
-            model: The wrapped model, or a plain one, which is wrapped.
+            model: A wrapped model, or a plain one, which is then wrapped.
 
         Returns:
-            The wrapped model. If it is compiled, its optimizer is cleared and its
-            learning-rate schedule stands where the ticket's training begins.
+            The wrapped model. If it is compiled, its optimizer is reset and its
+            learning-rate schedule is set to the ticket's first step.
         """
         start = self.start_weights()
         table = _trainable_state(model)
         names = _fit(start, table, "weights")
         if not wrapping.prunables(model):
-            wanted = _fit(self._masks_as(names), table, "masks", partial=True)
+            kernels = _fit(self._masks_as(names), table, "masks", partial=True)
             kind = "scaled" if self.scales else "fixed"
-            model = wrapping.wrap_kernels(model, [table[p] for p in wanted], kind)
+            model = wrapping.wrap_kernels(model, [table[p] for p in kernels], kind)
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model).variables, "masks")
         for path, place in names.items():
@@ -145,11 +200,11 @@ class Ticket:
         return model
 
     def _masks_as(self, names):
-        """The masks under the model's names, which weights and masks share."""
+        """The masks by the model's paths, which weights and masks share."""
         return {names.get(path, path): mask for path, mask in self.masks.items()}
 
     def start_weights(self) -> dict[str, np.ndarray]:
-        """The start weights by path, rebuilt from seed and model where left out."""
+        """Returns the start weights by path; rebuilds them if they were not saved."""
         if self.weights is not None:
             return self.weights
         return self._rebuild()
@@ -158,14 +213,14 @@ class Ticket:
         config, seed = self.provenance.get("model"), self.provenance.get("build_seed")
         if config is None or seed is None or self.provenance.get("step", 0) != 0:
             raise ValueError(
-                "This ticket cannot do without its start weights: they are given by "
-                "seed and model configuration only if they are the weights at init "
-                "and the ticket comes from find_tickets with a functional or "
-                "Sequential model. Save it with weights=True."
+                "This ticket needs its start weights: they cannot be rebuilt. Seed and "
+                "model configuration reproduce them only for weights at initialization "
+                "and a functional or Sequential model, if the ticket comes from "
+                "find_tickets. Save it with weights=True."
             )
         keras.utils.set_random_seed(seed)
         model = keras.saving.deserialize_keras_object(copy.deepcopy(config))
-        return {p: snapshots.to_numpy(v) for p, v in _trainable_state(model).items()}
+        return {p: wrapping.to_numpy(v) for p, v in _trainable_state(model).items()}
 
     def _check_rebuilds(self):
         if self.weights is None:
@@ -177,17 +232,17 @@ class Ticket:
         )
         if not same:
             raise ValueError(
-                "Seed and model configuration do not give this ticket's start "
-                "weights again (pretrained or rewound weights, or a build function "
-                "that draws random numbers in another order). Save it with "
-                "weights=True."
+                "Seed and model configuration do not reproduce this ticket's start "
+                "weights. They may be pretrained or rewound, or the build function "
+                "draws random numbers in another order. Save it with weights=True."
             )
 
     def compare(self, other: Self) -> dict[str, float]:
-        """How far two tickets keep the same weights.
+        """Returns how much the masks of two tickets overlap.
 
         Returns:
-            Dict from kernel path, and "all", to kept-in-both over kept-in-either.
+            Dict from kernel path, and "all", to the number of weights that both
+            tickets keep, divided by the number that at least one of them keeps.
 
         Example:
 
@@ -210,31 +265,31 @@ def _split(arrays, prefix):
 
 
 def _trainable_state(model):
-    """What a ticket has start weights for: all but masks and random generators."""
+    """The variables with start weights: all but masks and random generators."""
     table = wrapping.plain_paths(snapshots.network(model))
-    return {p: v for p, v in table.items() if v.name != snapshots.SEED}
+    return {p: v for p, v in table.items() if not keras_internals.is_seed_state(v)}
 
 
-def _fit(wanted, available, what, partial=False):
-    """Names of the ticket to names of the model; says all that differs."""
-    found = paths.match(wanted, available)
+def _fit(required, available, what, partial=False):
+    """Maps the ticket's paths to the model's; an error names all differences."""
+    found = paths.match(required, available)
     if found is None or (not partial and len(found) != len(available)):
         raise ValueError(
             f"The ticket's {what} do not fit the model. Only in the ticket: "
-            f"{sorted(set(wanted) - set(available))}; only in the model: "
-            f"{sorted(set(available) - set(wanted))}."
+            f"{sorted(set(required) - set(available))}; only in the model: "
+            f"{sorted(set(available) - set(required))}."
         )
+    pairs = [(p, required[p], available[q]) for p, q in found.items()]
     differing = [
-        f"{p}: {tuple(wanted[p].shape)} in the ticket, {tuple(available[q].shape)} in "
-        "the model"
-        for p, q in found.items()
-        if tuple(wanted[p].shape) != tuple(available[q].shape)
+        f"{path}: {tuple(one.shape)} in the ticket, {tuple(other.shape)} in the model"
+        for path, one, other in pairs
+        if tuple(one.shape) != tuple(other.shape)
     ]
     if what == "weights":
         differing += [
-            f"{p}: {wanted[p].dtype} in the ticket, {available[q].dtype} in the model"
-            for p, q in found.items()
-            if str(wanted[p].dtype) != str(available[q].dtype)
+            f"{path}: {one.dtype} in the ticket, {other.dtype} in the model"
+            for path, one, other in pairs
+            if str(one.dtype) != str(other.dtype)
         ]
     if differing:
         raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))
@@ -242,7 +297,7 @@ def _fit(wanted, available, what, partial=False):
 
 
 def _plain(value):
-    """Python's own numbers, as JSON wants them."""
+    """Converts NumPy numbers and tuples to what JSON can hold."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

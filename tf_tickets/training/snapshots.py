@@ -1,31 +1,43 @@
-"""The state of a training: recorded, restored, and kept clean of pruned weights.
+"""Records and restores the state of training, without pruned weights.
 
-The state has five parts. `weights` are the trainable variables; `statistics`
-those that are not trained (moving averages); `optimizer` its slots;
-`learning_rate` the step and the rate, which place the training on its schedule;
-`seeds` the random generators of dropout and the like. Masks are none of them.
+The state has five parts. Masks are not among them:
+
+- `weights`: the trainable variables;
+- `statistics`: the other variables of the model, such as moving averages;
+- `optimizer`: its slots;
+- `learning_rate`: step and learning rate, the position on the schedule;
+- `seeds`: the random generators of dropout and other random layers.
 """
-
-import collections
 
 import keras
 import numpy as np
 
-from tf_tickets import optimizers, wrapping
+from tf_tickets import keras_internals, optimizers, wrapping
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.kernels import to_numpy
 
+__all__ = [
+    "present_weights",
+    "record",
+    "reset_optimizer",
+    "restore",
+    "start_weights",
+    "zero_slots",
+]
+
 State = dict[str, dict[str, np.ndarray]]
 
-_PLACES = ("iteration", "learning_rate")
-# The name of the state of random generators.
-SEED = "seed_generator_state"
+# By the name of an optimizer's variable: its part, and its name there.
+_PLACES = {
+    name: ("learning_rate", name)
+    for name in (keras_internals.STEP_COUNTER, keras_internals.LEARNING_RATE)
+}
 
 
 def record(model: keras.Model) -> State:
-    """A copy of the whole state: dict from part to dict from name to array.
+    """Returns a copy of the state: dict from part to dict from name to array.
 
     Example:
 
@@ -42,7 +54,7 @@ def record(model: keras.Model) -> State:
 
 
 def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
-    """Weights and statistics of a state, as a ticket keeps them: in model order.
+    """Returns the start weights for a ticket: weights and statistics of a state.
 
     Example:
 
@@ -58,7 +70,7 @@ def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
 
 
 def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """What `start_weights` gives of the present state, of any model.
+    """Returns start weights for a ticket from the present values of any model.
 
     Example:
 
@@ -68,11 +80,12 @@ def present_weights(model: keras.Model) -> dict[str, np.ndarray]:
     ['net/d/kernel', 'net/d/bias']
     """
     table = wrapping.plain_paths(network(model))
-    return {p: to_numpy(v) for p, v in table.items() if v.name != SEED}
+    is_seed_state = keras_internals.is_seed_state
+    return {p: to_numpy(v) for p, v in table.items() if not is_seed_state(v)}
 
 
 def network(model: keras.Model) -> keras.Model:
-    """The network that is trained: of a `Distiller` its student.
+    """Returns the network that is trained: the student of a `Distiller`, or the model.
 
     Example:
 
@@ -84,7 +97,7 @@ def network(model: keras.Model) -> keras.Model:
 
 
 def adopt(model: keras.Model, state: State) -> State:
-    """A state of another build of the model, under the names of this one."""
+    """Returns the state of another build of a model, with the names of this one."""
     return {
         part: {name: state.get(part, {})[old] for name, old in names.items()}
         for part, variables in variables_by_part(model).items()
@@ -95,13 +108,23 @@ def adopt(model: keras.Model, state: State) -> State:
 def restore(
     model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State
 ) -> None:
-    """Rewinds the parts that the fidelity names.
+    """Restores the parts of a state that a fidelity rewinds.
 
     Args:
         model: A compiled, wrapped model.
-        snapshot: What to go back to, from `record`.
+        snapshot: The state to rewind to, from `record`.
         fidelity: A `Fidelity`.
-        fresh: The state when the search began, for a fresh optimizer.
+        fresh: The state at the start of the search, for a fresh optimizer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> state = record(model)
+    >>> history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    >>> restore(model, state, Fidelity.get("exact"), state)
+    >>> iteration(model)
+    0
     """
     for part, variables in variables_by_part(model).items():
         source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
@@ -114,16 +137,17 @@ def restore(
 
 
 def assign(variables: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
-    """Assigns arrays to variables by name; both must have the same names.
+    """Assigns arrays to variables of the same names.
 
-    Running numbers in names (`dense_7`) may differ, as they do between builds.
+    Running numbers in names (`dense_7`) may differ, since Keras counts on with
+    every build of a model.
     """
-    for name, found in _names(variables, values).items():
-        variables[name].assign(values[found])
+    for name, value_name in _names(variables, values).items():
+        variables[name].assign(values[value_name])
 
 
 def _names(variables, values):
-    """Dict from a variable's name to the name of its value."""
+    """Maps the names of variables to the names of their values."""
     names = paths.match(variables, values)
     if names is None or len(names) != len(values):
         raise ValueError(
@@ -135,21 +159,20 @@ def _names(variables, values):
 
 
 def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]]:
-    """Dict from part to dict from name to variable."""
+    """Returns a dict from part to dict from name to variable."""
     table: dict[str, dict[str, keras.Variable]] = {part: {} for part in PARTS}
     trainable = {id(v) for v in model.trainable_variables}
     for path, variable in wrapping.plain_paths(model).items():
         table[_part(variable, trainable)][path] = variable
     for index, variable in enumerate(built_optimizer(model).variables):
-        part = "learning_rate" if variable.name in _PLACES else "optimizer"
-        # Slots have no names that hold from one build of the model to the next.
-        name = variable.name if part == "learning_rate" else "slot"
+        # The names of slots differ from one build of the model to the next.
+        part, name = _PLACES.get(variable.name, ("optimizer", "slot"))
         table[part][f"{index}:{name}"] = variable
     return table
 
 
 def iteration(model: keras.Model) -> int:
-    """The optimizer's own count of its steps.
+    """Returns the number of steps that the optimizer has taken.
 
     Example:
 
@@ -158,26 +181,28 @@ def iteration(model: keras.Model) -> int:
     >>> iteration(model)
     0
     """
-    # The greatest: a LossScaleOptimizer, and an optimizer in a group that has
-    # nothing to train, have counters that stand still.
-    found = [v for v in built_optimizer(model).variables if v.name == "iteration"]
-    return max(int(to_numpy(v)) for v in found)
+    # The largest one: a LossScaleOptimizer does not count, nor does an optimizer
+    # in a group without variables.
+    variables = built_optimizer(model).variables
+    counters = [v for v in variables if keras_internals.is_step_counter(v)]
+    return max(int(to_numpy(v)) for v in counters)
 
 
 def iteration_in(state: State) -> int:
-    """The optimizer's count of its steps in a recorded state."""
-    places = state["learning_rate"].items()
-    return max(int(value) for name, value in places if name.endswith("iteration"))
+    """Returns the number of optimizer steps in a recorded state."""
+    values = state["learning_rate"].items()
+    counter = f":{keras_internals.STEP_COUNTER}"
+    return max(int(value) for name, value in values if name.endswith(counter))
 
 
 def _part(variable, trainable):
-    if variable.name == SEED:
+    if keras_internals.is_seed_state(variable):
         return "seeds"
     return "weights" if id(variable) in trainable else "statistics"
 
 
 def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
-    """The model's optimizer with its slots made."""
+    """Returns the model's optimizer, and builds it first if necessary."""
     if not model.compiled or model.optimizer is None:
         raise ValueError(
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
@@ -188,61 +213,65 @@ def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
 
 
 def zero_slots(model: keras.Model) -> None:
-    """Zeroes the optimizer's slots where a mask prunes.
+    """Sets the optimizer's slots to zero at pruned weights.
 
-    Old momentum, and the averages that `use_ema` writes over the weights at the
-    end of `fit`, would otherwise bring pruned weights back.
+    Old momentum would otherwise revive pruned weights. So would the averages that
+    `use_ema` writes over the weights at the end of `fit`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model = tt.wrap(model, verbose=False)
+    >>> model.compile(keras.optimizers.SGD(momentum=0.9), "mse")
+    >>> history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    >>> model.layers[0].set_masks({"kernel": [[1], [0]]})
+    >>> zero_slots(model)
+    >>> slots = list(record(model)["optimizer"].values())
+    >>> (slots[0] != 0).tolist()
+    [[True], [False]]
     """
     kernels = wrapping.kernels(model)
     masks = kernels.masks
     owners = {id(v): path for path, v in kernels.variables.items()}
     for slot, variable in _slots(model):
-        # Ftrl divides by its accumulator, which only scales: it stays.
-        divisor = slot.name[len(variable.path) :] == "_accumulator"
+        # A divisor only scales the update, and must not be 0.
+        divisor = keras_internals.is_divisor(slot, variable)
         if id(variable) in owners and not divisor:
             slot.assign(to_numpy(slot) * masks[owners[id(variable)]])
 
 
 def reset_optimizer(model: keras.Model, step: int) -> None:
-    """Clears an optimizer's slots and places its schedule at a step.
+    """Resets the optimizer's slots, and sets its step.
 
-    Slots are made anew by an optimizer of the same configuration, for not all of
-    them begin at zero.
+    Slots get the initial values of a new optimizer, since not all start at zero.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> reset_optimizer(model, step=500)
+    >>> iteration(model)
+    500
     """
     optimizer = built_optimizer(model)
     twin = optimizers.twin(optimizer)
     twin.build(model.trainable_variables)
     for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
         variable.assign(initial.value)
-        if variable.name == "iteration":
+        if keras_internals.is_step_counter(variable):
             variable.assign(step)
     _restart_averages(model)
     zero_slots(model)
 
 
 def _slots(model):
-    """Pairs of an optimizer's slot and the variable that it belongs to.
-
-    Keras names a slot after its variable: `dense_kernel_momentum`.
-    """
-    owners = collections.defaultdict(list)
-    for variable in model.trainable_variables:
-        owners[variable.path.replace("/", "_")].append(variable)
-    seen: collections.Counter[str] = collections.Counter()
-    for slot in built_optimizer(model).variables:
-        names = [n for n in owners if slot.name.startswith(f"{n}_")]
-        if names:
-            # Layers of equal names: the slots come in the order of the variables.
-            found = owners[max(names, key=len)]
-            owner = found[seen[slot.name] % len(found)]
-            seen[slot.name] += 1
-            if tuple(owner.shape) == tuple(slot.shape):
-                yield slot, owner
+    """Pairs of an optimizer's slot and the variable that it belongs to."""
+    return keras_internals.slots(built_optimizer(model), model.trainable_variables)
 
 
 def _restart_averages(model):
-    """Starts the moving averages of weights from the weights they average."""
+    """Sets moving averages of weights to the present weights."""
     for slot, variable in _slots(model):
-        if slot.name.endswith("_average"):
-            # A copy, for JAX refuses to train on a buffer that is used twice.
+        if keras_internals.is_average(slot, variable):
+            # A copy: JAX refuses to train on a buffer that is used twice.
             slot.assign(to_numpy(variable))

@@ -13,6 +13,10 @@ from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask, Tensor
 from tf_tickets.wrapping import paths
 
+__all__ = [
+    "Prunable",
+]
+
 NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from tf_tickets import keras_internals
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -163,8 +164,8 @@ def compile_like(
             stacklevel=4,
         )
         return
-    # The public `get_compile_config` drops functions that are not registered.
-    settings = keras.tree.map_structure(_copy_metric, model._compile_config.config)
+    arguments = keras_internals.compile_arguments(model)
+    settings = keras.tree.map_structure(_copy_metric, arguments)
     new.compile(**{**settings, "optimizer": change(settings["optimizer"])})
 
 
@@ -185,7 +186,8 @@ def _copy_metric(setting):
 
 def _transform_in_place(model, change):
     """Replaces layers in the attributes, lists and dicts of a model."""
-    order = {id(layer): index for index, layer in enumerate(model._layers)}
+    layers = keras_internals.tracked_layers(model)
+    order = {id(layer): index for index, layer in enumerate(layers)}
     replaced = {}
     for layer in paths.children(model):
         new = _rebuild(layer, change) if is_graph(layer) else change(layer)
@@ -194,16 +196,13 @@ def _transform_in_place(model, change):
             order[id(new)] = order.get(id(layer), len(order))
     attributes = _attributes_with(model, replaced)
     _check_replaceable(model, replaced, attributes)
-    # Keras locks the attributes of a built layer; no public method unlocks them.
-    tracker = model._tracker
-    tracker.unlock()
-    for name, value in attributes:
-        delattr(model, name)
-        setattr(model, name, _exchange(value, replaced))
-    for old, _ in replaced.values():
-        tracker.untrack(old)
-    tracker.lock()
-    model._layers.sort(key=lambda layer: order[id(layer)])
+    with keras_internals.unlocked(model) as untrack:
+        for name, value in attributes:
+            delattr(model, name)
+            setattr(model, name, _exchange(value, replaced))
+        for old, _ in replaced.values():
+            untrack(old)
+    keras_internals.sort_tracked_layers(model, lambda layer: order[id(layer)])
     for step in ("train_function", "test_function", "predict_function"):
         setattr(model, step, None)
     _set_config(model)
@@ -247,9 +246,8 @@ def _attributes_with(model, replaced):
     """Returns the attributes that contain layers to replace, with their values."""
     return [
         (name, value)
-        for name, value in vars(model).items()
-        if name not in ("_layers", "_tracker")
-        and any(id(layer) in replaced for layer in paths.layers_in(value))
+        for name, value in keras_internals.attributes(model).items()
+        if any(id(layer) in replaced for layer in paths.layers_in(value))
     ]
 
 

@@ -1,0 +1,338 @@
+"""What the package assumes about Keras beyond its documented API, name by name."""
+
+import ast
+import inspect
+import pathlib
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras import optimizers
+
+import tf_tickets
+from tf_tickets import keras_internals, wrapping
+
+PACKAGE = pathlib.Path(tf_tickets.__file__).parent
+
+OPTIMIZERS = {
+    "SGD": lambda **more: optimizers.SGD(0.1, momentum=0.9, **more),
+    "Adam": lambda **more: optimizers.Adam(amsgrad=True, **more),
+    "AdamW": optimizers.AdamW,
+    "Adamax": optimizers.Adamax,
+    "Nadam": optimizers.Nadam,
+    "Adadelta": optimizers.Adadelta,
+    "Adagrad": optimizers.Adagrad,
+    "RMSprop": lambda **more: optimizers.RMSprop(momentum=0.9, centered=True, **more),
+    "Lion": optimizers.Lion,
+    "Ftrl": optimizers.Ftrl,
+    "Lamb": optimizers.Lamb,
+}
+
+
+def built(name, **more):
+    """An optimizer of two kernels that no other variable has the shape of."""
+    first = kl.Dense(5, name="a_b")
+    first.build((None, 7))
+    second = kl.Dense(3, name="a")
+    second.build((None, 11))
+    variables = [first.kernel, first.bias, second.kernel, second.bias]
+    optimizer = OPTIMIZERS[name](**more)
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = kl.Dense(2, name="first"), kl.Dense(3, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def called():
+    model = Subclassed()
+    model(np.ones((1, 4), "float32"))
+    return model
+
+
+# Models.
+
+
+def unregistered_loss(y, y_pred):
+    return keras.ops.mean(keras.ops.abs(y - y_pred))
+
+
+def test_compile_arguments_are_the_objects_that_were_passed():
+    model = called()
+    metric = keras.metrics.MeanSquaredError(name="m")
+    sgd = optimizers.SGD()
+    model.compile(sgd, unregistered_loss, metrics=[metric], jit_compile=False)
+    arguments = keras_internals.compile_arguments(model)
+    assert arguments["optimizer"] is sgd
+    assert arguments["loss"] is unregistered_loss
+    assert list(arguments["metrics"]) == [metric]
+    parameters = inspect.signature(keras.Model.compile).parameters
+    assert set(arguments) == set(parameters) - {"self"}
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_a_wrapped_model_scales_its_loss_only_if_the_plain_one_does(scales):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((4,)), kl.Dense(2)])
+    model.compile("sgd", "mse", auto_scale_loss=scales)
+    wrapped = tf_tickets.wrap(model, verbose=False)
+    for each in (model, wrapped):
+        assert isinstance(each.optimizer, optimizers.LossScaleOptimizer) == scales
+
+
+def test_attributes_leave_out_the_record_that_keras_keeps_of_layers():
+    model = called()
+    own = keras_internals.attributes(model)
+    assert own["first"] is model.first and own["second"] is model.second
+    left_out = set(vars(model)) - set(own)
+    assert left_out == {"_layers", "_tracker"}, "Keras renamed its record of layers."
+    holding = {n for n, v in own.items() if wrapping.paths.layers_in(v)}
+    # TensorFlow's record for checkpoints, which must name the new layers too.
+    holding.discard("_self_unconditional_dependency_names")
+    assert holding == {"first", "second"}, "Keras keeps another record of layers."
+
+
+def test_tracked_layers_are_in_the_order_of_the_variables():
+    model = called()
+    assert keras_internals.tracked_layers(model) == [model.first, model.second]
+    keras_internals.sort_tracked_layers(model, lambda layer: -layer.units)
+    assert keras_internals.tracked_layers(model) == [model.second, model.first]
+    units = [variable.shape[-1] for variable in model.variables]
+    assert units == [3, 3, 2, 2]
+
+
+def test_layers_of_a_built_model_are_replaced_only_while_it_is_unlocked():
+    model = called()
+    old, new = model.first, kl.Dense(2, name="new")
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        model.first = kl.Dense(2)
+    with keras_internals.unlocked(model) as forget:
+        model.first = new
+        forget(old)
+    assert keras_internals.tracked_layers(model) == [model.second, new]
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        model.third = kl.Dense(2)
+
+
+def test_a_model_is_locked_again_after_an_error():
+    model = called()
+    with pytest.raises(KeyError), keras_internals.unlocked(model):
+        raise KeyError
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        model.third = kl.Dense(2)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: kl.MultiHeadAttention(2, 3),
+        lambda: kl.GroupQueryAttention(3, 2, 1),
+    ],
+)
+def test_attention_layers_have_one_layer_for_their_output(layer):
+    layer = layer()
+    layer.build((None, 4, 6), (None, 4, 6))
+    found = [
+        inner
+        for inner in keras_internals.tracked_layers(layer)
+        if keras_internals.is_attention_output(inner)
+    ]
+    assert len(found) == 1, "Keras renamed the output layer of attention."
+    assert tuple(found[0].kernel.shape) == (2, 3, 6)
+
+
+# Variables.
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: kl.Dropout(0.5, seed=1),
+        lambda: kl.GaussianNoise(0.5),
+        lambda: kl.RandomFlip(),
+        lambda: kl.LSTM(2, dropout=0.5),
+    ],
+)
+def test_the_state_of_random_generators_is_known_by_its_name(layer):
+    layer = layer()
+    layer.build((None, 4, 3))
+    found = [v for v in layer.variables if not v.trainable]
+    assert found
+    assert all(map(keras_internals.is_seed_state, found))
+
+
+def test_other_variables_are_no_state_of_random_generators():
+    layer = kl.BatchNormalization()
+    layer.build((None, 4))
+    assert not any(map(keras_internals.is_seed_state, layer.variables))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_has_one_step_counter_and_one_learning_rate(name):
+    optimizer, _ = built(name)
+    counters = list(filter(keras_internals.is_step_counter, optimizer.variables))
+    rates = list(filter(keras_internals.is_learning_rate, optimizer.variables))
+    assert [id(v) for v in counters] == [id(optimizer.iterations)]
+    assert [id(v) for v in rates] == [id(optimizer.learning_rate)]
+
+
+def test_a_schedule_is_no_learning_rate_variable():
+    sgd = optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))
+    assert not any(map(keras_internals.is_learning_rate, sgd.variables))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_slot_is_found_with_its_variable(name):
+    more = {"use_ema": True, "gradient_accumulation_steps": 2}
+    optimizer, variables = built(name, **more)
+    pairs = list(keras_internals.slots(optimizer, variables))
+    assert all(slot.shape == variable.shape for slot, variable in pairs)
+    by_shape = [
+        id(slot)
+        for slot in optimizer.variables
+        if slot.shape in [v.shape for v in variables]
+    ]
+    assert [id(slot) for slot, _ in pairs] == by_shape, "Keras renamed its slots."
+    # An average and an accumulated gradient at least, for each variable.
+    assert len(pairs) >= 2 * len(variables)
+
+
+def test_slots_are_found_behind_a_loss_scale():
+    _, variables = built("SGD")
+    optimizer = optimizers.LossScaleOptimizer(optimizers.SGD(0.1, momentum=0.9))
+    optimizer.build(variables)
+    owners = [v for _, v in keras_internals.slots(optimizer, variables)]
+    assert [id(v) for v in owners] == [id(v) for v in variables]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_the_average_of_a_variable_is_an_average(name):
+    for use_ema in (True, False):
+        optimizer, variables = built(name, use_ema=use_ema)
+        pairs = keras_internals.slots(optimizer, variables)
+        averages = [v for s, v in pairs if keras_internals.is_average(s, v)]
+        assert [id(v) for v in averages] == [id(v) for v in variables] * use_ema
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_the_accumulators_of_ftrl_and_adagrad_are_divisors(name):
+    optimizer, variables = built(name, gradient_accumulation_steps=2)
+    pairs = keras_internals.slots(optimizer, variables)
+    divisors = [v for s, v in pairs if keras_internals.is_divisor(s, v)]
+    divides = name in ("Ftrl", "Adagrad")
+    assert [id(v) for v in divisors] == [id(v) for v in variables] * divides
+
+
+# The rest of the package.
+
+FILES = {
+    file.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {name: ast.parse(file.read_text("utf-8")) for name, file in FILES.items()}
+PRIVATE = re.compile(r"_[a-zA-Z]\w*")
+
+
+def private_names_defined(tree):
+    """Functions, classes, variables and attributes of `self` that begin with "_"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        if is_of_self(node) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def is_of_self(node):
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls")
+    )
+
+
+def private_names_used(tree):
+    """Attributes that begin with "_", and strings that may name one."""
+    formats = (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
+    parts = {id(part) for node in formats for part in node.values}
+    for node in ast.walk(tree):
+        if id(node) in parts:
+            continue
+        if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(node.attr):
+            yield node.attr
+        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if text and PRIVATE.fullmatch(node.value):
+            yield node.value
+
+
+# A suffix of public argument names: layers with several inputs have `build(a_shape)`.
+ALLOWED = {"_shape"}
+OWN = {name for tree in TREES.values() for name in private_names_defined(tree)}
+
+
+@pytest.mark.parametrize("module", sorted(set(TREES) - {"keras_internals"}))
+def test_no_other_module_uses_private_names_of_keras(module):
+    foreign = sorted(set(private_names_used(TREES[module])) - OWN - ALLOWED)
+    assert foreign == [], f"Move {foreign} to tf_tickets/keras_internals.py."
+
+
+@pytest.mark.parametrize(
+    "source, names",
+    [
+        ("model._layers", ["_layers"]),
+        ("getattr(model, '_layers')", ["_layers"]),
+        ("slot.name.endswith('_average')", ["_average"]),
+        ("self._layers.clear()", ["_layers"]),
+        ("model._layers = []", ["_layers"]),
+        ("f'{name}_layers'", []),
+        ("model.__class__, model.layers, '__name__', '_ a'", []),
+        ("def _f(): self._g = _h = 1\nx._f, x._g, x._h", []),
+    ],
+)
+def test_every_use_of_a_private_name_is_seen(source, names):
+    tree = ast.parse(source)
+    used = set(private_names_used(tree)) - set(private_names_defined(tree))
+    assert sorted(used) == names
+
+
+def classes_on_keras():
+    """The classes of the package that inherit from a class of Keras, by name."""
+    loaded = [m for n, m in sys.modules.items() if n.startswith("tf_tickets.")]
+    return {
+        kind.__qualname__: kind
+        for module in loaded
+        for kind in vars(module).values()
+        if inspect.isclass(kind)
+        and kind.__module__.startswith("tf_tickets.")
+        and any(c.__module__.startswith("keras") for c in kind.__mro__)
+    }
+
+
+def private_names_of(kind):
+    """Private methods and attributes of `self`, by the source of a class."""
+    source = inspect.getsource(kind)
+    return set(re.findall(r"(?:self\.|def )(_[a-zA-Z]\w*)", source))
+
+
+def test_classes_on_keras_are_found():
+    assert {"Distiller", "Grouped", "Prunable", "IMP"} <= set(classes_on_keras())
+
+
+@pytest.mark.parametrize("name", sorted(classes_on_keras()))
+def test_private_names_of_a_class_are_not_those_of_its_keras_base(name):
+    kind = classes_on_keras()[name]
+    ours = [c for c in kind.__mro__ if c.__module__.startswith("tf_tickets")]
+    keras_classes = [c for c in kind.__mro__ if c.__module__.startswith("keras")]
+    own = set().union(*map(private_names_of, ours))
+    base = set().union(*map(private_names_of, keras_classes))
+    assert sorted(own & base) == []

@@ -1,0 +1,230 @@
+"""Everything that this package assumes about Keras beyond its documented API.
+
+Keras offers no public call for any of these. Each function documents why it is
+needed, and has a test that fails if a new version of Keras changes the assumption.
+"""
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
+
+# Names of variables of optimizers: the count of steps, and the learning rate where
+# that is a number and not a schedule.
+STEP_COUNTER = "iteration"
+LEARNING_RATE = "learning_rate"
+
+
+# Models.
+
+
+def compile_arguments(model: keras.Model) -> dict[str, object]:
+    """Returns the arguments of `compile`, as the objects that were passed.
+
+    The public `get_compile_config` serializes them, which loses functions that are
+    not registered. Keras does not record `auto_scale_loss`; the optimizer shows it.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> compile_arguments(model)["optimizer"] is model.optimizer
+    True
+    """
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    return {**model._compile_config.config, "auto_scale_loss": scaled}
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, object]:
+    """Returns the attributes of a layer without Keras's own record of its layers.
+
+    Layers inside a subclassed model are found in its attributes. The list that Keras
+    keeps of them, and the tracker that fills it, hold the same layers once more.
+
+    Example:
+
+    >>> bidirectional = keras.layers.Bidirectional(keras.layers.LSTM(2))
+    >>> "forward_layer" in attributes(bidirectional)
+    True
+    """
+    own = ("_layers", "_tracker")
+    return {name: value for name, value in vars(layer).items() if name not in own}
+
+
+def tracked_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers inside a layer, in the order of Keras's own record.
+
+    This order is that of `model.variables`. The public `layers` of a model leaves
+    out some of them, and layers other than models have no such attribute.
+
+    Example:
+
+    >>> dense = keras.layers.Dense(2)
+    >>> tracked_layers(keras.layers.TimeDistributed(dense)) == [dense]
+    True
+    """
+    return list(layer._layers)
+
+
+def sort_tracked_layers(
+    layer: keras.layers.Layer, key: Callable[[keras.layers.Layer], int]
+) -> None:
+    """Sorts Keras's record of the layers inside a layer.
+
+    A layer that replaces another one is recorded last. Its variables must keep the
+    place of the old ones, or saved weights would be loaded into other layers.
+    """
+    layer._layers.sort(key=key)
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.layers.Layer) -> Iterator[Callable]:
+    """Allows to replace the layers inside a built layer; gives a function `forget`.
+
+    Keras refuses new layers in a layer that is built, and no public call changes
+    that. `forget(old)` removes a layer from Keras's record.
+
+    Example:
+
+    >>> model = keras.models.Model()
+    >>> model.first = old = keras.layers.Dense(2)
+    >>> with unlocked(model) as forget:
+    ...     model.first = keras.layers.Dense(3)
+    ...     forget(old)
+    >>> [layer.units for layer in tracked_layers(model)]
+    [3]
+    """
+    tracker = layer._tracker
+    tracker.unlock()
+    try:
+        yield tracker.untrack
+    finally:
+        tracker.lock()
+
+
+def is_attention_output(layer: keras.layers.Layer) -> bool:
+    """Whether a layer inside an attention layer projects the attended values.
+
+    Keras builds it from a shape without the length of the query, which FLOPs need.
+
+    Example:
+
+    >>> is_attention_output(keras.layers.Dense(2))
+    False
+    """
+    return layer.name == "attention_output"
+
+
+# Variables.
+
+
+def is_seed_state(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a random generator, as in dropout.
+
+    Layers hold their generators in attributes of any name; only the name of the
+    variable tells it from other variables that are not trained.
+
+    Example:
+
+    >>> [is_seed_state(v) for v in keras.layers.Dropout(0.5).variables]
+    [True]
+    """
+    return variable.name == "seed_generator_state"
+
+
+def is_step_counter(variable: keras.Variable) -> bool:
+    """Whether a variable of an optimizer counts its steps.
+
+    The public `iterations` is that of the outermost optimizer only, which may not
+    count itself (a `LossScaleOptimizer`).
+
+    Example:
+
+    >>> [is_step_counter(v) for v in keras.optimizers.SGD().variables]
+    [True, False]
+    """
+    return variable.name == STEP_COUNTER
+
+
+def is_learning_rate(variable: keras.Variable) -> bool:
+    """Whether a variable of an optimizer is its learning rate.
+
+    Example:
+
+    >>> [is_learning_rate(v) for v in keras.optimizers.SGD().variables]
+    [False, True]
+    """
+    return variable.name == LEARNING_RATE
+
+
+def slots(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]
+) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+    """Yields pairs of an optimizer's slot and the variable that it belongs to.
+
+    Optimizers keep their slots in attributes that differ by class. In the public
+    `optimizer.variables` only the name says to which variable a slot belongs: the
+    path of the variable with "_" for "/", and what the slot is for, such as
+    `dense_kernel_momentum`. Slots of another shape than the variable are left out.
+
+    Args:
+        optimizer: A built optimizer.
+        variables: The variables that it trains, in the order in which it was built.
+
+    Example:
+
+    >>> kernel = keras.Variable([1.0, 2.0], name="kernel")
+    >>> sgd = keras.optimizers.SGD(momentum=0.9)
+    >>> sgd.build([kernel])
+    >>> [(slot.name, variable is kernel) for slot, variable in slots(sgd, [kernel])]
+    [('kernel_momentum', True)]
+    """
+    owners = collections.defaultdict(list)
+    for variable in variables:
+        owners[variable.path.replace("/", "_")].append(variable)
+    seen: collections.Counter[str] = collections.Counter()
+    for slot in optimizer.variables:
+        names = [name for name in owners if slot.name.startswith(f"{name}_")]
+        if names:
+            # Paths can be equal with "_" for "/": such slots come in the order of
+            # the variables.
+            candidates = owners[max(names, key=len)]
+            owner = candidates[seen[slot.name] % len(candidates)]
+            seen[slot.name] += 1
+            if tuple(owner.shape) == tuple(slot.shape):
+                yield slot, owner
+
+
+def is_average(slot: keras.Variable, variable: keras.Variable) -> bool:
+    """Whether a slot is the moving average of its variable (`use_ema=True`).
+
+    It starts from the variable, not from 0, and overwrites the variable in the end.
+
+    Example:
+
+    >>> kernel = keras.Variable([1.0, 2.0], name="kernel")
+    >>> sgd = keras.optimizers.SGD(momentum=0.9, use_ema=True)
+    >>> sgd.build([kernel])
+    >>> [is_average(slot, kernel) for slot, _ in slots(sgd, [kernel])]
+    [True, False]
+    """
+    return _purpose(slot, variable) == "average"
+
+
+def is_divisor(slot: keras.Variable, variable: keras.Variable) -> bool:
+    """Whether an optimizer divides by a slot (Ftrl, Adagrad), so it must not be 0.
+
+    Example:
+
+    >>> kernel = keras.Variable([1.0, 2.0], name="kernel")
+    >>> ftrl = keras.optimizers.Ftrl()
+    >>> ftrl.build([kernel])
+    >>> [is_divisor(slot, kernel) for slot, _ in slots(ftrl, [kernel])]
+    [True, False]
+    """
+    return _purpose(slot, variable) == "accumulator"
+
+
+def _purpose(slot, variable):
+    return slot.name[len(variable.path) + 1 :]
