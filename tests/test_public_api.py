@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -173,13 +172,17 @@ def is_used(name, module):
     """Whether the package reads a function or class of a module, or imports it."""
     if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(TREES[module])):
         return True
-    attribute = re.compile(rf"\b{module.rpartition('.')[2]}\.{name}\b")
-    full = f"tf_tickets.{module}.{name}"
-    return any(
-        full in imported_names(TREES[other]) or attribute.search(SOURCES[other])
-        for other in MODULES
-        if other != module
-    )
+    full = f"tf_tickets.{module}"
+    for tree in TREES.values():
+        imported = set(imported_names(tree))
+        if f"{full}.{name}" in imported or (full in imported and reads(tree, name)):
+            return True
+    return False
+
+
+def reads(tree, name):
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return any(node.attr == name for node in nodes)
 
 
 @pytest.mark.parametrize(
