@@ -21,13 +21,18 @@ HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
 
 
 def run(words, paths=(), without=(), **variables):
-    """Runs Python on words, with nothing in the environment about logs."""
+    """Runs Python on words, in the first of the paths, with no word about logs."""
     environment = {**os.environ, **variables}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
     for name in ("TF_CPP_MIN_LOG_LEVEL", "FORCE_COLOR", *without):
         environment.pop(name, None)
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=environment,
+        cwd=paths[0] if paths else None,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("words", HELPS)
@@ -166,19 +171,21 @@ def test_what_a_backend_logged_before_it_failed_is_shown(tmp_path):
     assert shown.stderr.endswith("I0000 a log line of C++\ntf-tickets: no AVX\n")
 
 
-# Runs before everything else, and logs when Keras is imported.
-LOGS = """
-    import os, sys
-    class Finder:
-        def find_spec(name, path=None, target=None):
-            if name == "keras":
-                os.write(2, b"a log line\\n")
-    sys.meta_path.insert(0, Finder)
+# Stand-ins for a library and a Keras that start well.
+LIBRARY = """
+    import os
+    os.write(2, b"a log line of C++\\n")
+"""
+KERAS = """
+    class ops:
+        def convert_to_tensor(value):
+            return value
 """
 
 
 def test_backend_logs_are_shown_on_demand(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(LOGS))
+    (tmp_path / "tf_tickets.py").write_text(textwrap.dedent(LIBRARY))
+    (tmp_path / "keras.py").write_text(textwrap.dedent(KERAS))
     words = ["-m", "tf_tickets_cli", "report", "no.ticket"]
     assert "a log line" not in run(words, [tmp_path]).stderr
     assert "a log line" in run([*words, "--backend-logs"], [tmp_path]).stderr
