@@ -107,7 +107,3 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     print(f"tf-tickets: warning: {message}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
