@@ -62,7 +62,7 @@ class ImpExperiment:
         return results
 
     def _search(self):
-        tt.find_ticket(
+        tt.find_tickets(
             self.setting.build_model,
             self.setting.data,
             self.search,
@@ -118,7 +118,7 @@ class ImpExperiment:
         return self._train(trainer, control, title)["test_accuracy"]
 
     def _train(self, trainer, ticket, title):
-        epochs = self.search.epochs_of_tickets
+        epochs = self.search.engine.plan.epochs_of_tickets
         return trainer.train(ticket, epochs, self.progress.of_training(title))
 
     def _write_best(self):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 import keras
 
 import tf_tickets as tt
-from tf_tickets.search.round_search import RoundSearch
 from tf_tickets_cli.settings import Setting
 
 # Epochs of KDLTS's teachers, as fractions of a training.
@@ -15,7 +14,7 @@ _TEACHERS = (1 / 8, 1 / 4, 1 / 2)
 # Examples of each class that the criteria at initialization look at.
 _EXAMPLES = 100
 
-Searches = Mapping[str, RoundSearch]
+Searches = Mapping[str, tt.TicketSearch]
 
 
 def build_searches(
@@ -23,7 +22,7 @@ def build_searches(
     names: Iterable[str],
     scores: Iterable[float] = (),
     sparsities: Iterable[float] = (),
-) -> dict[str, RoundSearch]:
+) -> dict[str, tt.TicketSearch]:
     """Returns a dict from a label to a search; those of KDLTS have no teachers yet.
 
     Args:
@@ -40,7 +39,7 @@ def build_searches(
     >>> list(build_searches(setting, ["imp", "synflow"], [], [0.8, 0.9]))
     ['imp', 'synflow final_sparsity=0.8', 'synflow final_sparsity=0.9']
     """
-    searches: dict[str, RoundSearch] = {}
+    searches: dict[str, tt.TicketSearch] = {}
     for name in names:
         search = BUILDERS[name](setting)
         if name in _VARIED:
@@ -65,7 +64,7 @@ def check_model(searches: Searches, setting: Setting) -> None:
         search.set_model(search.wrap(setting.build_model(), verbose=False))
         search.set_params({"steps": steps, "epochs": search.epochs})
         try:
-            search.check_model()
+            search.engine.plan.check(search.engine)
         except ValueError as error:
             raise ValueError(f"Method {label!r}: {error}") from None
 
@@ -112,7 +111,7 @@ def imp(setting: Setting) -> tt.IMP:
         rate=setting.rate,
         rewind_to=setting.rewind_to,
         allocation=setting.allocation,
-        tolerance=setting.tolerance,
+        monitor=tt.Monitor("val_accuracy", tolerance=setting.tolerance),
         seed=setting.seed,
     )
 
@@ -145,13 +144,13 @@ def _dlth(setting):
 def _unilth(setting):
     return tt.UniLTH(
         **_growing(setting),
-        stage_one_epochs=setting.recipe.epochs,
+        stage_one=setting.recipe.epochs,
         rewind_to=setting.rewind_to,
     )
 
 
 def _unidlth(setting):
-    return tt.UniDLTH(**_growing(setting), stage_one_epochs=setting.recipe.epochs)
+    return tt.UniDLTH(**_growing(setting), stage_one=setting.recipe.epochs)
 
 
 def _growing(setting):
@@ -159,7 +158,7 @@ def _growing(setting):
     return {
         "final_sparsity": _final_sparsity(setting.rate, setting.rounds),
         "rounds": setting.rounds,
-        "penalty_epochs": setting.recipe.epochs,
+        "penalty": setting.recipe.epochs,
         "epochs_per_round": setting.recipe.epochs,
         "allocation": setting.allocation,
         "train": "none",
@@ -209,7 +208,7 @@ _VARIED = {
     "grasp": "final_sparsity",
     "synflow": "final_sparsity",
 }
-BUILDERS: dict[str, Callable[[Setting], RoundSearch]] = {
+BUILDERS: dict[str, Callable[[Setting], tt.TicketSearch]] = {
     "cs": _cs,
     "iss": _iss,
     "imp": imp,

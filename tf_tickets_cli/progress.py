@@ -7,7 +7,7 @@ from typing import Self
 import keras
 from rich import console, progress
 
-from tf_tickets.search.round_search import RoundSearch
+import tf_tickets as tt
 
 # Seconds between two lines about the same training where there is no terminal.
 _PAUSE = 10.0
@@ -87,7 +87,7 @@ class Progress:
         self.bar = None
         self.done = 0
 
-    def of_rounds(self, search: RoundSearch) -> list[keras.callbacks.Callback]:
+    def of_rounds(self, search: tt.TicketSearch) -> list[keras.callbacks.Callback]:
         """Returns callbacks that show each round of a search.
 
         Args:
@@ -138,9 +138,10 @@ class _Rounds(keras.callbacks.Callback):
         if batch == 0 and self.search.round != self.round:
             self.round = self.search.round
             self.done = 0
-            name = f"round {self.round}/{self.search.rounds}" if self.round else "dense"
+            plan = self.search.engine.plan
+            name = f"round {self.round}/{plan.rounds}" if self.round else "dense"
             title = f"{name:11}  sparsity {self.search.sparsity:6.1%}"
-            self.shown.start(title, self.search.epochs_of_round)
+            self.shown.start(title, plan.epochs_of(self.round))
 
     def on_epoch_end(self, epoch, logs=None):
         self.done += 1
