@@ -53,7 +53,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
 
 @on_jax
 # One epoch is too short for a stage one that stops early.
-@pytest.mark.filterwarnings("ignore:.*was never without improvement:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*without improvement:UserWarning")
 def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
     out = tmp_path / "frontier"
     methods = ["dlth", "unilth", "unidlth", "threshold"]
