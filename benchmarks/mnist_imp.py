@@ -29,12 +29,11 @@ PUBLISHED = dict(enumerate([
 
 
 def run(options, seed):
-    from tf_tickets.cli import jobs, settings
+    from tf_tickets_cli import imp_experiment, settings
 
     chosen = {name: getattr(options, name) for name in ("rounds", "epochs", "scaling")}
     setting = settings.Setting("mnist", "lenet300", options.data_dir, seed, chosen)
-    job = jobs.SearchJob(setting, options.work / f"seed{seed}")
-    job.run()
+    imp_experiment.ImpExperiment(setting, options.work / f"seed{seed}").run()
 
 
 def collect(options):

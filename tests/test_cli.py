@@ -1,11 +1,15 @@
 """The command line, as a user types it, on a few digits."""
 
 import json
+import re
+import sys
 
 import keras
+import numpy as np
 import pytest
 
-from tf_tickets.cli import main, search_by_name
+import tf_tickets as tt
+from tf_tickets_cli import main
 
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
@@ -29,21 +33,27 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     command = ["frontier", *FEW, "--rounds", "2", "--scores", "-0.1", "0.1"]
     command += ["--methods", "cs", "iss", "imp", "--out", str(out)]
     assert main.main(command) == 0
-    printed = capsys.readouterr().out
+    first = capsys.readouterr().out
+    printed = first[first.index("search  ") :]
     kept = json.loads((out / "frontier.json").read_text())
     labels = [point["label"] for point in kept["points"]]
     scores = ["cs initial_score=-0.1", "cs initial_score=0.1"]
     assert labels == [*scores, *["iss"] * 2, *["imp"] * 2]
     assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
+    # What was being trained while one waited.
+    assert "cs initial_score=0.1  epoch 1/1  round 1" in first
+    assert "\niss  epoch 2/2  round 2" in first
+    assert "iss round 2  epoch 1/1  val_accuracy" in first
     no_fit()
     assert main.main(command) == 0
-    assert capsys.readouterr().out == printed
+    again = capsys.readouterr().out
+    assert again.endswith(printed) and "epoch" not in again.removesuffix(printed)
 
 
 @on_jax
 # One epoch is too short for a stage one that stops early.
-@pytest.mark.filterwarnings("ignore:.*was never without improvement:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*without improvement:UserWarning")
 def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
     out = tmp_path / "frontier"
     methods = ["dlth", "unilth", "unidlth", "threshold"]
@@ -76,6 +86,7 @@ def test_methods_that_come_to_one_sparsity_have_a_search_for_each(tmp_path, caps
     assert len(list((out / "teachers").glob("*.npz"))) == 3
     printed = capsys.readouterr().out
     assert all(label in printed for label, _ in expected)
+    assert "teacher 3  epoch 1/1" in printed
 
 
 def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
@@ -88,12 +99,72 @@ def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     assert "sparsity" in capsys.readouterr().out
     assert main.main(["compare", first, second]) == 0
     assert "kept in both" in capsys.readouterr().out
+    assert main.main(command) == 0
+    assert "This search is complete, nothing was trained." in capsys.readouterr().out
+
+
+def test_a_ticket_is_trained_once_and_written_as_a_plain_model(tmp_path, capsys):
+    out, trained = tmp_path / "search", tmp_path / "trained.keras"
+    command = ["search", *FEW, "--rounds", "1", "--no-controls", "--out", str(out)]
+    assert main.main(command) == 0
+    command = ["train", str(out / "best.ticket"), *FEW, "--out", str(trained)]
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "ticket  epoch 1/1" in printed and "test_accuracy" in printed
+    written, found = (
+        keras.saving.load_model(f) for f in (trained, out / "model.keras")
+    )
+    for one, other in zip(written.weights, found.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert main.main(command) == 2
+    assert "trained.keras exists already" in capsys.readouterr().err
+
+
+@on_jax
+def test_without_matplotlib_there_are_results_and_a_note(
+    tmp_path, capsys, monkeypatch, no_fit
+):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "search"
+    command = ["search", *FEW, "--rounds", "1", "--no-controls", "--out", str(out)]
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "curve.png was not drawn. " in printed and "Best: round 1" in printed
+    assert (out / "table.txt").exists() and not (out / "curve.png").exists()
+    monkeypatch.undo()
+    no_fit()
+    assert main.main(command) == 0
+    assert (out / "curve.png").stat().st_size > 1000
+
+
+@on_jax
+@pytest.mark.filterwarnings("default:.*was not drawn")
+def test_a_frontier_without_matplotlib_is_printed_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    command = ["frontier", *FEW, "--rounds", "1", "--methods", "imp"]
+    assert main.main([*command, "--out", str(tmp_path / "f")]) == 0
+    printed = capsys.readouterr()
+    assert "frontier.png was not drawn. A picture needs matplotlib" in printed.err
+    assert printed.err.startswith("tf-tickets: warning: ")
+    assert "search epochs" in printed.out
+
+
+def test_ctrl_c_says_how_to_resume_what_can_be_resumed(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "fit", interrupt)
+    monkeypatch.setattr(tt.Ticket, "load", interrupt)
+    assert main.main(["search", *FEW, "--out", str(tmp_path / "s")]) == 130
+    said = "Interrupted. Run the same command again to resume."
+    assert capsys.readouterr().err == f"\ntf-tickets: {said}\n"
+    assert main.main(["report", "some.ticket"]) == 130
+    assert capsys.readouterr().err == "\ntf-tickets: Interrupted.\n"
 
 
 @pytest.mark.parametrize(
     "command, message",
     [
-        (["frontier", "--model", "lenet"], "Unknown network. Received: 'lenet'"),
         (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "must be finite"),
         (
             ["frontier", "--model", "resnet20", "--methods", "imp", "unilth", *FEW],
@@ -101,21 +172,22 @@ def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
         ),
         (["search", "--dataset", "there.npz"], "there.npz"),
         (["report", "there.ticket"], "there.ticket"),
+        (["export", "there.keras", "model.pb"], "there.keras"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, message):
-    out = [] if command[0] == "report" else ["--out", str(tmp_path / "a")]
+    out = [] if command[0] in ("report", "export") else ["--out", str(tmp_path / "a")]
     assert main.main([*command, *out]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tf-tickets: ") and message in error
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        main.main([*command, *out, "--traceback"])
 
 
-def test_it_offers_every_method():
-    """Named without importing them, which would take as long as a search's start."""
-    assert main._FRONTIER_OPTIONS["--methods"]["choices"] == search_by_name.NAMES
-
-
-@pytest.mark.parametrize("command", [["frontier", "--methods", "obd"], ["serve"]])
+@pytest.mark.parametrize(
+    "command",
+    [["frontier", "--methods", "obd"], ["search", "--model", "le"], ["serve"]],
+)
 def test_unknown_words_end_with_the_usage(capsys, command):
     with pytest.raises(SystemExit):
         main.main(command)

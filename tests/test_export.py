@@ -18,7 +18,6 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.cli import main
 from tf_tickets.exporting import (
     artefact_runner,
     export_report,
@@ -29,6 +28,7 @@ from tf_tickets.exporting import (
 from tf_tickets.exporting.saved_model import packing
 from tf_tickets.exporting.tflite import file
 from tf_tickets.exporting.verification import ExportError
+from tf_tickets_cli import main
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 ON_TENSORFLOW = keras.config.backend() == "tensorflow"

@@ -36,7 +36,6 @@ ROOMS = [
     "callbacks",
     "search",
     "exporting",
-    "cli",
     "__init__",
 ]
 
@@ -238,6 +237,12 @@ def test_a_module_uses_public_interfaces_only(module):
     used = [n for n in imported_names(TREES[module]) if n.startswith(private)]
     assert used == []
     assert [name for name in private if name in SOURCES[module]] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_library_does_not_import_its_command_line(module):
+    used = [n for n in imported_names(TREES[module]) if n.startswith("tf_tickets_cli")]
+    assert used == []
 
 
 def test_importing_the_package_under_jax_does_not_import_tensorflow():

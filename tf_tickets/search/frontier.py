@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -180,6 +181,7 @@ def find_frontier(
     monitor: str | None = None,
     batch_size: int = 32,
     callbacks: Iterable[keras.callbacks.Callback] = (),
+    watch: inputs.Watch | None = None,
     verbose: str | int = 0,
 ) -> Frontier:
     """Runs searches on equal terms, and trains every ticket for the same epochs.
@@ -199,6 +201,8 @@ def find_frontier(
             data, else the searches' own.
         batch_size: As in `find_tickets`.
         callbacks: Further Keras callbacks of the searches.
+        watch: Function from the name of a search or of a training, such as "imp" or
+            "imp round 3", to callbacks that show its progress.
         verbose: As in `model.fit`.
 
     Example:
@@ -219,11 +223,13 @@ def find_frontier(
     monitor = monitor or _monitor(data, searches)
     place = None if directory is None else pathlib.Path(directory)
     trainer = TicketTrainer(build_model, data, seed, batch_size)
-    trainings = _Trainings(trainer, epochs, place)
-    fit: Any = {"batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
+    watch = watch or inputs.unwatched
+    trainings = _Trainings(trainer, epochs, place, watch)
+    fit: Any = {"batch_size": batch_size, "verbose": verbose}
     points: list[Point] = []
     for label, search in searches.items():
         own = place and place / _slug(label)
+        fit["callbacks"] = [*callbacks, *watch(label)]
         find_tickets(build_model, data, search, own, seed, **fit)
         for ticket in search.tickets:
             points.append(_point(label, search, ticket, trainings, monitor))
@@ -235,8 +241,16 @@ def find_frontier(
 def _written(frontier, place):
     if place is not None:
         frontier.save(place / RESULTS)
-        frontier.plot(place / "frontier.png")
+        _draw(frontier, place / "frontier.png")
     return frontier
+
+
+def _draw(frontier, path):
+    """Results do not depend on matplotlib, only the picture does."""
+    try:
+        frontier.plot(path)
+    except ImportError as error:
+        warnings.warn(f"{path} was not drawn. {error}", stacklevel=2)
 
 
 def _check(searches, epochs):
@@ -290,8 +304,9 @@ def _provenance(searches, seed, epochs, batch_size):
 class _Trainings:
     """Trains tickets once, and keeps what came out in a file."""
 
-    def __init__(self, trainer, epochs, directory):
+    def __init__(self, trainer, epochs, directory, watch):
         self.trainer = trainer
+        self.watch = watch
         self.epochs = epochs
         self.path = None
         self.known = {}
@@ -315,7 +330,7 @@ class _Trainings:
         known = self.known.get(name, {})
         wanted = {"ticket": ticket.id, "epochs": self.epochs}
         if {key: known.get(key) for key in wanted} != wanted:
-            metrics = self.trainer.train(ticket, self.epochs)
+            metrics = self.trainer.train(ticket, self.epochs, self.watch(name))
             self.known[name] = {**wanted, "metrics": metrics}
             self._keep()
         return self.known[name]["metrics"]

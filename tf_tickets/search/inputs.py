@@ -1,6 +1,6 @@
 """What searches and trainings start from: data, build functions and seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -10,6 +10,8 @@ from tf_tickets.experiments import datasets
 
 Pair = tuple[np.ndarray, np.ndarray]
 Data = datasets.Dataset | Sequence[Pair]
+# From the name of a search or training to callbacks that show its progress.
+Watch = Callable[[str], Iterable[keras.callbacks.Callback]]
 
 _DATA_PARTS = "for training, validation and optionally test"
 
@@ -90,3 +92,8 @@ def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:
     """Returns a dict of the metrics on test data, as `test_*`."""
     metrics = model.evaluate(*test, batch_size=512, verbose=0, return_dict=True)
     return {f"test_{name}": float(value) for name, value in metrics.items()}
+
+
+def unwatched(name: str) -> list[keras.callbacks.Callback]:
+    """Returns no callbacks."""
+    return []

@@ -25,6 +25,7 @@ def train_teachers(
     seed: int = 0,
     *,
     batch_size: int = 32,
+    watch: inputs.Watch | None = None,
     verbose: str | int = 0,
 ) -> list[keras.Model]:
     """Trains dense networks from the same weights, each with its own data order.
@@ -39,6 +40,8 @@ def train_teachers(
             epochs, seed, batch size) is refused.
         seed: Seed of the weights, which are those of `find_tickets` with this seed.
         batch_size: Batch size.
+        watch: Function from the name of a training, such as "teacher 1", to
+            callbacks that show its progress.
         verbose: As in `model.fit`.
 
     Example:
@@ -67,7 +70,9 @@ def train_teachers(
             with np.load(path) as kept:
                 model.set_weights(list(kept.values()))
         else:
-            _train(model, parts, (seed, _ORDER + index), batch_size, count, verbose)
+            watching = (watch or inputs.unwatched)(f"teacher {index + 1}")
+            key = (seed, _ORDER + index)
+            _train(model, parts, key, batch_size, count, watching, verbose)
             _keep(model, path)
         teachers.append(model)
     return teachers
@@ -97,7 +102,7 @@ def _serialized(loss):
     return loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss)
 
 
-def _train(model, parts, key, batch_size, epochs, verbose):
+def _train(model, parts, key, batch_size, epochs, watching, verbose):
     state = {"epoch": 0}
     follow = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
@@ -110,7 +115,7 @@ def _train(model, parts, key, batch_size, epochs, verbose):
         validation_batch_size=512,
         epochs=epochs,
         shuffle=False,
-        callbacks=[follow],
+        callbacks=[follow, *watching],
         verbose=verbose,
     )
 

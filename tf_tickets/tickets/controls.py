@@ -14,7 +14,6 @@ import numpy as np
 from tf_tickets import wrapping
 from tf_tickets.pruning import allocation, selection
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import snapshots
 from tf_tickets.wrapping import paths
 
 __all__ = [

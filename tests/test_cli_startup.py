@@ -1,0 +1,191 @@
+"""How the command line starts: fast help, quiet backends, progress in a file."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+import tf_tickets as tt
+import tf_tickets_cli
+from tf_tickets.exporting import exporter, writer
+from tf_tickets_cli import choices, main, methods
+
+ROOT = pathlib.Path(tf_tickets_cli.__file__).parent.parent
+COMMANDS = ["search", "frontier", "train", "export", "report", "compare"]
+HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
+
+
+def run(words, paths=(), without=(), **variables):
+    """Runs Python on words, in the first of the paths, with no word about logs."""
+    environment = {**os.environ, **variables}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "FORCE_COLOR", *without):
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=environment,
+        cwd=paths[0] if paths else None,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("words", HELPS)
+def test_help_is_quick_and_writes_no_errors(words):
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        shown = run(["-m", "tf_tickets_cli", *words])
+        times.append(time.monotonic() - began)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith("usage: tf-tickets ")
+    # It takes 0.05 s on an idle machine.
+    assert min(times) < 1.0
+
+
+@pytest.mark.parametrize("words", HELPS)
+def test_help_imports_nothing_that_is_slow(words):
+    program = f"""
+        import sys
+        from tf_tickets_cli.main import main
+        try:
+            main({words})
+        except SystemExit:
+            slow = {{"keras", "tensorflow", "jax", "numpy", "tf_tickets", "rich"}}
+            print("Slow:", sorted(slow & set(sys.modules)))
+    """
+    shown = run(["-c", textwrap.dedent(program)])
+    assert shown.stdout.endswith("Slow: []\n"), shown.stderr
+
+
+def test_the_names_in_the_help_are_those_that_the_library_knows():
+    assert tuple(methods.BUILDERS) == choices.METHODS
+    assert tuple(tt.recipes.RECIPES) == choices.NETWORKS
+    assert choices.PRECISIONS == exporter.PRECISIONS
+    assert {end: name for name, end in writer.SUFFIXES.items()} == choices.FORMATS
+    with pytest.raises(ValueError) as unknown:
+        tt.datasets.load("nothing")
+    known = str(unknown.value).partition("Known: ")[2].partition(", or")[0]
+    assert known == ", ".join(map(repr, choices.DATASETS))
+    with pytest.raises(ValueError) as unknown:
+        tt.datasets.load("digits", scaling="nothing")
+    assert f"must be one of {sorted(choices.SCALINGS)}" in str(unknown.value)
+
+
+def test_every_method_is_described_in_the_help_of_frontier():
+    described = main.frontier.DESCRIPTION.partition("methods:")[2]
+    assert [m for m in choices.METHODS if m not in described] == []
+
+
+def test_a_redirected_search_shows_progress_and_no_log_lines(tmp_path):
+    few = [
+        "--take",
+        "64",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "32",
+        "--width",
+        "0.1",
+        "--rounds",
+        "2",
+    ]
+    command = ["-m", "tf_tickets_cli", "search", *few, "--out", tmp_path / "s"]
+    shown = run(command)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert not re.search(r"[\r\b\x1b]", shown.stdout)
+    lines = shown.stdout.splitlines()
+    starts = ["lenet300 on digits[:64]: 64 training images", "dense ", "round 1/2 "]
+    starts += ["round 2/2 ", "control reinit, round 1 ", "control shuffled, round 1 "]
+    assert [
+        line[: len(start)] for line, start in zip(lines, starts, strict=False)
+    ] == starts
+    assert "  epoch 2/2  val_accuracy 0." in lines[1]
+
+
+# What a C++ library writes, past sys.stderr.
+HELD_BACK = """
+    import os
+    from tf_tickets_cli.quiet import standard_error_held_back
+    with standard_error_held_back():
+        os.write(2, b"log line\\n" * 10_000)
+        {then}
+    os.write(2, b"later line\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    "then, shown, ends",
+    [
+        ("pass", 0, "later line"),
+        ("raise ValueError('broken')", 10_000, "ValueError: broken"),
+        # The interpreter dies without running another line.
+        ("os.abort()", 10_000, "log line"),
+        ("raise KeyboardInterrupt", 0, "KeyboardInterrupt"),
+    ],
+)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_what_is_held_back_is_shown_after_a_failure_only(then, shown, ends):
+    program = textwrap.dedent(HELD_BACK).format(then=then)
+    found = run(["-c", program])
+    lines = found.stderr.splitlines()
+    assert lines.count("log line") == shown
+    assert lines[-1] == ends
+
+
+# A stand-in for a backend: it logs while it is imported, and fails.
+BROKEN = """
+    import os
+    os.write(2, b"I0000 a log line of C++\\n")
+    raise {error}
+"""
+NOT_THERE = 'ModuleNotFoundError("No module named tensorflow", name="tensorflow")'
+
+
+def start_with(folder, error, *options):
+    """Runs a report where TensorFlow fails to import and KERAS_BACKEND is not set."""
+    source = textwrap.dedent(BROKEN).format(error=error)
+    (folder / "tensorflow.py").write_text(source)
+    words = ["-m", "tf_tickets_cli", "report", "no.ticket", *options]
+    without = ["KERAS_BACKEND"]
+    return run(words, [folder], without, KERAS_HOME=str(folder / "keras"))
+
+
+def test_without_tensorflow_and_keras_backend_there_is_advice(tmp_path):
+    shown = start_with(tmp_path, NOT_THERE)
+    assert shown.returncode == 2
+    *held_back, advice = shown.stderr.splitlines()
+    assert advice.startswith("tf-tickets: Keras wants the backend 'tensorflow'")
+    assert "KERAS_BACKEND=jax" in advice
+    assert set(held_back) == {"I0000 a log line of C++"}
+
+
+def test_what_a_backend_logged_before_it_failed_is_shown(tmp_path):
+    shown = start_with(tmp_path, 'OSError("no AVX")')
+    assert shown.returncode == 2
+    assert shown.stderr.endswith("I0000 a log line of C++\ntf-tickets: no AVX\n")
+
+
+# Stand-ins for a library and a Keras that start well.
+LIBRARY = """
+    import os
+    os.write(2, b"a log line of C++\\n")
+"""
+KERAS = """
+    class ops:
+        def convert_to_tensor(value):
+            return value
+"""
+
+
+def test_backend_logs_are_shown_on_demand(tmp_path):
+    (tmp_path / "tf_tickets.py").write_text(textwrap.dedent(LIBRARY))
+    (tmp_path / "keras.py").write_text(textwrap.dedent(KERAS))
+    words = ["-m", "tf_tickets_cli", "report", "no.ticket"]
+    assert "a log line" not in run(words, [tmp_path]).stderr
+    assert "a log line" in run([*words, "--backend-logs"], [tmp_path]).stderr

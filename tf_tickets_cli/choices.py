@@ -1,0 +1,20 @@
+"""The names that options accept, written down so that help needs no Keras.
+
+A test compares them with what the library knows.
+"""
+
+DATASETS = ("digits", "mnist", "cifar10")
+NETWORKS = ("lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16")
+SCALINGS = ("standard", "unit")
+METHODS = (
+    *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
+    *("kdlts", "snip", "grasp", "synflow"),
+)
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+# Export format by the suffix of the path; a path without one is a folder.
+FORMATS = {
+    "": "saved_model",
+    ".tflite": "tflite",
+    ".keras": "keras",
+    ".onnx": "onnx",
+}

@@ -1,0 +1,109 @@
+"""The parser of the command line, its errors and its exit status."""
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+from tf_tickets_cli import compare, export, frontier, quiet, report, search, train
+
+_COMMANDS = {
+    "search": search,
+    "frontier": frontier,
+    "train": train,
+    "export": export,
+    "report": report,
+    "compare": compare,
+}
+_EPILOG = """\
+examples:
+  tf-tickets search
+      find a ticket of LeNet-300-100 on the 8x8 digits that come with scikit-learn
+  tf-tickets frontier --methods cs imp
+      compare learned masks with magnitude pruning
+  tf-tickets export tickets/digits-lenet300/model.keras lenet.tflite
+
+Each command explains its options: tf-tickets search --help.
+Set the environment variable KERAS_BACKEND to tensorflow (the default) or jax.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after `tf-tickets`; by default those of this process.
+
+    Returns:
+        The exit status: 0, 2 after an error, 130 after Ctrl-C.
+    """
+    options = parser().parse_args(arguments)
+    command = _COMMANDS[options.command]
+    try:
+        with _warnings_in_one_line():
+            quiet.import_library(options.backend_logs, command.LOADS_TENSORFLOW)
+            command.run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if options.traceback:
+            raise
+        print(f"tf-tickets: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ntf-tickets: Interrupted.{_advice(command)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="tf-tickets",
+        description="Find and use lottery tickets in Keras models.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        one = commands.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            epilog=command.EPILOG,
+            formatter_class=raw,
+        )
+        command.add_arguments(one)
+        _add_diagnostics(one)
+    return top
+
+
+def _add_diagnostics(command):
+    group = command.add_argument_group("diagnostics")
+    group.add_argument(
+        "--backend-logs",
+        action="store_true",
+        help="show the log lines of TensorFlow, XLA and JAX",
+    )
+    group.add_argument(
+        "--traceback",
+        action="store_true",
+        help="show the full traceback of an error",
+    )
+
+
+def _advice(command):
+    return " Run the same command again to resume." if command.RESUMES else ""
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # From libraries, about their own next versions.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"tf-tickets: warning: {message}", file=sys.stderr)

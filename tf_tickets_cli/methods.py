@@ -1,0 +1,223 @@
+"""The searches that the command line knows by name."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+
+import keras
+
+import tf_tickets as tt
+from tf_tickets_cli.settings import Setting
+
+# Epochs of KDLTS's teachers, as fractions of a training.
+_TEACHERS = (1 / 8, 1 / 4, 1 / 2)
+# Examples of each class that the criteria at initialization look at.
+_EXAMPLES = 100
+
+Searches = Mapping[str, tt.TicketSearch]
+
+
+def build_searches(
+    setting: Setting,
+    names: Iterable[str],
+    scores: Iterable[float] = (),
+    sparsities: Iterable[float] = (),
+) -> dict[str, tt.TicketSearch]:
+    """Returns a dict from a label to a search; those of KDLTS have no teachers yet.
+
+    Args:
+        setting: A `Setting`.
+        names: Names in `BUILDERS`.
+        scores: The initial scores of "cs", which has a search for each.
+        sparsities: The sparsities of "kdlts", "snip", "grasp" and "synflow", which
+            have a search for each.
+
+    Example:
+
+    >>> from tf_tickets_cli.settings import Setting
+    >>> setting = Setting("digits", "lenet300", options={"take": 50})
+    >>> list(build_searches(setting, ["imp", "synflow"], [], [0.8, 0.9]))
+    ['imp', 'synflow final_sparsity=0.8', 'synflow final_sparsity=0.9']
+    """
+    searches: dict[str, tt.TicketSearch] = {}
+    for name in names:
+        search = BUILDERS[name](setting)
+        if name in _VARIED:
+            choices = {"initial_score": scores, "final_sparsity": sparsities}
+            argument = _VARIED[name]
+            varied = search.varied(**{argument: choices[argument]})
+            searches |= {f"{name} {label}": one for label, one in varied.items()}
+        else:
+            searches[name] = search
+    return searches
+
+
+def check_model(searches: Searches, setting: Setting) -> None:
+    """Refuses a model that a search cannot prune, before another search trains.
+
+    Args:
+        searches: The searches by label.
+        setting: The `Setting`.
+    """
+    steps = len(setting.data.x_train) // setting.batch_size
+    for label, search in searches.items():
+        search.set_model(search.wrap(setting.build_model(), verbose=False))
+        search.set_params({"steps": steps, "epochs": search.epochs})
+        try:
+            search.engine.plan.check(search.engine)
+        except ValueError as error:
+            raise ValueError(f"Method {label!r}: {error}") from None
+
+
+def teach(
+    searches: Searches,
+    setting: Setting,
+    folder: os.PathLike | str,
+    watch: Callable[[str], Iterable[keras.callbacks.Callback]] | None = None,
+) -> None:
+    """Trains teachers and gives them to the searches that need some.
+
+    Args:
+        searches: The searches by label.
+        setting: The `Setting`.
+        folder: Where the teachers are kept.
+        watch: As in `tf_tickets.train_teachers`.
+    """
+    students = [search for search in searches.values() if isinstance(search, tt.KDLTS)]
+    if not students:
+        return
+    epochs = [math.ceil(share * setting.recipe.epochs) for share in _TEACHERS]
+    teachers = tt.train_teachers(
+        setting.build_model,
+        setting.data,
+        epochs,
+        folder,
+        setting.seed,
+        batch_size=setting.batch_size,
+        watch=watch,
+    )
+    for student in students:
+        student.taught_by(*teachers, epochs=sum(epochs))
+
+
+# One function for each name. Only these know the constructors of the searches.
+
+
+def imp(setting: Setting) -> tt.IMP:
+    """Returns the search by the recipe."""
+    return tt.IMP(
+        rounds=setting.rounds,
+        epochs_per_round=setting.recipe.epochs,
+        rate=setting.rate,
+        rewind_to=setting.rewind_to,
+        allocation=setting.allocation,
+        monitor=tt.Monitor("val_accuracy", tolerance=setting.tolerance),
+        seed=setting.seed,
+    )
+
+
+def _cs(setting):
+    rounds = max(1, setting.rounds // 3)
+    return tt.ContinuousSparsification(rounds, **_rewound(setting))
+
+
+def _iss(setting):
+    return tt.StochasticSparsification(setting.rounds, **_rewound(setting))
+
+
+def _rewound(setting):
+    return {
+        "epochs_per_round": setting.recipe.epochs,
+        "rewind_to": setting.rewind_to,
+        "seed": setting.seed,
+    }
+
+
+def _threshold(setting):
+    return tt.ThresholdPruning(setting.rounds, setting.recipe.epochs)
+
+
+def _dlth(setting):
+    return tt.DLTH(**_growing(setting))
+
+
+def _unilth(setting):
+    return tt.UniLTH(
+        **_growing(setting),
+        stage_one=setting.recipe.epochs,
+        rewind_to=setting.rewind_to,
+    )
+
+
+def _unidlth(setting):
+    return tt.UniDLTH(**_growing(setting), stage_one=setting.recipe.epochs)
+
+
+def _growing(setting):
+    """As sparse as IMP becomes. Another training follows, so the search has none."""
+    return {
+        "final_sparsity": _final_sparsity(setting.rate, setting.rounds),
+        "rounds": setting.rounds,
+        "penalty": setting.recipe.epochs,
+        "epochs_per_round": setting.recipe.epochs,
+        "allocation": setting.allocation,
+        "train": "none",
+        "seed": setting.seed,
+    }
+
+
+def _final_sparsity(rate, rounds):
+    if isinstance(rate, dict):
+        return {path: _final_sparsity(value, rounds) for path, value in rate.items()}
+    return 1 - (1 - rate) ** rounds
+
+
+def _kdlts(setting):
+    epochs = setting.recipe.epochs
+    search = tt.KDLTS(epochs=epochs, rewind_to=setting.rewind_to, seed=setting.seed)
+    return search.taught_by()
+
+
+def _snip(setting):
+    return _at_init(setting, tt.saliency.SNIP(*_balanced(setting)))
+
+
+def _grasp(setting):
+    return _at_init(setting, tt.saliency.GraSP(*_balanced(setting)))
+
+
+def _synflow(setting):
+    return _at_init(setting, "synflow")
+
+
+def _at_init(setting, criterion):
+    return tt.PruneAtInit(
+        epochs=setting.recipe.epochs, criterion=criterion, seed=setting.seed
+    )
+
+
+def _balanced(setting):
+    return setting.data.balanced(_EXAMPLES, setting.seed)
+
+
+# The argument in which a method's searches differ.
+_VARIED = {
+    "cs": "initial_score",
+    "kdlts": "final_sparsity",
+    "snip": "final_sparsity",
+    "grasp": "final_sparsity",
+    "synflow": "final_sparsity",
+}
+BUILDERS: dict[str, Callable[[Setting], tt.TicketSearch]] = {
+    "cs": _cs,
+    "iss": _iss,
+    "imp": imp,
+    "dlth": _dlth,
+    "unilth": _unilth,
+    "unidlth": _unidlth,
+    "threshold": _threshold,
+    "kdlts": _kdlts,
+    "snip": _snip,
+    "grasp": _grasp,
+    "synflow": _synflow,
+}
