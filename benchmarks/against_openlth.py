@@ -181,7 +181,10 @@ def run_theirs(options, folder):
         f"--replicate={options.seed + 1}",
     ]
     subprocess.run(
-        command, cwd=options.openlth, env={**os.environ, "HOME": str(folder)}, check=True
+        command,
+        cwd=options.openlth,
+        env={**os.environ, "HOME": str(folder)},
+        check=True,
     )
     return lambda: logged(results, options.levels)
 

@@ -13,7 +13,6 @@ import functools
 import json
 import pathlib
 import re
-import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -270,7 +269,9 @@ def _growing(name, labels):
     points, seeds = load(name)["points"], len(load(name)["seeds"])
     sparsities = sorted({point["sparsity"] for point in points})
     cells = {(p["label"], p["sparsity"]): spread(p["accuracy"], seeds) for p in points}
-    rows = [[label, *(cells.get((label, s), "") for s in sparsities)] for label in labels]
+    rows = [
+        [label, *(cells.get((label, s), "") for s in sparsities)] for label in labels
+    ]
     return grid(["search", *(percent(s, 0) for s in sparsities)], rows)
 
 
@@ -284,8 +285,7 @@ def growing_mnist_cost():
     points = load("growing_mnist")["points"]
     sparsities = sorted({point["sparsity"] for point in points})
     costs = {
-        (p["label"], p["sparsity"]): f"{statistics.mean(p['search_epochs']['values']):.0f}"
-        for p in points
+        (p["label"], p["sparsity"]): f"{p['search_epochs']['mean']:.0f}" for p in points
     }
     labels = {"IMP": "IMP, reset", "UniLTH": "UniLTH, kept", "DLTH": "DLTH, kept"}
     rows = [[k, *(costs[label, s] for s in sparsities)] for k, label in labels.items()]
@@ -402,26 +402,44 @@ _NETWORKS = {
 }
 
 
-@table
-def export_sizes():
-    head = [
-        *("network", "zeros", "bound", "SavedModel", "Keras's SavedModel"),
-        *("the same, gzipped", "`.tflite`", "gzipped", "TFLite's converter"),
-        *("gzipped", "dense `.tflite`, gzipped", "`.keras`"),
-    ]
-    fields = (
-        *("bound", "saved_model", "saved_model_keras", "saved_model_keras_gzipped"),
-        *("tflite", "tflite_gzipped", "converter", "converter_gzipped"),
-        *("tflite_dense_gzipped", "keras"),
-    )
+def _sizes(columns):
+    """Thousands of bytes; `columns` is a dict from a heading to a field."""
     rows = [
         [
             *(_NETWORKS[row["network"]], percent(row["sparsity"], 0)),
-            *(thousands(row[field]) for field in fields),
+            *(thousands(row[field]) for field in columns.values()),
         ]
         for row in load("export_sizes")["rows"]
     ]
-    return grid(head, rows)
+    return grid(["network", "zeros", *columns], rows)
+
+
+@table
+def export_sizes():
+    return _sizes(
+        {
+            "bound": "bound",
+            "SavedModel": "saved_model",
+            "Keras's SavedModel": "saved_model_keras",
+            "Keras's, gzipped": "saved_model_keras_gzipped",
+            "`.keras`": "keras",
+            "stock `.keras`": "keras_stored",
+        }
+    )
+
+
+@table
+def export_sizes_tflite():
+    return _sizes(
+        {
+            "bound": "bound",
+            "`.tflite`": "tflite",
+            "gzipped": "tflite_gzipped",
+            "TFLite's converter": "converter",
+            "converter, gzipped": "converter_gzipped",
+            "dense, gzipped": "tflite_dense_gzipped",
+        }
+    )
 
 
 @table
@@ -468,14 +486,19 @@ def step_time():
     files = {"TensorFlow": "step_time_tensorflow", "JAX": "step_time_jax"}
     rows = []
     for name in ("lenet300", "conv6", "resnet20"):
-        row = [f"{_NETWORKS[name]}, batch {load('step_time_jax')['models'][name]['batch_size']}"]
+        batch = load("step_time_jax")["models"][name]["batch_size"]
+        row = [f"{_NETWORKS[name]}, batch {batch}"]
         for file in files.values():
             alone = f"{file}_{name}"
             file = alone if (RESULTS / f"{alone}.json").exists() else file
             found = load(file)["models"][name]["step"]
-            row += [ratio(found[kind]["ratio"]) for kind in ("all_ones", "sparsity_0.8")]
+            row += [
+                ratio(found[kind]["ratio"]) for kind in ("all_ones", "sparsity_0.8")
+            ]
         rows.append(row)
-    kinds = [f"{b}, {kind}" for b in files for kind in ("masks of ones", "sparsity 0.8")]
+    kinds = [
+        f"{b}, {kind}" for b in files for kind in ("masks of ones", "sparsity 0.8")
+    ]
     return grid(["network", *kinds], rows)
 
 
@@ -497,7 +520,10 @@ def _both_backends(part):
     rows = [
         [
             kind,
-            *(ratio(f["models"]["lenet300"][part][kind]["ratio"]) for f in found.values()),
+            *(
+                ratio(f["models"]["lenet300"][part][kind]["ratio"])
+                for f in found.values()
+            ),
         ]
         for kind in kinds
     ]
@@ -524,7 +550,9 @@ def step_time_turn():
     rows = []
     for backend in ("tensorflow", "jax"):
         for name, found in load(f"step_time_{backend}")["models"].items():
-            gaps = [ratio(found["turn"][who]["gap_steps"]) for who in ("search", "dense")]
+            gaps = [
+                ratio(found["turn"][who]["gap_steps"]) for who in ("search", "dense")
+            ]
             rows.append([backend, _NETWORKS[name], *gaps])
     head = ["backend", "network", "between two rounds", "between two epochs, dense"]
     return grid(head, rows)
@@ -568,14 +596,18 @@ def _other_openlth():
 
 def _other_replication():
     row = next(r for r in load("mnist_imp")["rows"] if r["round"] == 12)
-    what = f"IMP ticket, LeNet-300-100 on MNIST, {percent(1 - row['sparsity'])} of weights"
+    what = (
+        f"IMP ticket, LeNet-300-100 on MNIST, {percent(1 - row['sparsity'])} of weights"
+    )
     cells = f"{spread(row['ticket'])} %", f"{PUBLISHED[12][0]:.2f} %"
     return [what, *cells, "published replication, twice the epochs", _page("imp")]
 
 
 def _other_tfmot():
     found = load("step_time_tensorflow_fit_lenet300")["models"]["lenet300"]
-    cells = [f"{found[part]['ratio']['median']:.2f} × dense" for part in ("fit", "tfmot")]
+    cells = [
+        f"{found[part]['ratio']['median']:.2f} × dense" for part in ("fit", "tfmot")
+    ]
     what = "Time of a masked training step, LeNet-300-100"
     return [what, *cells, "tensorflow-model-optimization", _page("step-time")]
 
