@@ -1,6 +1,7 @@
 """What README, the pages of the site and the examples say is executed."""
 
 import dataclasses
+import importlib
 import math
 import pathlib
 import re
@@ -111,31 +112,33 @@ def test_the_links_of_a_page_lead_to_files(page):
         assert (ROOT / page).parent.joinpath(link).exists(), link
 
 
-def script(name):
-    return runpy.run_path(str(ROOT / "docs" / f"{name}.py"))
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module
 
 
-def test_the_tables_of_the_pages_are_those_of_the_json_files():
-    maker = script("make_results")
-    pages = maker["pages"]()
+def test_the_tables_of_the_pages_are_those_of_the_json_files(scripts):
+    maker = scripts("make_results")
+    pages = maker.pages()
     assert len(pages) > 10
     for page in pages:
         text = page.read_text("utf-8")
         again = "Run `python docs/make_results.py`."
-        assert maker["filled"](text) == text, f"{page} is out of date. {again}"
+        assert maker.filled(text) == text, f"{page} is out of date. {again}"
 
 
-def test_every_table_is_on_a_page():
-    maker = script("make_results")
-    text = "".join(page.read_text("utf-8") for page in maker["pages"]())
-    assert [n for n in maker["TABLES"] if f"<!-- table: {n} -->" not in text] == []
+def test_every_table_is_on_a_page(scripts):
+    maker = scripts("make_results")
+    text = "".join(page.read_text("utf-8") for page in maker.pages())
+    assert [n for n in maker.TABLES if f"<!-- table: {n} -->" not in text] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_its_guide(name):
+def test_a_notebook_is_its_guide(name, scripts):
     path = ROOT / "docs" / "notebooks" / f"{name}.ipynb"
     again = "Run `python docs/make_notebooks.py`."
-    assert path.read_text("utf-8") == script("make_notebooks")["notebook"](name), again
+    assert path.read_text("utf-8") == scripts("make_notebooks").notebook(name), again
 
 
 @pytest.mark.matrix
