@@ -1,10 +1,12 @@
-"""What README, CONTRIBUTING and the examples say is executed."""
+"""What README, the pages of the site and the examples say is executed."""
 
 import dataclasses
+import importlib
 import math
 import pathlib
 import re
 import runpy
+import shlex
 import sys
 
 import keras
@@ -13,9 +15,15 @@ import pytest
 import tiny
 
 import tf_tickets as tt
+from tf_tickets.cli import main as cli
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = sorted(page.name for page in ROOT.glob("*.md"))
+ALL_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+ALL_PAGES = sorted(str(page.relative_to(ROOT)) for page in ALL_PAGES)
+# Run from the first block to the last; one of code has no title, a quote has one.
+PAGES = [p for p in ALL_PAGES if "```python\n" in (ROOT / p).read_text("utf-8")]
+QUOTING = [p for p in ALL_PAGES if "```python title=" in (ROOT / p).read_text("utf-8")]
+NOTEBOOKS = ("imp", "learned-masks")
 EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
 # Those with tests of their own.
 OTHERS = ("stop_early.py", "export_a_ticket.py", "serve_a_model.py")
@@ -30,19 +38,6 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def python_blocks(text):
-    """Each block, below as many empty lines as stand before it in the page."""
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M):
-        yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
-
-
-@pytest.mark.parametrize("page", tiny.in_turns(PAGES[1:] + PAGES[:1]))
-def test_the_python_blocks_of_a_page_run_one_after_another(page):
-    namespace = {"__name__": "__main__"}
-    for block in python_blocks((ROOT / page).read_text("utf-8")):
-        exec(compile(block, str(ROOT / page), "exec"), namespace)
-
-
 @pytest.fixture
 def few_digits(monkeypatch):
     digits = tt.datasets.load("digits")
@@ -55,8 +50,113 @@ def few_digits(monkeypatch):
     monkeypatch.setattr(tt.datasets, "load", lambda name: few)
 
 
-# A few digits make few steps: a schedule that begins later says that it is idle.
-@pytest.mark.filterwarnings("ignore:The schedule fires at none:UserWarning")
+# With a few digits a schedule may fire at no step, a stop have nothing to stop, and a
+# kernel be all but pruned: warnings, as they should be.
+FEW_STEPS = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def python_blocks(text):
+    """Each block, below as many empty lines as stand before it in the page."""
+    for match in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
+
+
+@FEW_STEPS
+@pytest.mark.parametrize("page", tiny.in_turns(PAGES))
+def test_the_python_blocks_of_a_page_run_one_after_another(page, few_digits):
+    namespace = {"__name__": "__main__"}
+    for block in python_blocks((ROOT / page).read_text("utf-8")):
+        exec(compile(block, str(ROOT / page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", QUOTING)
+def test_a_quoted_line_of_code_is_in_its_file(page):
+    text = (ROOT / page).read_text("utf-8")
+    quotes = re.findall(r'^```python title="(.+?)"\n(.*?)^```', text, re.S | re.M)
+    assert quotes
+    for file, quote in quotes:
+        assert unindented(quote) in unindented((ROOT / file).read_text("utf-8")), file
+
+
+def unindented(text):
+    return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+def commands():
+    """The commands of the pages, each with its page."""
+    for page in ALL_PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M):
+            for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
+                yield page, shlex.split(line)
+
+
+def test_the_commands_of_the_pages_can_be_typed():
+    seen = []
+    for page, words in commands():
+        words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\w+", word)]
+        programs = [pathlib.PurePath(word).name for word in words[:1]]
+        if programs == ["tf-tickets"] and words[1:] != ["--help"]:
+            cli._parser().parse_args(words[1:])
+        elif programs == ["python"] and words[1] != "-m":
+            assert (ROOT / words[1]).exists(), page
+        seen += programs
+    assert {"tf-tickets", "python"} <= set(seen)
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_the_links_of_a_page_lead_to_files(page):
+    text = (ROOT / page).read_text("utf-8")
+    # Notebooks and results lie in folders beside the pages, or behind a link.
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module
+
+
+def test_the_tables_of_the_pages_are_those_of_the_json_files(scripts):
+    maker = scripts("make_results")
+    pages = maker.pages()
+    assert len(pages) > 10
+    for page in pages:
+        text = page.read_text("utf-8")
+        again = "Run `python docs/make_results.py`."
+        assert maker.filled(text) == text, f"{page} is out of date. {again}"
+
+
+def test_every_table_is_on_a_page(scripts):
+    maker = scripts("make_results")
+    text = "".join(page.read_text("utf-8") for page in maker.pages())
+    assert [n for n in maker.TABLES if f"<!-- table: {n} -->" not in text] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_its_guide(name, scripts):
+    path = ROOT / "docs" / "notebooks" / f"{name}.ipynb"
+    again = "Run `python docs/make_notebooks.py`."
+    assert path.read_text("utf-8") == scripts("make_notebooks").notebook(name), again
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs(name, tmp_path):
+    nbclient = pytest.importorskip("nbclient", reason="installed by .[docs]")
+    nbformat = pytest.importorskip("nbformat", reason="installed by .[docs]")
+    path = ROOT / "docs" / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    assert any(cell.outputs for cell in cells)
+
+
+@FEW_STEPS
 @pytest.mark.parametrize("script", tiny.in_turns(OF_DIGITS))
 def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script])

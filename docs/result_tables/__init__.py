@@ -1,0 +1,14 @@
+"""The tables of the documentation, each a function without arguments."""
+
+from result_tables import (  # noqa: F401  a module registers its tables
+    at_init,
+    exports,
+    learned_masks,
+    others,
+    penalties,
+    steps,
+    tickets,
+)
+from result_tables.reading import TABLES, load
+
+__all__ = ["TABLES", "load"]
