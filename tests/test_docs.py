@@ -7,7 +7,6 @@ import re
 import runpy
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tiny
@@ -19,6 +18,7 @@ PAGES = sorted(page.name for page in ROOT.glob("*.md"))
 EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
 # Those with tests of their own.
 OTHERS = ("stop_early.py", "export_a_ticket.py", "serve_a_model.py")
+pytestmark = pytest.mark.usefixtures("forked_interpreters")
 OF_DIGITS = [script for script in EXAMPLES if script not in OTHERS]
 
 
@@ -63,7 +63,7 @@ def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="tried on JAX")
+@pytest.mark.on("jax")
 def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
     found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
