@@ -63,12 +63,11 @@ def checkered(*choices):
 
     Every two settings are tried together on one backend or the other.
     """
-    rows = list(itertools.product(*map(enumerate, choices)))
     here = int(keras.config.backend() != "tensorflow")
-    chosen = [row for row in rows if sum(place for place, _ in row) % 2 == here]
-    return marked(
-        *([tuple(x for _, x in row) for row in some] for some in (rows, chosen))
-    )
+    places = itertools.product(*(range(len(each)) for each in choices))
+    squares = [sum(place) % 2 == here for place in places]
+    rows = list(itertools.product(*choices))
+    return marked(rows, list(itertools.compress(rows, squares)))
 
 
 def splits():
