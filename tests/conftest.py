@@ -1,4 +1,6 @@
+import gc
 import os
+import subprocess
 import tempfile
 
 import pytest
@@ -28,11 +30,36 @@ def pytest_configure(config):
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+def pytest_collection_finish(session):
+    """What was imported stays: to look at it in every garbage collection takes long."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stays():
+    """What a module leaves behind, traces of TensorFlow above all, stays too."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seed():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def forked_interpreters(request, monkeypatch):
+    """Exported files are tried in forked interpreters, but by tests marked `fresh`."""
+    import keras
+    import warm
+
+    mark = request.node.get_closest_marker("fresh")
+    if mark is None or keras.config.backend() not in mark.args:
+        monkeypatch.setattr(subprocess, "run", warm.run)
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +69,14 @@ def float32_policy():
     before = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What is the same on every backend is tried on one; on others in the matrix."""
+    import keras
+
+    for item in items:
+        mark = item.get_closest_marker("on")
+        if mark is not None and mark.args != (keras.config.backend(),):
+            item.add_marker("matrix")

@@ -96,6 +96,7 @@ def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
     }
 
 
+@pytest.mark.on("tensorflow")
 def test_synflow_in_many_passes_cuts_no_layer_where_magnitude_does():
     model = deep()
     with pytest.warns(UserWarning, match="would be pruned"):
@@ -127,7 +128,7 @@ CRITERIA = {
 }
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", tiny.in_turns(CRITERIA))
 def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name):
     search = tt.PruneAtInit(0.8, 2, CRITERIA[name](), "erk", monitor="accuracy")
     model = tiny.network()
@@ -179,7 +180,7 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", tiny.in_turns(["mixed_float16", "mixed_bfloat16"]))
 def test_scores_do_not_vanish_in_half_precision(policy):
     found = {}
     for each in ("float32", policy):

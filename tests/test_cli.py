@@ -15,9 +15,8 @@ FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
 
 # The searches themselves are tested on both backends.
-ON_TENSORFLOW = keras.config.backend() == "tensorflow"
-on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="tried on TensorFlow")
-on_jax = pytest.mark.skipif(ON_TENSORFLOW, reason="tried on JAX")
+on_tensorflow = pytest.mark.on("tensorflow")
+on_jax = pytest.mark.on("jax")
 
 
 @pytest.fixture

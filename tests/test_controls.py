@@ -108,12 +108,14 @@ def test_training_a_ticket_again_gives_its_metrics_to_the_bit(tickets, tmp_path)
 
 @pytest.mark.parametrize(
     "settings, epochs",
-    [
-        ({}, 2),
-        ({"fidelity": "learning_rate"}, 2),
-        ({"rewind_to": "1 epoch"}, 1),
-        ({"fidelity": "exact"}, 2),
-    ],
+    tiny.in_turns(
+        [
+            ({}, 2),
+            ({"fidelity": "learning_rate"}, 2),
+            ({"rewind_to": "1 epoch"}, 1),
+            ({"fidelity": "exact"}, 2),
+        ]
+    ),
 )
 def test_every_kind_of_rewinding_can_be_trained_again(settings, epochs):
     ticket = search_for(rounds=1, **settings)[0]

@@ -23,7 +23,7 @@ def quadratic():
     dense = keras.layers.Dense(1, use_bias=False, name="d")
     model = keras.Sequential([keras.Input((4,)), dense], name="net")
     model = tt.wrap(model, verbose=False)
-    model.compile("sgd", half_squares_of_four)
+    model.compile("sgd", half_squares_of_four, jit_compile=tiny.JIT)
     minimum = np.array([[1.0], [-2.0], [0.25], [0.5]], "float32")
     dense.kernel.assign(minimum)
     x = np.diag(np.sqrt(BENDS)).astype("float32")
@@ -55,7 +55,7 @@ def test_both_are_the_hessian_of_a_linear_classifier(kind, draws):
     dense = keras.layers.Dense(3, name="d")
     model = tt.wrap(keras.Sequential([keras.Input((4,)), dense]), verbose=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, metrics=["accuracy"])
+    model.compile("sgd", loss, metrics=["accuracy"], jit_compile=tiny.JIT)
     p = keras.ops.convert_to_numpy(keras.ops.softmax(model(x)))
     wanted = np.einsum("ni,nj->ij", x**2, p * (1 - p)) / 16
     [found] = getattr(curvature, kind)(model, x, y, draws=draws).values()

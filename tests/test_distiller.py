@@ -1,7 +1,5 @@
 """The trainer that teaches: by hand, beside Keras's own, and under searches."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -43,7 +41,7 @@ def distiller(student=None, teachers=2, given=None, optimizer=None, **kwargs):
     student = student or tt.wrap(plain(), verbose=False)
     compiling = {k: kwargs.pop(k) for k in list(kwargs) if k in COMPILING}
     model = tt.Distiller(taught, student, given or losses(), **kwargs)
-    compiling.setdefault("jit_compile", keras.config.backend() == "jax")
+    compiling.setdefault("jit_compile", tiny.JIT)
     model.compile(optimizer or keras.optimizers.SGD(0.1), LOSS, **compiling)
     return model
 
@@ -81,9 +79,7 @@ def test_with_no_weight_on_teachers_it_trains_as_the_student_alone():
 
     taught = distiller(distillation_loss_weights=[0.0] * 3, student_loss_weight=1.0)
     alone = distiller().student
-    alone.compile(
-        keras.optimizers.SGD(0.1), LOSS, jit_compile=keras.config.backend() == "jax"
-    )
+    alone.compile(keras.optimizers.SGD(0.1), LOSS, jit_compile=tiny.JIT)
     for left, right in zip(weights_of(taught), weights_of(alone), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
 
@@ -113,7 +109,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(graph):
     student = tt.wrap(parent, verbose=False)
     layers = ("a", "norm", "b")
     model = tt.Distiller(teacher, student, [FeatureDistillation(x) for x in layers])
-    model.compile("sgd", LOSS)
+    model.compile("sgd", LOSS, jit_compile=tiny.JIT)
     assert evaluated(model, return_dict=True)["distillation_loss"] < 1e-12
     wrapping.kernels(student).set_masks(tiny.half(student))
     assert evaluated(model, return_dict=True)["distillation_loss"] > 0.1
@@ -193,7 +189,7 @@ def steps(rows, length):
     student = keras.Sequential([keras.Input((length, 4)), kl.Dense(3)])
     teacher = keras.Sequential([keras.Input((length, 4)), kl.Dense(3)])
     model = tt.Distiller(teacher, student, LogitsDistillation(), None, 0.0)
-    model.compile("sgd", LOSS, jit_compile=keras.config.backend() == "jax")
+    model.compile("sgd", LOSS, jit_compile=tiny.JIT)
     x = np.random.default_rng(0).normal(size=(rows, length, 4)).astype("float32")
     return model, x, np.zeros((rows, length), int)
 
@@ -239,10 +235,11 @@ SEARCHES = {
 def test_a_search_runs_under_it_and_its_penalty_counts(name):
     search = SEARCHES[name]()
     student = plain()
-    student.compile(keras.optimizers.SGD(0.1), LOSS)
+    student.compile(keras.optimizers.SGD(0.1), LOSS, jit_compile=tiny.JIT)
     model = distiller(search.wrap(student, verbose=False), optimizer=student.optimizer)
     if name == "cs":
-        model.compile(tt.optimizers.with_scores(keras.optimizers.SGD(0.1)), LOSS)
+        optimizer = tt.optimizers.with_scores(keras.optimizers.SGD(0.1))
+        model.compile(optimizer, LOSS, jit_compile=tiny.JIT)
     history = model.fit(
         *tiny.data(), batch_size=16, epochs=search.epochs, callbacks=[search], verbose=0
     ).history
@@ -292,9 +289,7 @@ def test_a_search_with_teachers_resumes_to_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     "policy, spe",
-    tiny.in_turns(
-        itertools.product(["float32", "mixed_float16", "mixed_bfloat16"], [1, 4])
-    ),
+    tiny.checkered(["float32", "mixed_float16", "mixed_bfloat16"], [1, 4]),
 )
 def test_every_way_of_compiling_a_step(policy, spe):
     keras.config.set_dtype_policy(policy)
@@ -328,7 +323,7 @@ def test_it_is_stripped_with_its_student():
 
 def test_without_a_loss_the_teachers_alone_are_listened_to():
     model = tt.Distiller(plain(), plain(), losses())
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=tiny.JIT)
     history = model.fit(tiny.data()[0], batch_size=16, epochs=3, verbose=0).history
     assert history["loss"] == pytest.approx(history["distillation_loss"], rel=1e-5)
     assert history["loss"][-1] < history["loss"][0]

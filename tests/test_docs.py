@@ -9,13 +9,12 @@ import runpy
 import shlex
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets.cli import main as cli
+from tf_tickets_cli import main as cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 ALL_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -27,6 +26,7 @@ NOTEBOOKS = ("imp", "learned-masks")
 EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
 # Those with tests of their own.
 OTHERS = ("stop_early.py", "export_a_ticket.py", "serve_a_model.py")
+pytestmark = pytest.mark.usefixtures("forked_interpreters")
 OF_DIGITS = [script for script in EXAMPLES if script not in OTHERS]
 
 
@@ -97,7 +97,7 @@ def test_the_commands_of_the_pages_can_be_typed():
         words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\w+", word)]
         programs = [pathlib.PurePath(word).name for word in words[:1]]
         if programs == ["tf-tickets"] and words[1:] != ["--help"]:
-            cli._parser().parse_args(words[1:])
+            cli.parser().parse_args(words[1:])
         elif programs == ["python"] and words[1] != "-m":
             assert (ROOT / words[1]).exists(), page
         seen += programs
@@ -163,7 +163,7 @@ def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="tried on JAX")
+@pytest.mark.on("jax")
 def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
     found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))

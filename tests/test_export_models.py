@@ -17,6 +17,7 @@ ON_TENSORFLOW = keras.config.backend() == "tensorflow"
 by_tensorflow = pytest.mark.skipif(
     not ON_TENSORFLOW, reason="what TensorFlow writes is tried on TensorFlow"
 )
+pytestmark = pytest.mark.usefixtures("forked_interpreters")
 X = np.random.default_rng(1).normal(size=(40, 20)).astype("float32")
 Y = np.arange(40) % 10
 

@@ -51,7 +51,9 @@ def weights(model):
     return [wrapping.to_numpy(v) for v in model.trainable_variables]
 
 
-@pytest.mark.parametrize("fidelity", ["weights", "exact", "learning_rate", "fine_tune"])
+@pytest.mark.parametrize(
+    "fidelity", tiny.in_turns(["weights", "exact", "learning_rate", "fine_tune"])
+)
 def test_without_stop_and_penalty_unilth_is_imp_to_the_bit(fidelity):
     imp = tiny.imp(rounds=3, rate=1 / 3, fidelity=fidelity, epochs_per_round=2)
     first = tiny.network()
@@ -93,7 +95,8 @@ def test_dlth_is_the_published_loop():
     model = keras.Sequential(
         [keras.Input((5,)), keras.layers.Dense(4, use_bias=False, name="d")], name="net"
     )
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer, "mse", jit_compile=tiny.JIT)
     penalty = GrowingPenalty(0.01, interval=5, cap=0.1, hold=10)
     search = tt.DLTH(0.5, 1, tt.PenaltyPhase(31, penalty), 3, monitor="loss", seed=4)
     assert penalty.steps == 61
@@ -141,7 +144,7 @@ class Removal(keras.callbacks.Callback):
             )
 
 
-@tiny.only_on("jax")
+@pytest.mark.on("jax")
 def test_the_removal_after_the_penalty_has_stood_changes_nothing():
     """Half of the weights, chosen at random, are pressed out, then cut."""
     strong = GrowingPenalty(cap=4.0)
@@ -205,7 +208,7 @@ def test_the_default_of_the_published_code_has_a_name():
 
 @pytest.mark.parametrize(
     "kind, train",
-    tiny.in_turns(itertools.product([tt.UniLTH, tt.UniDLTH], ["each", "last", "none"])),
+    tiny.checkered([tt.UniLTH, tt.UniDLTH], ["each", "last", "none"]),
 )
 def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
     search = uni(kind, rounds=3, final_sparsity=1 - 0.6**3, train=train)
@@ -414,7 +417,9 @@ def find(name, directory, callbacks=()):
     return search
 
 
-@pytest.mark.parametrize("name, epoch", [("dlth", 2), ("unilth", 3), ("unidlth", 8)])
+@pytest.mark.parametrize(
+    "name, epoch", tiny.in_turns([("dlth", 2), ("unilth", 3), ("unidlth", 8)])
+)
 def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, epoch):
     whole = find(name, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

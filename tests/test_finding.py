@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tiny
+import warm
 
 import tf_tickets as tt
 
@@ -81,9 +81,7 @@ def killed(directory, write=0, moment=()):
         write=write,
         moment=moment,
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True
-    )
+    done = warm.run([sys.executable, "-c", program])
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 

@@ -90,7 +90,7 @@ def quadratic(optimizer, mask="penalized", regularizer=None, start="zeros"):
     )
     model = keras.Sequential([keras.Input((3,)), dense], name="net")
     model = tt.wrap(model, mask=mask, verbose=False)
-    model.compile(optimizer, half_squares)
+    model.compile(optimizer, half_squares, jit_compile=tiny.JIT)
     return model
 
 
@@ -117,7 +117,9 @@ def mask_of(model):
     return mask
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer", tiny.in_turns(["sgd", "adam", "momentum", "rmsprop"])
+)
 def test_the_fixed_point_on_a_quadratic(optimizer):
     made = {
         "sgd": keras.optimizers.SGD(0.1),
@@ -185,7 +187,7 @@ def test_a_layer_that_is_called_twice_is_penalized_once_and_counts_once():
     inputs_ = keras.Input((3,))
     net = keras.Model(inputs_, dense(dense(inputs_)), name="net")
     model = tt.wrap(net, mask="penalized", verbose=False)
-    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    model.compile(keras.optimizers.SGD(1e-6), "mse", jit_compile=tiny.JIT)
     mask_of(model).choose(np.ones((3, 3)), steps=4, epochs=1)
     x = np.ones((8, 3), "float32")
     model.fit(x, x, batch_size=2, verbose=0)
@@ -225,7 +227,7 @@ class Own(keras.Model):
 def test_another_trainer_sees_it_too():
     model = quadratic("sgd", masks.PenalizedMask(GrowingPenalty(0.01, cap=2.0)))
     trainer = Own(model)
-    trainer.compile(keras.optimizers.SGD(0.05))
+    trainer.compile(keras.optimizers.SGD(0.05), jit_compile=tiny.JIT)
     mask_of(model).choose(np.ones((3, 1)), 800, 1)
     x, y = (np.tile(part, (800, 1)) for part in inputs())
     trainer.fit(x, y, batch_size=3, verbose=0, shuffle=False)

@@ -26,7 +26,7 @@ def find(directory=None, **kwargs):
 
 
 # On TensorFlow the command line finds frontiers.
-pytestmark = tiny.only_on("jax")
+pytestmark = pytest.mark.on("jax")
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,9 @@ def pruned(schedule, epochs=2, spe=1, **kwargs):
     return model, pruning, logs
 
 
-@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
-@pytest.mark.parametrize("spe", [1, 4])
+@pytest.mark.parametrize(
+    "allocation, spe", tiny.checkered(["global", "uniform", "erk"], [1, 4])
+)
 def test_the_last_sparsity_is_reached_exactly(allocation, spe):
     schedule = schedules.PolynomialDecay(0.1, 0.7, 0, 8, frequency=4)
     model, pruning, logs = pruned(schedule, spe=spe, allocation=allocation)
@@ -47,13 +48,15 @@ def test_the_last_sparsity_is_reached_exactly(allocation, spe):
 
 @pytest.mark.parametrize(
     "spe, frequency, steps",
-    [
-        (1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
-        (1, 3, [0, 3, 6]),
-        (4, 1, [0, 4, 8]),
-        (4, 3, [0, 4, 8]),
-        (1, 4, [0, 4, 8]),
-    ],
+    tiny.in_turns(
+        [
+            (1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+            (1, 3, [0, 3, 6]),
+            (4, 1, [0, 4, 8]),
+            (4, 3, [0, 4, 8]),
+            (1, 4, [0, 4, 8]),
+        ]
+    ),
 )
 def test_it_fires_once_at_every_step_that_is_due(spe, frequency, steps):
     schedule = schedules.IterativeRate(0.05, 0, frequency=frequency)

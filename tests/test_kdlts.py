@@ -44,7 +44,8 @@ def small():
     dense = keras.layers.Dense
     layers = [dense(3, "tanh", use_bias=False), dense(1, use_bias=False)]
     model = keras.Sequential([keras.Input((3,)), *layers], name="net")
-    model.compile(keras.optimizers.Adam(0.1), steps_per_execution=50)
+    adam = keras.optimizers.Adam(0.1)
+    model.compile(adam, steps_per_execution=50, jit_compile=tiny.JIT)
     return model
 
 
@@ -68,10 +69,7 @@ CASES = {
 
 
 # The choice of the top ones takes TensorFlow long.
-ON_TENSORFLOW = keras.config.backend() == "tensorflow"
-
-
-@pytest.mark.parametrize("name", ["budget"] if ON_TENSORFLOW else CASES)
+@pytest.mark.parametrize("name", tiny.in_turns(CASES))
 def test_a_planted_ticket_is_found_as_brute_force_finds_it(name):
     given, teacher = CASES[name], small()
     losses = [FeatureDistillation(0, normalize=None)]
@@ -120,8 +118,10 @@ def kdlts(count=2, **kwargs):
     return tt.KDLTS(**given).taught_by(*teachers(count))
 
 
-@pytest.mark.parametrize("allocation", ["global", "erk", "uniform"])
-@pytest.mark.parametrize("mask", ["budget", "soft", "topk"])
+@pytest.mark.parametrize(
+    "mask, allocation",
+    tiny.checkered(["budget", "soft", "topk"], ["global", "erk", "uniform"]),
+)
 def test_exactly_so_many_weights_are_kept(mask, allocation):
     if (mask, allocation) == ("topk", "global"):
         with pytest.raises(ValueError, match="Received: allocation='global'"):
@@ -138,7 +138,7 @@ def test_exactly_so_many_weights_are_kept(mask, allocation):
     assert expected in (None, list(ticket.kept.values()))
 
 
-@tiny.only_on("jax")
+@pytest.mark.on("jax")
 def test_the_lagrangian_comes_to_the_number_by_itself():
     """Softly and without the final ranking, for one budget and for one each."""
     for allocation in ("global", "uniform"):
@@ -150,7 +150,7 @@ def test_the_lagrangian_comes_to_the_number_by_itself():
         assert abs(history["excess"][-1]) < 0.06 and history["excess"][0] > 0.2
 
 
-@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("count", tiny.in_turns([0, 2]))
 def test_neither_validation_nor_teachers_move_the_budget(count):
     """How often losses are collected is nothing to it: once a step of training."""
 
@@ -292,7 +292,7 @@ def test_all_but_the_mask_is_as_it_was(train_weights):
         assert tiny.same(teacher.get_weights(), weights)
 
 
-@tiny.only_on("jax")
+@pytest.mark.on("jax")
 def test_teachers_labels_and_each_kind_of_information_change_the_ticket():
     def mask(**kwargs):
         search = kdlts(**{"final_sparsity": 0.5, "epochs": 5, **kwargs})

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
+import tiny
 from gradients import gradient
 from keras import ops
 
@@ -270,7 +271,7 @@ KINDS = {
 def network(mask, score_optimizer=None):
     layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
     model = keras.Sequential(layers)
-    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=tiny.JIT)
     return tt.wrap(model, mask=mask, verbose=False, score_optimizer=score_optimizer)
 
 
@@ -316,7 +317,7 @@ def test_a_shared_layer_counts_a_step_once_and_is_penalized_once():
     shared = keras.layers.Dense(6, name="shared")
     inputs = keras.Input((6,))
     plain = keras.Model(inputs, shared(shared(shared(inputs))))
-    plain.compile("sgd", "mse")
+    plain.compile("sgd", "mse", jit_compile=tiny.JIT)
     model = tt.wrap(plain, mask=masks.SoftMask(0.0, penalty=1.0), verbose=False)
     [mask] = wrapping.kernels(model).mask_layers.values()
     mask.restart(steps=100, epochs=1)

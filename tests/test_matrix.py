@@ -6,15 +6,22 @@ import keras
 import numpy as np
 import pytest
 import samples
+import tiny
 
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.wrapping import paths
 
 CASES = samples.LAYERS | samples.TOPOLOGIES
+# These are tried on both backends by default, the others in turns.
+EVERYWHERE = [
+    *("Dense", "Conv2D", "LSTM", "MultiHeadAttention", "a kernel of its own"),
+    *("a block without build", "Sequential", "residual", "nested to three levels"),
+]
+IN_TURNS = tiny.in_turns([name for name in CASES if name not in EVERYWHERE])
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=EVERYWHERE + IN_TURNS)
 def case(request):
     eager = samples.runs_eagerly(request.param)
     return samples.twins(*CASES[request.param], run_eagerly=eager)
@@ -95,10 +102,22 @@ def through_deepcopy(model, make, folder):
     return copy.deepcopy(model)
 
 
-@pytest.mark.parametrize(
-    "way", [through_a_file, through_its_config, through_clone_model, through_deepcopy]
-)
-def test_a_copy_has_masks_and_weights_of_its_own(case, way, tmp_path):
+WAYS = [through_a_file, through_its_config, through_clone_model, through_deepcopy]
+
+
+def test_a_copy_has_masks_and_weights_of_its_own(case, request, tmp_path):
+    """In one of the ways, which change from case to case."""
+    place = list(CASES).index(request.node.callspec.params["case"])
+    check_copy(case, WAYS[place % len(WAYS)], tmp_path)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_in_every_way_has_masks_and_weights_of_its_own(case, way, tmp_path):
+    check_copy(case, way, tmp_path)
+
+
+def check_copy(case, way, tmp_path):
     again = way(case.wrapped, case.make, tmp_path)
     own = {id(v) for v in again.variables}
     assert not own & {id(v) for v in case.wrapped.variables}

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from tf_tickets.experiments import models, recipes
 from tf_tickets.pruning import allocation
@@ -91,12 +92,15 @@ def test_every_network_takes_every_data_set(name, size):
 
 
 # XLA takes half a minute to compile VGG-16.
-DEEP = [] if keras.config.backend() == "jax" else ["vgg16"]
+_SHALLOW = ["lenet300", "conv2"]
+_TRAINED = [*_SHALLOW, "resnet20", "vgg16"]
 
 
-@pytest.mark.parametrize("name", ["lenet300", "conv2", "resnet20", *DEEP])
+@pytest.mark.parametrize(
+    "name", tiny.marked(_TRAINED, _SHALLOW if tiny.JIT else _TRAINED)
+)
 def test_a_compiled_network_trains_a_step(name):
-    model = _narrow(name)
+    model = _narrow(name, jit_compile=tiny.JIT)
     x, y = _batch()
     before = [v.numpy() for v in model.trainable_variables]
     history = model.fit(x, y, batch_size=8, epochs=1, verbose=0).history
@@ -112,7 +116,7 @@ def test_the_output_is_logits():
 
 
 def test_a_recipe_can_learn():
-    model = recipes.build("lenet300", (8, 8, 3), 4, width=0.1)
+    model = recipes.build("lenet300", (8, 8, 3), 4, width=0.1, jit_compile=tiny.JIT)
     x, y = _batch(32)
     history = model.fit(x, y, batch_size=8, epochs=60, verbose=0).history
     assert history["accuracy"][-1] == 1.0

@@ -90,7 +90,9 @@ def test_old_momentum_cannot_bring_pruned_weights_back(name):
     assert all(np.isfinite(array).all() for array in tiny.flat(snapshots.record(model)))
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "EMA", "accumulation", "loss scale"])
+@pytest.mark.parametrize(
+    "name", tiny.in_turns(["SGD", "Adam", "EMA", "accumulation", "loss scale"])
+)
 def test_slots_are_zero_where_masks_prune_and_only_there(name):
     model = trained(OPTIMIZERS[name]())
     masks = tiny.half(model)
@@ -212,14 +214,14 @@ def test_masks_are_no_part_of_the_state():
     assert not any("mask" in name for part in before.values() for name in part)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "EMA", "loss scale"])
+@pytest.mark.parametrize("name", tiny.in_turns(["SGD", "Adam", "EMA", "loss scale"]))
 def test_resetting_places_the_step_and_training_goes_on(name):
     model = tiny.network(OPTIMIZERS[name]())
     fit(model, 2, [Before(1, lambda model: snapshots.reset_optimizer(model, step=50))])
     assert snapshots.iteration(model) == 54
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "accumulation"])
+@pytest.mark.parametrize("name", tiny.in_turns(["SGD", "Adam", "accumulation"]))
 def test_resetting_gives_the_slots_of_a_new_optimizer(name):
     model = trained(OPTIMIZERS[name]())
     snapshots.reset_optimizer(model, step=5)

@@ -15,7 +15,7 @@ def pruned(quality, values):
     model = tt.wrap(
         keras.Sequential([keras.Input((values.shape[0],)), dense]), verbose=False
     )
-    model.compile(keras.optimizers.SGD(1e-12), "mse")
+    model.compile(keras.optimizers.SGD(1e-12), "mse", jit_compile=tiny.JIT)
     dense.kernel.assign(values)
     search = tt.ThresholdPruning(1, 1, quality, monitor="loss")
     x, y = np.zeros((1, values.shape[0])), np.zeros((1, values.shape[1]))

@@ -1,12 +1,13 @@
 """A tiny network and its data, for the tests of searches and tickets."""
 
+import itertools
 import os
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+import warm
 from keras import layers as kl
 
 import tf_tickets as tt
@@ -21,16 +22,54 @@ def data(size=64, seed=0):
     return x, np.argmax(x[:, :3] + 0.5 * x[:, 3:], axis=1)
 
 
+# What compiles by default. XLA takes seconds on TensorFlow, and is tried where it is
+# asked for: in the matrix of `fit` and in a few other tests.
+JIT = keras.config.backend() == "jax"
+
+
+def marked(rows, chosen):
+    """All rows for `parametrize`; those that are not chosen belong to the matrix."""
+    return [
+        row if row in chosen else pytest.param(*_several(row), marks=pytest.mark.matrix)
+        for row in rows
+    ]
+
+
+def _several(row):
+    return row if isinstance(row, tuple) else (row,)
+
+
 def in_turns(cases):
-    """Every other case, the others on the other backend: for what takes long."""
-    return list(cases)[keras.config.backend() != "tensorflow" :: 2]
+    """Every other case here, the others on the other backend: for what takes long."""
+    cases = list(cases)
+    return marked(cases, cases[keras.config.backend() != "tensorflow" :: 2])
 
 
-def only_on(backend):
-    """For what takes long, and is the same on every backend."""
-    return pytest.mark.skipif(
-        keras.config.backend() != backend, reason=f"takes long: tried on {backend}"
-    )
+def paired(*choices):
+    """So many rows of choices that every two settings are tried together."""
+
+    def pairs(row):
+        return set(itertools.combinations(enumerate(row), 2))
+
+    rows = list(itertools.product(*choices))
+    missing = set().union(*map(pairs, rows))
+    found = []
+    while missing:
+        found.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(found[-1])
+    return found
+
+
+def checkered(*choices):
+    """All rows of choices, in turns: like the white and the black squares of a board.
+
+    Every two settings are tried together on one backend or the other.
+    """
+    here = int(keras.config.backend() != "tensorflow")
+    places = itertools.product(*(range(len(each)) for each in choices))
+    squares = [sum(place) % 2 == here for place in places]
+    rows = list(itertools.product(*choices))
+    return marked(rows, list(itertools.compress(rows, squares)))
 
 
 def splits():
@@ -53,8 +92,7 @@ def build(dropout=0.3, names=("hidden", "norm", "output")):
 
 
 def compiled(model, optimizer=None, **kwargs):
-    # XLA takes seconds to compile, and is tried in the matrix of `fit`.
-    kwargs.setdefault("jit_compile", keras.config.backend() == "jax")
+    kwargs.setdefault("jit_compile", JIT)
     model.compile(
         optimizer or keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -98,13 +136,8 @@ def run(model, search, callbacks=None, **kwargs):
 
 def printed(script):
     """What a script prints in a process of its own, which may have failed."""
-    found = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = warm.run([sys.executable, "-c", script], env=environment)
     return found.stdout, found.stderr
 
 
