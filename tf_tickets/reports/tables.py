@@ -136,7 +136,9 @@ def frontier_cells(
     points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
 ) -> list[tuple[str, ...]]:
     """Returns the rows of text of `frontier_table`, headings first."""
-    cells = [("search", "round", "search epochs", "kept weights", monitor)]
+    cells: list[tuple[str, ...]] = [
+        ("search", "round", "search epochs", "kept weights", monitor)
+    ]
     cells.append(("dense", "", "", "100.00%", _accuracy(dense.get(monitor))))
     for point in points:
         star = "*" if point["optimal"] else ""
