@@ -143,7 +143,8 @@ def test_a_frontier_without_matplotlib_is_printed_too(tmp_path, capsys, monkeypa
     command = ["frontier", *FEW, "--rounds", "1", "--methods", "imp"]
     assert main.main([*command, "--out", str(tmp_path / "f")]) == 0
     printed = capsys.readouterr()
-    assert "frontier.png was not drawn. A picture needs matplotlib" in printed.err
+    assert "frontier.png was not drawn. " in printed.err
+    assert "matplotlib" in printed.err
     assert printed.err.startswith("tf-tickets: warning: ")
     assert "search epochs" in printed.out
 

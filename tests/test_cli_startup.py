@@ -70,8 +70,7 @@ def test_the_names_in_the_help_are_those_that_the_library_knows():
     assert {end: name for name, end in writer.SUFFIXES.items()} == choices.FORMATS
     with pytest.raises(ValueError) as unknown:
         tt.datasets.load("nothing")
-    known = str(unknown.value).partition("Known: ")[2].partition(", or")[0]
-    assert known == ", ".join(map(repr, choices.DATASETS))
+    assert f"{', '.join(map(repr, choices.DATASETS))}, or a path" in str(unknown.value)
     with pytest.raises(ValueError) as unknown:
         tt.datasets.load("digits", scaling="nothing")
     assert f"must be one of {sorted(choices.SCALINGS)}" in str(unknown.value)
@@ -160,7 +159,7 @@ def test_without_tensorflow_and_keras_backend_there_is_advice(tmp_path):
     shown = start_with(tmp_path, NOT_THERE)
     assert shown.returncode == 2
     *held_back, advice = shown.stderr.splitlines()
-    assert advice.startswith("tf-tickets: Keras wants the backend 'tensorflow'")
+    assert advice.startswith("tf-tickets: Keras ") and "'tensorflow'" in advice
     assert "KERAS_BACKEND=jax" in advice
     assert set(held_back) == {"I0000 a log line of C++"}
 
