@@ -1,7 +1,6 @@
 """`tf-tickets export`: write a model in another format."""
 
 import argparse
-import pathlib
 
 from tf_tickets_cli import choices
 
@@ -75,7 +74,6 @@ def run(options: argparse.Namespace) -> None:
     report = tt.export(
         model if ticket is None else ticket,
         options.out,
-        _format(options.out),
         model=None if ticket is None else model,
         data=_examples(options.data, options.precision),
         precision=options.precision,
@@ -85,17 +83,6 @@ def run(options: argparse.Namespace) -> None:
     print(report)
     if options.report:
         report.save(options.report)
-
-
-def _format(out):
-    suffix = pathlib.Path(out).suffix
-    if suffix not in choices.FORMATS:
-        known = ", ".join(suffix for suffix in choices.FORMATS if suffix)
-        raise ValueError(
-            f"Unknown suffix {suffix!r}. Received: {out}. Known: {known}, or no suffix "
-            "for the folder of a SavedModel."
-        )
-    return choices.FORMATS[suffix]
 
 
 def _examples(file, precision):
