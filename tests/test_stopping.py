@@ -146,6 +146,21 @@ def test_a_first_loss_that_is_not_a_number_is_no_best():
     assert stop.go_back() == {"val_loss": 1.0} and stop.rewound_epoch == 3
 
 
+@pytest.mark.parametrize(
+    "patience, rewind, message",
+    [
+        (None, "best", "No epoch has been recorded.*Received: patience=None"),
+        (3, 2, "rewind=2 counts back.*has not stopped"),
+    ],
+)
+def test_without_a_stop_there_may_be_nothing_to_go_back_to(patience, rewind, message):
+    stop = tt.EarlyStopRewind(patience, rewind=rewind)
+    stop.begin(tiny.network())
+    stop.watch(0, {"val_loss": 1.0})
+    with pytest.raises(RuntimeError, match=message):
+        stop.go_back()
+
+
 def test_a_fit_that_goes_on_is_rewound_to_its_own_first_epoch_at_the_earliest():
     stop = tt.EarlyStopRewind(2, rewind=5)
     stop.begin(tiny.network())

@@ -37,7 +37,7 @@ class Configured:
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
-        is_setting = name in argument_names(cls)  # type: ignore[arg-type]
+        is_setting = name in argument_names(cls)
         if is_setting and _is_set(self, name):
             raise AttributeError(
                 f"`{name}` of {cls.__name__} cannot change: it is "
@@ -49,7 +49,7 @@ class Configured:
     def get_config(self) -> dict[str, Any]:
         return {
             name: self._serializers.get(name, serialized)(getattr(self, name))
-            for name in argument_names(type(self))  # type: ignore[arg-type]
+            for name in argument_names(type(self))
         }
 
     @classmethod
@@ -65,8 +65,7 @@ def _is_set(configured, name):
     return name in vars(configured) or is_property
 
 
-@functools.cache
-def argument_names(cls: Any) -> tuple[str, ...]:
+def argument_names(cls: type) -> tuple[str, ...]:
     """Returns the names of a constructor's arguments.
 
     Example:
@@ -74,12 +73,17 @@ def argument_names(cls: Any) -> tuple[str, ...]:
     >>> argument_names(tt.schedules.IterativeRate)
     ('rate', 'begin_step', 'end_step', 'frequency')
     """
+    return _argument_names(cls)
+
+
+@functools.cache
+def _argument_names(cls):
     parameters = inspect.signature(cls).parameters.values()
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return tuple(p.name for p in parameters if p.kind not in kinds)
 
 
-def defaults(cls: Any) -> dict[str, Any]:
+def defaults(cls: type) -> dict[str, Any]:
     """Returns the default values of a constructor's arguments.
 
     Example:
@@ -137,7 +141,7 @@ def described(configured: Configured) -> dict[str, Any]:
     '<lambda>'
     """
     settings = {}
-    for name in argument_names(type(configured)):  # type: ignore[arg-type]
+    for name in argument_names(type(configured)):
         value = getattr(configured, name)
         is_function = callable(value) and not hasattr(value, "get_config")
         settings[name] = (

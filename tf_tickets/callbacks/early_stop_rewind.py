@@ -1,5 +1,6 @@
 """Early stopping that rewinds the whole state of a training."""
 
+import math
 import os
 import pathlib
 import warnings
@@ -74,7 +75,9 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     def _forget(self):
         self.stopped_epoch: int | None = None
         self.rewound_epoch: int | None = None
-        self._best: tuple[float, int] | None = None
+        # Not a number until an epoch has a merit that others can be compared with.
+        self._best_merit = math.nan
+        self._best_epoch = 0
         self._wait = 0
 
     def begin(self, model: keras.Model) -> None:
@@ -87,10 +90,10 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     def watch(self, epoch: int, logs: dict[str, float]) -> bool:
         """Records an epoch that has ended; returns whether to stop after it."""
         merit = Monitor(self.monitor).merit(logs)
-        known = self._best is not None and self._best[0] == self._best[0]  # not NaN
-        improves = not known or merit > self._best[0] + self.min_delta
+        known = not math.isnan(self._best_merit)
+        improves = not known or merit > self._best_merit + self.min_delta
         if improves:
-            self._best = merit, epoch
+            self._best_merit, self._best_epoch = merit, epoch
         self._wait = 0 if improves else self._wait + 1
         if self.patience is None:
             return False
@@ -105,21 +108,36 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     def _wanted(self, epoch):
         """Returns the epochs that it may still go back to."""
         if self.rewind == "best":
-            return [self._best[1]]
+            return [self._best_epoch]
         return range(max(0, epoch - self._back), epoch + 1)
 
     def go_back(self) -> dict[str, float]:
         """Rewinds the model and returns the logs of the epoch that it goes back to."""
-        if self.rewind == "best":
-            epoch = self._best[1]
-        else:
-            epoch = max(min(self._shelf.rows), self.stopped_epoch - self._back)
+        epoch = self._goal()
         state, logs = self._shelf.get(epoch)
         snapshots.restore(self.model, state, self.fidelity, self._fresh)
         snapshots.zero_slots(self.model)
         self.rewound_epoch = epoch
         self._shelf.keep([])
         return logs
+
+    def _goal(self):
+        """Returns the epoch to go back to."""
+        if not self._shelf.rows:
+            raise RuntimeError(
+                "No epoch has been recorded, so there is none to go back to. Received: "
+                f"patience={self.patience!r}. Set a number of epochs, and call `begin` "
+                "before the training and `watch` after each epoch."
+            )
+        if self.rewind == "best":
+            return self._best_epoch
+        if self.stopped_epoch is None:
+            raise RuntimeError(
+                f"rewind={self.rewind} counts back from the epoch at which the "
+                "training stops, but it has not stopped. Call `go_back` once `watch` "
+                "has returned True, or use rewind='best'."
+            )
+        return max(min(self._shelf.rows), self.stopped_epoch - self._back)
 
     def end(self) -> None:
         """Warns that the training has ended without a stop."""
@@ -155,39 +173,48 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
 
 
 class _Shelf:
-    """Snapshots by epoch, in memory or as files."""
+    """Snapshots by epoch, in memory or as files.
+
+    A row holds a snapshot, or the path of its file, and the logs of the epoch.
+    """
 
     def __init__(self, directory):
         self.directory = None if directory is None else pathlib.Path(directory)
-        self.rows = {}
+        self.rows: dict[int, tuple[snapshots.State | pathlib.Path, dict]] = {}
 
     def put(self, epoch, state, logs):
         logs = {name: float(value) for name, value in logs.items()}
         if self.directory is not None:
-            arrays = {
-                f"{part}|{name}": array
-                for part, values in state.items()
-                for name, array in values.items()
-            }
-            files.write(self._file(epoch), "snapshot", {}, arrays)
-            state = None
+            state = _written(state, self.directory / f"epoch_{epoch:05}.snapshot")
         self.rows[epoch] = state, logs
 
     def get(self, epoch):
-        state, logs = self.rows[epoch]
-        if state is None:
-            state = {part: {} for part in PARTS}
-            for key, array in files.read(self._file(epoch), "snapshot")[1].items():
-                part, name = key.split("|", 1)
-                state[part][name] = array
-        return state, logs
+        stored, logs = self.rows[epoch]
+        return _read(stored) if isinstance(stored, pathlib.Path) else stored, logs
 
     def keep(self, epochs):
         """Drops all other snapshots."""
         for epoch in set(self.rows) - set(epochs):
-            state, _ = self.rows.pop(epoch)
-            if state is None:
-                self._file(epoch).unlink(missing_ok=True)
+            stored, _ = self.rows.pop(epoch)
+            if isinstance(stored, pathlib.Path):
+                stored.unlink(missing_ok=True)
 
-    def _file(self, epoch):
-        return self.directory / f"epoch_{epoch:05}.snapshot"
+
+def _written(state, path):
+    """Writes a snapshot to a file and returns the path."""
+    arrays = {
+        f"{part}|{name}": array
+        for part, values in state.items()
+        for name, array in values.items()
+    }
+    files.write(path, "snapshot", {}, arrays)
+    return path
+
+
+def _read(path):
+    """Returns the snapshot that a file holds."""
+    state: snapshots.State = {part: {} for part in PARTS}
+    for key, array in files.read(path, "snapshot")[1].items():
+        part, name = key.split("|", 1)
+        state[part][name] = array
+    return state

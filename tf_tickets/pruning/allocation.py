@@ -314,6 +314,6 @@ def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int
             stacklevel=2,
         )
         counts[path] = 1
-        largest = max(counts, key=counts.get)
+        largest = max(counts, key=counts.__getitem__)
         counts[largest] -= counts[largest] > 1
     return counts

@@ -88,7 +88,7 @@ class OBD:
         self.seed = seed
         # The name in the settings of a search.
         self.__name__ = (
-            f"obd(curvature={curvature}, examples={len(x)}, "  # type: ignore
+            f"obd(curvature={curvature}, examples={np.shape(x)[0]}, "
             f"batch_size={batch_size}, draws={draws}, seed={seed})"
         )
 

@@ -96,7 +96,8 @@ def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
             raise ValueError(
                 f"`{name}` must be an integer of 1 or more. Received: {count!r}"
             )
-    if len(np.shape(x)) == 0 or len(x) != len(y) or not len(x):  # type: ignore
+    rows = np.shape(x)[:1]
+    if rows in [(), (0,)] or rows != np.shape(y)[:1]:
         raise ValueError(
             "`x` and `y` must have the same number of rows, at least 1. "
             f"Received shapes: {np.shape(x)}, {np.shape(y)}"
@@ -127,8 +128,9 @@ def scope(
     3.0
     """
     pairs = {id(v): (v, v.value) for v in [*model.variables, *model.metrics_variables]}
+    others = others or {}
     for variable in model.variables:
-        if variable.path in (others or {}):
+        if variable.path in others:
             pairs[id(variable)] = (variable, others[variable.path])
     for variable, value in zip(
         wrapping.kernels(model).variables.values(), values, strict=True

@@ -64,11 +64,6 @@ class RoundPlan:
         mask: The mask parametrization that models are wrapped with.
     """
 
-    # Whether the search may end before its last round.
-    may_end_early = False
-    # Epochs that the search trains each ticket; None if it does not.
-    epochs_of_tickets: int | None = None
-
     def __init__(
         self,
         rounds: int,
@@ -80,6 +75,16 @@ class RoundPlan:
         self.epochs_per_round = epochs_per_round
         self.first_round = first_round
         self.mask = mask
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether the search may end before its last round."""
+        return False
+
+    @property
+    def epochs_of_tickets(self) -> int | None:
+        """Epochs that the search trains each ticket; None if it does not."""
+        return None
 
     def epochs_of(self, round_: int) -> int:
         """Epochs that a round trains, at most."""

@@ -95,7 +95,7 @@ class PressAndRemove(RoundPlan):
         return epochs_after(self.rewind, self.epochs_per_round)
 
     @property
-    def epochs_of_tickets(self) -> int | None:  # type: ignore[override]
+    def epochs_of_tickets(self) -> int | None:
         return self._trained_epochs if self.train == "each" else None
 
     def epochs_of(self, round_: int) -> int:

@@ -50,7 +50,7 @@ class PruneAndRewind(RoundPlan):
         self.monitor = Monitor.get(monitor)
 
     @property
-    def epochs_of_tickets(self) -> int:  # type: ignore[override]
+    def epochs_of_tickets(self) -> int:
         return epochs_after(self.rewind, self.epochs_per_round)
 
     def epochs_of(self, round_: int) -> int:
@@ -60,7 +60,7 @@ class PruneAndRewind(RoundPlan):
         return sum(self.epochs_of(earlier) for earlier in range(round_))
 
     @property
-    def may_end_early(self) -> bool:  # type: ignore[override]
+    def may_end_early(self) -> bool:
         return self.stop_at is not None
 
     def check(self, run: Run) -> None:

@@ -138,7 +138,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         Returns:
             Dict from a label to the search, for `find_frontier`.
         """
-        names = argument_names(type(self))  # type: ignore[arg-type]
+        names = argument_names(type(self))
         if len(values) != 1 or not set(values) <= set(names):
             raise ValueError(
                 "Give one of the search's settings with several values. Received: "

@@ -103,12 +103,13 @@ def fidelity_name(fidelity: Fidelity) -> "str | Fidelity":
 
 
 def _parse(moment):
+    if moment == "init":
+        return "steps", 0
     match = re.fullmatch(r"(\d+) (step|epoch)s?", str(moment))
-    if moment != "init" and match is None:
+    if match is None:
         raise ValueError(
             "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
             f"'500 steps'. Received: {moment!r}"
         )
-    if moment == "init" or int(match[1]) == 0:
-        return "steps", 0
-    return f"{match[2]}s", int(match[1])
+    count = int(match[1])
+    return (f"{match[2]}s" if count else "steps"), count
