@@ -2,15 +2,18 @@
 
 import zlib
 
-import keras
-import numpy as np
 import pytest
 
-import tf_tickets as tt
+# What is imported here, the process that only hands out the tests would import, too.
 
 
 @pytest.fixture(autouse=True)
 def _names_of_the_examples(doctest_namespace, tmp_path):
+    import keras
+    import numpy as np
+
+    import tf_tickets as tt
+
     doctest_namespace.update(np=np, keras=keras, tt=tt, tmp_path=tmp_path)
 
 
@@ -21,6 +24,8 @@ def pytest_collection_modifyitems(config, items):
     """
     if config.option.file_or_dir or config.option.keyword:
         return
+    import keras
+
     turn = keras.config.backend() == "tensorflow"
     left = [x for x in items if isinstance(x, pytest.DoctestItem) and _turn(x) != turn]
     config.hook.pytest_deselected(items=left)

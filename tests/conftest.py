@@ -24,6 +24,8 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
 def pytest_configure(config):
     """TensorFlow takes longer to optimize the small graphs of tests than to run."""
+    if config.getoption("numprocesses", None):
+        return  # This process runs no tests.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
         import tensorflow as tf
 

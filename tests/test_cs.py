@@ -375,8 +375,8 @@ CUTS = [
     *(("supermask", epoch) for epoch in (0, 1, 2)),
 ]
 CHOSEN = {
-    "tensorflow": [("cs", 3), ("cs, rewound", 0), ("iss", 4), ("supermask", 1)],
-    "jax": [("cs", 0), ("cs, rewound", 4), ("iss", 3), ("supermask", 2)],
+    "tensorflow": [("cs", 3), ("supermask", 1)],
+    "jax": [("cs, rewound", 0), ("iss", 4)],
 }[keras.config.backend()]
 
 
@@ -418,6 +418,7 @@ def test_the_initial_score_steers_the_sparsity():
     assert found == sorted(found, reverse=True) and found[0] > found[-1]
 
 
+@pytest.mark.on("jax")
 def test_a_search_of_other_objects_with_other_names_goes_on(tmp_path):
     """Keras numbers the names of optimizers and masks on within a process."""
     makes = {

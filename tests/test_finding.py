@@ -159,7 +159,9 @@ def test_layers_under_running_numbers_go_on_with_the_same_masks(tmp_path):
         assert one.compare(other)["all"] == 1.0
 
 
-@pytest.mark.parametrize("fidelity", ["exact", "learning_rate", "fine_tune"])
+@pytest.mark.parametrize(
+    "fidelity", tiny.in_turns(["exact", "learning_rate", "fine_tune"])
+)
 def test_every_fidelity_goes_on_with_the_same_bits(tmp_path, fidelity):
     def search():
         return tiny.imp(fidelity=fidelity, monitor="val_accuracy")

@@ -324,6 +324,7 @@ def test_an_early_training_ticket_starts_from_a_later_moment():
     assert search.tickets[0].provenance["step"] == 2
 
 
+@pytest.mark.on("jax")
 def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     search = kdlts(monitor="val_loss")
     given = {"batch_size": 16, "verbose": 0}

@@ -145,6 +145,7 @@ FLOPS = {
 }
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", FLOPS)
 def test_flops_are_those_worked_out_by_hand_plain_and_wrapped(name):
     make, flops = FLOPS[name]

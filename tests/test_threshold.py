@@ -87,6 +87,7 @@ def test_a_schedule_of_the_rate_is_refused_unless_it_is_left_alone():
     assert search.complete
 
 
+@pytest.mark.on("jax")
 def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -1,7 +1,10 @@
 """A tiny network and its data, for the tests of searches and tickets."""
 
+import collections
 import itertools
+import json
 import os
+import random
 import sys
 
 import keras
@@ -61,10 +64,7 @@ def paired(*choices):
 
 
 def checkered(*choices):
-    """All rows of choices, in turns: like the white and the black squares of a board.
-
-    Every two settings are tried together on one backend or the other.
-    """
+    """All rows of choices, in turns like the white and black squares of a board."""
     here = int(keras.config.backend() != "tensorflow")
     places = itertools.product(*(range(len(each)) for each in choices))
     squares = [sum(place) % 2 == here for place in places]
@@ -105,9 +105,54 @@ def compiled(model, optimizer=None, **kwargs):
 
 
 def network(optimizer=None, seed=0, **kwargs):
-    """The wrapped and compiled model, with the weights of a seed."""
+    """The wrapped and compiled model, with the weights of a seed.
+
+    It takes longer to trace than to train. So a model of an earlier test is given, as
+    it was when it was new; within a test it is given once.
+    """
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    made_by = json.dumps(
+        [keras.optimizers.serialize(optimizer), seed, kwargs], sort_keys=True
+    )
+    test = os.environ["PYTEST_CURRENT_TEST"].rsplit(" ", 1)[0]
+    for made in _networks[made_by]:
+        if made.test != test and made.as_it_was():
+            made.test = test
+            return made.model
     keras.utils.set_random_seed(seed)
-    return compiled(tt.wrap(build(**kwargs), verbose=False), optimizer)
+    model = compiled(tt.wrap(build(**kwargs), verbose=False), optimizer)
+    _networks[made_by].append(_Network(model, test))
+    return model
+
+
+class _Network:
+    """A model and the values of all that belongs to it when it was new."""
+
+    def __init__(self, model, test):
+        self.model, self.test = model, test
+        self.optimizer = model.optimizer
+        self.optimizer.build(model.trainable_variables)
+        self.values = [(v, snapshots.to_numpy(v)) for v in self._variables()]
+        self.drawn = random.getstate(), np.random.get_state()
+
+    def _variables(self):
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def as_it_was(self):
+        """Puts all values back; whether that makes it what it was."""
+        variables = [variable for variable, _ in self.values]
+        if self.model.optimizer is not self.optimizer:
+            return False
+        if list(map(id, self._variables())) != list(map(id, variables)):
+            return False
+        for variable, value in self.values:
+            variable.assign(value)
+        random.setstate(self.drawn[0])
+        np.random.set_state(self.drawn[1])
+        return True
+
+
+_networks = collections.defaultdict(list)
 
 
 def build_compiled():
