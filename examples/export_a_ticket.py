@@ -1,10 +1,10 @@
-"""Find a ticket, train it, and write it for use elsewhere.
+"""Find a ticket, train it, and export it.
 
     python examples/export_a_ticket.py [DIRECTORY]
 
-A SavedModel to serve, another one to train on, a TFLite file and a deflated Keras file.
-Each is run in a fresh interpreter and compared with the model before it is handed over;
-its report tells how small it is, how right and how fast.
+Writes a SavedModel to serve, a SavedModel to train, a TFLite file and a deflated Keras
+file. Each is reloaded in a fresh process and compared with the model first. Its report
+shows size, errors and latency.
 """
 
 import pathlib
@@ -42,7 +42,7 @@ search = tt.IMP(rounds=5, epochs_per_round=8, rate=0.4, seed=SEED)
 tt.find_tickets(build, digits, search, seed=SEED)
 ticket = search.best
 trainer = tt.TicketTrainer(build, digits, seed=SEED)
-metrics = trainer.train(ticket, search.epochs_of_tickets)
+metrics = trainer.train(ticket, search.epochs_per_round)
 print(f"{ticket.sparsity:.1%} zeros, test accuracy {metrics['test_accuracy']:.3f}\n")
 
 images = digits.x_test[:64]

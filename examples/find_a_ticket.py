@@ -1,9 +1,9 @@
-"""Find a winning ticket, save it, compare it with its controls, strip the model.
+"""Find a winning ticket, save it, compare it with control experiments, strip the model.
 
     python examples/find_a_ticket.py [folder]
 
-Data: the 8x8 digits that come with scikit-learn. The model and the training are
-plain Keras; three lines are new: wrap, IMP, strip.
+Data: the 8x8 digits of scikit-learn. Model and training are plain Keras; three lines
+are new: wrap, IMP, strip.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ import tf_tickets as tt
 
 FOLDER = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tickets/example")
 EPOCHS = 10  # per round
-ROUNDS = 6  # 0.8 ** 6: 26 % of the weights are left
+ROUNDS = 6  # 0.8 ** 6: 26 % of the weights remain
 
 
 def build_model():
@@ -62,7 +62,7 @@ FOLDER.mkdir(parents=True, exist_ok=True)
 search.best.save(FOLDER / "best.ticket")
 ticket = tt.Ticket.load(FOLDER / "best.ticket")
 
-# Is it the ticket that wins? Train it beside its controls, on equal terms.
+# Does the ticket matter? Train it and its controls under the same conditions.
 trainer = tt.TicketTrainer(build_model, digits)
 controls = {
     "the ticket": ticket,

@@ -2,10 +2,10 @@
 
     python examples/learn_a_mask.py [DIRECTORY]
 
-Continuous Sparsification runs for several initial scores, which steer the sparsity;
-each of its tickets, and those of iterative magnitude pruning beside them, is trained
-from the same start weights for the same epochs. A directory keeps everything: run the
-script again and it goes on where it stopped.
+Continuous Sparsification runs with several initial scores, which control the sparsity.
+Its tickets, and those of iterative magnitude pruning, are all trained from the same
+start weights for the same number of epochs. Everything is stored in a directory: run
+the script again to resume.
 """
 
 import sys

@@ -3,7 +3,7 @@
     python examples/prune_while_training.py
 
 Sparsity grows from 0 to 90 % between steps 100 and 500, fast at first (Zhu and
-Gupta 2017); the rest of the training heals what was cut.
+Gupta 2017). The rest of the training recovers the accuracy.
 """
 
 import keras

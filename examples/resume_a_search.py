@@ -1,9 +1,9 @@
-"""Kill a search and let it go on; compare search settings by their frontiers.
+"""Interrupt and resume a search; compare settings of the rewind.
 
     python examples/resume_a_search.py [folder]
 
-`find_tickets` keeps every round in its folder. Interrupt this script whenever you
-like and start it again: finished rounds are not trained anew.
+`find_tickets` stores every round in its folder. Interrupt this script at any time and
+start it again: finished rounds are not trained again.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ FOLDER = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tickets/resumed")
 
 digits = tt.datasets.load("digits")
 settings = {
-    "to init": {"rewind_to": "init"},
-    "to epoch 2": {"rewind_to": "2 epochs"},
-    "learning rate only": {"fidelity": "learning_rate"},
-    "fine-tuning": {"fidelity": "fine_tune"},
+    "to init": "init",
+    "to epoch 2": "2 epochs",
+    "learning rate only": tt.Rewind("init", "learning_rate"),
+    "fine-tuning": tt.Rewind("init", "fine_tune"),
 }
 
 
@@ -26,8 +26,8 @@ def build_model():
     return tt.recipes.build("lenet300", digits.input_shape, digits.num_classes)
 
 
-for name, setting in settings.items():
-    search = tt.IMP(rounds=5, epochs_per_round=5, rate=0.4, **setting)
+for name, rewind in settings.items():
+    search = tt.IMP(rounds=5, epochs_per_round=5, rate=0.4, rewind_to=rewind)
     folder = FOLDER / name.replace(" ", "-")
     tickets = tt.find_tickets(build_model, digits, search, folder, verbose=0)
     frontier = [f"{t.metrics['test_accuracy']:.3f}" for t in tickets]

@@ -1,11 +1,11 @@
-"""Serve a SavedModel over HTTP by the path and the JSON of TensorFlow Serving.
+"""Serve a SavedModel over HTTP, with the path and the JSON of TensorFlow Serving.
 
     python examples/serve_a_model.py DIRECTORY [PORT]
 
     curl -d '{"instances": [[[[0.0], ...]]]}' localhost:8501/v1/models/model:predict
 
-It needs TensorFlow alone: a model that `tt.export` has written is loaded like any
-other, and TensorFlow Serving takes the same folder (as MODEL/1).
+Only TensorFlow is needed: a model that `tt.export` has written loads like any other,
+and TensorFlow Serving accepts the same folder (as MODEL/1).
 """
 
 import http.server
@@ -25,11 +25,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            found = predict(self.server.model, json.loads(body)["instances"])
+            predictions = predict(self.server.model, json.loads(body)["instances"])
         except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             self.answer(400, {"error": f"{type(error).__name__}: {error}"})
             return
-        self.answer(200, {"predictions": found})
+        self.answer(200, {"predictions": predictions})
 
     def answer(self, status, content):
         body = json.dumps(content).encode()
@@ -41,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def predict(model, instances):
-    """What the model says of each instance; of one output without its name."""
+    """Returns one prediction for each instance; a single output has no name."""
     serve = model.signatures["serving_default"]
     [(name, spec)] = serve.structured_input_signature[1].items()
     x = tf.constant(np.asarray(instances, spec.dtype.as_numpy_dtype))
@@ -55,9 +55,9 @@ def predict(model, instances):
 
 
 def server(directory, port):
-    found = http.server.ThreadingHTTPServer(("localhost", port), Handler)
-    found.model = tf.saved_model.load(directory)
-    return found
+    serving = http.server.ThreadingHTTPServer(("localhost", port), Handler)
+    serving.model = tf.saved_model.load(directory)
+    return serving
 
 
 if __name__ == "__main__":

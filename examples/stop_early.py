@@ -1,17 +1,17 @@
-"""Why early stopping is a regularizer: a quadratic loss, two ways to hold it back.
+"""Why early stopping is a regularizer: two ways to constrain a quadratic loss.
 
     python examples/stop_early.py [folder]
 
-Early stopping and an L2 penalty both keep weights near the 0 from which they start,
-and both do it most where the loss is flat. UniLTH and UniDLTH begin with the one
-and go on with the other. Here a loss with three curvatures is trained twice:
+Early stopping and an L2 penalty both keep weights near 0, where they start, most of all
+in flat directions of the loss. UniLTH and UniDLTH begin with early stopping and
+continue with a penalty. Here a loss with three curvatures is trained twice:
 
 * until the validation loss rises, and back to the best step (`EarlyStopRewind`);
 * to the end, with a penalty whose strength is 1 / (steps * learning rate).
 
-The example prints both results beside what theory says of them, and draws the two
-paths to `stop_early.png`. Stopping leaves the sharp direction almost as it is; the
-penalty of the same strength in the flat one does not.
+The example prints both results next to the theory, and plots the two paths to
+`stop_early.png`. Early stopping hardly changes the sharp direction; a penalty that is
+equally strong in the flat direction does.
 """
 
 import pathlib
@@ -42,7 +42,7 @@ def build_model():
 
 
 def stopped_early():
-    """Weights of the best validation loss, and after how many steps they came."""
+    """Returns the weights of the best validation loss, and their step."""
     model = build_model()
     model.compile(keras.optimizers.SGD(RATE), "mse")
     stopping = tt.EarlyStopRewind(patience=5)
@@ -58,37 +58,36 @@ def stopped_early():
 
 
 def penalized(strength, steps=5_000):
-    """Weights where the loss and the penalty are in balance."""
+    """Returns the weights that balance loss and penalty."""
     growing = tt.schedules.GrowingPenalty(strength, interval=1, cap=strength)
     mask = tt.masks.PenalizedMask(growing)
     model = tt.wrap(build_model(), mask=mask, verbose=False)
     model.compile(keras.optimizers.SGD(RATE), "mse")
-    tt.wrapping.kernels(model).mask_layers["net/line/kernel"].choose(
-        np.ones((3, 1)), steps, 1
-    )
+    kernel = tt.kernels(model)["net/line/kernel"]
+    kernel.mask_layer.choose(np.ones((3, 1)), steps, epochs=1)
     data = np.tile(FEATURES, (steps, 1))
     model.fit(data, data @ TARGET, batch_size=3, shuffle=False, verbose=0)
     return tt.strip(model).get_weights()[0][:, 0]
 
 
 def share_after(steps, curvature):
-    """Of the way to the target, what gradient descent has gone after so many steps."""
+    """Returns the fraction of the target that gradient descent has reached."""
     return 1 - (1 - RATE * curvature) ** steps
 
 
 def share_under(strength, curvature):
-    """Of the way to the target, what an L2 penalty of this strength lets it go."""
+    """Returns the fraction of the target that an L2 penalty allows."""
     return curvature / (curvature + strength)
 
 
 def same_strength(steps, curvature):
-    """The penalty that would stop this direction where early stopping does."""
+    """Returns the penalty that stops this direction where early stopping does."""
     gone = share_after(steps, curvature)
     return curvature * (1 - gone) / gone
 
 
 def draw_paths(axes, steps, strength):
-    """The flat and the sharp direction: from 0, both ways, to the target."""
+    """Plots both paths from 0 to the target, in the flat and the sharp direction."""
     flat, sharp = CURVATURES[[0, 2]]
     goal = TARGET[[0, 2]]
     x, y = np.meshgrid(np.linspace(-0.1, 1.15, 80), np.linspace(-0.05, 0.58, 80))
@@ -113,7 +112,7 @@ def draw_paths(axes, steps, strength):
 
 
 def draw_shares(axes, steps, strength, found):
-    """How much of each direction is kept: by theory, and by the two trainings."""
+    """Plots how much of each direction is kept, in theory and in both trainings."""
     curvature = np.geomspace(0.02, 20, 200)
     theory = [share_after(steps, curvature), share_under(strength, curvature)]
     labels = [f"stopped after {steps} steps", f"L2 of strength {strength:.2f}"]

@@ -80,7 +80,7 @@ def sort_tracked_layers(
 
 @contextlib.contextmanager
 def unlocked(layer: keras.layers.Layer) -> Iterator[Callable]:
-    """Allows to replace the layers inside a built layer; gives a function `forget`.
+    """Unlocks a built layer whose inner layers are replaced; yields `forget`.
 
     Keras refuses new layers in a layer that is built, and no public call changes
     that. `forget(old)` removes a layer from Keras's record.
@@ -123,7 +123,7 @@ def is_seed_state(variable: keras.Variable) -> bool:
     """Whether a variable is the state of a random generator, as in dropout.
 
     Layers hold their generators in attributes of any name; only the name of the
-    variable tells it from other variables that are not trained.
+    variable distinguishes it from other variables that are not trained.
 
     Example:
 

@@ -29,10 +29,10 @@ class Point:
 
     Args:
         label: The search that found it.
-        round: In which of its rounds.
+        round: The round of that search.
         sparsity: Fraction of zeros among the prunable weights.
         search_epochs: Epochs trained before the ticket was known.
-        metrics: What training from the ticket reached.
+        metrics: Metrics after training the ticket.
         ticket: The ticket.
     """
 
@@ -95,11 +95,11 @@ class Frontier:
     def first_matching(
         self, sparsity: float = 0.0, tolerance: float = 0.0
     ) -> Point | None:
-        """The cheapest point that is so sparse and as good as the dense network.
+        """Returns the cheapest point that is as good as the dense network.
 
         Args:
-            sparsity: The least sparsity.
-            tolerance: How far below the dense network it may be.
+            sparsity: Minimum sparsity.
+            tolerance: Maximum drop below the dense network.
         """
         least = self._merit(self.dense) - tolerance
         good = [p for p in self.points if p.sparsity >= sparsity]
@@ -110,7 +110,7 @@ class Frontier:
         return Monitor(self.monitor).merit(metrics)
 
     def rows(self) -> list[dict]:
-        """The points as plain dicts, without their tickets."""
+        """Returns the points as plain dicts, without their tickets."""
         optimal = self.optimal
         return [
             {
@@ -184,21 +184,22 @@ def find_frontier(
     watch: inputs.Watch | None = None,
     verbose: str | int = 0,
 ) -> Frontier:
-    """Runs searches on equal terms, and trains every ticket for the same epochs.
+    """Compares searches: all tickets are trained under the same conditions.
 
-    All start from the same weights; `search.varied(initial_score=[...])` gives the
-    searches of Continuous Sparsification's frontier.
+    All searches start from the same weights, and every ticket is trained for the same
+    number of epochs. `search.varied(initial_score=[...])` returns the searches of
+    Continuous Sparsification's frontier.
 
     Args:
         build_model: As in `find_tickets`.
         data: As in `find_tickets`.
         searches: Dict from a label to a search.
-        directory: Where to keep searches, trainings, `frontier.json` and
-            `frontier.png`. The same directory again goes on where it stopped.
+        directory: Where to store searches, trainings, `frontier.json` and
+            `frontier.png`. The same directory again resumes.
         seed: As in `find_tickets`.
-        epochs: For how long each ticket, and the dense network, is trained.
-        monitor: The metric to compare by; by default `test_accuracy` with test
-            data, else the searches' own.
+        epochs: How many epochs each ticket, and the dense network, is trained.
+        monitor: The metric to compare; by default `test_accuracy` with test data,
+            otherwise that of the searches.
         batch_size: As in `find_tickets`.
         callbacks: Further Keras callbacks of the searches.
         watch: Function from the name of a search or of a training, such as "imp" or
@@ -215,8 +216,8 @@ def find_frontier(
     >>> search = tt.ContinuousSparsification(1, 1, monitor="val_loss")
     >>> searches = search.varied(initial_score=[-0.1, 0.1])
     >>> data = (x, y), (x, y)
-    >>> found = find_frontier(build, data, searches, epochs=1, batch_size=8)
-    >>> [point.label for point in found.points]
+    >>> frontier = find_frontier(build, data, searches, epochs=1, batch_size=8)
+    >>> [point.label for point in frontier.points]
     ['initial_score=-0.1', 'initial_score=0.1']
     """
     _check(searches, epochs)
@@ -246,7 +247,7 @@ def _written(frontier, place):
 
 
 def _draw(frontier, path):
-    """Results do not depend on matplotlib, only the picture does."""
+    """Draws the plot; without matplotlib, results are kept and a warning is given."""
     try:
         frontier.plot(path)
     except ImportError as error:
@@ -263,7 +264,7 @@ def _check(searches, epochs):
     slugs = [_slug(label) for label in searches]
     if len(set(slugs)) < len(slugs):
         raise ValueError(
-            "The labels of `searches` must differ in letters and digits, for they "
+            "The labels of `searches` must differ in letters and digits, since they "
             f"name folders. Received: {list(searches)}"
         )
 
@@ -302,7 +303,7 @@ def _provenance(searches, seed, epochs, batch_size):
 
 
 class _Trainings:
-    """Trains tickets once, and keeps what came out in a file."""
+    """Trains each ticket once, and stores the metrics in a file."""
 
     def __init__(self, trainer, epochs, directory, watch):
         self.trainer = trainer
@@ -317,13 +318,13 @@ class _Trainings:
                 self.known = json.loads(self.path.read_text())
 
     def metrics(self, label, search, ticket):
-        """What the search has measured, where it trains its tickets so long."""
+        """Returns the metrics of the search itself if it trained the ticket as long."""
         if search.engine.plan.epochs_of_tickets == self.epochs:
             return ticket.metrics
         return self._train(f"{label} round {ticket.provenance['round']}", ticket)
 
     def dense(self):
-        """The dense network from the first weights."""
+        """Returns the metrics of the dense network, trained from the first weights."""
         return self._train("dense", self.trainer.dense_ticket())
 
     def _train(self, name, ticket):
