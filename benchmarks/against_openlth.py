@@ -4,11 +4,13 @@
     python benchmarks/against_openlth.py open_lth --python VENV/bin/python \
         --data-dir DIR
 
-VENV has PyTorch and torchvision, which OpenLTH needs; this project needs neither. A
-pair is one search of each, in a process of its own, timed from its start to its end;
-which of the two is first alternates. Both train on the same 60,000 images with SGD 0.1
-and batch size 128, evaluate on the test images after every epoch, prune 20 % of the
-hidden weights globally a level, rewind to initialization, and keep every level on disk.
+VENV has PyTorch and torchvision, which OpenLTH needs; this project needs neither. With
+PyTorch 2 and NumPy 2 OpenLTH (2ce732f) must be changed in two lines; the page of the
+results says how, and the JSON file keeps the changes. A pair is one search of each, in
+a process of its own, timed from its start to its end; which of the two is first
+alternates. Both train on the same 60,000 images with SGD 0.1 and batch size 128,
+evaluate on the test images after every epoch, prune 20 % of the hidden weights globally
+a level, rewind to initialization, and keep every level on disk.
 MNIST is written for OpenLTH before the clock starts, so that it downloads nothing.
 """
 
@@ -207,9 +209,9 @@ def origin(options):
         "import torch, torchvision; print(torch.__version__, torchvision.__version__)"
     )
     theirs = subprocess.check_output([options.python, "-c", script], text=True).split()
-    commit = subprocess.check_output(
-        ["git", "-C", str(options.openlth), "rev-parse", "HEAD"], text=True
-    )
+    git = ["git", "-C", str(options.openlth)]
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
+    changes = subprocess.check_output([*git, "diff", "-U0"], text=True)
     found = versions()
     chosen = f"--levels {options.levels} --epochs {options.epochs}"
     return {
@@ -223,6 +225,7 @@ def origin(options):
         "versions": found,
         "openlth": {
             "commit": commit.strip(),
+            "changes": changes.splitlines(),
             **dict(zip(("torch", "torchvision"), theirs, strict=True)),
         },
     }
