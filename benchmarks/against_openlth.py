@@ -1,15 +1,16 @@
-"""A whole IMP search of LeNet-300-100 on MNIST, here and in OpenLTH.
+"""Compares a complete IMP search of LeNet-300-100 on MNIST with OpenLTH.
 
     git clone https://github.com/facebookresearch/open_lth
     python benchmarks/against_openlth.py open_lth --python VENV/bin/python \
         --data-dir DIR
 
-VENV has PyTorch and torchvision, which OpenLTH needs; this project needs neither. A
-pair is one search of each, in a process of its own, timed from its start to its end;
-which of the two is first alternates. Both train on the same 60,000 images with SGD 0.1
-and batch size 128, evaluate on the test images after every epoch, prune 20 % of the
-hidden weights globally a level, rewind to initialization, and keep every level on disk.
-MNIST is written for OpenLTH before the clock starts, so that it downloads nothing.
+VENV has PyTorch and torchvision, which OpenLTH requires; this project requires neither.
+A pair is one search by each library, in a separate process, timed from start to exit.
+The order alternates between pairs. Both searches use the same 60,000 images, SGD with
+learning rate 0.1 and batch size 128, and evaluate on the test images after every epoch.
+Both prune 20 % of the remaining hidden weights globally per level, rewind to
+initialization, and save every level. MNIST is written in OpenLTH's format before the
+timing starts, so OpenLTH downloads nothing.
 """
 
 import argparse
@@ -29,7 +30,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 RATE = 0.2
 BATCH_SIZE = 128
 LEARNING_RATE = 0.1
-# What tells the rows of a .npz apart that both sides read the same images from.
+# The splits in the .npz file that holds the images for both libraries.
 PARTS = ("train", "test")
 
 
@@ -56,10 +57,10 @@ def parser():
     add = found.add_argument
     add("openlth", type=pathlib.Path, help="a checkout of OpenLTH")
     add("--python", required=True, help="an interpreter with PyTorch and torchvision")
-    add("--data-dir", help="where tensorflow-datasets has prepared MNIST")
-    add("--levels", type=int, default=5, help="how many times to prune")
-    add("--epochs", type=int, default=3, help="epochs a level")
-    add("--pairs", type=int, default=3)
+    add("--data-dir", help="directory where tensorflow-datasets prepared MNIST")
+    add("--levels", type=int, default=5, help="number of pruning rounds")
+    add("--epochs", type=int, default=3, help="epochs per level")
+    add("--pairs", type=int, default=3, help="number of timed pairs")
     add("--seed", type=int, default=0)
     out = HERE / "results" / "against_openlth.json"
     add("--out", type=pathlib.Path, default=out)
@@ -67,11 +68,11 @@ def parser():
     return found
 
 
-# The data, for both.
+# Data for both libraries.
 
 
 def write_data(data_dir, folder):
-    """All training images and the test images: an .npz, and torchvision's files."""
+    """Writes all training and test images as .npz and as torchvision's files."""
     import numpy as np
 
     import tf_tickets as tt
@@ -93,7 +94,7 @@ def write_data(data_dir, folder):
 
 
 def write_idx(path, array):
-    """An array of bytes in the format in which MNIST is published."""
+    """Writes a byte array in the IDX format that MNIST is published in."""
     head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(head + array.tobytes())
 
@@ -102,7 +103,7 @@ def write_idx(path, array):
 
 
 def pair(options, folder, number):
-    """One search of each; which of them is first alternates."""
+    """Times one search by each library; the order alternates."""
     runs = {"ours": run_ours, "theirs": run_theirs}
     order = list(runs) if number % 2 == 0 else list(runs)[::-1]
     found = {}
@@ -117,7 +118,7 @@ def pair(options, folder, number):
 
 
 def run_ours(options, folder):
-    """Runs this file once more as a worker."""
+    """Runs this file as a worker process."""
     shutil.rmtree(folder / "ours", ignore_errors=True)
     arguments = [*sys.argv[1:], "--worker", str(folder)]
     subprocess.run([sys.executable, __file__, *arguments], check=True)
@@ -126,7 +127,7 @@ def run_ours(options, folder):
 
 
 def search(options, folder):
-    """The search of this library, as a process of its own."""
+    """Runs this library's search; called in the worker process."""
     import keras
     import numpy as np
 
@@ -165,12 +166,12 @@ def search(options, folder):
 
 
 def standard(pixels):
-    """As OpenLTH scales them."""
+    """Scales pixels as OpenLTH does."""
     return ((pixels.astype("float32") / 255.0) - 0.1307) / 0.3081
 
 
 def run_theirs(options, folder):
-    """Runs OpenLTH with its home in the folder, where it finds its data."""
+    """Runs OpenLTH with `folder` as HOME, where it looks for its data."""
     results = folder / "open_lth_data"
     shutil.rmtree(results, ignore_errors=True)
     command = [
@@ -190,7 +191,7 @@ def run_theirs(options, folder):
 
 
 def logged(results, levels):
-    """OpenLTH's last test accuracy of each level, out of its log files."""
+    """Reads OpenLTH's last test accuracy of each level from its log files."""
     found = []
     for level in range(levels + 1):
         [path] = results.glob(f"lottery_*/replicate_*/level_{level}/main/logger")
@@ -200,7 +201,7 @@ def logged(results, levels):
 
 
 def origin(options):
-    """What is needed to take the figures again."""
+    """Returns what is needed to reproduce the measurement."""
     from tf_tickets.environment import versions
 
     script = (
