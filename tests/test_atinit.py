@@ -1,4 +1,4 @@
-"""SNIP, GraSP and SynFlow by their identities, and pruning before training."""
+"""SNIP, GraSP and SynFlow satisfy their identities; pruning before training."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def network(activation="tanh", bias=True, **kwargs):
 
 
 def loss_of(model, scale=1.0):
-    """The loss with logits divided by `scale`."""
+    """Returns the loss with logits divided by `scale`."""
     logits = model(X) / scale
     found = keras.losses.sparse_categorical_crossentropy(Y, logits, from_logits=True)
     return keras.ops.mean(found)
@@ -44,7 +44,7 @@ def gradient_norm(model, scale):
 
 
 def slope(model, path, place, function, change):
-    """How a function of the model changes with the presence of one weight."""
+    """Returns the derivative of a function with respect to one weight's mask."""
     kernel = wrapping.kernels(model).variables[path]
     whole = wrapping.to_numpy(kernel).copy()
     found = []
@@ -82,7 +82,7 @@ def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
     np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
     inner, outer = scores["net/a/kernel"], scores["net/b/kernel"]
     np.testing.assert_allclose(inner.sum(0), outer.sum(1), rtol=1e-5)
-    # Pruned weights carry nothing, and biases are taken for zero.
+    # Pruned weights contribute nothing, and biases are treated as zero.
     wrapping.kernels(model).set_masks(tiny.half(model))
     for path, score in saliency.synflow(model).items():
         assert (score[~wrapping.kernels(model).masks[path]] == 0.0).all()
@@ -145,7 +145,7 @@ def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name)
     assert tiny.pruned_weights(model).tolist() == [0.0] * 72
     for path, weight in first.items():
         assert ticket.weights[path].tobytes() == weight.tobytes()
-    # Batch statistics and dropout of the scoring have left nothing behind.
+    # Scoring has not changed batch statistics or dropout seeds.
     moved = [weight for path, weight in ticket.weights.items() if "moving" in path]
     assert [set(weight.tolist()) for weight in moved] == [{0.0}, {1.0}]
     assert tiny.same(search.prune(tiny.network()).masks.values(), ticket.masks.values())

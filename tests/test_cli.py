@@ -1,4 +1,4 @@
-"""The command line, as a user types it, on a few digits."""
+"""Runs the command line as a user would, on a few digits."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tf_tickets_cli import main
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
 
-# The searches themselves are tested on both backends.
+# The searches themselves are tested on both backends elsewhere.
 on_tensorflow = pytest.mark.on("tensorflow")
 on_jax = pytest.mark.on("jax")
 
@@ -40,7 +40,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     assert labels == [*scores, *["iss"] * 2, *["imp"] * 2]
     assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
-    # What was being trained while one waited.
+    # The progress lines of the trainings.
     assert "cs initial_score=0.1  epoch 1/1  round 1" in first
     assert "\niss  epoch 2/2  round 2" in first
     assert "iss round 2  epoch 1/1  val_accuracy" in first
@@ -51,7 +51,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
 
 
 @on_jax
-# One epoch is too short for a stage one that stops early.
+# One epoch is too short for stage one to stop early.
 @pytest.mark.filterwarnings("ignore:.*without improvement:UserWarning")
 def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
     out = tmp_path / "frontier"

@@ -1,4 +1,4 @@
-"""Files that cannot be rewritten are refused; metadata goes in and comes back."""
+"""Files that cannot be rewritten raise errors; metadata survives a round trip."""
 
 import io
 import struct

@@ -104,7 +104,7 @@ def test_blocks_are_pruned_whole_by_any_search():
     [ticket] = search.tickets
     assert sum(ticket.kept.values()) == 45
     first = next(iter(ticket.masks.values()))[:4]
-    # All but one block of the whole network are kept or pruned as one.
+    # All blocks of the network but one are kept or pruned as a whole.
     assert (first.all(axis=0) | ~first.any(axis=0)).sum() >= first.shape[1] - 1
 
 

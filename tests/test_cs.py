@@ -1,4 +1,4 @@
-"""Continuous Sparsification against its algorithm."""
+"""Compares Continuous Sparsification with its published algorithm."""
 
 import functools
 import itertools
@@ -38,7 +38,7 @@ def scores(model):
 
 
 class Scores(keras.callbacks.Callback):
-    """Scores, weights and optimizer before the search acts and after."""
+    """Records scores, weights and optimizer before and after the search acts."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_tickets_are_taken_before_the_scores_are_reset():
         for path, mask in ticket.masks.items():
             assert (mask == (ended[path] > 0)).all()
         assert 0.0 < ticket.sparsity < 1.0
-    # After the reset all scores are below zero: a mask of them would be empty.
+    # After the reset all scores are below zero, so their mask would be empty.
     for epoch in (2, 4):
         assert max(s.max() for s in diary.begun[epoch].values()) <= np.float32(-0.02)
 
@@ -160,8 +160,8 @@ def test_the_scale_is_in_the_soft_phase_the_ticket_and_its_training(scaled, tmp_
     c = 1 + np.exp(0.1) if scaled else 1.0
     ticket = search.tickets[0]
     assert list(ticket.scales.values()) == (pytest.approx([c, c]) if scaled else [])
-    # The soft network of a high temperature, and the stripped one: the same where
-    # no score is so near to zero that even this temperature leaves it soft.
+    # The soft network at a high temperature equals the stripped one, unless a score is
+    # so close to zero that its mask is still soft.
     x, _ = tiny.data()
     for mask in wrapping.kernels(model).mask_layers.values():
         values = wrapping.to_numpy(mask.scores)
@@ -185,7 +185,7 @@ def test_the_scale_is_in_the_soft_phase_the_ticket_and_its_training(scaled, tmp_
 
 
 def test_a_scaled_ticket_trains_by_the_gradient_of_scaled_weights():
-    """One step of SGD: the gradient to the stored weight has the factor c."""
+    """One step of SGD: the gradient of the stored weight has the factor c."""
     search = cs(1, 1, initial_score=-0.1)
     model, _ = run(search, network(search, dropout=0.0))
     ticket = search.tickets[0]
@@ -232,7 +232,7 @@ def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
 
 
 def test_scores_receive_no_weight_decay():
-    """Without data and penalty no force acts on the scores, but on the weights."""
+    """Without data and penalty, only the weights change, not the scores."""
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     search = cs(2, 2, initial_score=0.25, penalty=0.0)
     model = network(search, optimizer)
@@ -369,7 +369,7 @@ def find(name, directory, callbacks=()):
     return search
 
 
-# In the first round, the second, the last; a supermask has but one, of three epochs.
+# In the first, second and last round; a supermask has one round of three epochs.
 CUTS = [
     *itertools.product(["cs", "cs, rewound", "iss"], [0, 3, 4]),
     *(("supermask", epoch) for epoch in (0, 1, 2)),
@@ -382,7 +382,7 @@ CHOSEN = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """From a name to the search that was not interrupted, made once."""
+    """Maps a name to the uninterrupted search, which runs once."""
 
     @functools.cache
     def found(name):
@@ -420,7 +420,7 @@ def test_the_initial_score_steers_the_sparsity():
 
 @pytest.mark.on("jax")
 def test_a_search_of_other_objects_with_other_names_goes_on(tmp_path):
-    """Keras numbers the names of optimizers and masks on within a process."""
+    """Within a process, Keras counts up in the names of optimizers and masks."""
     makes = {
         "iss": lambda: tt.StochasticSparsification(1, 1, monitor="val_accuracy"),
         "supermask": lambda: tt.Supermask(1, "topk", monitor="val_accuracy"),

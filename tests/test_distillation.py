@@ -1,4 +1,4 @@
-"""Distillation losses against loops by hand."""
+"""Compares distillation losses with explicit loops."""
 
 import keras
 import numpy as np

@@ -18,7 +18,7 @@ def rigl(**kwargs):
 
 
 class Watch(keras.callbacks.Callback):
-    """Masks, kernels and momenta at each exchange: before it and after it."""
+    """Records masks, kernels and momenta before and after each exchange."""
 
     def __init__(self, training):
         super().__init__()
@@ -59,7 +59,7 @@ def test_counts_stay_and_a_grown_weight_begins_at_zero(grow):
     model, history, seen = fit(training)
     counts = {path: int(m.sum()) for path, m in wrapping.kernels(model).masks.items()}
     assert sum(counts.values()) == 27 and history["sparsity"] == [0.7] * 3
-    # 12 steps: exchanges at 3, 6 and 9, of which the last drops nothing any more.
+    # 12 steps: exchanges at 3, 6 and 9; the last one drops nothing.
     assert [step for step, _, _ in seen[1:-1]] == [3, 6, 9]
     moved = 0
     for _, (old, _, _), (new, weights, slots) in seen[1:-1]:

@@ -1,4 +1,4 @@
-"""What is exported gives what the model gives, elsewhere, and is small."""
+"""Exported files are small, and predict what the model predicts."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("forked_interpreters")
 
 
 def wrapped(sparsity=0.9):
-    """Convolution, normalization with statistics, dropout, dense; random masks."""
+    """Builds a wrapped model of several layer types, with random masks."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -92,7 +92,7 @@ def test_a_wrapped_model_is_written_and_stays_as_it_is(tmp_path):
 
 
 def drawn(seed):
-    """A small network of random layers with random zeros, single ones or blocks."""
+    """Builds a small network of random layers, with single zeros or blocks."""
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
     x = image = keras.Input((8, 8, 4), name="image")
@@ -140,7 +140,7 @@ FORMATS = ["saved_model", "tflite", "keras"]
     ),
 )
 def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
-    """As `checking` runs them, in this process."""
+    """Runs the files as `verification` does, but in this process."""
     if format == "tflite":
         pytest.importorskip("ai_edge_litert")
     model = drawn(seed)
@@ -192,10 +192,10 @@ np.save(sys.argv[2], np.stack(found))
 @pytest.mark.fresh("tensorflow")
 @by_tensorflow
 def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
-    """By TF 2, twice in a process, as a Keras layer, and by TF 1's loader."""
+    """Loads it by TF 2 twice in a process, as a Keras layer, and by TF 1's loader."""
     model = wrapped()
     tt.export(model, tmp_path / "a", data=X, verify=False)
-    # What has no room in the graph goes to the files of the variables.
+    # Values too large for the graph are stored in the files of the variables.
     monkeypatch.setattr("tf_tickets.exporting.saved_model.inference.GRAPH_LIMIT", 0)
     tt.export(model, tmp_path / "b", data=X, verify=False)
     np.save(tmp_path / "x.npy", X)
@@ -213,7 +213,7 @@ def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
 
 
 def train(loaded, x, y, steps=10):
-    """Some steps with weight decay and momentum, which would revive pruned weights."""
+    """Trains with weight decay and momentum, which would revive pruned weights."""
     import tensorflow as tf
 
     optimizer = keras.optimizers.AdamW(0.01)
@@ -246,7 +246,7 @@ def test_a_saved_model_is_trained_on_and_keeps_its_zeros(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     served = loaded.signatures["serving_default"](image=tf.constant(X))["output_0"]
     assert abs(served.numpy() - answers(model)).max() > 0.1
-    # Statistics have moved; and the trained model is small again when it is saved.
+    # Statistics have changed, and the trained model is small when it is saved again.
     after = [v.numpy() for v in loaded.variables if "mean" in v.name]
     assert all((a != b).any() for a, b in zip(means, after, strict=True)) and means
     tf.saved_model.save(loaded, tmp_path / "b")
@@ -309,7 +309,7 @@ def test_a_tflite_file_of_every_precision(tmp_path, precision):
 
 @by_tensorflow
 def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
-    """As they are, without a word, where a Keras model is given as their owner."""
+    """TensorFlow's converter silently loses them if a Keras model is their owner."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     import tensorflow as tf
 
@@ -438,7 +438,7 @@ def test_other_backends_have_it_written_by_tensorflow(tmp_path, format):
 
 @by_tensorflow
 def test_the_example_exports_and_what_it_wrote_is_served(tmp_path, monkeypatch):
-    """By the path that the example shows, as a client asks for it."""
+    """Sends a client's request to the path that the example prints."""
     pytest.importorskip("ai_edge_litert")
     folder, load = tmp_path / "exported", tt.datasets.load
     monkeypatch.setattr(tt.datasets, "load", lambda name: load(name).take(64))

@@ -1,4 +1,4 @@
-"""DLTH, UniLTH and UniDLTH against each other, IMP, and loops by hand."""
+"""Compares DLTH, UniLTH and UniDLTH with each other, IMP and explicit loops."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def uni(kind, **kwargs):
 
 
 def noted(search):
-    """What the search has noted of its stage one."""
+    """Returns what the search recorded about its stage one."""
     return search.engine.state.notes["stage_one"]
 
 
@@ -88,7 +88,7 @@ def test_without_stage_one_unidlth_of_one_round_is_dlth_to_the_bit():
 
 
 def test_dlth_is_the_published_loop():
-    """By hand, in NumPy: a linear layer, mean squared errors, SGD with momentum."""
+    """Compares with NumPy: a linear layer, mean squared error, SGD with momentum."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 5)).astype("float32")
     y = rng.normal(size=(16, 4)).astype("float32")
@@ -128,7 +128,7 @@ def test_dlth_is_the_published_loop():
 
 
 class Removal(keras.callbacks.Callback):
-    """Accuracy before and after the removal, on either side of the search."""
+    """Records the accuracy before and after the removal, around the search."""
 
     def __init__(self, search):
         super().__init__()
@@ -146,7 +146,7 @@ class Removal(keras.callbacks.Callback):
 
 @pytest.mark.on("jax")
 def test_the_removal_after_the_penalty_has_stood_changes_nothing():
-    """Half of the weights, chosen at random, are pressed out, then cut."""
+    """A random half of the weights is penalized to zero, then removed."""
     strong = GrowingPenalty(cap=4.0)
     search = dlth(0.5, penalty=tt.PenaltyPhase(150, strong), monitor="accuracy")
     decay = keras.optimizers.schedules.CosineDecay(0.1, 600, alpha=0.001)
@@ -227,7 +227,7 @@ def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
         "last": [5, 7, 9],
         "none": [5, 7, 9],
     }[train]
-    # Of a ticket that is not trained: measured with the weights that were removed.
+    # Metrics of an untrained ticket were measured before the removal.
     trained = {"each": [1, 1, 1], "last": [0, 0, 1], "none": [0, 0, 0]}[train]
     assert ["val_accuracy" in t.metrics for t in search.tickets] == trained
     assert ["pressed_val_accuracy" not in t.metrics for t in search.tickets] == trained
@@ -255,7 +255,7 @@ def test_a_reset_ticket_starts_from_the_first_weights_another_from_where_it_is()
 
 
 class Losses(keras.callbacks.Callback):
-    """Validation losses as they are wanted."""
+    """Replaces the validation losses by given values."""
 
     def __init__(self, losses):
         super().__init__()
@@ -277,7 +277,7 @@ def test_stage_one_stops_and_goes_back_to_the_best():
     assert search.dense["val_loss"] == 3.0
     parts = ["weights", "statistics"]
     begun = tiny.flat(diary.before[6], parts)
-    # The diary looks before the search turns; the best epoch was put back already.
+    # The diary records before the next round; the best epoch is already restored.
     assert tiny.same(begun, tiny.flat(diary.after[2], parts))
     assert search.tickets[0].provenance["stage_one"] == noted(search)
     assert search.engine.epochs_before(1) == 8
@@ -318,7 +318,7 @@ def test_stage_one_refuses_any_other_force(make, named):
     search = uni(tt.UniLTH)
     with pytest.raises(ValueError, match=f"without any regularization.*{named}"):
         run(search, search.wrap(make(), verbose=False))
-    # DLTH has no stage one, and published weight decay.
+    # DLTH has no stage one, and its published code uses weight decay.
     other = dlth()
     run(other, other.wrap(make(), verbose=False))
     assert other.complete
@@ -440,7 +440,7 @@ def test_patience_is_an_argument_that_can_be_varied():
 
 
 class _Seen(keras.callbacks.Callback):
-    """What a callback of a round is told, and the sparsity at the time."""
+    """Records the events of a round's callback, and the sparsity at that time."""
 
     def __init__(self):
         super().__init__()

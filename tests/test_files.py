@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and nothing in them is believed unchecked."""
+"""Files are written atomically, and their contents are checked on loading."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""find_tickets: interrupted at any moment, it ends with the same bits."""
+"""find_tickets: interrupted at any moment, it resumes with the same bits."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import warm
 
 import tf_tickets as tt
 
-# A process of its own that kills itself, in an epoch or while it writes a file.
+# A separate process that kills itself in an epoch or while writing a file.
 PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -49,7 +49,7 @@ def find(directory=None, callbacks=(), search=None, data=None, **kwargs):
 
 
 def find_as_a_new_process(directory, callbacks=()):
-    """The files have names of layers in them, which Keras numbers on."""
+    """Resets Keras's numbering of layers, since files contain layer names."""
     keras.utils.clear_session()
     return find(directory, callbacks)
 
@@ -69,7 +69,7 @@ def contents(directory):
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """The directory of a search that was not interrupted, and its tickets."""
+    """Returns the directory of an uninterrupted search, and its tickets."""
     directory = tmp_path_factory.mktemp("complete")
     return directory, find_as_a_new_process(directory)
 
@@ -89,7 +89,7 @@ def killed(directory, write=0, moment=()):
     "kill, epochs",
     tiny.in_turns(
         [
-            # In round 0, in round 2; in the write of round 1's ticket and of its state.
+            # In rounds 0 and 2, and while writing round 1's ticket and state.
             ({"moment": (1, 2)}, 8),
             ({"moment": (5, 0)}, 4),
             ({"write": 2}, 8),
@@ -134,7 +134,7 @@ def test_a_complete_directory_returns_without_training(complete):
 
 
 def unnamed():
-    """Keras numbers these layers on, so each build has other names."""
+    """Builds layers without names, which Keras numbers differently in each build."""
     layers = [
         keras.Input((6,)),
         keras.layers.Dense(5),

@@ -1,4 +1,4 @@
-"""The growing penalty: its schedule, its force, and that every trainer sees it."""
+"""The growing penalty: its schedule, its gradient, and its use by every trainer."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tf_tickets.masks.penalized import own_regularizer
 
 
 def published(steps, increment=1e-4, interval=5, cap=1.0, power=1):
-    """The loop of the published code, and at which iteration it passes the cap."""
+    """Runs the published loop; returns at which iteration it passes the cap."""
     grown, strengths, passed = 0.0, [], None
     for step in range(steps):
         if step % interval == 0 and passed is None:
@@ -69,14 +69,14 @@ def test_bad_schedules_are_refused(arguments, message):
         GrowingPenalty(**arguments)
 
 
-# A quadratic: one example a weight, of which the loss is h / 2 * (w - target) ** 2.
+# A quadratic: one example per weight, whose loss is h / 2 * (w - target) ** 2.
 CURVATURES = np.array([0.5, 1.0, 4.0], "float32")
 TARGETS = np.array([1.0, -2.0, 3.0], "float32")
 
 
 @keras.saving.register_keras_serializable("tests")
 def half_squares(y, p):
-    """Of three examples the mean is 1/3: together half of each square."""
+    """The mean over three examples divides by 3: together half of each square."""
     return 1.5 * keras.ops.square(y - p)[:, 0]
 
 
@@ -210,7 +210,7 @@ def test_evaluation_does_not_let_it_grow():
 
 
 class Own(keras.Model):
-    """Another trainer, which collects the losses as Keras asks for."""
+    """A custom trainer that collects the losses as Keras requires."""
 
     def __init__(self, inner):
         super().__init__()
@@ -231,7 +231,7 @@ def test_another_trainer_sees_it_too():
     mask_of(model).choose(np.ones((3, 1)), 800, 1)
     x, y = (np.tile(part, (800, 1)) for part in inputs())
     trainer.fit(x, y, batch_size=3, verbose=0, shuffle=False)
-    # The loss is twice the other one: so is its curvature.
+    # The loss is doubled, and so is its curvature.
     wanted = 2 * CURVATURES * TARGETS / (2 * CURVATURES + 2.0)
     np.testing.assert_allclose(kernel(model), wanted, rtol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Files are converted, encoded and run: what the dense one gives is the truth."""
+"""Converts, encodes and runs files; the dense file is the reference."""
 
 import functools
 import gzip
@@ -27,7 +27,7 @@ CONVOLUTIONS = {
 
 
 def error(expected, given):
-    """Relative to the largest; NaN is infinitely wrong."""
+    """Returns the error relative to the largest value; infinite for NaN."""
     found = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
     return np.inf if np.isnan(found) else found
 
@@ -41,7 +41,7 @@ def assert_same_outputs(content, encoded, shape):
 
 
 def assert_sizes_as_recorded(content, encoded, records):
-    """What is saved in the tensors is saved in the file, apart from the tables."""
+    """Checks that the file shrinks as much as its tensors, except for tables."""
     saved = [r.bytes_before - r.bytes_after for r in records if r.encoding != "dense"]
     tables = [700 + 12 * max(r.shape) for r in records if r.encoding != "dense"]
     found = len(content) - len(encoded)
@@ -54,7 +54,7 @@ def encodings(records):
 
 
 def dimensions(content):
-    """From the name of each sparse tensor to the dimensions it is stored in."""
+    """Maps the name of each sparse tensor to its stored dimensions."""
     tensors = file.read(content).subgraphs[0].tensors
     return {
         tensor.name.decode(): len(tensor.sparsity.dimMetadata)
@@ -187,12 +187,12 @@ def test_an_embedding_stays_dense_beside_an_encoded_layer():
     }
 
 
-# What the converter itself does.
+# The behaviour of the converter itself.
 
 
 @functools.cache
 def by_tensorflow(width, sparsity, block=1, kind="float32"):
-    """One layer as the converter encodes it, as it does not, and the inputs."""
+    """Returns a layer's file with and without the converter's encoding, and inputs."""
     model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(64)])
     rng = np.random.default_rng(0)
     mask = converted.mask((64, width), sparsity, block, rng)
@@ -338,7 +338,7 @@ def test_attention_and_recurrence_run():
 
 
 def first_weight(model):
-    """The position of the first tensor with a sizeable constant."""
+    """Returns the position of the first tensor with a large constant."""
     sizes = [
         0 if model.buffers[t.buffer].data is None else model.buffers[t.buffer].data.size
         for t in model.subgraphs[0].tensors

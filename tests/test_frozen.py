@@ -1,6 +1,6 @@
-"""What tf_tickets 0.1.0 saved is loaded: tickets, wrapped models, interrupted searches.
+"""Loads files of tf_tickets 0.1.0: tickets, wrapped models, interrupted searches.
 
-`frozen/make.py` says how the files were made. They are never made again.
+`frozen/make.py` created the files. They are never created again.
 """
 
 import json
@@ -135,7 +135,7 @@ def test_tickets_are_put_into_a_model(name):
 
 
 def test_start_weights_are_rebuilt_from_the_seed():
-    """Up to rounding, by the backend that drew them; the other draws other numbers."""
+    """The backend that drew them reproduces them up to rounding; the other cannot."""
     by_seed, whole = ticket(f"{BACKEND}/imp_by_seed"), ticket(f"{BACKEND}/imp")
     assert by_seed.weights is None
     rebuilt = by_seed.start_weights().values()
@@ -143,7 +143,7 @@ def test_start_weights_are_rebuilt_from_the_seed():
         np.testing.assert_allclose(array, other, atol=1e-6)
 
 
-# Wrapped models, in a process that has only imported tf_tickets.
+# Wrapped models, in a process that has imported only tf_tickets.
 
 MODELS = sorted(path.stem for path in HOME.glob("models/*.keras"))
 COMPILED = {"learning": "Grouped", "taught": "Adam"}
@@ -183,7 +183,7 @@ print("FOUND " + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Dict from the name of a model to what a new process finds in its file."""
+    """Maps the name of a model to what a new process reads from its file."""
     data = tmp_path_factory.mktemp("data") / "data.npz"
     x, y = make.data(32, 2)
     np.savez(data, x=x, y=y)
@@ -196,7 +196,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected():
-    """Dict from the name of a model to a dict of what it must give."""
+    """Maps the name of a model to a dict of expected values."""
     tables = {name: {"masks": []} for name in MODELS}
     with np.load(HOME / "models" / "expected.npz") as arrays:
         for key in arrays:
@@ -249,7 +249,7 @@ def unilth():
     return tt.UniLTH(0.75, 2, tt.StageOne(3, stop), 2, 1, train="each")
 
 
-# The same searches, as they are written today.
+# The same searches with the present API.
 SEARCHES = {
     "imp": lambda: tt.IMP(2, 2, 0.3, "2 steps"),
     "cs": lambda: tt.ContinuousSparsification(2, 2, score_optimizer="adam"),

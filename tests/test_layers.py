@@ -11,7 +11,7 @@ from tf_tickets.wrapping.prunable import Prunable
 
 
 class Counting(keras.layers.Layer):
-    """Counts how often Python goes through its call: once for a compiled step."""
+    """Counts how often Python runs its call: once for a compiled step."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -27,7 +27,7 @@ class Counting(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class TwoArguments(keras.layers.Layer):
-    """Has no `build`, and takes two tensors and a keyword."""
+    """A layer without `build` that takes two tensors and a keyword."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -54,7 +54,7 @@ class Float32Inside(keras.layers.Layer):
 
 
 class PrunableInside(keras.layers.Layer):
-    """Holds a wrapped layer of its own, then state that is updated in a call."""
+    """Contains a wrapped layer, and state that is updated in the call."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -257,7 +257,7 @@ def test_a_block_of_two_inputs_without_build_survives_a_file(tmp_path):
 
 
 def padded(wrap):
-    """A convolution between padding and an LSTM: in Keras it ends the padding."""
+    """Builds a convolution before an LSTM; in Keras it stops the padding mask."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,), dtype="int32")
     x = kl.Embedding(7, 4, mask_zero=True)(inputs)

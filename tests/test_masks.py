@@ -1,4 +1,4 @@
-"""The learned mask parametrizations against their formulas."""
+"""Compares the learned mask parametrizations with their formulas."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def built(mask, shape=(40,), scores=None):
 
 
 def at_temperature(temperature, scores, **kwargs):
-    """A soft mask whose temperature stands at a value."""
+    """Returns a soft mask with a given temperature."""
     schedule = tt.schedules.ExponentialTemperature(temperature, temperature)
     scores = np.asarray(scores)
     return built(masks.SoftMask(temperature=schedule, **kwargs), scores.shape, scores)
@@ -43,7 +43,7 @@ def soft(mask, training=False):
 @pytest.mark.parametrize("score", [-5.0, -0.3, -0.03, 0.0, 0.03, 0.3, 5.0])
 def test_a_scaled_mask_begins_as_the_dense_network(score):
     factor = NUMPY(built(masks.SoftMask(score)).factor("float32"))
-    # Sigmoids of the backends differ by a unit in the last place.
+    # The backends' sigmoids differ in the last bit.
     assert np.abs(factor - 1.0).max() <= 2 * np.spacing(np.float32(1.0))
 
 
@@ -178,7 +178,7 @@ def test_the_gradient_goes_straight_through_to_the_probability():
 
 
 def test_the_expected_gradient_is_that_of_the_expected_loss_where_it_is_linear():
-    """Over many draws, for a quadratic loss too, whose gradient the draw changes."""
+    """Averages many draws; the gradient of a quadratic loss depends on the draw."""
     scores = np.array([-1.0, 0.3, 2.0])
     mask = built(masks.StochasticMask(seed=0), (4000, 3), np.tile(scores, (4000, 1)))
     target = np.array([0.2, 0.9, 0.4], "float32")
@@ -258,7 +258,7 @@ def test_topk_passes_the_gradient_straight_to_the_scores(absolute):
     np.testing.assert_allclose(found, upstream * (np.sign(scores) if absolute else 1))
 
 
-# What all learned masks share.
+# Common to all learned masks.
 
 KINDS = {
     "soft": lambda: masks.SoftMask(0.1, penalty=0.01),
@@ -336,7 +336,7 @@ def test_a_wrapped_model_survives_its_file_with_scores_and_temperature(tmp_path,
     model.save(tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
     for old, new in zip(model.variables, loaded.variables, strict=True):
-        # Keras keeps no state of random generators in its files.
+        # Keras does not save the state of random generators.
         if old.name != "seed_generator_state":
             assert NUMPY(old.value).tobytes() == NUMPY(new.value).tobytes()
     scales = [

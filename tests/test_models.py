@@ -1,4 +1,4 @@
-"""Weight counts of the papers, shapes, and that the recipes train."""
+"""Weight counts of the papers, shapes, and training by the recipes."""
 
 import contextlib
 import math
@@ -18,12 +18,12 @@ _NAMES = ["lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16"
 def _without_weights():
     with keras.StatelessScope(initialize_variables=False):
         yield
-    # Keras would make the missing weights at the next occasion.
+    # Keras would create the missing weights later.
     keras.utils.clear_session(free_memory=False)
 
 
 def _shapes(name, input_shape, width=1.0):
-    """Dict from path to shape of the kernels, without making the weights."""
+    """Returns the shapes of the kernels by path, without creating the weights."""
     with _without_weights():
         model = recipes.recipe(name).build(input_shape, 10, width)
     return {v.path: tuple(v.shape) for v in model.variables if v.name == "kernel"}

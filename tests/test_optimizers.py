@@ -1,4 +1,4 @@
-"""Several optimizers in one: each trains its own as if it were alone."""
+"""Several optimizers in one: each trains its group as if it were alone."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_a_group_of_all_variables_is_the_optimizer_itself(options):
 
 @pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
 def test_each_group_moves_as_if_the_other_stood_still(options):
-    """One step from the same weights: the gradients are the same ones."""
+    """Takes one step from the same weights, so the gradients are equal."""
     fast = keras.optimizers.Adam(0.1, **options)
     slow = keras.optimizers.SGD(0.01, momentum=0.9, **options)
     both = trained(optimizers.Grouped(slow, {"hidden": fast}), epochs=1)
@@ -82,7 +82,7 @@ def test_each_group_moves_as_if_the_other_stood_still(options):
     )
     clipped = "global_clipnorm" in options
     for path, wanted in apart.items():
-        # Of batch normalization both trained a part: left to the default alone.
+        # Apart, both trained batch normalization; together, only the default does.
         if "norm" not in path and not (clipped and "output" not in path):
             np.testing.assert_allclose(together[path], wanted, rtol=1e-6, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""Gaps and shuffled values: every tensor comes back, near the information bound."""
+"""Gaps and shuffled values: lossless, and close to the theoretical minimum."""
 
 import math
 
@@ -17,7 +17,7 @@ def test_every_tensor_comes_back(dtype, zeros, shape):
     array = np.asarray(array, dtype)
     found = packing.unpack(packing.pack(array))
     assert found.dtype == array.dtype and found.shape == array.shape
-    # A negative zero, which a mask makes of a negative weight, is a zero.
+    # A mask turns a negative weight into a negative zero, which counts as zero.
     assert found.tobytes() == (array + np.array(0, dtype)).tobytes()
 
 

@@ -11,7 +11,7 @@ def weight(values, *uses, obstacle="", no_operator=False, zero=0):
 
 
 def diagonal(*shape, dtype="float32"):
-    """Mostly zeros."""
+    """Returns a diagonal matrix, mostly zeros."""
     values = np.zeros(shape, dtype)
     values.flat[:: shape[-1] + 1] = 1
     return values

@@ -1,4 +1,4 @@
-"""Reports against numbers worked out by hand."""
+"""Compares reports with numbers computed by hand."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tf_tickets.reports import summary
 
 
 class DoubledDense(kl.Dense):
-    """Uses its kernel twice, which nobody can know."""
+    """Uses its kernel twice, which the report cannot know."""
 
     def call(self, inputs):
         return super().call(inputs) + super().call(-inputs)
@@ -33,7 +33,7 @@ def stacked_cells():
 
 
 def at_two_lengths(layer):
-    """A layer or model that is called on sequences of 3 and of 5."""
+    """Calls a layer or model on sequences of length 3 and 5."""
     short, long = keras.Input((3, 6)), keras.Input((5, 6))
     outputs = [kl.GlobalMaxPooling1D()(layer(x)) for x in (short, long)]
     return keras.Model([short, long], outputs)
@@ -46,7 +46,7 @@ def attention_at_two_lengths():
 
 
 def small():
-    """Two kernels of 24 and 8 weights, three variables that are none."""
+    """Builds a model with two kernels of 24 and 8 weights and three other variables."""
     inputs = keras.Input((3, 6))
     x = kl.Dense(4, name="a")(inputs)
     x = kl.GlobalMaxPooling1D()(x)
@@ -63,7 +63,7 @@ def pruned_small():
     return model
 
 
-# name: (how to make the model, FLOPs of its kernels in order)
+# name: (function that builds the model, FLOPs of its kernels in order)
 FLOPS = {
     "Dense": (lambda: single(kl.Dense(4), 6), [24]),
     "Dense on a sequence": (lambda: single(kl.Dense(4), 5, 6), [120]),
@@ -173,7 +173,7 @@ def test_the_totals_of_a_pruned_model():
     found = tt.summary(pruned_small())
     assert (found.size, found.kept, found.flops) == (32, 12, 80)
     assert found.sparsity == 20 / 32
-    # 4 biases and 4 moving means and variances each are weights as well.
+    # 4 biases, 4 moving means and 4 moving variances are weights too.
     assert found.sparsity_of_all_weights == 20 / 44
     assert found.flops_kept == 24 / 80
 
@@ -227,7 +227,7 @@ def test_every_variable_that_is_no_kernel_has_a_reason():
     found = tt.summary(of_all_reasons())
     assert [row.path for row in found.rows] == ["kept/kernel"]
     reasons = {row.path: (row.shape, row.size, row.reason) for row in found.skipped}
-    # The variable's whole name depends on the version of Keras.
+    # The variable's full name depends on the version of Keras.
     seed = next(path for path in reasons if "seed" in path)
     assert reasons.pop(seed) == ((2,), 2, "rank 1")
     embedding = "an embedding: pass embeddings=True to prune it"

@@ -1,4 +1,4 @@
-"""The examples in saved_models/ are what its README says."""
+"""The examples in saved_models/ match their README."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ def digits():
 
 
 def told(name):
-    """Of an example: what was measured, by file."""
+    """Returns the measurements of an example, and its rows by file."""
     (found,) = (one for one in MADE["examples"] if one["dataset"] == name)
     return found, {row["file"]: row for row in found["rows"]}
 
@@ -43,7 +43,7 @@ def test_the_keras_files_have_the_zeros_and_the_accuracy_that_is_told(digits):
     path = HOME / "digits-lenet300" / "lenet.keras"
     answers = keras.saving.load_model(path)(digits.x_test, training=False)
     wanted = told("digits")[1]["lenet.keras"]["accuracy"] * len(digits.y_test)
-    # Backends round otherwise.
+    # Backends round differently.
     assert abs(right(answers, digits.y_test) - wanted) <= 1
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: what a rewind brings back, and that nothing pruned comes along."""
+"""Snapshots: what a rewind restores, without pruned weights."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def fit(model, epochs=1, callbacks=()):
 
 
 class Before(keras.callbacks.Callback):
-    """Does something to the model before an epoch, within one `fit`."""
+    """Calls a function on the model before an epoch, within one `fit`."""
 
     def __init__(self, epoch, action):
         super().__init__()
@@ -74,7 +74,7 @@ def prune_and_clean(model):
 
 
 def changed(before, after):
-    """The parts of which an array has changed."""
+    """Returns the parts that contain a changed array."""
     return {
         p
         for p in before

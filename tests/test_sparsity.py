@@ -7,7 +7,7 @@ from tf_tickets.exporting.tflite import sparse_matrix
 
 
 def expanded(found, shape):
-    """The dense array, entry by entry."""
+    """Expands to the dense array, entry by entry."""
     rows = np.zeros((np.prod(shape[:-1], dtype=int), shape[-1]), found.values.dtype)
     values = found.values.reshape(-1, found.block)
     for row, (start, end) in enumerate(itertools.pairwise(found.segments.astype(int))):

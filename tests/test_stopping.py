@@ -1,4 +1,4 @@
-"""Early stopping with a rewind: where it stops, and that all of the state goes back."""
+"""Early stopping with a rewind: where it stops, and what state it restores."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def fit(model, callbacks, epochs):
 
 
 def watched(losses, **kwargs):
-    """The epoch at which it stops, and the one whose state it goes back to."""
+    """Returns the epoch at which it stops, and the epoch it rewinds to."""
     model = tiny.network()
     snapshots.built_optimizer(model)
     stop = tt.EarlyStopRewind(**{"patience": 3, **kwargs})
@@ -48,7 +48,7 @@ def test_it_goes_back_so_many_epochs_before_the_stop(epochs, rewound):
 def test_an_improvement_below_min_delta_does_not_count():
     losses = [1.0, 0.99, 0.98, 0.97]
     assert watched(losses) == (None, None)
-    # It is the first that counts as the best, though the others are lower.
+    # The first one counts as the best, though the others are lower.
     assert watched(losses, min_delta=0.05) == (3, 0)
 
 
@@ -82,7 +82,7 @@ def test_it_says_so_when_it_never_stopped():
 
 
 class Worse(keras.callbacks.Callback):
-    """Makes the watched loss grow from the third epoch on."""
+    """Increases the monitored loss from the third epoch on."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs["val_loss"] = abs(epoch - 2.0)
@@ -107,10 +107,10 @@ def test_the_whole_state_goes_back_in_a_fit(tmp_path, kept_in, rewind):
     assert len(logs["loss"]) == 6
     now, then = snapshots.record(model), diary.after[back]
     assert tiny.same(tiny.flat(now), tiny.flat(then))
-    # No more are kept than it may go back to, and none afterwards.
+    # Only snapshots that may be restored are kept, and none afterwards.
     most = 0 if kept_in == "memory" else 1 if rewind == "best" else 3
     assert max(files) == most and files[-1] == 0
-    # The training that goes on from there is the one that would have gone on.
+    # Training continues as it would have from that epoch.
     again = tiny.network()
     fit(again, [], back + 1)
     assert tiny.same(tiny.flat(snapshots.record(again)), tiny.flat(then))

@@ -1,4 +1,4 @@
-"""Supermasks and stochastic sparsification against their algorithms."""
+"""Compares supermasks and stochastic sparsification with their algorithms."""
 
 import keras
 import numpy as np
@@ -161,7 +161,7 @@ def test_a_supermask_learns_to_classify_with_random_weights(kind):
     search = tt.Supermask(12, KINDS[kind], score_optimizer=optimizer)
     [ticket] = tt.find_tickets(build, data, search, batch_size=64, verbose=0)
     assert ticket.metrics["val_accuracy"] > 0.8
-    # The ticket alone: random weights, its mask, and no training.
+    # Only the ticket: random weights and its mask, without training.
     plain = ticket.apply(build())
     x, y = data.x_test, data.y_test
     accuracy = plain.evaluate(x, y, verbose=0, return_dict=True)["accuracy"]
@@ -198,7 +198,7 @@ def test_dynamic_scaling_is_kept_in_the_ticket(kind):
         assert ticket.scales[path] == pytest.approx(found.size / found.sum())
     x, _ = tiny.data()
     wanted = keras.ops.convert_to_numpy(model(x))
-    # Statistics of the batches are the model's, the ticket starts from the first.
+    # The model has batch statistics; the ticket starts from the initial ones.
     plain = tt.strip(model)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(plain(x)), wanted, atol=1e-5)
 

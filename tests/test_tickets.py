@@ -16,7 +16,7 @@ OTHER_NAMES = ("hidden_7", "norm_3", "output_1")
 
 
 def ticket_of(model, **provenance):
-    """A ticket of half the weights, starting from the model's present ones."""
+    """Returns a ticket of half the weights that starts from the model's weights."""
     weights = snapshots.start_weights(model, snapshots.record(model))
     return tt.Ticket(tiny.half(model), weights, {"loss": 0.5}, provenance)
 
@@ -223,7 +223,7 @@ def test_a_ticket_of_some_layers_wraps_these_only():
 
 
 def three_alike(first):
-    """Three layers of one shape under running numbers, as Keras gives them."""
+    """Builds three layers of one shape whose names Keras numbers."""
     layers = [keras.layers.Dense(4, name=f"dense_{first + i}") for i in range(3)]
     return keras.Sequential([keras.Input((4,)), *layers], name=f"net_{first}")
 

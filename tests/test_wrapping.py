@@ -31,7 +31,7 @@ def wrapped(model, **kwargs):
 
 
 def four():
-    """An embedding is not wrapped by default; three dense layers and attention are."""
+    """Builds an embedding, not wrapped by default, three dense layers and attention."""
     inputs = keras.Input((5,), dtype="int32")
     x = kl.Embedding(9, 4, name="tokens")(inputs)
     x = kl.MultiHeadAttention(2, 2, name="attention")(x, x)
@@ -115,7 +115,7 @@ def test_quantized_kernels_are_left_alone():
     assert found.layers[0] is model.layers[0]
 
 
-# What raises
+# Errors
 
 
 def test_an_unbuilt_model_raises_and_names_what_is_unbuilt():
@@ -184,7 +184,7 @@ def test_masks_for_what_is_no_kernel_raise():
         wrapping.kernels(model).set_masks({"out/bias": np.ones(2)})
 
 
-# What stays
+# What wrapping preserves
 
 
 def test_variables_stay_the_same_objects_and_keep_their_values():
@@ -472,7 +472,7 @@ class Holder:
 
 
 class OutOfReach(keras.Model):
-    """Holds a layer in an object of its own, known to Keras by `build` only."""
+    """Holds a layer in a plain object; Keras knows it only through `build`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
