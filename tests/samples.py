@@ -275,8 +275,8 @@ def fit(model, inputs, targets, epochs=1):
 
 def outputs(model, inputs):
     """Returns predictions as a flat list of arrays."""
-    found = model(inputs, training=False)
-    return [ops.convert_to_numpy(t) for t in keras.tree.flatten(found)]
+    result = model(inputs, training=False)
+    return [ops.convert_to_numpy(t) for t in keras.tree.flatten(result)]
 
 
 def array(variable):

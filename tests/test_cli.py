@@ -76,11 +76,11 @@ def test_methods_that_come_to_one_sparsity_have_a_search_for_each(tmp_path, caps
     command = ["frontier", *FEW, "--methods", *methods, "--sparsities", "0.8", "0.9"]
     assert main.main([*command, "--out", str(out)]) == 0
     points = json.loads((out / "frontier.json").read_text())["points"]
-    found = {(p["label"], round(p["sparsity"], 3)): p for p in points}
+    actual = {(p["label"], round(p["sparsity"], 3)): p for p in points}
     expected = {(f"{m} final_sparsity={s}", s) for m in methods for s in (0.8, 0.9)}
-    assert set(found) == expected
+    assert set(actual) == expected
     # One epoch of search, and three teachers of one epoch each.
-    costs = {label.split()[0]: p["search_epochs"] for (label, _), p in found.items()}
+    costs = {label.split()[0]: p["search_epochs"] for (label, _), p in actual.items()}
     assert costs == {"kdlts": 4, "snip": 0, "synflow": 0}
     assert len(list((out / "teachers").glob("*.npz"))) == 3
     printed = capsys.readouterr().out
@@ -110,10 +110,10 @@ def test_a_ticket_is_trained_once_and_written_as_a_plain_model(tmp_path, capsys)
     assert main.main(command) == 0
     printed = capsys.readouterr().out
     assert "ticket  epoch 1/1" in printed and "test_accuracy" in printed
-    written, found = (
+    written, result = (
         keras.saving.load_model(f) for f in (trained, out / "model.keras")
     )
-    for one, other in zip(written.weights, found.weights, strict=True):
+    for one, other in zip(written.weights, result.weights, strict=True):
         np.testing.assert_array_equal(one, other)
     assert main.main(command) == 2
     assert "trained.keras exists already" in capsys.readouterr().err

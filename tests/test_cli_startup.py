@@ -131,8 +131,8 @@ HELD_BACK = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_what_is_held_back_is_shown_after_a_failure_only(then, shown, ends):
     program = textwrap.dedent(HELD_BACK).format(then=then)
-    found = run(["-c", program])
-    lines = found.stderr.splitlines()
+    result = run(["-c", program])
+    lines = result.stderr.splitlines()
     assert lines.count("log line") == shown
     assert lines[-1] == ends
 

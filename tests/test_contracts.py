@@ -346,8 +346,8 @@ def test_every_argument_survives_being_saved(name):
     assert type(restored) is cls
     assert restored.get_config() == original.get_config()
     for argument in arguments:
-        found = getattr(restored, argument)
-        assert plain(found) == plain(getattr(original, argument))
+        result = getattr(restored, argument)
+        assert plain(result) == plain(getattr(original, argument))
 
 
 def test_the_criterion_that_was_given_is_in_the_configuration():

@@ -86,12 +86,12 @@ def test_scores_of_another_shape_raise():
 @pytest.mark.parametrize("rows, columns", [(4, 1), (2, 2), (1, 1)])
 def test_a_block_has_its_mean_score(shape, rows, columns):
     weight = np.random.default_rng(0).normal(size=shape)
-    found = criteria.in_blocks("magnitude", rows, columns)(weight)
+    result = criteria.in_blocks("magnitude", rows, columns)(weight)
     for place in np.ndindex(*shape):
         *above, i, j = place
         i, j = i - i % rows, j - j % columns
         block = np.abs(weight[(*above, slice(i, i + rows), slice(j, j + columns))])
-        assert found[place] == pytest.approx(block.mean(), rel=1e-12)
+        assert result[place] == pytest.approx(block.mean(), rel=1e-12)
 
 
 def test_blocks_are_pruned_whole_by_any_search():

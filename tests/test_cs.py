@@ -15,8 +15,8 @@ from tf_tickets.training import snapshots
 
 
 def cs(rounds=3, epochs=2, **kwargs):
-    given = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
-    return tt.ContinuousSparsification(rounds, epochs, **given)
+    arguments = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
+    return tt.ContinuousSparsification(rounds, epochs, **arguments)
 
 
 def network(search, optimizer=None, **kwargs):
@@ -69,8 +69,8 @@ def test_with_high_scores_and_no_penalty_it_is_dense_training_to_the_bit(
     dense = tiny.compiled(tiny.build(), one())
     x, y = tiny.data()
     fit = {"epochs": 5, "batch_size": 16, "shuffle": False, "verbose": 0}
-    wanted = dense.fit(x, y, **fit).history
-    assert logs["loss"] == wanted["loss"]
+    expected = dense.fit(x, y, **fit).history
+    assert logs["loss"] == expected["loss"]
     found = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
     assert tiny.same(found, [wrapping.to_numpy(v) for v in dense.variables])
     assert logs["sparsity"] == [0.0] * 5
@@ -102,16 +102,16 @@ def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first
     for before, after in ((1, 2), (3, 4)):
         for path, reset in diary.begun[after].items():
             grown = diary.ended[before][path] * np.float32(50.0)
-            wanted = np.minimum(grown, np.float32(-0.05))
-            np.testing.assert_allclose(reset, wanted, rtol=1e-6)
+            expected = np.minimum(grown, np.float32(-0.05))
+            np.testing.assert_allclose(reset, expected, rtol=1e-6)
 
 
 def test_the_temperature_rises_in_every_round_and_the_logs_say_so():
     search = cs(2, 3, final_temperature=100.0)
     _, logs = run(search)
     # 4 steps an epoch: the last step of an epoch is the 4th, 8th, 12th of 12.
-    wanted = [100.0 ** (t / 11) for t in (3, 7, 11)]
-    assert logs["temperature"] == pytest.approx(wanted * 2, rel=1e-5)
+    expected = [100.0 ** (t / 11) for t in (3, 7, 11)]
+    assert logs["temperature"] == pytest.approx(expected * 2, rel=1e-5)
     assert logs["round"] == [1, 1, 1, 2, 2, 2]
     per_epoch = tt.schedules.ExponentialTemperature(1.0, 100.0, "epoch")
     by_epoch = cs(1, 3, final_temperature=per_epoch)
@@ -215,9 +215,9 @@ def test_a_scaled_ticket_trains_by_the_gradient_of_scaled_weights():
     for path in names:
         variable = next(v for v in by_hand.variables if v.path == path)
         moved = (wrapping.to_numpy(variable) - before[path]) * np.float32(c)
-        wanted = ticket.weights[path] + moved
+        expected = ticket.weights[path] + moved
         kept = ticket.masks[path]
-        np.testing.assert_allclose(trained[path][kept], wanted[kept], atol=1e-5)
+        np.testing.assert_allclose(trained[path][kept], expected[kept], atol=1e-5)
 
 
 def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
@@ -362,9 +362,9 @@ class _Stop(keras.callbacks.Callback):
 def find(name, directory, callbacks=()):
     keras.utils.clear_session()
     search = SEARCHES[name]()
-    given = {"directory": directory, "batch_size": 16, "verbose": 0, "seed": 3}
+    arguments = {"directory": directory, "batch_size": 16, "verbose": 0, "seed": 3}
     tt.find_tickets(
-        tiny.build_compiled, tiny.splits(), search, callbacks=callbacks, **given
+        tiny.build_compiled, tiny.splits(), search, callbacks=callbacks, **arguments
     )
     return search
 
@@ -426,12 +426,14 @@ def test_a_search_of_other_objects_with_other_names_goes_on(tmp_path):
         "supermask": lambda: tt.Supermask(1, "topk", monitor="val_accuracy"),
         "cs": lambda: cs(1, 1, score_optimizer="sgd", monitor="val_accuracy"),
     }
-    given = {"batch_size": 16, "verbose": 0}
+    arguments = {"batch_size": 16, "verbose": 0}
     for name, make in makes.items():
         for _ in range(2):
             search = make()
             data = tiny.splits()
-            tt.find_tickets(tiny.build_compiled, data, search, tmp_path / name, **given)
+            tt.find_tickets(
+                tiny.build_compiled, data, search, tmp_path / name, **arguments
+            )
             assert len(search.tickets) == 1 and 0.0 <= search.sparsity <= 1.0
 
 
@@ -440,10 +442,10 @@ def test_the_stripped_model_shares_no_memory_with_the_wrapped_one():
     model, _ = run(search)
     plain = tt.strip(model)
     x, _ = tiny.data()
-    wanted = plain.predict(x, verbose=0)
+    expected = plain.predict(x, verbose=0)
     tiny.run(model, cs(1, 1))
     model.predict(x, verbose=0)
-    np.testing.assert_array_equal(plain.predict(x, verbose=0), wanted)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
 
 
 class WithoutTraining(keras.Model):

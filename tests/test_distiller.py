@@ -56,8 +56,8 @@ def evaluated(model, **kwargs):
 def test_the_loss_is_the_sum_of_its_parts():
     student = tt.wrap(plain(keras.regularizers.L2(0.3)), verbose=False)
     weights = [0.5, 2.0, 0.25]
-    given = {"distillation_loss_weights": weights, "student_loss_weight": 0.7}
-    model = distiller(student, **given)
+    arguments = {"distillation_loss_weights": weights, "student_loss_weight": 0.7}
+    model = distiller(student, **arguments)
     x, y = tiny.data()
 
     def of(net):
@@ -148,8 +148,8 @@ def test_penalties_and_sample_weights_count_which_keras_forgets():
     def found(make, regularizer=None, weight=None):
         keras.utils.set_random_seed(0)
         model = make(plain(regularizer))
-        given = {"sample_weight": weight, "return_dict": True, "verbose": 0}
-        return model.evaluate(x, y, batch_size=64, **given)["loss"]
+        arguments = {"sample_weight": weight, "return_dict": True, "verbose": 0}
+        return model.evaluate(x, y, batch_size=64, **arguments)["loss"]
 
     heavy = keras.regularizers.L2(1000.0)
     changes = {
@@ -197,12 +197,12 @@ def steps(rows, length):
 def test_a_row_of_several_steps_has_one_weight():
     model, x, y = steps(5, 5)
     weight = np.array([1.0, 1.0, 0.0, 0.0, 2.0], "float32")[:, None]
-    given = {"sample_weight": weight, "verbose": 0, "return_dict": True}
-    found = model.evaluate(x, y, **given)["distillation_loss"]
+    arguments = {"sample_weight": weight, "verbose": 0, "return_dict": True}
+    found = model.evaluate(x, y, **arguments)["distillation_loss"]
     x[2:4] = 100.0
-    assert model.evaluate(x, y, **given)["distillation_loss"] == found > 0.0
+    assert model.evaluate(x, y, **arguments)["distillation_loss"] == found > 0.0
     model, x, y = steps(5, 7)
-    assert model.evaluate(x, y, **given)["distillation_loss"] > 0.0
+    assert model.evaluate(x, y, **arguments)["distillation_loss"] > 0.0
 
 
 def test_what_teachers_said_is_remembered_in_any_order():

@@ -166,15 +166,15 @@ def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
 @pytest.mark.on("jax")
 def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
-    found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
-    steps, h, target = found["steps"], found["CURVATURES"], found["TARGET"]
+    result = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
+    steps, h, target = result["steps"], result["CURVATURES"], result["TARGET"]
     gone = [1 - math.prod([1 - 0.01 * at] * steps) for at in h]
-    np.testing.assert_allclose(found["early"], target * gone, rtol=1e-4)
+    np.testing.assert_allclose(result["early"], target * gone, rtol=1e-4)
     alpha = 1 / (0.01 * steps)
-    np.testing.assert_allclose(found["late"], target * h / (h + alpha), rtol=1e-4)
+    np.testing.assert_allclose(result["late"], target * h / (h + alpha), rtol=1e-4)
     # Early stopping acts like one penalty strength per direction.
-    each = found["same_strength"](steps, h)
-    np.testing.assert_allclose(found["early"], target * h / (h + each), rtol=1e-4)
+    each = result["same_strength"](steps, h)
+    np.testing.assert_allclose(result["early"], target * h / (h + each), rtol=1e-4)
     assert each[0] == pytest.approx(alpha, rel=0.03) and each[2] < alpha / 4
     assert pathlib.Path("folder/stop_early.png").stat().st_size > 10_000
 

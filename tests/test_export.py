@@ -151,13 +151,13 @@ def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
     job = {"trainable": False, "nest": "image"}
     call = artefact_runner.LOADERS[format](str(path), job)
     for batch in (1, 5):
-        found = call({"image": x[:batch]})
-        found = [found[name] for name in sorted(found)]
+        actual = call({"image": x[:batch]})
+        actual = [actual[name] for name in sorted(actual)]
         expected = [np.asarray(y) for y in model(x[:batch], training=False)]
         if format == "tflite":
-            found.sort(key=lambda array: array.shape)
+            actual.sort(key=lambda array: array.shape)
             expected.sort(key=lambda array: array.shape)
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=2e-5 * abs(other).max())
 
 
@@ -206,9 +206,9 @@ def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = np.load(tmp_path / "y.npy")
-    assert found.shape[:2] == (2, 5)
-    for each in found.reshape(10, *found.shape[2:]):
+    result = np.load(tmp_path / "y.npy")
+    assert result.shape[:2] == (2, 5)
+    for each in result.reshape(10, *result.shape[2:]):
         np.testing.assert_allclose(each, answers(model), atol=1e-5)
 
 
@@ -321,7 +321,7 @@ def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
     tt.export(model, tmp_path / "a.tflite", "tflite", verify=False)
     whole = (tmp_path / "a.tflite").read_bytes()
     assert len(lost) < 10_000 < len(whole)
-    found = []
+    result = []
     for content in (lost, whole):
         interpreter = litert.Interpreter(model_content=content)
         index = interpreter.get_input_details()[0]["index"]
@@ -330,9 +330,9 @@ def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
         interpreter.set_tensor(index, X)
         interpreter.invoke()
         index = interpreter.get_output_details()[0]["index"]
-        found.append(interpreter.get_tensor(index))
-    assert not np.allclose(found[0], answers(model), atol=1e-2)
-    np.testing.assert_allclose(found[1], answers(model), atol=1e-4)
+        result.append(interpreter.get_tensor(index))
+    assert not np.allclose(result[0], answers(model), atol=1e-2)
+    np.testing.assert_allclose(result[1], answers(model), atol=1e-4)
 
 
 @by_tensorflow
@@ -443,13 +443,13 @@ def test_the_example_exports_and_what_it_wrote_is_served(tmp_path, monkeypatch):
     folder, load = tmp_path / "exported", tt.datasets.load
     monkeypatch.setattr(tt.datasets, "load", lambda name: load(name).take(64))
     monkeypatch.setattr(sys, "argv", ["export_a_ticket.py", str(folder)])
-    found = runpy.run_path(str(EXAMPLES / "export_a_ticket.py"))
+    actual = runpy.run_path(str(EXAMPLES / "export_a_ticket.py"))
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["lenet.keras", "lenet.tflite", "serve", "train"]
         + [f"{name}.json" for name in ("lenet.keras", "lenet.tflite", "serve", "train")]
     )
-    images = found["images"]
-    expected = found["trainer"].model(images, training=False)
+    images = actual["images"]
+    expected = actual["trainer"].model(images, training=False)
     expected = keras.ops.convert_to_numpy(expected)
     script = runpy.run_path(str(EXAMPLES / "serve_a_model.py"))
     with script["server"](str(folder / "serve"), 0) as serving:

@@ -78,8 +78,8 @@ def test_a_frozen_layer_stays_frozen_in_a_saved_model_to_train(tmp_path):
     tt.export(model, tmp_path / "a", trainable=True, verify=False)
     given = loaded(tmp_path / "a")
     assert len(given.trainable_variables) == 2
-    found = given(tf.constant(X), training=True)
-    np.testing.assert_allclose(found, model(X), atol=1e-5)
+    result = given(tf.constant(X), training=True)
+    np.testing.assert_allclose(result, model(X), atol=1e-5)
 
 
 @by_tensorflow
@@ -107,8 +107,8 @@ def test_what_is_trained_is_the_network_with_its_zeros(tmp_path):
     tf.saved_model.save(given, tmp_path / "b", signatures=given.signatures)
     served = loaded(tmp_path / "b").signatures["serving_default"]
     (name,) = served.structured_input_signature[1]
-    found = served(**{name: tf.constant(X)})["output_0"]
-    np.testing.assert_allclose(found, model(X), atol=1e-5)
+    result = served(**{name: tf.constant(X)})["output_0"]
+    np.testing.assert_allclose(result, model(X), atol=1e-5)
 
 
 class TwoLayers(keras.Model):
@@ -204,8 +204,8 @@ def two_inputs():
 
 def test_examples_are_taken_by_name():
     takes = signature.of_model(two_inputs())
-    found = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
-    assert found["b"].all() and not found["a"].any()
+    result = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
+    assert result["b"].all() and not result["a"].any()
 
 
 @pytest.mark.parametrize(

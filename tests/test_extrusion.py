@@ -32,14 +32,14 @@ def dlth(final_sparsity=0.5, **kwargs):
 
 
 def uni(kind, **kwargs):
-    given = {
+    arguments = {
         "final_sparsity": 0.7,
         "rounds": 2,
         "stage_one": tt.StageOne(3, NO_STOP),
         "penalty": 2,
         "epochs_per_round": 2,
     }
-    return kind(**{**given, **kwargs})
+    return kind(**{**arguments, **kwargs})
 
 
 def noted(search):
@@ -68,10 +68,10 @@ def test_without_stop_and_penalty_unilth_is_imp_to_the_bit(fidelity):
         rewind_to=tt.Rewind("init", fidelity),
         monitor="accuracy",
     )
-    second, found = run(search)
+    second, result = run(search)
     assert [sum(t.kept.values()) for t in imp.tickets] == [60, 40, 27]
     assert [t.id for t in search.tickets] == [t.id for t in imp.tickets]
-    assert found["loss"] == logs["loss"] and found["val_loss"] == logs["val_loss"]
+    assert result["loss"] == logs["loss"] and result["val_loss"] == logs["val_loss"]
     assert tiny.same(weights(first), weights(second))
     assert search.dense["loss"] == imp.dense["loss"]
 
@@ -138,9 +138,9 @@ class Removal(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.search.penalty.epochs:
             x, y = tiny.data(1024, seed=7)
-            found = self.model.evaluate(x, y, verbose=0, return_dict=True)
+            result = self.model.evaluate(x, y, verbose=0, return_dict=True)
             self.accuracy.append(
-                (found["accuracy"], wrapping.kernels(self.model).sparsity)
+                (result["accuracy"], wrapping.kernels(self.model).sparsity)
             )
 
 
@@ -185,13 +185,13 @@ def test_without_a_cap_it_is_plain_training_then_random_pruning():
 
 
 def test_the_choice_is_random_exact_in_every_kernel_and_the_seeds():
-    found = []
+    result = []
     for seed in (0, 0, 1):
         search = dlth(0.7, penalty=1, epochs_per_round=1, seed=seed)
         run(search)
         assert list(search.tickets[0].kept.values()) == [18, 9]
-        found.append(search.tickets[0].id)
-    assert found[0] == found[1] != found[2]
+        result.append(search.tickets[0].id)
+    assert result[0] == result[1] != result[2]
 
 
 def test_the_default_of_the_published_code_has_a_name():
@@ -412,8 +412,8 @@ class _Stop(keras.callbacks.Callback):
 
 def find(name, directory, callbacks=()):
     search = SEARCHES[name]()
-    given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
-    tt.find_tickets(tiny.build_compiled, tiny.splits(), search, directory, **given)
+    arguments = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
+    tt.find_tickets(tiny.build_compiled, tiny.splits(), search, directory, **arguments)
     return search
 
 
@@ -435,8 +435,8 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, e
 
 def test_patience_is_an_argument_that_can_be_varied():
     stops = [tt.StageOne(9, tt.EarlyStopRewind(p)) for p in (1, 3)]
-    found = uni(tt.UniLTH).varied(stage_one=stops)
-    assert [s.stage_one.early_stop.patience for s in found.values()] == [1, 3]
+    result = uni(tt.UniLTH).varied(stage_one=stops)
+    assert [s.stage_one.early_stop.patience for s in result.values()] == [1, 3]
 
 
 class _Seen(keras.callbacks.Callback):

@@ -104,7 +104,7 @@ def predictions(model):
 def check_every_reader(model, path):
     """Checks zeros in weights, effective kernels, the stripped model and the file."""
     masks = wrapping.kernels(model).masks
-    wanted = predictions(model)
+    expected = predictions(model)
     model.save(path)
     loaded = keras.models.load_model(path, compile=False)
     plain = tt.strip(model)
@@ -113,7 +113,7 @@ def check_every_reader(model, path):
     assert zeros(effective(model), masks) == [True, True]
     assert tiny.same(wrapping.kernels(loaded).masks.values(), masks.values())
     for other in (plain, loaded):
-        np.testing.assert_array_equal(predictions(other), wanted)
+        np.testing.assert_array_equal(predictions(other), expected)
 
 
 @pytest.mark.parametrize("jit, policy, spe, options", spread(list(OPTIMIZERS)))

@@ -28,8 +28,8 @@ CONVOLUTIONS = {
 
 def error(expected, given):
     """Returns the error relative to the largest value; infinite for NaN."""
-    found = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
-    return np.inf if np.isnan(found) else found
+    actual = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return np.inf if np.isnan(actual) else actual
 
 
 def assert_same_outputs(content, encoded, shape):
@@ -44,8 +44,8 @@ def assert_sizes_as_recorded(content, encoded, records):
     """Checks that the file shrinks as much as its tensors, except for tables."""
     saved = [r.bytes_before - r.bytes_after for r in records if r.encoding != "dense"]
     tables = [700 + 12 * max(r.shape) for r in records if r.encoding != "dense"]
-    found = len(content) - len(encoded)
-    assert sum(saved) - sum(tables) <= found <= sum(saved)
+    result = len(content) - len(encoded)
+    assert sum(saved) - sum(tables) <= result <= sum(saved)
     assert (len(encoded) < len(content)) == bool(saved)
 
 
@@ -101,13 +101,13 @@ def test_blocks_of_four_are_used_where_the_inputs_divide(width, first, sparsity)
 @pytest.mark.parametrize("name", ["dense 12", "dense 250", "conv 1x1", "depthwise"])
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_where_encoding_begins_to_pay_no_file_grows(name, kind):
-    found = set()
+    result = set()
     for sparsity in np.linspace(0.1, 0.8, 15):
         content = converted.pruned(name, sparsity, kind)
         encoded, records = rewriter.encode(content)
-        found.update(encodings(records))
+        result.update(encodings(records))
         assert_sizes_as_recorded(content, encoded, records)
-    assert len(found) > 1
+    assert len(result) > 1
 
 
 def test_blocks_can_be_declined():
@@ -250,8 +250,8 @@ def test_transposed_convolutions_of_halves_stay_dense_as_unpacked_they_give_nan(
     kernel, bias = model.get_weights()
     model.set_weights([kernel * (np.abs(kernel) > np.quantile(abs(kernel), 0.9)), bias])
     theirs = converted.convert(model, **settings)
-    found = converted.predict(theirs, converted.inputs((4, 4, 16), 1))
-    assert np.isnan(found).any()
+    result = converted.predict(theirs, converted.inputs((4, 4, 16), 1))
+    assert np.isnan(result).any()
 
 
 @pytest.mark.parametrize("name", ["conv 3x3", "depthwise"])

@@ -20,9 +20,9 @@ def searches():
 
 def find(directory=None, **kwargs):
     keras.utils.clear_session()
-    given = {"epochs": 2, "batch_size": 16, "seed": 3, **kwargs}
-    build = given.pop("build", tiny.build_without_dropout)
-    return tt.find_frontier(build, tiny.splits(), searches(), directory, **given)
+    arguments = {"epochs": 2, "batch_size": 16, "seed": 3, **kwargs}
+    build = arguments.pop("build", tiny.build_without_dropout)
+    return tt.find_frontier(build, tiny.splits(), searches(), directory, **arguments)
 
 
 # On TensorFlow, the tests of the command line cover frontiers.

@@ -109,14 +109,14 @@ def ticket(name):
 
 @pytest.mark.parametrize("name", TICKETS)
 def test_tickets_are_what_they_were(name):
-    wanted, found = TICKETS[name], ticket(name)
+    wanted, actual = TICKETS[name], ticket(name)
     backend, method = name.split("/")
-    assert (found.sparsity, found.id) == (wanted.sparsity, wanted.id)
-    assert found.metrics["val_loss"] == wanted.val_loss
-    assert found.metrics["test_accuracy"] == wanted.test_accuracy
+    assert (actual.sparsity, actual.id) == (wanted.sparsity, wanted.id)
+    assert actual.metrics["val_loss"] == wanted.val_loss
+    assert actual.metrics["test_accuracy"] == wanted.test_accuracy
     scales = dict.fromkeys(KERNELS, wanted.scale) if wanted.scale != 1.0 else {}
-    assert found.scales == scales
-    origin = found.provenance
+    assert actual.scales == scales
+    origin = actual.provenance
     assert origin["method"] == method.removesuffix("_by_seed")
     assert (origin["round"], origin["build_seed"]) == (wanted.round, 3)
     assert origin["versions"]["backend"] == backend
@@ -124,14 +124,14 @@ def test_tickets_are_what_they_were(name):
 
 @pytest.mark.parametrize("name", [name for name in TICKETS if "seed" not in name])
 def test_tickets_are_put_into_a_model(name):
-    found = ticket(name)
-    plain = tt.strip(found.apply(make.build()))
+    result = ticket(name)
+    plain = tt.strip(result.apply(make.build()))
     weights = {f"net/{v.path.removeprefix('net/')}": v for v in plain.weights}
     for path in KERNELS:
-        start = found.weights[path] * found.masks[path] * found.scales.get(path, 1.0)
+        start = result.weights[path] * result.masks[path] * result.scales.get(path, 1.0)
         np.testing.assert_allclose(make.array(weights[path]), start, rtol=1e-6)
     for path in ("net/hidden/bias", "net/norm/gamma", "net/norm/moving_mean"):
-        np.testing.assert_array_equal(make.array(weights[path]), found.weights[path])
+        np.testing.assert_array_equal(make.array(weights[path]), result.weights[path])
 
 
 def test_start_weights_are_rebuilt_from_the_seed():
@@ -217,24 +217,24 @@ def test_there_is_a_file_for_every_kind_of_mask():
 def test_wrapped_models_predict_what_they_did_with_the_same_masks(
     name, loaded, expected
 ):
-    found, wanted = loaded[name], expected[name]
-    np.testing.assert_allclose(found["outputs"], wanted["outputs"], atol=1e-5)
-    assert found["losses"] == pytest.approx(float(wanted["losses"]), rel=1e-5)
-    for mask, other in zip(found["masks"], wanted["masks"], strict=True):
+    actual, wanted = loaded[name], expected[name]
+    np.testing.assert_allclose(actual["outputs"], wanted["outputs"], atol=1e-5)
+    assert actual["losses"] == pytest.approx(float(wanted["losses"]), rel=1e-5)
+    for mask, other in zip(actual["masks"], wanted["masks"], strict=True):
         np.testing.assert_array_equal(mask, other)
     kept = sum(mask.sum() for mask in wanted["masks"])
     size = sum(mask.size for mask in wanted["masks"])
-    assert found["sparsity"] == pytest.approx(1 - kept / size)
+    assert actual["sparsity"] == pytest.approx(1 - kept / size)
 
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_models_keep_their_optimizer(name, loaded, expected):
-    found, wanted = loaded[name], expected[name]
-    assert found["optimizer"] == COMPILED[name]
+    actual, wanted = loaded[name], expected[name]
+    assert actual["optimizer"] == COMPILED[name]
     slots = [wanted[key] for key in sorted(wanted) if key.startswith("optimizer/")]
-    for slot, other in zip(found["slots"], slots, strict=True):
+    for slot, other in zip(actual["slots"], slots, strict=True):
         np.testing.assert_array_equal(np.array(slot, other.dtype), other)
-    assert found["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
+    assert actual["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
 
 
 def test_a_compiled_model_trains_on(loaded):

@@ -171,5 +171,5 @@ def test_the_ticket_can_be_applied_to_a_new_model(tmp_path):
     _, pruning, _ = pruned(schedules.ConstantSparsity(0.5, 2, frequency=1))
     pruning.ticket.save(tmp_path / "a.ticket")
     model = tt.Ticket.load(tmp_path / "a.ticket").apply(tiny.build())
-    found = np.concatenate([m.ravel() for m in wrapping.kernels(model).masks.values()])
-    assert found.sum() == 45
+    result = np.concatenate([m.ravel() for m in wrapping.kernels(model).masks.values()])
+    assert result.sum() == 45

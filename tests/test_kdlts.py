@@ -114,8 +114,8 @@ def teachers(count=2):
 
 
 def kdlts(count=2, **kwargs):
-    given = {"final_sparsity": 0.8, "epochs": 3, "monitor": "loss", **kwargs}
-    return tt.KDLTS(**given).taught_by(*teachers(count))
+    arguments = {"final_sparsity": 0.8, "epochs": 3, "monitor": "loss", **kwargs}
+    return tt.KDLTS(**arguments).taught_by(*teachers(count))
 
 
 @pytest.mark.parametrize(
@@ -327,11 +327,11 @@ def test_an_early_training_ticket_starts_from_a_later_moment():
 @pytest.mark.on("jax")
 def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     search = kdlts(monitor="val_loss")
-    given = {"batch_size": 16, "verbose": 0}
+    arguments = {"batch_size": 16, "verbose": 0}
     data = tiny.splits()
-    [ticket] = tt.find_tickets(tiny.build_compiled, data, search, tmp_path, **given)
+    [ticket] = tt.find_tickets(tiny.build_compiled, data, search, tmp_path, **arguments)
     other = kdlts(monitor="val_loss")
-    [again] = tt.find_tickets(tiny.build_compiled, data, other, tmp_path, **given)
+    [again] = tt.find_tickets(tiny.build_compiled, data, other, tmp_path, **arguments)
     assert again.id == ticket.id
     trainer = tt.TicketTrainer(tiny.build_compiled, data, batch_size=16)
     metrics = trainer.train(ticket, 2)
@@ -339,7 +339,7 @@ def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     assert wrapping.kernels(trainer.model).sparsity == 0.8
     with pytest.raises(ValueError, match="another search"):
         fewer = kdlts(1, monitor="val_loss")
-        tt.find_tickets(tiny.build_compiled, data, fewer, tmp_path, **given)
+        tt.find_tickets(tiny.build_compiled, data, fewer, tmp_path, **arguments)
 
 
 def test_without_teachers_it_asks_for_them():

@@ -141,13 +141,13 @@ def test_a_model_is_locked_again_after_an_error():
 def test_attention_layers_have_one_layer_for_their_output(layer):
     layer = layer()
     layer.build((None, 4, 6), (None, 4, 6))
-    found = [
+    result = [
         inner
         for inner in keras_internals.tracked_layers(layer)
         if keras_internals.is_attention_output(inner)
     ]
-    assert len(found) == 1, "Keras renamed the output layer of attention."
-    assert tuple(found[0].kernel.shape) == (2, 3, 6)
+    assert len(result) == 1, "Keras renamed the output layer of attention."
+    assert tuple(result[0].kernel.shape) == (2, 3, 6)
 
 
 # Variables.
@@ -165,9 +165,9 @@ def test_attention_layers_have_one_layer_for_their_output(layer):
 def test_the_state_of_random_generators_is_known_by_its_name(layer):
     layer = layer()
     layer.build((None, 4, 3))
-    found = [v for v in layer.variables if not v.trainable]
-    assert found
-    assert all(map(keras_internals.is_seed_state, found))
+    result = [v for v in layer.variables if not v.trainable]
+    assert result
+    assert all(map(keras_internals.is_seed_state, result))
 
 
 def test_other_variables_are_no_state_of_random_generators():

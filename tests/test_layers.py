@@ -162,26 +162,26 @@ def test_new_masks_need_no_new_trace():
 
 
 def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
-    found = samples.twins(samples.residual, 2, jit_compile=True)
-    assert found.losses[0] == found.losses[1]
-    before = samples.outputs(found.wrapped, found.inputs)
-    tt.strip(found.wrapped)
-    for path, kernel in wrapping.kernels(found.wrapped).variables.items():
-        assert not samples.array(kernel)[~found.masks[path]].any()
-    after = samples.outputs(found.wrapped, found.inputs)
+    result = samples.twins(samples.residual, 2, jit_compile=True)
+    assert result.losses[0] == result.losses[1]
+    before = samples.outputs(result.wrapped, result.inputs)
+    tt.strip(result.wrapped)
+    for path, kernel in wrapping.kernels(result.wrapped).variables.items():
+        assert not samples.array(kernel)[~result.masks[path]].any()
+    after = samples.outputs(result.wrapped, result.inputs)
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_bit_identical_with_a_float32_layer_inside(policy):
     keras.config.set_dtype_policy(policy)
-    found = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
-    assert found.losses[0] == found.losses[1]
-    np.testing.assert_equal(*found.weights)
-    assert {v.dtype for v in wrapping.kernels(found.wrapped).variables.values()} == {
+    result = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
+    assert result.losses[0] == result.losses[1]
+    np.testing.assert_equal(*result.weights)
+    assert {v.dtype for v in wrapping.kernels(result.wrapped).variables.values()} == {
         "float32"
     }
-    assert found.wrapped.output.dtype == found.plain.output.dtype
+    assert result.wrapped.output.dtype == result.plain.output.dtype
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
@@ -218,8 +218,10 @@ def test_regularizers_are_counted_once():
 
 
 def test_a_constraint_still_holds():
-    found = samples.twins(samples.sequential, 2)
-    norms = np.linalg.norm(samples.array(found.wrapped.layers[-1].layer.kernel), axis=0)
+    result = samples.twins(samples.sequential, 2)
+    norms = np.linalg.norm(
+        samples.array(result.wrapped.layers[-1].layer.kernel), axis=0
+    )
     assert (norms <= 0.7 + 1e-6).all()
 
 

@@ -77,8 +77,8 @@ def test_a_plain_network_has_as_many_kernels_as_layers(name, layers):
 @pytest.mark.parametrize(("name", "shortcuts"), [("resnet20", 2), ("resnet18", 3)])
 def test_a_resnet_has_its_layers_and_1x1_shortcuts(name, shortcuts):
     shapes = _shapes(name, (32, 32, 3))
-    found = [shape for path, shape in shapes.items() if "_shortcut/" in path]
-    assert [shape[:2] for shape in found] == [(1, 1)] * shortcuts
+    result = [shape for path, shape in shapes.items() if "_shortcut/" in path]
+    assert [shape[:2] for shape in result] == [(1, 1)] * shortcuts
     assert len(shapes) - shortcuts == int(name.removeprefix("resnet"))
 
 
@@ -146,8 +146,8 @@ def test_layers_of_one_shape_start_differently():
 def test_the_initial_variance_is_that_of_the_paper(name, layer, variance):
     with _without_weights():
         model = recipes.recipe(name).build((8, 8, 3), 4)
-    found = model.get_layer(layer)
-    drawn = keras.ops.convert_to_numpy(found.kernel_initializer(found.kernel.shape))
+    result = model.get_layer(layer)
+    drawn = keras.ops.convert_to_numpy(result.kernel_initializer(result.kernel.shape))
     assert drawn.var() == pytest.approx(variance, rel=0.05)
 
 

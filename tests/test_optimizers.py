@@ -81,10 +81,10 @@ def test_each_group_moves_as_if_the_other_stood_still(options):
         optimizers.twin(slow), "hidden"
     )
     clipped = "global_clipnorm" in options
-    for path, wanted in apart.items():
+    for path, expected in apart.items():
         # Apart, both trained batch normalization; together, only the default does.
         if "norm" not in path and not (clipped and "output" not in path):
-            np.testing.assert_allclose(together[path], wanted, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(together[path], expected, rtol=1e-6, atol=1e-7)
 
 
 def test_clipping_by_norm_looks_at_the_own_group_alone():
@@ -144,8 +144,8 @@ def test_a_compiled_model_survives_its_file_and_goes_on_the_same(tmp_path):
         values(loaded.optimizer.variables), values(model.optimizer.variables)
     )
     fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
-    for found in (model, loaded):
-        found.fit(*tiny.data(), **fit)
+    for result in (model, loaded):
+        result.fit(*tiny.data(), **fit)
     assert tiny.same(values(loaded.variables), values(model.variables))
 
 

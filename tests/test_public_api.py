@@ -141,12 +141,12 @@ def test_a_public_module_lists_its_names_in_sorted_order(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_a_public_module_lists_has_an_example(name):
-    found = [vars(PUBLIC[name])[n] for n in PUBLIC[name].__all__]
+    result = [vars(PUBLIC[name])[n] for n in PUBLIC[name].__all__]
     # Base classes need no examples; their subclasses have them.
     bases = {
-        base for kind in found if inspect.isclass(kind) for base in kind.__mro__[1:]
+        base for kind in result if inspect.isclass(kind) for base in kind.__mro__[1:]
     }
-    without = [x.__name__ for x in found if ">>> " not in (x.__doc__ or "")]
+    without = [x.__name__ for x in result if ">>> " not in (x.__doc__ or "")]
     assert set(without) <= {base.__name__ for base in bases}
 
 

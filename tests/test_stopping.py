@@ -14,8 +14,8 @@ PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
 
 def fit(model, callbacks, epochs):
     x, y = tiny.data()
-    given = {"batch_size": 16, "shuffle": False, "verbose": 0}
-    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **given).history
+    arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **arguments).history
 
 
 def watched(losses, **kwargs):
@@ -29,8 +29,8 @@ def watched(losses, **kwargs):
         kernel.assign(np.full(kernel.shape, epoch, "float32"))
         if stop.watch(epoch, {"val_loss": loss}):
             logs = stop.go_back()
-            [found] = {float(v) for v in wrapping.to_numpy(kernel).ravel()}
-            assert found == stop.rewound_epoch
+            [result] = {float(v) for v in wrapping.to_numpy(kernel).ravel()}
+            assert result == stop.rewound_epoch
             assert logs == {"val_loss": losses[stop.rewound_epoch]}
             return stop.stopped_epoch, stop.rewound_epoch
     return stop.stopped_epoch, stop.rewound_epoch
@@ -62,8 +62,8 @@ def test_of_an_accuracy_more_is_better():
     snapshots.built_optimizer(model)
     stop = tt.EarlyStopRewind(1, monitor="val_accuracy")
     stop.begin(model)
-    found = [stop.watch(i, {"val_accuracy": v}) for i, v in enumerate([0.1, 0.2, 0.1])]
-    assert found == [False, False, True]
+    result = [stop.watch(i, {"val_accuracy": v}) for i, v in enumerate([0.1, 0.2, 0.1])]
+    assert result == [False, False, True]
 
 
 def test_without_patience_it_never_stops_and_says_nothing(recwarn):

@@ -96,9 +96,9 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path):
 
     def find(directory, callbacks=()):
         search = tt.ThresholdPruning(3, 2, 0.5, "once", monitor="val_accuracy")
-        given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
+        arguments = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
         data = tiny.splits()
-        tt.find_tickets(tiny.build_compiled, data, search, directory, **given)
+        tt.find_tickets(tiny.build_compiled, data, search, directory, **arguments)
         return [(t.id, t.metrics) for t in search.tickets]
 
     whole = find(tmp_path / "whole")

@@ -23,10 +23,10 @@ def ticket_of(model, **provenance):
 
 def searched(**kwargs):
     search = tiny.imp(rounds=1, epochs_per_round=1, **kwargs)
-    found = tt.find_tickets(
+    result = tt.find_tickets(
         tiny.build_compiled, tiny.splits(), search, seed=3, batch_size=16, verbose=0
     )
-    return found[0]
+    return result[0]
 
 
 def test_saving_and_loading_keeps_everything(tmp_path):
@@ -84,8 +84,8 @@ def test_the_id_is_of_masks_and_weights_only():
 
 def test_tickets_are_equal_by_masks_weights_and_scales():
     def ticket(**changes):
-        given = {"masks": {"k": [1, 0]}, "weights": {"k": np.ones(2)}, "scales": {}}
-        return tt.Ticket(**{**given, **changes})
+        arguments = {"masks": {"k": [1, 0]}, "weights": {"k": np.ones(2)}, "scales": {}}
+        return tt.Ticket(**{**arguments, **changes})
 
     others = [
         ticket(masks={"k": [0, 1]}),
@@ -200,8 +200,8 @@ def test_a_ticket_fits_every_build_of_its_model(target):
     model = ticket.apply(target())
     assert tiny.same(wrapping.kernels(model).masks.values(), ticket.masks.values())
     kernels = [wrapping.to_numpy(v) for v in wrapping.kernels(model).variables.values()]
-    wanted = [ticket.weights[path] * mask for path, mask in ticket.masks.items()]
-    assert all((a == b).all() for a, b in zip(kernels, wanted, strict=True))
+    expected = [ticket.weights[path] * mask for path, mask in ticket.masks.items()]
+    assert all((a == b).all() for a, b in zip(kernels, expected, strict=True))
 
 
 def test_statistics_and_biases_are_applied_too():
@@ -346,8 +346,8 @@ def test_no_other_file_is_loaded_as_a_ticket(tmp_path, data):
     ],
 )
 def test_comparing_gives_both_over_either(left, right, overlap):
-    found = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))
-    assert found == {"k": overlap, "all": overlap}
+    result = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))
+    assert result == {"k": overlap, "all": overlap}
 
 
 def test_comparing_tickets_of_other_shapes_is_refused():

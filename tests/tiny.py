@@ -56,11 +56,11 @@ def paired(*choices):
 
     rows = list(itertools.product(*choices))
     missing = set().union(*map(pairs, rows))
-    found = []
+    result = []
     while missing:
-        found.append(max(rows, key=lambda row: len(pairs(row) & missing)))
-        missing -= pairs(found[-1])
-    return found
+        result.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(result[-1])
+    return result
 
 
 def checkered(*choices):
@@ -166,24 +166,31 @@ def build_without_dropout():
 
 
 def imp(fidelity="weights", tolerance=0.0, monitor="accuracy", **kwargs):
-    given = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, **kwargs}
-    rewind_to = tt.Rewind(given.pop("rewind_to", "init"), fidelity)
-    return tt.IMP(**given, rewind_to=rewind_to, monitor=tt.Monitor(monitor, tolerance))
+    arguments = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, **kwargs}
+    rewind_to = tt.Rewind(arguments.pop("rewind_to", "init"), fidelity)
+    return tt.IMP(
+        **arguments, rewind_to=rewind_to, monitor=tt.Monitor(monitor, tolerance)
+    )
 
 
 def run(model, search, callbacks=None, **kwargs):
     """Runs a whole search in one `fit` of 4 steps per epoch; returns the logs."""
     x, y = data()
-    given = {"epochs": search.epochs, "batch_size": 16, "shuffle": False, "verbose": 0}
-    given["callbacks"] = [search] if callbacks is None else callbacks
-    return model.fit(x, y, **{**given, **kwargs}).history
+    arguments = {
+        "epochs": search.epochs,
+        "batch_size": 16,
+        "shuffle": False,
+        "verbose": 0,
+    }
+    arguments["callbacks"] = [search] if callbacks is None else callbacks
+    return model.fit(x, y, **{**arguments, **kwargs}).history
 
 
 def printed(script):
     """Returns what a script prints in a separate process, even if it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = warm.run([sys.executable, "-c", script], env=environment)
-    return found.stdout, found.stderr
+    result = warm.run([sys.executable, "-c", script], env=environment)
+    return result.stdout, result.stderr
 
 
 class Diary(keras.callbacks.Callback):

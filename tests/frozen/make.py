@@ -122,13 +122,13 @@ def kinds():
 
 def prunables(model):
     """Yields the wrapped layers of a model and its nested models."""
-    found = []
+    result = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += prunables(layer)
+            result += prunables(layer)
         elif isinstance(layer, tt.layers.Prunable):
-            found.append(layer)
-    return found
+            result.append(layer)
+    return result
 
 
 def mask_pairs(model):
@@ -213,7 +213,7 @@ def expected(model, inputs):
     kept = sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
     if not 0.1 < kept < 0.9:
         raise ValueError(f"The masks say little: they keep {kept} of the weights.")
-    found = {
+    result = {
         "inputs": inputs,
         "outputs": np.array(keras.ops.convert_to_numpy(model(inputs, training=False))),
         "losses": np.float32(sum(model.losses) if model.losses else 0.0),
@@ -221,9 +221,9 @@ def expected(model, inputs):
     }
     if model.compiled:
         slots = enumerate(model.optimizer.variables)
-        found |= {f"optimizer/{place:02}": array(slot) for place, slot in slots}
-        found["evaluated"] = np.float32(model.evaluate(*data(32, 2), verbose=0)[0])
-    return found
+        result |= {f"optimizer/{place:02}": array(slot) for place, slot in slots}
+        result["evaluated"] = np.float32(model.evaluate(*data(32, 2), verbose=0)[0])
+    return result
 
 
 def models(folder):
