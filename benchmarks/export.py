@@ -1,14 +1,16 @@
-"""How small and how fast exported models are, beside what others write.
+"""Measures size and latency of exported models, compared with other exporters.
 
     KERAS_BACKEND=tensorflow python benchmarks/export.py --only sizes
     KERAS_BACKEND=tensorflow python benchmarks/export.py --only latency
 
-sizes    bytes at several sparsities, of random masks over random weights: ours; Keras's
-         own SavedModel; TFLite's converter with EXPERIMENTAL_SPARSITY; and its dense
-         file gzipped, which tensorflow-model-optimization recommends. Each beside the
-         information bound: places and values of the nonzeros.
-latency  time of a call of our TFLite file over that of the dense one, one thread, batch
-         1 and 32, interleaved in one process: median and quartiles of 11 pairs.
+sizes    File sizes at several sparsities, with random masks and random weights: this
+         library's files, Keras's SavedModel, TFLite's converter with
+         EXPERIMENTAL_SPARSITY, and the converter's dense file compressed with gzip, as
+         tensorflow-model-optimization recommends. The theoretical minimum is listed
+         too: positions and values of the nonzero weights.
+latency  Latency of this library's TFLite file relative to the dense file, with one
+         thread and batch sizes 1 and 32. Calls are interleaved in one process. Median
+         and quartiles of 11 pairs.
 """
 
 import argparse
@@ -33,7 +35,7 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
 
 
 def mobilenet():
-    """MobileNetV1; of its kernels the depthwise ones stay dense, as is usual."""
+    """Returns MobileNetV1. Its depthwise kernels stay dense, as usual."""
     return keras.applications.MobileNet((224, 224, 3), weights=None)
 
 
@@ -55,7 +57,7 @@ TIMED = {
 
 
 def pruned(build, sparsity, structure, seed):
-    """The network with random zeros: single weights, or four along the input."""
+    """Returns the network with random zeros: unstructured or 4x1 blocks."""
     keras.utils.set_random_seed(seed)
     model = tt.wrap(build(), filters=_is_prunable, verbose=False)
     rng = np.random.default_rng(seed)
@@ -161,7 +163,11 @@ def main():
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=pathlib.Path, help="results/export_PART.json")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="output file (default: results/export_PART.json)",
+    )
     options = parser.parse_args()
     out = options.out or HERE / "results" / f"export_{options.only}.json"
     networks = f" --networks {' '.join(options.networks)}" if options.networks else ""

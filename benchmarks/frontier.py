@@ -1,13 +1,13 @@
-"""Continuous Sparsification, stochastic sparsification and IMP on equal terms.
+"""Compares Continuous Sparsification, stochastic sparsification and IMP.
 
     python benchmarks/frontier.py --dataset mnist --data-dir DIR --seeds 0 1 2
 
-Every search begins with the same weights; every ticket is trained from them for as
-many epochs as a round of the search has. Continuous Sparsification runs once for each
-initial score. Weights and scores are trained by the network's recipe (Adam), the
-scores of stochastic sparsification by SGD with learning rate 20. Accuracies are those
-of the test set after the last epoch. A run that was interrupted goes on;
-`--collect` only gathers what is there.
+All searches start from the same initial weights. Every ticket is trained from them for
+as many epochs as one round of the search. Continuous Sparsification runs once per
+initial score. Weights and scores are trained with the network's recipe (Adam), except
+the scores of stochastic sparsification, which use SGD with learning rate 20. Accuracy
+is measured on the test set after the last epoch. Run the same command again to resume
+an interrupted run; `--collect` only summarizes finished runs.
 """
 
 import json
@@ -65,7 +65,7 @@ def collect(options):
 
 
 def points(runs):
-    """Means over the seeds, by search and round."""
+    """Averages over the seeds, per search and round."""
     rows = []
     for same in zip(*(run["points"] for run in runs), strict=True):
         row = {name: same[0][name] for name in ("label", "round", "search_epochs")}
@@ -76,7 +76,10 @@ def points(runs):
 
 
 def matching(run, tolerance):
-    """By sparsity: epochs to the first ticket of each method that matches dense."""
+    """Returns the search epochs until a ticket of each method matches dense.
+
+    The result maps a minimum sparsity to a dict from method to epochs.
+    """
     least = run["dense"]["test_accuracy"] - tolerance
     good = [p for p in run["points"] if p["metrics"]["test_accuracy"] >= least]
     found = {}
@@ -131,7 +134,7 @@ def table(found):
 
 def main():
     parser = terms.parser(__doc__)
-    parser.add_argument("--imp-rounds", type=int, default=15)
+    parser.add_argument("--imp-rounds", type=int, default=15, help="rounds of IMP")
     parser.add_argument(
         "--scores", type=float, nargs="+", default=[-0.3, -0.2, -0.1, -0.03, 0.03]
     )

@@ -1,16 +1,18 @@
-"""LTH (IMP), DLTH, UniLTH and UniDLTH on equal terms.
+"""Compares LTH (IMP), DLTH, UniLTH and UniDLTH under the same conditions.
 
     python benchmarks/growing.py --dataset mnist --data-dir DIR --seeds 0 1 2
 
-Every search begins with the same weights and prunes every kernel to the same count
-(ERK), to sparsities near 50, 70, 90, 95 and 98 %. IMP and the Uni searches go there in
-17 rounds of which those are the 3rd, 5th, 10th, 13th and 17th; DLTH runs once for each.
-Every ticket is then trained for the same epochs: "reset" from the first weights,
-"kept" from those that the search leaves it. Accuracies are those of the test set after
-the last epoch. `--sweep` tries, with the first seed, other values of patience, of the
-growth's power and of its length, a slower learning rate while DLTH presses, and its
-published code's choice of the smallest weights. A run that was interrupted goes on;
-`--collect` only gathers what is there.
+All searches start from the same initial weights and use ERK allocation, so a kernel has
+the same number of weights in every search. The sparsities are about 50, 70, 90, 95 and
+98 %. IMP and the Uni searches take 17 rounds and reach these sparsities in rounds 3, 5,
+10, 13 and 17. DLTH runs once per sparsity. Every ticket is then trained for the same
+number of epochs: "reset" starts from the initial weights, "kept" from the weights at
+the end of the search. Accuracy is measured on the test set after the last epoch.
+
+`--sweep` also tries other settings with the first seed: patience, power and length of
+the penalty's growth, a lower learning rate during DLTH's penalty phase, and pruning the
+smallest weights as in DLTH's published code. Run the same command again to resume an
+interrupted run; `--collect` only summarizes finished runs.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ import terms
 from spreads import show, spread
 
 ROUNDS = 17
-# Leaves 50, 10, 5 and 2 % after the rounds 3, 10, 13 and 17.
+# Rounds 3, 10, 13 and 17 leave 50, 10, 5 and 2 % of the weights.
 RATE = 1 - 0.1**0.1
 CHOSEN = (3, 5, 10, 13, 17)
 STAGE_ONE = 20
@@ -34,7 +36,7 @@ def sparsity(round_):
 
 
 def searches(options, seed):
-    """Dict from a label to the search, and the rounds whose tickets are wanted."""
+    """Returns a dict from label to a search and the rounds of its tickets to train."""
     import tf_tickets as tt
 
     imp = {"allocation": "erk", "seed": seed}
@@ -86,14 +88,14 @@ def uni(kind, options, seed, patience=5, power=2.0, penalty_epochs=None):
         options.epochs,
         allocation="erk",
         train="none",
-        # The weights that the search leaves; they are reset below.
+        # Keeps the weights of the search; `Rows.reset` resets them.
         rewind_to=tt.Rewind("init", "learning_rate"),
         seed=seed,
     )
 
 
 def sweep(options, seed):
-    """Other settings of UniLTH and DLTH, and IMP that keeps its weights."""
+    """Returns other settings of UniLTH and DLTH, and IMP that keeps its weights."""
     import tf_tickets as tt
 
     kept = {"allocation": "erk", "seed": seed}
@@ -133,7 +135,7 @@ def run(options, seed, searches):
 
 
 class Rows:
-    """The trained tickets of one seed, kept as they come."""
+    """Results of one seed's trained tickets, saved after each ticket."""
 
     def __init__(self, path, setting, origin):
         self.path = path
@@ -170,7 +172,7 @@ class Rows:
         print(json.dumps(row)[:400], flush=True)
 
     def removal(self, ticket):
-        """Validation accuracy with the penalized weights, and without them."""
+        """Returns the validation accuracy before and after removing the weights."""
         model = self.trainer.model
         ticket.apply(model)
         after = model.evaluate(
@@ -188,7 +190,7 @@ class Rows:
     def reset(self, ticket):
         import tf_tickets as tt
 
-        # IMP's tickets start from the first weights.
+        # IMP's tickets start from the initial weights.
         first = tt.Ticket.load(self.path.parent / "IMP" / "round_01.ticket")
         return dataclasses.replace(ticket, weights=first.weights)
 
@@ -222,7 +224,7 @@ def dense(run):
 
 
 def points(runs):
-    """Means over the seeds, by search, way of training and sparsity."""
+    """Averages over the seeds, per search, kind of training and sparsity."""
     groups = {}
     for run in runs:
         for row in run["rows"]:
@@ -266,10 +268,17 @@ def table(found):
 
 def main():
     parser = terms.parser(__doc__)
-    parser.add_argument("--penalty-epochs", type=int, default=4)
-    parser.add_argument("--dlth-epochs", type=int, default=22)
+    parser.add_argument(
+        "--penalty-epochs",
+        type=int,
+        default=4,
+        help="penalty epochs of the Uni searches",
+    )
+    parser.add_argument(
+        "--dlth-epochs", type=int, default=22, help="penalty epochs of DLTH"
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sweep", action="store_true", help="also try other settings")
     options = terms.complete(parser.parse_args(), "growing")
     if not options.collect:
         for seed in options.seeds:

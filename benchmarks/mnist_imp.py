@@ -1,13 +1,14 @@
-"""Iterative magnitude pruning of LeNet-300-100 on MNIST, with its controls.
+"""Runs IMP of LeNet-300-100 on MNIST with control experiments.
 
     python benchmarks/mnist_imp.py --data-dir DIR --seeds 0 1 2
 
-Adam 1.2e-3, batch 60, pixels from 0 to 1 as in the published replication; a round
-prunes 20 % of the hidden layers and 10 % of the output layer, tickets start from the
-weights at init. Trained beside each ticket,
-with the same batches: its masks over other start weights, and its masks shuffled
-within the layers. Accuracies are those of the test set after the last epoch.
-A run that was interrupted goes on; `--collect` only gathers what is there.
+As in the published replication: Adam with learning rate 1.2e-3, batch size 60, pixels
+from 0 to 1. A round prunes 20 % of the hidden layers and 10 % of the output layer.
+Tickets start from the weights at initialization. Two controls are trained on the same
+batches as each ticket: its masks with a random reinitialization, and its masks shuffled
+within each layer. Accuracy is measured on the test set after the last epoch. Run the
+same command again to resume an interrupted run; `--collect` only summarizes finished
+runs.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from spreads import show, spread
 
 HERE = pathlib.Path(__file__).parent
 
-# Test accuracy in % of another group's replication (KTH, 5 trials, 20 epochs per
-# round, same optimizer, batch and rates), by round: ticket, reinit.
+# Published test accuracy in % per round: ticket, reinit. A replication at KTH with 5
+# trials, 20 epochs per round, and the same optimizer, batch size and pruning rates.
 PUBLISHED = dict(enumerate([
     (98.12, 97.97), (98.11, 98.05), (98.15, 97.97), (98.05, 98.08), (98.11, 97.88),
     (98.25, 97.89), (98.30, 97.85), (98.37, 97.95), (98.39, 97.53), (98.40, 97.67),

@@ -1,12 +1,13 @@
-"""Makes the examples in saved_models/ and tries each on the whole test set.
+"""Builds the examples in saved_models/ and tests each on the whole test set.
 
     KERAS_BACKEND=tensorflow python benchmarks/saved_models.py --data-dir DIR
 
-A ticket of LeNet-300-100 on the digits and one on MNIST are found by IMP, trained, and
-written in every format. Each file is loaded by its own runtime, without this library,
-and asked for all test images: its accuracy, and how many answers are not the model's.
-The SavedModel to train on is trained for an epoch more; then it must still give what
-the Keras model gives that has the same weights, and zeros elsewhere.
+IMP finds one ticket of LeNet-300-100 on the digits and one on MNIST. Both are trained
+and exported in every format. Each file is loaded by its own runtime, without this
+library, and predicts all test images. Measured are its accuracy and the number of
+predicted classes that differ from the model's. The trainable SavedModel is trained for
+one more epoch. Its outputs must then equal those of the Keras model with the same
+weights and zeros at the pruned positions.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tf_tickets_cli import imp_experiment, settings
 
 HERE = pathlib.Path(__file__).parent
 HOME = HERE.parent / "saved_models"
-# The network and the options of the search, by data set.
+# Search options per data set.
 SEARCHES = {
     "digits": {"rounds": 12, "epochs": 15},
     "mnist": {"rounds": 13, "epochs": 8, "scaling": "unit"},
@@ -35,7 +36,7 @@ SEED = 0
 BATCH = 100
 
 
-# Each reader gives a function from images to logits.
+# Each reader returns a function from images to logits.
 
 
 def by_saved_model(path):
@@ -86,7 +87,7 @@ EXPORTS = {
 
 
 def make(options, name):
-    """Finds and trains the ticket, writes it in every format, tries each."""
+    """Finds and trains the ticket, then exports it and tests every file."""
     chosen = SEARCHES[name]
     setting = settings.Setting(name, "lenet300", options.data_dir, SEED, chosen)
     work = options.work / name
@@ -110,9 +111,9 @@ def make(options, name):
 
 
 def row(data, model, ticket, path):
-    """One export: written, reported, and asked for every test image."""
+    """Exports one file and measures its predictions on the test set."""
     format, how, read = EXPORTS[path.name]
-    # Ranges of int8 are learned from training images.
+    # int8 is calibrated on training images.
     given = {"data": data.x_train[:512], "overwrite": True, "verify": True}
     report = tt.export(ticket, path, format, model=model, **given, **how)
     found, wanted = (answers(ask, data.x_test) for ask in (read(path), model))
@@ -131,7 +132,7 @@ def row(data, model, ticket, path):
 
 
 def answers(ask, images):
-    """Logits, batch by batch."""
+    """Computes the logits in batches."""
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
     return np.concatenate([np.asarray(ask(batch)) for batch in batches])
 
@@ -141,7 +142,7 @@ def accuracy(logits, labels):
 
 
 def train(data, model, ticket, path):
-    """One epoch of Adam on the SavedModel as TensorFlow loads it."""
+    """Trains the loaded SavedModel for one epoch with Adam."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)
@@ -174,9 +175,9 @@ def train(data, model, ticket, path):
 
 
 def put_back(model, ticket, loaded):
-    """Writes the trained weights into the Keras model, zeros where the ticket prunes.
+    """Copies the trained weights into the Keras model, with zeros where pruned.
 
-    If it then gives what the SavedModel gives, that one has kept its zeros.
+    If its outputs then equal the SavedModel's, the SavedModel kept its zeros.
     """
     masks = source.of(ticket, model).masks
     pairs = zip(model.variables, loaded.variables, strict=True)
@@ -189,7 +190,7 @@ def put_back(model, ticket, loaded):
 
 
 def table(found):
-    """The rows of saved_models/README.md."""
+    """Formats the rows of saved_models/README.md."""
     lines = ["| file | sparsity | bytes | gzipped | test accuracy | other answers |"]
     lines += ["|---|---|---|---|---|---|"]
     for made in found["examples"]:
@@ -206,7 +207,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-dir", help="where MNIST is; TFDS_DATA_DIR")
+    parser.add_argument(
+        "--data-dir", help="directory of MNIST (default: TFDS_DATA_DIR)"
+    )
     parser.add_argument("--only", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     parser.add_argument("--work", type=pathlib.Path, default=HERE / "runs/saved_models")
     parser.add_argument("--out", type=pathlib.Path)

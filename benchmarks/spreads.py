@@ -1,4 +1,4 @@
-"""Values of several seeds, summed up and shown."""
+"""Mean and standard deviation over several seeds."""
 
 import statistics
 
@@ -12,5 +12,5 @@ def spread(values):
 
 
 def show(found):
-    """Mean and deviation in percent."""
+    """Formats mean and standard deviation in percent."""
     return f"{100 * found['mean']:.2f} ± {100 * found['stdev']:.2f}"

@@ -1,23 +1,23 @@
-"""Step time of wrapped models against dense ones, and the turn between rounds.
+"""Measures step time relative to dense models, and the time between rounds.
 
     KERAS_BACKEND=tensorflow python benchmarks/step_time.py
     KERAS_BACKEND=jax python benchmarks/step_time.py --only step fit turn
 
-All times are taken interleaved in one process: a pair is n train steps of A and n of
-B, the next pair has B first. A ratio is B / A of one pair; medians and quartiles are
-over the pairs.
+All timings are interleaved in one process. A pair is n train steps of A and n of B; the
+next pair starts with B. The ratio of a pair is B / A. Medians and quartiles are over
+the pairs.
 
-step    the compiled train step alone, on a batch in memory
-learned the same with learned masks, whose scores are trained by an Adam of their own
-penalized  the same with a penalty that grows on a random half of each kernel
-distilled  the same within a Distiller, with its teachers and with their answers in
-        memory (`remember`): one teacher's answers, and answers, features and distances
-        of three
-fit     `model.fit` of n steps, with what a call of `fit` costs by itself
-tfmot   `fit` of n steps of tensorflow-model-optimization's pruning on tf_keras,
-        with its callback, against its own dense model: compare it with `fit`
-turn    from the end of a round's last step to the begin of the next round's first,
-        in training steps; beside it the same gap between two epochs of a dense fit
+step       The compiled train step alone, on a batch in memory.
+learned    The same with learned masks, whose scores have a separate Adam optimizer.
+penalized  The same with a growing penalty on a random half of each kernel.
+distilled  The same in a Distiller, with teachers and with their cached outputs
+           (`remember`): the outputs of one teacher; the outputs, features and distances
+           of three teachers.
+fit        `model.fit` of n steps, including the overhead of a call of `fit`.
+tfmot      `fit` of n steps with tensorflow-model-optimization's pruning and its
+           callback on tf_keras, relative to a dense tf_keras model. Compare with `fit`.
+turn       The time from a round's last step to the next round's first step, in training
+           steps, and the same time between two epochs of a dense `fit`.
 """
 
 import argparse
@@ -50,14 +50,14 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A network as the papers train it."""
+    """A network with the optimizer and batch size of its paper."""
 
     name: str
     input_shape: tuple
     batch_size: int
     optimizer: str
-    # So small that thousands of steps on random labels leave the weights as they
-    # are: a collapsed or diverged network may compute at another speed.
+    # Small, so that thousands of steps on random labels hardly change the weights: a
+    # collapsed or diverged network may run at a different speed.
     learning_rate: float = 1e-5
 
     def build(self, seed):
@@ -65,7 +65,7 @@ class Setup:
         return getattr(models, self.name)(input_shape=self.input_shape)
 
     def compile(self, model, library, jit):
-        """Compiles a model of `library`, which is keras or tf_keras."""
+        """Compiles a model of `library`, either keras or tf_keras."""
         momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
         make = getattr(library.optimizers, self.optimizer)
         loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -90,11 +90,11 @@ SETUPS = {
 }
 
 
-# How to run n steps.
+# Running n steps.
 
 
 def steps_of(model, data):
-    """A function that runs n compiled train steps and waits for the last one."""
+    """Returns a function that runs n compiled train steps and waits for the last."""
     model.fit(*data, batch_size=len(data[1]), verbose=0)
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
     batches = itertools.repeat(tensors)
@@ -116,7 +116,7 @@ def _jax_steps(model, batches):
         *(model.trainable_variables, model.non_trainable_variables),
         *(model.optimizer.variables, model.metrics_variables),
     )
-    # The step donates its state: with copies the model stays intact.
+    # The step donates its state; the copies keep the model intact.
     state = tuple([jax.numpy.copy(v.value) for v in part] for part in parts)
 
     def run(steps):
@@ -129,7 +129,7 @@ def _jax_steps(model, batches):
 
 
 def fit_of(model, data, callbacks=()):
-    """A function that fits n steps, for Keras and for tf_keras alike."""
+    """Returns a function that fits n steps, in Keras or tf_keras."""
 
     def run(steps):
         model.fit(
@@ -144,7 +144,7 @@ def fit_of(model, data, callbacks=()):
 
 
 def endless(batch):
-    """The cheapest source of batches that `fit` takes on each backend."""
+    """Returns the cheapest source of batches for `fit` on each backend."""
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -152,7 +152,7 @@ def endless(batch):
     return (batch for _ in itertools.count())
 
 
-# How to time and to compare.
+# Timing and comparing.
 
 
 def timed(run, steps):
@@ -162,7 +162,7 @@ def timed(run, steps):
 
 
 def steps_to_fill(run, seconds):
-    """How many steps take about so long; a call's own overhead is left out."""
+    """Returns how many steps take about `seconds`, excluding a call's overhead."""
     if seconds == 0.0:
         return 2
     run(2)
@@ -171,8 +171,8 @@ def steps_to_fill(run, seconds):
 
 
 def compare(dense, other, steps, pairs):
-    """Interleaved pairs of n steps each; what comes first alternates."""
-    # TensorFlow's `fit` traces again in its first three or four calls.
+    """Times interleaved pairs of n steps each, in alternating order."""
+    # TensorFlow's `fit` retraces in its first three or four calls.
     for run in 5 * (dense, other):
         run(min(steps, 3))
     rows = []
@@ -203,7 +203,7 @@ def dense_model(setup, arguments):
 
 
 def wrapped_model(setup, arguments, sparsity):
-    """Wrapped, with random masks: as many zeros in each kernel."""
+    """Returns a wrapped model with random masks of equal sparsity in each kernel."""
     model = wrapping.wrap(setup.build(arguments.seed), verbose=False)
     rng = np.random.default_rng(arguments.seed)
     masks = {
@@ -217,7 +217,7 @@ def wrapped_model(setup, arguments, sparsity):
 
 
 def step_part(setup, arguments):
-    """The step alone: dense against all-ones masks and against sparse ones."""
+    """Times the step with all-ones masks and sparse masks, relative to dense."""
     data = setup.data(1, arguments.seed)
     dense = steps_of(dense_model(setup, arguments), data)
     steps = steps_to_fill(dense, arguments.seconds)
@@ -229,7 +229,7 @@ def step_part(setup, arguments):
 
 
 def learned_part(setup, arguments):
-    """The step alone: dense against masks that are learned."""
+    """Times the step with learned masks, relative to dense."""
     data = setup.data(1, arguments.seed)
     dense = steps_of(dense_model(setup, arguments), data)
     steps = steps_to_fill(dense, arguments.seconds)
@@ -242,7 +242,7 @@ def learned_part(setup, arguments):
 
 
 def penalized_part(setup, arguments):
-    """The step alone: dense against half of the weights under a growing penalty."""
+    """Times the step with a growing penalty on half of the weights."""
     data = setup.data(1, arguments.seed)
     dense = steps_of(dense_model(setup, arguments), data)
     steps = steps_to_fill(dense, arguments.seconds)
@@ -255,7 +255,7 @@ def penalized_part(setup, arguments):
 
 
 def distilled_part(setup, arguments):
-    """The step alone: dense against the same network with teachers."""
+    """Times the step of the same network with teachers, relative to dense."""
     x, y = setup.data(1, arguments.seed)
     dense = steps_of(dense_model(setup, arguments), (x, y))
     steps = steps_to_fill(dense, arguments.seconds)
@@ -273,7 +273,7 @@ def distilled_part(setup, arguments):
 
 
 def taught():
-    """What is learned, and from how many teachers."""
+    """Yields a label, the number of teachers, and the distillation losses."""
     kinds = tt.distillation
     answers = kinds.LogitsDistillation(4.0)
     more = kinds.FeatureDistillation(-2), kinds.DistanceDistillation(-2)
@@ -288,7 +288,7 @@ def fit_part(setup, arguments):
 
 
 def compare_fits(setup, arguments, dense, other):
-    """Both arguments are pairs of a model and its callbacks."""
+    """Compares `fit` of two pairs of a model and its callbacks."""
     data = setup.data(1, arguments.seed)
     runs = [fit_of(model, data, callbacks) for model, callbacks in (dense, other)]
     steps = steps_to_fill(runs[0], 4 * arguments.seconds)
@@ -296,7 +296,7 @@ def compare_fits(setup, arguments, dense, other):
 
 
 def tfmot_part(setup, arguments):
-    """In a process of its own, for importing tfmot changes the environment."""
+    """Runs in a separate process, because importing tfmot changes the environment."""
     options = [f"--pairs={arguments.pairs}", f"--seconds={arguments.seconds}"]
     options += [f"--seed={arguments.seed}", f"--jit={arguments.jit}"]
     output = subprocess.run(
@@ -324,7 +324,7 @@ def tfmot_worker(setup, arguments):
 
 
 def twin(model):
-    """The same functional model in tf_keras, layer by layer."""
+    """Rebuilds a functional model in tf_keras, layer by layer."""
     import tf_keras
 
     kept = (
@@ -340,12 +340,14 @@ def twin(model):
         tensors[id(layer.output)] = made(inputs)
     copy = tf_keras.Model(image, tensors[id(model.outputs[0])])
     if copy.count_params() != model.count_params():
-        raise RuntimeError(f"The twin of {model.name!r} has other weights.")
+        raise RuntimeError(
+            f"The tf_keras copy of {model.name!r} has a different number of weights."
+        )
     return copy
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes when each epoch's batches begin and end."""
+    """Records when the batches of each epoch begin and end."""
 
     def __init__(self):
         super().__init__()
@@ -360,13 +362,13 @@ class Clock(keras.callbacks.Callback):
         self.begins[-1].append(time.perf_counter())
 
     def on_train_batch_end(self, batch, logs=None):
-        # Reading the loss waits for the step, which JAX runs in the background.
+        # JAX runs the step in the background; reading the loss waits for it.
         float(logs["loss"])
         self.ends[-1].append(time.perf_counter())
 
 
 def turn_time(setup, arguments):
-    """The turn of a search, and the gap between epochs of a dense fit."""
+    """Times the gap between a search's rounds and between epochs of a dense fit."""
     search = tt.IMP(rounds=arguments.rounds, epochs_per_round=1, rate=0.2)
     wrapped = wrapped_model(setup, arguments, sparsity=0.0)
     dense = dense_model(setup, arguments)
@@ -377,8 +379,8 @@ def turn_time(setup, arguments):
 
 
 def gaps(model, setup, arguments, epochs, steps, callbacks):
-    # Callbacks are called in order: from the first one's end of a batch to the last
-    # one's begin of the next lies all that is done in between.
+    # Callbacks run in order. The time from the first callback's batch end to the last
+    # callback's batch begin thus covers everything between two batches.
     first, last = Clock(), Clock()
     model.fit(
         *setup.data(steps, arguments.seed),
@@ -394,7 +396,7 @@ def gaps(model, setup, arguments, epochs, steps, callbacks):
     return {
         "gap_steps": summary(waits / each),
         "gap_seconds": waits.tolist(),
-        # Were the step traced anew in each round, it would show here.
+        # This would show a step that is retraced in each round.
         "first_step_steps": summary(steps / each),
         "seconds_per_step": each,
     }
@@ -421,14 +423,14 @@ def parse(argv):
     add = parser.add_argument
     add("--models", nargs="+", choices=SETUPS, default=list(SETUPS))
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
-    add("--pairs", type=int, default=20, help="pairs a comparison")
-    add("--seconds", type=float, default=0.5, help="length of a timing; fit: 4 times")
+    add("--pairs", type=int, default=20, help="pairs per comparison")
+    add("--seconds", type=float, default=0.5, help="seconds per timing; fit: 4x")
     add("--rounds", type=int, default=2, help="rounds of the search for `turn`")
     add("--steps-per-round", type=int, default=30)
     add("--jit", choices=("auto", "true", "false"), default="auto")
     add("--seed", type=int, default=0)
-    add("--quick", action="store_true", help="see that it works; figures mean nothing")
-    add("--out", type=pathlib.Path, help="JSON; results/step_time_<backend>.json")
+    add("--quick", action="store_true", help="smoke test; the numbers mean nothing")
+    add("--out", type=pathlib.Path, help="default: results/step_time_<backend>.json")
     add("--tfmot-worker", choices=SETUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.quick:
@@ -438,7 +440,7 @@ def parse(argv):
 
 
 def origin(arguments):
-    """What is needed to take the figures again."""
+    """Returns what is needed to reproduce the measurement."""
     return {
         "command": " ".join(["python benchmarks/step_time.py", *sys.argv[1:]]),
         "backend": keras.config.backend(),
@@ -467,7 +469,7 @@ def _version(package):
 
 
 def report(name, part, results):
-    """One line a comparison."""
+    """Prints one line per comparison."""
     if part == "turn":
         found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
         unit = "steps"

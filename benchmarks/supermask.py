@@ -1,13 +1,13 @@
-"""Supermasks: Continuous Sparsification against stochastic sparsification.
+"""Compares supermasks of Continuous and of stochastic sparsification.
 
     python benchmarks/supermask.py --dataset mnist --data-dir DIR
 
-Weights stay at init; only the mask is learned, in one round. As in the paper, the
-sparsity of Continuous Sparsification is varied by its penalty, with Adam at 3e-4 times
-`--speed` for the scores, that of stochastic sparsification by the initial score, with
-SGD at 100. Accuracies are those of the hard ticket over the random weights, which are
-not trained, on the test set: for stochastic sparsification a drawn mask, and the mask
-of probabilities above a half.
+The weights stay at initialization; only the mask is learned, in one round. As in the
+paper, the sparsity of Continuous Sparsification is controlled by its penalty, and that
+of stochastic sparsification by the initial score. The scores are trained with Adam at
+3e-4 times `--speed`, or with SGD at learning rate 100. Accuracy is measured on the test
+set, with the hard mask and the untrained random weights. For stochastic sparsification
+there are two hard masks: a sampled mask, and the mask of all probabilities above 0.5.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
 
 
 def searches(options):
-    """Pairs of a label and a search."""
+    """Yields pairs of a label and a search."""
     adam = keras.optimizers.Adam(3e-4 * options.speed)
     sgd = keras.optimizers.SGD(100.0)
     for penalty in options.penalties:
@@ -79,7 +79,7 @@ def run(options):
 
 
 class Last(keras.callbacks.Callback):
-    """The hard masks at the end: by threshold and, where they are drawn, a draw."""
+    """Keeps the final hard masks: thresholded and, if stochastic, sampled."""
 
     def __init__(self, search):
         super().__init__()
@@ -93,7 +93,7 @@ class Last(keras.callbacks.Callback):
 
 
 def accuracy(model, ticket, data):
-    """Of the random weights under the ticket's mask, on test data."""
+    """Returns the test accuracy of the random weights with the ticket's mask."""
     wrapped = ticket.apply(model)
     found = wrapped.evaluate(
         data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True
@@ -141,10 +141,15 @@ def main():
     add("--epochs", type=int, default=15)
     add("--penalties", type=float, nargs="+", default=[1e-8, 1e-6, 1e-5, 3e-5, 1e-4])
     add("--score", type=float, default=0.0, help="initial score of CS")
-    add("--speed", type=float, default=10.0, help="times Adam's 3e-4")
+    add(
+        "--speed",
+        type=float,
+        default=10.0,
+        help="multiplier of Adam's learning rate 3e-4",
+    )
     add("--scores", type=float, nargs="+", default=[-3.0, -1.5, 0.0, 1.5, 3.0])
     add("--width", type=float, default=1.0)
-    add("--take", type=int, help="training images; all of them")
+    add("--take", type=int, help="number of training images (default: all)")
     add("--seed", type=int, default=0)
     add("--out", type=pathlib.Path)
     options = parser.parse_args()

@@ -1,15 +1,17 @@
-"""KDLTS, pruning at initialization and IMP on equal terms; teaching tickets.
+"""Compares KDLTS, pruning at initialization and IMP; distills IMP tickets.
 
     python benchmarks/teaching.py --dataset mnist --data-dir DIR --seeds 0 1 2
 
-All tickets start from the same first weights and are trained for the same epochs; IMP
-is rewound to init. `search_epochs` are those of the search, of its teachers too, and of
-IMP those before the ticket is known. `--ablation` tries KDLTS with one kind of
-information after the other, with one teacher, without any, with other constraints and
-frozen weights; `--teach` trains the tickets of IMP once more with the dense network as
-their teacher; `--early '1 epochs'` rewinds KDLTS and IMP to there instead of init.
-Accuracies are those of the test set after the last epoch. A run that was
-interrupted goes on.
+All tickets start from the same initial weights and are trained for the same number of
+epochs; IMP rewinds to initialization. `search_epochs` counts the epochs of the search
+and its teachers, and for IMP the epochs before the ticket is known. Accuracy is
+measured on the test set after the last epoch. Run the same command again to resume an
+interrupted run.
+
+--ablation  also runs KDLTS with fewer kinds of distillation, with one teacher, without
+            teachers, with other constraints, and with frozen weights
+--teach     also trains the tickets of IMP with the dense network as their teacher
+--early     also rewinds KDLTS and IMP to a later step instead of initialization
 """
 
 import json
@@ -27,7 +29,7 @@ from tf_tickets.wrapping import rebuilding
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 ROUNDS = 17
 RATE = 1 - 0.1**0.1
-# Rounds of IMP that leave 20, 10, 5 and 2 %.
+# Rounds of IMP that leave 20, 10, 5 and 2 % of the weights.
 CHOSEN = (7, 10, 13, 17)
 
 
@@ -38,7 +40,7 @@ def kdlts(options, seed, sparsity, teachers, **settings):
 
 
 def at_init(setting, seed, sparsity):
-    """The criteria that prune before training."""
+    """Yields labels and searches that prune before training."""
     x, y = setting.data.balanced(100, seed)
     criteria = {
         "SNIP": saliency.SNIP(x, y),
@@ -83,7 +85,7 @@ def run(options, seed):
 
 
 def early(rows, options, seed, teachers, cost):
-    """Tickets that start from weights a little later than init."""
+    """Adds tickets that start from weights early in training."""
     late = {"rewind_to": options.early}
     for sparsity in SPARSITIES:
         search = kdlts(options, seed, sparsity, teachers, **late)
@@ -93,13 +95,13 @@ def early(rows, options, seed, teachers, cost):
 
 
 def prune(rows, label, imp):
-    """One search by IMP gives the tickets of all sparsities."""
+    """Adds the tickets of all sparsities from one IMP search."""
     for sparsity, round_ in zip(SPARSITIES, CHOSEN, strict=True):
         rows.add(label, sparsity, imp, imp.engine.epochs_before(round_), round_)
 
 
 def ablation(options, seed, teachers):
-    """KDLTS with less information, fewer teachers, or another approximation."""
+    """Yields KDLTS with fewer losses, fewer teachers, or other constraints."""
     answers = dl.LogitsDistillation(4.0)
     place = {"mnist": -2, "cifar10": -2}[options.dataset]
     given = options, seed, options.ablation
@@ -125,7 +127,7 @@ def ablation(options, seed, teachers):
 
 
 def teach(rows, setting):
-    """The tickets of IMP, trained with the dense network they were found in."""
+    """Trains the tickets of IMP with the dense network as their teacher."""
     parent = setting.trainer()
     parent.train(parent.dense_ticket(), setting.options.epochs)
     for weight in (0.1, 0.5):
@@ -139,7 +141,7 @@ def teach(rows, setting):
 
 
 def taught(setting, teacher, weight):
-    """Builds students of a teacher; the labels have that weight."""
+    """Returns a builder of distillers; `weight` is the weight of the labels."""
 
     def build():
         student = tt.wrap(setting.build(), verbose=False)
@@ -152,7 +154,7 @@ def taught(setting, teacher, weight):
 
 
 class Rows:
-    """The trained tickets of one seed, kept as they come."""
+    """Results of one seed's trained tickets, saved after each ticket."""
 
     def __init__(self, path, setting, origin):
         self.path = path
@@ -174,7 +176,7 @@ class Rows:
         return any(r["label"] == label and r["wanted"] == sparsity for r in self.rows)
 
     def add(self, label, sparsity, search, cost, round_=1):
-        """Searches, and trains the ticket from the first weights."""
+        """Searches a ticket and trains it from the initial weights."""
         if self.has(label, sparsity):
             return
         shared = label if label.startswith("IMP") else f"{label} {sparsity}"
@@ -220,14 +222,14 @@ def collect(options):
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1))
-    # What fewer seeds have is in the table alone.
+    # Points without results for every seed appear only in the table.
     whole = [p for p in found["points"] if len(p["accuracy"]["values"]) == len(runs)]
     terms.plot(whole, found, options, "Tickets at initialization")
     return found
 
 
 def points(runs):
-    """Means over the seeds, by search and sparsity."""
+    """Averages over the seeds, per search and sparsity."""
     groups = {}
     for row in (row for run in runs for row in run["rows"]):
         groups.setdefault((row["label"], row["wanted"]), []).append(row)
@@ -257,16 +259,27 @@ def table(found):
 def main():
     parser = terms.parser(__doc__)
     add = parser.add_argument
-    add("--search-epochs", type=int, default=8)
-    add("--teacher-epochs", type=int, nargs="+", default=[1, 2, 4])
-    add("--score-optimizer", help="of KDLTS; that of the weights")
-    add("--ablation", type=float, metavar="SPARSITY", help="also at this sparsity")
-    add("--early", metavar="WHEN", help="also tickets from there: '1 epochs'")
-    add("--no-imp", dest="imp", action="store_false")
-    add("--teach", action="store_true", help="also teach the tickets of IMP")
+    add("--search-epochs", type=int, default=8, help="epochs of a KDLTS search")
+    add(
+        "--teacher-epochs",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        help="epochs of each teacher",
+    )
+    add("--score-optimizer", help="of KDLTS (default: the weights' optimizer)")
+    add(
+        "--ablation",
+        type=float,
+        metavar="SPARSITY",
+        help="also run the ablation, at this sparsity",
+    )
+    add("--early", metavar="WHEN", help="also rewind to this step, such as '1 epochs'")
+    add("--no-imp", dest="imp", action="store_false", help="skip IMP")
+    add("--teach", action="store_true", help="also distill the tickets of IMP")
     options = terms.complete(parser.parse_args(), "teaching")
     if options.teach and not options.imp:
-        parser.error("--teach trains the tickets of IMP: leave out --no-imp")
+        parser.error("--teach needs the tickets of IMP: remove --no-imp")
     if not options.collect:
         for seed in options.seeds:
             run(options, seed)

@@ -1,4 +1,4 @@
-"""Equal terms: data, network, start weights and training, from the command line."""
+"""Shared setup of the comparisons: options, data, network and training."""
 
 import argparse
 import pathlib
@@ -8,7 +8,7 @@ NETWORKS = {"mnist": "lenet300", "cifar10": "conv2"}
 
 
 def parser(description, epochs=8):
-    """The options that the comparisons have in common."""
+    """Returns a parser of the options that all comparisons share."""
     found = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -16,18 +16,22 @@ def parser(description, epochs=8):
     add("--dataset", choices=list(NETWORKS), default="mnist")
     add("--data-dir")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--epochs", type=int, default=epochs, help="that each ticket is trained")
+    add("--epochs", type=int, default=epochs, help="training epochs per ticket")
     add("--width", type=float, default=1.0)
-    add("--take", type=int, help="training images; all of them")
-    add("--learning-rate", type=float, help="the recipe's")
-    add("--work", type=pathlib.Path, help="what is kept while it runs")
-    add("--out", type=pathlib.Path, help="JSON; results/NAME_DATASET.json")
-    add("--collect", action="store_true", help="only gather what is there")
+    add("--take", type=int, help="number of training images (default: all)")
+    add("--learning-rate", type=float, help="default: the recipe's")
+    add("--work", type=pathlib.Path, help="directory for intermediate results")
+    add(
+        "--out",
+        type=pathlib.Path,
+        help="JSON file (default: results/NAME_DATASET.json)",
+    )
+    add("--collect", action="store_true", help="only summarize finished runs")
     return found
 
 
 def complete(options, name):
-    """Where results go, if it was not said."""
+    """Sets the default output paths."""
     name = f"{name}_{options.dataset}"
     options.work = options.work or HERE / "runs" / name
     options.out = options.out or HERE / "results" / f"{name}.json"
@@ -35,7 +39,7 @@ def complete(options, name):
 
 
 def command(options, name, backend, *more):
-    """The command line that makes the same again."""
+    """Returns the command line that reproduces a run."""
     seeds = " ".join(map(str, options.seeds))
     parts = [
         f"KERAS_BACKEND={backend} python benchmarks/{name}.py",
@@ -50,7 +54,7 @@ def command(options, name, backend, *more):
 
 
 class Terms:
-    """What all searches of a seed have in common."""
+    """Data, network and training that all searches of a seed share."""
 
     def __init__(self, options, seed):
         import tf_tickets as tt
@@ -94,7 +98,7 @@ class Terms:
 
 
 def staircase(lines):
-    """The points of which none other is sparser and no worse."""
+    """Returns the Pareto-optimal points."""
     best = []
     pairs = [pair for line in lines.values() for pair in line]
     for pair in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
@@ -104,7 +108,7 @@ def staircase(lines):
 
 
 def plot(points, found, options, what):
-    """Draws each label that has several points as a line, beside the JSON file."""
+    """Plots a line for each label with several points, next to the JSON file."""
     from tf_tickets.reports import plots
 
     lines = {}

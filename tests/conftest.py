@@ -5,16 +5,16 @@ import tempfile
 
 import pytest
 
-# The tests compile the same small programs again and again: JAX, in the workers and in
-# the processes that they start, compiles each of them once. Keras, which imports JAX,
-# must be imported after this.
+# The tests compile the same small programs many times. With this cache, JAX compiles
+# each of them once for all workers and their child processes. Keras imports JAX, so it
+# must be imported afterwards.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# Small programs take longer to optimize than to run, too.
+# Small programs also take longer to optimize than to run.
 if os.environ.get("KERAS_BACKEND") == "jax":
     os.environ.setdefault(
         "XLA_FLAGS",
@@ -23,7 +23,7 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
 
 def pytest_configure(config):
-    """TensorFlow takes longer to optimize the small graphs of tests than to run."""
+    """Disables graph optimization, which takes longer than running small graphs."""
     if config.getoption("numprocesses", None):
         return  # This process runs no tests.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
@@ -33,14 +33,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish(session):
-    """What was imported stays: to look at it in every garbage collection takes long."""
+    """Excludes imported objects from garbage collection, which would be slow."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def stays():
-    """What a module leaves behind, traces of TensorFlow above all, stays too."""
+    """Also excludes what a module leaves behind, mostly traces of TensorFlow."""
     yield
     gc.collect()
     gc.freeze()
@@ -55,7 +55,7 @@ def seed():
 
 @pytest.fixture
 def forked_interpreters(request, monkeypatch):
-    """Exported files are tried in forked interpreters, but by tests marked `fresh`."""
+    """Runs exported files in forked interpreters, except in tests marked `fresh`."""
     import keras
     import warm
 
@@ -75,7 +75,7 @@ def float32_policy():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What is the same on every backend is tried on one; on others in the matrix."""
+    """Runs backend-independent tests on one backend; on others only in the matrix."""
     import keras
 
     for item in items:

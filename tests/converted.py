@@ -1,4 +1,4 @@
-"""Tiny Keras models as `.tflite` files, pruned there, and run."""
+"""Converts tiny Keras models to `.tflite`, prunes the files and runs them."""
 
 import functools
 
@@ -54,7 +54,7 @@ MODELS = {
 
 
 def of(name):
-    """The model by that name; a number of weights, no zeros."""
+    """Builds the named model with random weights and no zeros."""
     shape, layers = MODELS[name]
     model = keras.Sequential([keras.Input(shape), *layers()])
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def of(name):
 
 
 def convert(model, optimizations=(), **settings):
-    """What the converter of TensorFlow makes of a model."""
+    """Converts a model with TensorFlow's converter."""
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
 
@@ -83,7 +83,7 @@ def convert(model, optimizations=(), **settings):
 
 
 def settings(kind, shape):
-    """The converter's settings for a kind of file."""
+    """Returns the converter's settings for a kind of file."""
     return {
         "float32": {},
         "float16": {
@@ -105,14 +105,14 @@ def settings(kind, shape):
 
 @functools.cache
 def dense(name, kind="float32"):
-    """The file of a model without zeros."""
+    """Returns the file of a model without zeros."""
     return convert(of(name), **settings(kind, MODELS[name][0]))
 
 
 def pruned(name, sparsity, kind="float32", block=1):
-    """The file of a model with that fraction of zeros in every weight.
+    """Returns the file of a model with a fraction of zeros in every weight.
 
-    As if it had been pruned before: the converter does not look at the values.
+    Equals the file of a pruned model, since the converter ignores the values.
     """
     model = file.read(dense(name, kind))
     rng = np.random.default_rng(1)
@@ -126,7 +126,7 @@ def pruned(name, sparsity, kind="float32", block=1):
 
 
 def mask(shape, sparsity, block, rng):
-    """Of blocks along the last dimension; a block that would not fit is smaller."""
+    """Returns a mask of blocks along the last dimension; the last may be smaller."""
     *rows, columns = shape
     blocks = int(np.prod(rows)) * -(-columns // block)
     kept = np.ones(blocks, np.int8)
@@ -140,7 +140,7 @@ def inputs(shape, batch, seed=0):
 
 
 def predict(content, x, delegate=True):
-    """The output of a file, by the default interpreter or by its kernels alone."""
+    """Runs a file with the default interpreter or with built-in kernels only."""
     kernels = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = litert.Interpreter(
         model_content=content,
@@ -158,7 +158,7 @@ def predict(content, x, delegate=True):
 
 
 def codes(content):
-    """Name and version of all operators of a file, in the order they run."""
+    """Returns names and versions of all operators of a file, in execution order."""
     model = file.read(content)
     numbers = vars(file.schema().BuiltinOperator)
     names = {number: name for name, number in numbers.items()}
@@ -167,7 +167,7 @@ def codes(content):
 
 
 def changed(content, change):
-    """A file after `change` has altered its `ModelT`."""
+    """Returns a file whose `ModelT` was altered by `change`."""
     model = file.read(content)
     change(model)
     return file.write(model)

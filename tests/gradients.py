@@ -1,11 +1,11 @@
-"""The gradient of a function of Keras variables, on either backend."""
+"""Gradients of functions of Keras variables, on either backend."""
 
 import keras
 import numpy as np
 
 
 def gradient(loss, variable):
-    """d loss() / d variable, as a NumPy array."""
+    """Returns d loss() / d variable as a NumPy array."""
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 

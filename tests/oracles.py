@@ -1,4 +1,4 @@
-"""Truths by brute force, for tests only: slow, short, and written another way."""
+"""Brute-force reference implementations for tests: slow, short, independent."""
 
 import itertools
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def best_subset(scores, count, alive=None):
-    """The mask of the best `count` entries, found by trying all of them.
+    """Returns the mask of the best `count` entries, by trying all subsets.
 
-    Of subsets with the same total the one whose indices come first.
+    Among subsets with the same total, the one with the lowest indices wins.
     """
     candidates = range(len(scores)) if alive is None else np.flatnonzero(alive)
     subsets = itertools.combinations(candidates, count)
@@ -17,9 +17,9 @@ def best_subset(scores, count, alive=None):
 
 
 def filled(shares, rooms, keep):
-    """How much each vessel holds when `keep` is poured in, in proportion to shares.
+    """Distributes `keep` in proportion to shares, each vessel up to its room.
 
-    Found by bisection on the common level; no vessel holds more than its room.
+    Uses bisection on the common level.
     """
     low, high = 0.0, max(r / s for r, s in zip(rooms, shares, strict=True))
     for _ in range(200):
@@ -34,7 +34,7 @@ def _held(shares, rooms, level):
 
 
 def weights_left(sizes, rates, rounds):
-    """Weights left in each kernel after `rounds`, as plain integers."""
+    """Returns the weights left in each kernel after `rounds`, as integers."""
     left = list(sizes)
     for _ in range(rounds):
         left = [n - round(n * rate) for n, rate in zip(left, rates, strict=True)]

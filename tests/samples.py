@@ -1,4 +1,4 @@
-"""Tiny models of every kind that the tests of layers and wrapping go through."""
+"""Tiny models of every kind, for the tests of layers and wrapping."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from tf_tickets import wrapping
 
 @keras.saving.register_keras_serializable("tests")
 class OwnKernel(keras.layers.Layer):
-    """A layer with two matrices under names that Keras never uses."""
+    """A layer with two matrices whose names Keras never uses."""
 
     def build(self, shape):
         self.left = self.add_weight(shape=(shape[-1], 3), name="left")
@@ -43,7 +43,7 @@ class BlockWithoutBuild(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class SubclassedInside(keras.Model):
-    """A subclassed model without arguments, to stand inside a functional one."""
+    """A subclassed model without arguments, for use inside a functional one."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ class SubclassedInside(keras.Model):
 
 
 def single(layer, *shape):
-    """A model of one layer."""
+    """Builds a model of one layer."""
     inputs = keras.Input(shape)
     return keras.Model(inputs, kl.Flatten()(layer(inputs)))
 
@@ -81,14 +81,14 @@ def group_attention():
 
 
 def masked_sequence():
-    """Zeros in the input are padding, which the LSTM must not see."""
+    """Builds an LSTM on masked inputs: zeros are padding that it must ignore."""
     inputs = keras.Input((6,), dtype="int32")
     x = kl.Embedding(7, 4, mask_zero=True)(inputs)
     x = kl.Dense(5)(x)
     return keras.Model(inputs, kl.LSTM(3)(x))
 
 
-# name: (how to make the model, number of kernels)
+# name: (function that builds the model, number of kernels)
 LAYERS = {
     "Dense": (lambda: single(kl.Dense(4), 6), 1),
     "EinsumDense": (lambda: single(kl.EinsumDense("abc,cd->abd", (3, 4)), 3, 5), 1),
@@ -199,7 +199,7 @@ TOPOLOGIES = {
 
 
 class Subclassed(keras.Model):
-    """Layers in attributes, lists, tuples and dicts, and whole models too."""
+    """A subclassed model with layers and models in attributes, lists and dicts."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -225,13 +225,13 @@ def subclassed():
 
 
 def built(make):
-    """The model that `make` makes, from the same random numbers each time."""
+    """Builds a model with `make`, from the same random numbers each time."""
     keras.utils.set_random_seed(1)
     return make()
 
 
 def data(model, samples=8):
-    """Random inputs and targets of the model's shapes, for `fit`."""
+    """Returns random inputs and targets of the model's shapes, for `fit`."""
     rng = np.random.default_rng(2)
     inputs, targets = _symbols(model)
     inputs = keras.tree.map_structure(lambda t: _draw(rng, t, samples), inputs)
@@ -256,16 +256,16 @@ def _draw(rng, tensor, samples):
 
 
 def compiled(model, **kwargs):
-    """The model, with an optimizer that has a memory."""
+    """Compiles the model with an optimizer that has slots."""
     if keras.config.backend() == "tensorflow":
-        # XLA takes seconds a model there; one test has it.
+        # XLA takes seconds per model on TensorFlow; one test uses it.
         kwargs.setdefault("jit_compile", False)
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", **kwargs)
     return model
 
 
 def fit(model, inputs, targets, epochs=1):
-    """Trains two steps an epoch in a fixed order; returns the losses."""
+    """Trains two steps per epoch in a fixed order; returns the losses."""
     keras.utils.set_random_seed(3)
     history = model.fit(
         inputs, targets, batch_size=4, epochs=epochs, shuffle=False, verbose=0
@@ -274,9 +274,9 @@ def fit(model, inputs, targets, epochs=1):
 
 
 def outputs(model, inputs):
-    """Predictions as a flat list of arrays."""
-    found = model(inputs, training=False)
-    return [ops.convert_to_numpy(t) for t in keras.tree.flatten(found)]
+    """Returns predictions as a flat list of arrays."""
+    result = model(inputs, training=False)
+    return [ops.convert_to_numpy(t) for t in keras.tree.flatten(result)]
 
 
 def array(variable):
@@ -284,12 +284,12 @@ def array(variable):
 
 
 def weights(model):
-    """Arrays of the variables, masks left out, in order."""
+    """Returns the arrays of all variables except masks, in order."""
     return [ops.convert_to_numpy(v) for v in wrapping.plain_paths(model).values()]
 
 
 def half_masks(model, seed=4):
-    """Random masks that prune half of each kernel, by path."""
+    """Returns random masks that prune half of each kernel, by path."""
     rng = np.random.default_rng(seed)
     return {
         path: _half(rng, m.shape) for path, m in wrapping.kernels(model).masks.items()
@@ -301,8 +301,8 @@ def _half(rng, shape):
     return rng.permutation(np.arange(size) < size - size // 2).reshape(shape)
 
 
-# On TensorFlow these are compiled in the matrix, for they have loops or assign
-# inside; the other layers run eagerly, which takes half the time.
+# On TensorFlow only these are compiled in the matrix, because they contain loops or
+# assignments. The other layers run eagerly, which takes half the time.
 WITH_STATE = {
     "LSTM",
     "GRU",
@@ -321,7 +321,7 @@ def runs_eagerly(name):
 
 
 class Twins(NamedTuple):
-    """A plain and a wrapped model after the same training, the latter then pruned."""
+    """A plain and a wrapped model after the same training; one is then pruned."""
 
     make: object
     count: int
@@ -334,7 +334,7 @@ class Twins(NamedTuple):
 
 
 def twins(make, count, **kwargs):
-    """Trains both side by side, then prunes half and trains the wrapped one on."""
+    """Trains both models, then prunes half of the wrapped one and trains it further."""
     plain = compiled(built(make), **kwargs)
     wrapped = compiled(wrapping.wrap(built(make), verbose=False), **kwargs)
     inputs, targets = data(plain)

@@ -29,7 +29,7 @@ def randomly(masks, seed=0):
 
 
 def left_after(shapes, rates, rounds):
-    """Fraction of the weights left by the package's own per-kernel rates."""
+    """Returns the fraction of weights left by the package's per-kernel rates."""
     masks = full(shapes)
     rates = {f"^{path}$": rate for path, rate in zip(masks, rates, strict=True)}
     for _ in range(rounds):
@@ -105,7 +105,7 @@ def test_every_allocation_stays_within_what_is_alive(name):
 
 
 def test_erk_gives_what_overflows_to_the_others():
-    # Clamping alone would keep 40 + 40 + 207: a fraction of 0.29 where 0.5 is asked.
+    # Clamping alone would keep 40 + 40 + 207, a fraction of 0.29 instead of 0.5.
     masks = full([(1, 40), (40, 1), (30, 30)])
     assert allocation.erk({}, masks, 490) == {"k0": 40, "k1": 40, "k2": 410}
 

@@ -1,4 +1,4 @@
-"""SNIP, GraSP and SynFlow by their identities, and pruning before training."""
+"""SNIP, GraSP and SynFlow satisfy their identities; pruning before training."""
 
 import keras
 import numpy as np
@@ -29,10 +29,10 @@ def network(activation="tanh", bias=True, **kwargs):
 
 
 def loss_of(model, scale=1.0):
-    """The loss with logits divided by `scale`."""
+    """Returns the loss with logits divided by `scale`."""
     logits = model(X) / scale
-    found = keras.losses.sparse_categorical_crossentropy(Y, logits, from_logits=True)
-    return keras.ops.mean(found)
+    result = keras.losses.sparse_categorical_crossentropy(Y, logits, from_logits=True)
+    return keras.ops.mean(result)
 
 
 def gradient_norm(model, scale):
@@ -44,25 +44,25 @@ def gradient_norm(model, scale):
 
 
 def slope(model, path, place, function, change):
-    """How a function of the model changes with the presence of one weight."""
+    """Returns the derivative of a function with respect to one weight's mask."""
     kernel = wrapping.kernels(model).variables[path]
     whole = wrapping.to_numpy(kernel).copy()
-    found = []
+    result = []
     for presence in (1.0 + change, 1.0 - change):
         changed = whole.copy()
         changed[place] *= presence
         kernel.assign(changed)
-        found.append(function())
+        result.append(function())
     kernel.assign(whole)
-    return (found[0] - found[1]) / (2 * change)
+    return (result[0] - result[1]) / (2 * change)
 
 
 def test_snip_is_the_slope_of_the_loss_by_the_presence_of_a_weight():
     model = network()
     scores = saliency.SNIP(X, Y, batch_size=24)(model)
     for path, place in (("net/a/kernel", (2, 3)), ("net/c/kernel", (4, 1))):
-        found = abs(slope(model, path, place, lambda: float(loss_of(model)), 0.5))
-        assert scores[path][place] == pytest.approx(found, rel=2e-2, abs=1e-5)
+        result = abs(slope(model, path, place, lambda: float(loss_of(model)), 0.5))
+        assert scores[path][place] == pytest.approx(result, rel=2e-2, abs=1e-5)
 
 
 def test_what_grasp_scores_is_what_the_gradient_flow_loses():
@@ -70,9 +70,9 @@ def test_what_grasp_scores_is_what_the_gradient_flow_loses():
     scores = saliency.GraSP(X, Y, batch_size=24, temperature=2.0)(model)
     before = gradient_norm(model, 2.0)
     for path, place in (("net/a/kernel", (2, 3)), ("net/b/kernel", (4, 1))):
-        found = slope(model, path, place, lambda: gradient_norm(model, 2.0), 0.01)
-        assert 2.0 * scores[path][place] == pytest.approx(found, abs=2e-3 * before)
-        assert abs(found) > 1e-2 * before
+        result = slope(model, path, place, lambda: gradient_norm(model, 2.0), 0.01)
+        assert 2.0 * scores[path][place] == pytest.approx(result, abs=2e-3 * before)
+        assert abs(result) > 1e-2 * before
 
 
 def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
@@ -82,7 +82,7 @@ def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
     np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
     inner, outer = scores["net/a/kernel"], scores["net/b/kernel"]
     np.testing.assert_allclose(inner.sum(0), outer.sum(1), rtol=1e-5)
-    # Pruned weights carry nothing, and biases are taken for zero.
+    # Pruned weights contribute nothing, and biases are treated as zero.
     wrapping.kernels(model).set_masks(tiny.half(model))
     for path, score in saliency.synflow(model).items():
         assert (score[~wrapping.kernels(model).masks[path]] == 0.0).all()
@@ -90,8 +90,8 @@ def test_as_much_flows_into_a_layer_as_out_of_it_without_biases():
     for variable in biased.trainable_variables:
         if variable.path.endswith("bias"):
             variable.assign(np.ones(variable.shape))
-    found = saliency.synflow(biased)
-    assert {path: s.tolist() for path, s in found.items()} == {
+    result = saliency.synflow(biased)
+    assert {path: s.tolist() for path, s in result.items()} == {
         path: s.tolist() for path, s in scores.items()
     }
 
@@ -145,7 +145,7 @@ def test_it_prunes_before_the_first_step_and_trains_from_the_first_weights(name)
     assert tiny.pruned_weights(model).tolist() == [0.0] * 72
     for path, weight in first.items():
         assert ticket.weights[path].tobytes() == weight.tobytes()
-    # Batch statistics and dropout of the scoring have left nothing behind.
+    # Scoring has not changed batch statistics or dropout seeds.
     moved = [weight for path, weight in ticket.weights.items() if "moving" in path]
     assert [set(weight.tolist()) for weight in moved] == [{0.0}, {1.0}]
     assert tiny.same(search.prune(tiny.network()).masks.values(), ticket.masks.values())
@@ -182,15 +182,15 @@ def test_bad_arguments_are_refused(make, message):
 
 @pytest.mark.parametrize("policy", tiny.in_turns(["mixed_float16", "mixed_bfloat16"]))
 def test_scores_do_not_vanish_in_half_precision(policy):
-    found = {}
+    result = {}
     for each in ("float32", policy):
         keras.config.set_dtype_policy(each)
         try:
             scores = saliency.GraSP(X, Y)(network())
         finally:
             keras.config.set_dtype_policy("float32")
-        found[each] = np.concatenate([s.ravel() for s in scores.values()])
-    exact, half = found.values()
+        result[each] = np.concatenate([s.ravel() for s in scores.values()])
+    exact, half = result.values()
     assert (half != 0).mean() > 0.95
     assert np.corrcoef(exact, half)[0, 1] > 0.9
 

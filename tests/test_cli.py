@@ -1,4 +1,4 @@
-"""The command line, as a user types it, on a few digits."""
+"""Runs the command line as a user would, on a few digits."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tf_tickets_cli import main
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
 
-# The searches themselves are tested on both backends.
+# The searches themselves are tested on both backends elsewhere.
 on_tensorflow = pytest.mark.on("tensorflow")
 on_jax = pytest.mark.on("jax")
 
@@ -40,7 +40,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     assert labels == [*scores, *["iss"] * 2, *["imp"] * 2]
     assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
-    # What was being trained while one waited.
+    # The progress lines of the trainings.
     assert "cs initial_score=0.1  epoch 1/1  round 1" in first
     assert "\niss  epoch 2/2  round 2" in first
     assert "iss round 2  epoch 1/1  val_accuracy" in first
@@ -51,7 +51,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
 
 
 @on_jax
-# One epoch is too short for a stage one that stops early.
+# One epoch is too short for stage one to stop early.
 @pytest.mark.filterwarnings("ignore:.*without improvement:UserWarning")
 def test_growing_penalties_and_thresholds_are_on_the_frontier_too(tmp_path, capsys):
     out = tmp_path / "frontier"
@@ -76,11 +76,11 @@ def test_methods_that_come_to_one_sparsity_have_a_search_for_each(tmp_path, caps
     command = ["frontier", *FEW, "--methods", *methods, "--sparsities", "0.8", "0.9"]
     assert main.main([*command, "--out", str(out)]) == 0
     points = json.loads((out / "frontier.json").read_text())["points"]
-    found = {(p["label"], round(p["sparsity"], 3)): p for p in points}
+    actual = {(p["label"], round(p["sparsity"], 3)): p for p in points}
     expected = {(f"{m} final_sparsity={s}", s) for m in methods for s in (0.8, 0.9)}
-    assert set(found) == expected
+    assert set(actual) == expected
     # One epoch of search, and three teachers of one epoch each.
-    costs = {label.split()[0]: p["search_epochs"] for (label, _), p in found.items()}
+    costs = {label.split()[0]: p["search_epochs"] for (label, _), p in actual.items()}
     assert costs == {"kdlts": 4, "snip": 0, "synflow": 0}
     assert len(list((out / "teachers").glob("*.npz"))) == 3
     printed = capsys.readouterr().out
@@ -110,10 +110,10 @@ def test_a_ticket_is_trained_once_and_written_as_a_plain_model(tmp_path, capsys)
     assert main.main(command) == 0
     printed = capsys.readouterr().out
     assert "ticket  epoch 1/1" in printed and "test_accuracy" in printed
-    written, found = (
+    written, result = (
         keras.saving.load_model(f) for f in (trained, out / "model.keras")
     )
-    for one, other in zip(written.weights, found.weights, strict=True):
+    for one, other in zip(written.weights, result.weights, strict=True):
         np.testing.assert_array_equal(one, other)
     assert main.main(command) == 2
     assert "trained.keras exists already" in capsys.readouterr().err

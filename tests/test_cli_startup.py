@@ -1,4 +1,4 @@
-"""How the command line starts: fast help, quiet backends, progress in a file."""
+"""Startup of the command line: fast help, quiet backends, progress in a file."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
 
 
 def run(words, paths=(), without=(), **variables):
-    """Runs Python on words, in the first of the paths, with no word about logs."""
+    """Runs Python in the first of the paths, with no environment settings for logs."""
     environment = {**os.environ, **variables}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
     for name in ("TF_CPP_MIN_LOG_LEVEL", "FORCE_COLOR", *without):
@@ -107,7 +107,7 @@ def test_a_redirected_search_shows_progress_and_no_log_lines(tmp_path):
     assert "  epoch 2/2  val_accuracy 0." in lines[1]
 
 
-# What a C++ library writes, past sys.stderr.
+# Written like a C++ library does, bypassing sys.stderr.
 HELD_BACK = """
     import os
     from tf_tickets_cli.quiet import standard_error_held_back
@@ -123,7 +123,7 @@ HELD_BACK = """
     [
         ("pass", 0, "later line"),
         ("raise ValueError('broken')", 10_000, "ValueError: broken"),
-        # The interpreter dies without running another line.
+        # The interpreter crashes without running another line.
         ("os.abort()", 10_000, "log line"),
         ("raise KeyboardInterrupt", 0, "KeyboardInterrupt"),
     ],
@@ -131,13 +131,13 @@ HELD_BACK = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_what_is_held_back_is_shown_after_a_failure_only(then, shown, ends):
     program = textwrap.dedent(HELD_BACK).format(then=then)
-    found = run(["-c", program])
-    lines = found.stderr.splitlines()
+    result = run(["-c", program])
+    lines = result.stderr.splitlines()
     assert lines.count("log line") == shown
     assert lines[-1] == ends
 
 
-# A stand-in for a backend: it logs while it is imported, and fails.
+# A fake backend that logs while it is imported, and fails.
 BROKEN = """
     import os
     os.write(2, b"I0000 a log line of C++\\n")
@@ -170,7 +170,7 @@ def test_what_a_backend_logged_before_it_failed_is_shown(tmp_path):
     assert shown.stderr.endswith("I0000 a log line of C++\ntf-tickets: no AVX\n")
 
 
-# Stand-ins for a library and a Keras that start well.
+# A fake library and a fake Keras that start without errors.
 LIBRARY = """
     import os
     os.write(2, b"a log line of C++\\n")

@@ -1,4 +1,4 @@
-"""Files that cannot be rewritten are refused; metadata goes in and comes back."""
+"""Files that cannot be rewritten raise errors; metadata survives a round trip."""
 
 import io
 import struct
@@ -64,19 +64,19 @@ def test_metadata_is_added_and_comes_back_after_encoding():
     content = converted.pruned("dense 16", 0.9)
     before = file.metadata(content)
     entries = {"tf_tickets.ticket": b"\0provenance", "empty": b""}
-    found = rewriter.set_metadata(content, entries)
-    assert rewriter.metadata(found) == before | entries
-    assert rewriter.metadata(rewriter.encode(found)[0]) == before | entries
+    result = rewriter.set_metadata(content, entries)
+    assert rewriter.metadata(result) == before | entries
+    assert rewriter.metadata(rewriter.encode(result)[0]) == before | entries
     x = converted.inputs((16,), 2)
-    assert np.array_equal(converted.predict(content, x), converted.predict(found, x))
+    assert np.array_equal(converted.predict(content, x), converted.predict(result, x))
 
 
 def test_metadata_of_the_same_name_is_replaced():
     content = rewriter.set_metadata(converted.dense("dense 16"), {"a": b"1", "b": b"2"})
     buffers = len(file.read(content).buffers)
     content = rewriter.set_metadata(content, {"a": b"longer"})
-    found = rewriter.metadata(content)
-    assert (found["a"], found["b"]) == (b"longer", b"2")
+    result = rewriter.metadata(content)
+    assert (result["a"], result["b"]) == (b"longer", b"2")
     assert len(file.read(content).buffers) == buffers
 
 
@@ -87,8 +87,8 @@ def test_replacing_metadata_spares_others_with_the_same_bytes():
     entries = {"a": b"1", "b": b"1"}
     content = rewriter.set_metadata(converted.dense("dense 16"), entries)
     content = converted.changed(content, share)
-    found = rewriter.metadata(rewriter.set_metadata(content, {"b": b"2"}))
-    assert (found["a"], found["b"]) == (b"1", b"2")
+    result = rewriter.metadata(rewriter.set_metadata(content, {"b": b"2"}))
+    assert (result["a"], result["b"]) == (b"1", b"2")
 
 
 @pytest.mark.parametrize("entries", [{"a": "text"}, {1: b""}, {"a": None}])

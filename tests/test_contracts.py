@@ -1,4 +1,4 @@
-"""What every public object with a configuration must do, in one table."""
+"""The contract of every public object with a configuration, in one table."""
 
 import inspect
 import json
@@ -127,7 +127,7 @@ STOCHASTIC = {
     "seed": 3,
 }
 TOPK = {"sparsity": 0.3, "absolute": False, "dynamic_scaling": True, "seed": 3}
-# name: (class, a value for every argument, none of them the default)
+# name: (class, a non-default value for every argument)
 TABLE = {
     "IMP": (tt.IMP, IMP),
     "IMP with one rate": (tt.IMP, IMP | {"rate": 0.35, "stop_at": "below_dense"}),
@@ -279,7 +279,7 @@ CONFIGURED = [
 
 
 def plain(value):
-    """A value as a configuration can be compared by."""
+    """Converts a value to a form that can be compared."""
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, dict):
@@ -301,7 +301,7 @@ WITH_CONFIG = (
     keras.optimizers.Optimizer,
     masks.Mask,
 )
-# What every layer of Keras has in its configuration.
+# Entries in the configuration of every Keras layer.
 OF_LAYERS = {"name", "trainable", "dtype"}
 
 
@@ -346,8 +346,8 @@ def test_every_argument_survives_being_saved(name):
     assert type(restored) is cls
     assert restored.get_config() == original.get_config()
     for argument in arguments:
-        found = getattr(restored, argument)
-        assert plain(found) == plain(getattr(original, argument))
+        result = getattr(restored, argument)
+        assert plain(result) == plain(getattr(original, argument))
 
 
 def test_the_criterion_that_was_given_is_in_the_configuration():

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING, run as a reader would."""
+"""Runs the examples of CONTRIBUTING as a reader would."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""The controls: one thing is taken away, all others stay."""
+"""Controls change one property of a ticket and keep all others."""
 
 import numpy as np
 import pytest

@@ -86,12 +86,12 @@ def test_scores_of_another_shape_raise():
 @pytest.mark.parametrize("rows, columns", [(4, 1), (2, 2), (1, 1)])
 def test_a_block_has_its_mean_score(shape, rows, columns):
     weight = np.random.default_rng(0).normal(size=shape)
-    found = criteria.in_blocks("magnitude", rows, columns)(weight)
+    result = criteria.in_blocks("magnitude", rows, columns)(weight)
     for place in np.ndindex(*shape):
         *above, i, j = place
         i, j = i - i % rows, j - j % columns
         block = np.abs(weight[(*above, slice(i, i + rows), slice(j, j + columns))])
-        assert found[place] == pytest.approx(block.mean(), rel=1e-12)
+        assert result[place] == pytest.approx(block.mean(), rel=1e-12)
 
 
 def test_blocks_are_pruned_whole_by_any_search():
@@ -104,7 +104,7 @@ def test_blocks_are_pruned_whole_by_any_search():
     [ticket] = search.tickets
     assert sum(ticket.kept.values()) == 45
     first = next(iter(ticket.masks.values()))[:4]
-    # All but one block of the whole network are kept or pruned as one.
+    # All blocks of the network but one are kept or pruned as a whole.
     assert (first.all(axis=0) | ~first.any(axis=0)).sum() >= first.shape[1] - 1
 
 

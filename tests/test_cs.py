@@ -1,4 +1,4 @@
-"""Continuous Sparsification against its algorithm."""
+"""Compares Continuous Sparsification with its published algorithm."""
 
 import functools
 import itertools
@@ -15,8 +15,8 @@ from tf_tickets.training import snapshots
 
 
 def cs(rounds=3, epochs=2, **kwargs):
-    given = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
-    return tt.ContinuousSparsification(rounds, epochs, **given)
+    arguments = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
+    return tt.ContinuousSparsification(rounds, epochs, **arguments)
 
 
 def network(search, optimizer=None, **kwargs):
@@ -38,7 +38,7 @@ def scores(model):
 
 
 class Scores(keras.callbacks.Callback):
-    """Scores, weights and optimizer before the search acts and after."""
+    """Records scores, weights and optimizer before and after the search acts."""
 
     def __init__(self):
         super().__init__()
@@ -69,8 +69,8 @@ def test_with_high_scores_and_no_penalty_it_is_dense_training_to_the_bit(
     dense = tiny.compiled(tiny.build(), one())
     x, y = tiny.data()
     fit = {"epochs": 5, "batch_size": 16, "shuffle": False, "verbose": 0}
-    wanted = dense.fit(x, y, **fit).history
-    assert logs["loss"] == wanted["loss"]
+    expected = dense.fit(x, y, **fit).history
+    assert logs["loss"] == expected["loss"]
     found = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
     assert tiny.same(found, [wrapping.to_numpy(v) for v in dense.variables])
     assert logs["sparsity"] == [0.0] * 5
@@ -91,7 +91,7 @@ def test_tickets_are_taken_before_the_scores_are_reset():
         for path, mask in ticket.masks.items():
             assert (mask == (ended[path] > 0)).all()
         assert 0.0 < ticket.sparsity < 1.0
-    # After the reset all scores are below zero: a mask of them would be empty.
+    # After the reset all scores are below zero, so their mask would be empty.
     for epoch in (2, 4):
         assert max(s.max() for s in diary.begun[epoch].values()) <= np.float32(-0.02)
 
@@ -102,16 +102,16 @@ def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first
     for before, after in ((1, 2), (3, 4)):
         for path, reset in diary.begun[after].items():
             grown = diary.ended[before][path] * np.float32(50.0)
-            wanted = np.minimum(grown, np.float32(-0.05))
-            np.testing.assert_allclose(reset, wanted, rtol=1e-6)
+            expected = np.minimum(grown, np.float32(-0.05))
+            np.testing.assert_allclose(reset, expected, rtol=1e-6)
 
 
 def test_the_temperature_rises_in_every_round_and_the_logs_say_so():
     search = cs(2, 3, final_temperature=100.0)
     _, logs = run(search)
     # 4 steps an epoch: the last step of an epoch is the 4th, 8th, 12th of 12.
-    wanted = [100.0 ** (t / 11) for t in (3, 7, 11)]
-    assert logs["temperature"] == pytest.approx(wanted * 2, rel=1e-5)
+    expected = [100.0 ** (t / 11) for t in (3, 7, 11)]
+    assert logs["temperature"] == pytest.approx(expected * 2, rel=1e-5)
     assert logs["round"] == [1, 1, 1, 2, 2, 2]
     per_epoch = tt.schedules.ExponentialTemperature(1.0, 100.0, "epoch")
     by_epoch = cs(1, 3, final_temperature=per_epoch)
@@ -160,8 +160,8 @@ def test_the_scale_is_in_the_soft_phase_the_ticket_and_its_training(scaled, tmp_
     c = 1 + np.exp(0.1) if scaled else 1.0
     ticket = search.tickets[0]
     assert list(ticket.scales.values()) == (pytest.approx([c, c]) if scaled else [])
-    # The soft network of a high temperature, and the stripped one: the same where
-    # no score is so near to zero that even this temperature leaves it soft.
+    # The soft network at a high temperature equals the stripped one, unless a score is
+    # so close to zero that its mask is still soft.
     x, _ = tiny.data()
     for mask in wrapping.kernels(model).mask_layers.values():
         values = wrapping.to_numpy(mask.scores)
@@ -185,7 +185,7 @@ def test_the_scale_is_in_the_soft_phase_the_ticket_and_its_training(scaled, tmp_
 
 
 def test_a_scaled_ticket_trains_by_the_gradient_of_scaled_weights():
-    """One step of SGD: the gradient to the stored weight has the factor c."""
+    """One step of SGD: the gradient of the stored weight has the factor c."""
     search = cs(1, 1, initial_score=-0.1)
     model, _ = run(search, network(search, dropout=0.0))
     ticket = search.tickets[0]
@@ -215,9 +215,9 @@ def test_a_scaled_ticket_trains_by_the_gradient_of_scaled_weights():
     for path in names:
         variable = next(v for v in by_hand.variables if v.path == path)
         moved = (wrapping.to_numpy(variable) - before[path]) * np.float32(c)
-        wanted = ticket.weights[path] + moved
+        expected = ticket.weights[path] + moved
         kept = ticket.masks[path]
-        np.testing.assert_allclose(trained[path][kept], wanted[kept], atol=1e-5)
+        np.testing.assert_allclose(trained[path][kept], expected[kept], atol=1e-5)
 
 
 def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
@@ -232,7 +232,7 @@ def test_a_greater_penalty_leaves_fewer_weights_down_to_none():
 
 
 def test_scores_receive_no_weight_decay():
-    """Without data and penalty no force acts on the scores, but on the weights."""
+    """Without data and penalty, only the weights change, not the scores."""
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     search = cs(2, 2, initial_score=0.25, penalty=0.0)
     model = network(search, optimizer)
@@ -362,14 +362,14 @@ class _Stop(keras.callbacks.Callback):
 def find(name, directory, callbacks=()):
     keras.utils.clear_session()
     search = SEARCHES[name]()
-    given = {"directory": directory, "batch_size": 16, "verbose": 0, "seed": 3}
+    arguments = {"directory": directory, "batch_size": 16, "verbose": 0, "seed": 3}
     tt.find_tickets(
-        tiny.build_compiled, tiny.splits(), search, callbacks=callbacks, **given
+        tiny.build_compiled, tiny.splits(), search, callbacks=callbacks, **arguments
     )
     return search
 
 
-# In the first round, the second, the last; a supermask has but one, of three epochs.
+# In the first, second and last round; a supermask has one round of three epochs.
 CUTS = [
     *itertools.product(["cs", "cs, rewound", "iss"], [0, 3, 4]),
     *(("supermask", epoch) for epoch in (0, 1, 2)),
@@ -382,7 +382,7 @@ CHOSEN = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """From a name to the search that was not interrupted, made once."""
+    """Maps a name to the uninterrupted search, which runs once."""
 
     @functools.cache
     def found(name):
@@ -420,18 +420,20 @@ def test_the_initial_score_steers_the_sparsity():
 
 @pytest.mark.on("jax")
 def test_a_search_of_other_objects_with_other_names_goes_on(tmp_path):
-    """Keras numbers the names of optimizers and masks on within a process."""
+    """Within a process, Keras counts up in the names of optimizers and masks."""
     makes = {
         "iss": lambda: tt.StochasticSparsification(1, 1, monitor="val_accuracy"),
         "supermask": lambda: tt.Supermask(1, "topk", monitor="val_accuracy"),
         "cs": lambda: cs(1, 1, score_optimizer="sgd", monitor="val_accuracy"),
     }
-    given = {"batch_size": 16, "verbose": 0}
+    arguments = {"batch_size": 16, "verbose": 0}
     for name, make in makes.items():
         for _ in range(2):
             search = make()
             data = tiny.splits()
-            tt.find_tickets(tiny.build_compiled, data, search, tmp_path / name, **given)
+            tt.find_tickets(
+                tiny.build_compiled, data, search, tmp_path / name, **arguments
+            )
             assert len(search.tickets) == 1 and 0.0 <= search.sparsity <= 1.0
 
 
@@ -440,10 +442,10 @@ def test_the_stripped_model_shares_no_memory_with_the_wrapped_one():
     model, _ = run(search)
     plain = tt.strip(model)
     x, _ = tiny.data()
-    wanted = plain.predict(x, verbose=0)
+    expected = plain.predict(x, verbose=0)
     tiny.run(model, cs(1, 1))
     model.predict(x, verbose=0)
-    np.testing.assert_array_equal(plain.predict(x, verbose=0), wanted)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
 
 
 class WithoutTraining(keras.Model):

@@ -1,4 +1,4 @@
-"""Curvature and OBD: exact where they can be, against formulas where they cannot."""
+"""Compares curvature and OBD with exact values or formulas."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def half_squares_of_four(y, p):
 
 
 def quadratic():
-    """At its minimum: the loss is the sum of h / 2 * (w - w*) ** 2, plus nothing."""
+    """Builds a model at its minimum, whose loss is the sum of h / 2 * (w - w*) ** 2."""
     dense = keras.layers.Dense(1, use_bias=False, name="d")
     model = keras.Sequential([keras.Input((4,)), dense], name="net")
     model = tt.wrap(model, verbose=False)
@@ -57,11 +57,11 @@ def test_both_are_the_hessian_of_a_linear_classifier(kind, draws):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, metrics=["accuracy"], jit_compile=tiny.JIT)
     p = keras.ops.convert_to_numpy(keras.ops.softmax(model(x)))
-    wanted = np.einsum("ni,nj->ij", x**2, p * (1 - p)) / 16
-    [found] = getattr(curvature, kind)(model, x, y, draws=draws).values()
-    # Of so many draws the deviation is about a tenth of the greatest.
-    np.testing.assert_allclose(found, wanted, atol=0.15 * wanted.max())
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+    expected = np.einsum("ni,nj->ij", x**2, p * (1 - p)) / 16
+    [actual] = getattr(curvature, kind)(model, x, y, draws=draws).values()
+    # With this many draws, the deviation is about a tenth of the largest value.
+    np.testing.assert_allclose(actual, expected, atol=0.15 * expected.max())
+    assert np.corrcoef(actual.ravel(), expected.ravel())[0, 1] > 0.95
 
 
 def test_where_all_bends_alike_it_ranks_by_magnitude():
@@ -78,9 +78,9 @@ def test_nothing_of_the_model_is_changed_and_pruned_weights_bend_nothing():
     snapshots.built_optimizer(model)
     before = snapshots.record(model)
     x, y = tiny.data(32)
-    found = curvature.hutchinson(model, x, y, draws=2)
+    result = curvature.hutchinson(model, x, y, draws=2)
     assert tiny.same(tiny.flat(snapshots.record(model)), tiny.flat(before))
-    for path, bends in found.items():
+    for path, bends in result.items():
         assert not bends[~masks[path]].any() and bends[masks[path]].any()
 
 

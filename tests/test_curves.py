@@ -1,4 +1,4 @@
-"""The picture of a search."""
+"""The plot of a search."""
 
 import struct
 import sys
@@ -15,7 +15,7 @@ RESULTS = [
 
 
 def drawn_axes(results, monkeypatch, tmp_path, **kwargs):
-    """The axes of the picture that `plot_search` wrote."""
+    """Returns the axes of the plot that `plot_search` wrote."""
     figure = plots._figure()
     monkeypatch.setattr(plots, "_figure", lambda: figure)
     plots.plot_search(results, tmp_path / "curve.png", **kwargs)

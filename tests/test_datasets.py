@@ -1,4 +1,4 @@
-"""Splits, standardization, .npz files, tensorflow-datasets, and what goes wrong."""
+"""Splits, standardization, .npz files, tensorflow-datasets and errors."""
 
 import os
 import sys

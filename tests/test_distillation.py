@@ -1,4 +1,4 @@
-"""Distillation losses against loops by hand."""
+"""Compares distillation losses with explicit loops."""
 
 import keras
 import numpy as np
@@ -46,8 +46,8 @@ def test_responses_are_compared_with_the_mean_of_the_teachers():
     assert value(EACH["response"], ROWS[1:], ROWS[0]) == pytest.approx(forward, 1e-4)
     middle = softmax(np.log(p).mean(0))
     backward = 4.0 * divergence(q, middle)
-    found = value(EACH["reverse response"], ROWS[1:], ROWS[0])
-    assert found == pytest.approx(backward, 1e-4)
+    result = value(EACH["reverse response"], ROWS[1:], ROWS[0])
+    assert result == pytest.approx(backward, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["response", "reverse response"])
@@ -88,16 +88,16 @@ def test_answers_of_other_shapes_are_refused():
 
 def test_distances_angles_and_similarities_by_hand():
     def distances(rows):
-        found = np.array([[np.linalg.norm(a - b) for b in rows] for a in rows])
-        return found / found[found > 0].mean()
+        actual = np.array([[np.linalg.norm(a - b) for b in rows] for a in rows])
+        return actual / actual[actual > 0].mean()
 
     def angles(rows):
-        found = np.zeros((7, 7, 7))
+        actual = np.zeros((7, 7, 7))
         for j, i, k in np.ndindex(7, 7, 7):
             a, b = rows[i] - rows[j], rows[k] - rows[j]
             lengths = np.linalg.norm(a) * np.linalg.norm(b)
-            found[j, i, k] = a @ b / lengths if lengths else 0.0
-        return found
+            actual[j, i, k] = a @ b / lengths if lengths else 0.0
+        return actual
 
     def similarities(rows):
         gram = rows @ rows.T
@@ -126,15 +126,17 @@ def test_a_relation_minds_neither_place_nor_scale_nor_turn(name):
 @pytest.mark.parametrize("name", EACH)
 def test_a_row_of_weight_zero_does_not_count(name):
     weight = np.array([1, 1, 0, 1, 1, 1, 1], "float32")
-    found = value(EACH[name], ROWS[1:2], ROWS[0], weight)
-    assert found > 1e-3
+    result = value(EACH[name], ROWS[1:2], ROWS[0], weight)
+    assert result > 1e-3
     other = ROWS[0].copy()
     for far in (1.0, 1e4):
         other[2] = far * np.array([3, -1, 4, -1, 5])
-        assert value(EACH[name], ROWS[1:2], other, weight) == pytest.approx(found, 1e-5)
+        assert value(EACH[name], ROWS[1:2], other, weight) == pytest.approx(
+            result, 1e-5
+        )
     other[2] = [3, -1, 4, -1, 5]
     full = value(EACH[name], ROWS[1:2], other)
-    assert abs(full - found) > 1e-3 * found
+    assert abs(full - result) > 1e-3 * result
     ones = np.ones(7, "float32")
     assert value(EACH[name], ROWS[1:2], other, ones) == pytest.approx(full, 1e-6)
 
@@ -145,8 +147,8 @@ def test_equal_rows_have_finite_gradients(name):
     rows[1] = rows[0]
     student = keras.Variable(rows)
     loss = EACH[name]
-    found = gradient(lambda: loss.compute_loss(ROWS[1:], student.value), student)
-    assert np.isfinite(found).all() and np.abs(found).max() > 0.0
+    result = gradient(lambda: loss.compute_loss(ROWS[1:], student.value), student)
+    assert np.isfinite(result).all() and np.abs(result).max() > 0.0
 
 
 def test_a_projection_leads_to_features_of_another_shape():

@@ -1,4 +1,4 @@
-"""The trainer that teaches: by hand, beside Keras's own, and under searches."""
+"""Compares Distiller with explicit steps and with Keras's; runs searches in it."""
 
 import keras
 import numpy as np
@@ -56,8 +56,8 @@ def evaluated(model, **kwargs):
 def test_the_loss_is_the_sum_of_its_parts():
     student = tt.wrap(plain(keras.regularizers.L2(0.3)), verbose=False)
     weights = [0.5, 2.0, 0.25]
-    given = {"distillation_loss_weights": weights, "student_loss_weight": 0.7}
-    model = distiller(student, **given)
+    arguments = {"distillation_loss_weights": weights, "student_loss_weight": 0.7}
+    model = distiller(student, **arguments)
     x, y = tiny.data()
 
     def of(net):
@@ -105,7 +105,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(graph):
     parent = plain() if graph == "sequential" else functional()
     teacher = keras.models.clone_model(parent)
     teacher.set_weights(parent.get_weights())
-    # The layers that are not wrapped are in the graph of the parent too.
+    # Layers that are not wrapped also belong to the graph of the parent.
     student = tt.wrap(parent, verbose=False)
     layers = ("a", "norm", "b")
     model = tt.Distiller(teacher, student, [FeatureDistillation(x) for x in layers])
@@ -130,7 +130,7 @@ def functional():
 
 @pytest.mark.skipif(not hasattr(keras, "distillation"), reason="Keras before 3.12")
 def test_penalties_and_sample_weights_count_which_keras_forgets():
-    """Why there is a trainer of our own."""
+    """This is the reason for a separate Distiller."""
 
     def keras_own(student):
         model = keras.distillation.Distiller(
@@ -148,8 +148,8 @@ def test_penalties_and_sample_weights_count_which_keras_forgets():
     def found(make, regularizer=None, weight=None):
         keras.utils.set_random_seed(0)
         model = make(plain(regularizer))
-        given = {"sample_weight": weight, "return_dict": True, "verbose": 0}
-        return model.evaluate(x, y, batch_size=64, **given)["loss"]
+        arguments = {"sample_weight": weight, "return_dict": True, "verbose": 0}
+        return model.evaluate(x, y, batch_size=64, **arguments)["loss"]
 
     heavy = keras.regularizers.L2(1000.0)
     changes = {
@@ -197,12 +197,12 @@ def steps(rows, length):
 def test_a_row_of_several_steps_has_one_weight():
     model, x, y = steps(5, 5)
     weight = np.array([1.0, 1.0, 0.0, 0.0, 2.0], "float32")[:, None]
-    given = {"sample_weight": weight, "verbose": 0, "return_dict": True}
-    found = model.evaluate(x, y, **given)["distillation_loss"]
+    arguments = {"sample_weight": weight, "verbose": 0, "return_dict": True}
+    found = model.evaluate(x, y, **arguments)["distillation_loss"]
     x[2:4] = 100.0
-    assert model.evaluate(x, y, **given)["distillation_loss"] == found > 0.0
+    assert model.evaluate(x, y, **arguments)["distillation_loss"] == found > 0.0
     model, x, y = steps(5, 7)
-    assert model.evaluate(x, y, **given)["distillation_loss"] > 0.0
+    assert model.evaluate(x, y, **arguments)["distillation_loss"] > 0.0
 
 
 def test_what_teachers_said_is_remembered_in_any_order():
@@ -213,7 +213,7 @@ def test_what_teachers_said_is_remembered_in_any_order():
         model.fit(data, y, batch_size=16, epochs=2, verbose=0)
     for left, right in zip(asked.get_weights(), remembered.get_weights(), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-6)
-    # They are not asked again: their answers are what was remembered.
+    # The teachers are not called again; the remembered outputs are used.
     data = remembered.remember(x)
     for teacher in remembered.teachers:
         teacher.set_weights([w + 1.0 for w in teacher.get_weights()])
@@ -294,7 +294,7 @@ def test_a_search_with_teachers_resumes_to_the_same_bytes(tmp_path):
 )
 def test_every_way_of_compiling_a_step(policy, spe):
     keras.config.set_dtype_policy(policy)
-    # XLA is tried with one of the two, for it takes TensorFlow seconds.
+    # XLA is tested with only one of the two, since it takes TensorFlow seconds.
     model = distiller(steps_per_execution=spe, jit_compile=tiny.JIT or spe > 1)
     history = model.fit(*tiny.data(), batch_size=16, epochs=12, verbose=0).history
     parts = zip(history["student_loss"], history["distillation_loss"], strict=True)

@@ -1,4 +1,4 @@
-"""What README, the pages of the site and the examples say is executed."""
+"""Runs the code of README, the documentation and the examples."""
 
 import dataclasses
 import importlib
@@ -19,12 +19,12 @@ from tf_tickets_cli import main as cli
 ROOT = pathlib.Path(__file__).parent.parent
 ALL_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 ALL_PAGES = sorted(str(page.relative_to(ROOT)) for page in ALL_PAGES)
-# Run from the first block to the last; one of code has no title, a quote has one.
+# Blocks are run in order. A block with a title is a quote and is not run.
 PAGES = [p for p in ALL_PAGES if "```python\n" in (ROOT / p).read_text("utf-8")]
 QUOTING = [p for p in ALL_PAGES if "```python title=" in (ROOT / p).read_text("utf-8")]
 NOTEBOOKS = ("imp", "learned-masks")
 EXAMPLES = sorted(script.name for script in ROOT.glob("examples/*.py"))
-# Those with tests of their own.
+# Examples with separate tests.
 OTHERS = ("stop_early.py", "export_a_ticket.py", "serve_a_model.py")
 pytestmark = pytest.mark.usefixtures("forked_interpreters")
 OF_DIGITS = [script for script in EXAMPLES if script not in OTHERS]
@@ -32,7 +32,7 @@ OF_DIGITS = [script for script in EXAMPLES if script not in OTHERS]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Files that documents write do not land in the repository."""
+    """Keeps files that documents write out of the repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
@@ -50,13 +50,13 @@ def few_digits(monkeypatch):
     monkeypatch.setattr(tt.datasets, "load", lambda name: few)
 
 
-# With a few digits a schedule may fire at no step, a stop have nothing to stop, and a
-# kernel be all but pruned: warnings, as they should be.
+# With a few digits, a schedule may never fire, an early stop may never stop, and a
+# kernel may be almost empty. These warnings are expected.
 FEW_STEPS = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def python_blocks(text):
-    """Each block, below as many empty lines as stand before it in the page."""
+    """Yields blocks, with empty lines before them so that line numbers match."""
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.S | re.M):
         yield "\n" * text.count("\n", 0, match.start(1)) + match.group(1)
 
@@ -83,7 +83,7 @@ def unindented(text):
 
 
 def commands():
-    """The commands of the pages, each with its page."""
+    """Yields the commands of the pages, each with its page."""
     for page in ALL_PAGES:
         text = (ROOT / page).read_text("utf-8")
         for block in re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M):
@@ -107,7 +107,7 @@ def test_the_commands_of_the_pages_can_be_typed():
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_the_links_of_a_page_lead_to_files(page):
     text = (ROOT / page).read_text("utf-8")
-    # Notebooks and results lie in folders beside the pages, or behind a link.
+    # Notebooks and results are in folders next to the pages, or are linked there.
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / page).parent.joinpath(link).exists(), link
 
@@ -166,15 +166,15 @@ def test_an_example_runs_on_a_few_digits(script, few_digits, monkeypatch):
 @pytest.mark.on("jax")
 def test_stopping_early_and_a_penalty_hold_back_as_the_textbook_says(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stop_early.py", "folder"])
-    found = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
-    steps, h, target = found["steps"], found["CURVATURES"], found["TARGET"]
+    result = runpy.run_path(str(ROOT / "examples" / "stop_early.py"))
+    steps, h, target = result["steps"], result["CURVATURES"], result["TARGET"]
     gone = [1 - math.prod([1 - 0.01 * at] * steps) for at in h]
-    np.testing.assert_allclose(found["early"], target * gone, rtol=1e-4)
+    np.testing.assert_allclose(result["early"], target * gone, rtol=1e-4)
     alpha = 1 / (0.01 * steps)
-    np.testing.assert_allclose(found["late"], target * h / (h + alpha), rtol=1e-4)
-    # One strength for each direction is early stopping.
-    each = found["same_strength"](steps, h)
-    np.testing.assert_allclose(found["early"], target * h / (h + each), rtol=1e-4)
+    np.testing.assert_allclose(result["late"], target * h / (h + alpha), rtol=1e-4)
+    # Early stopping acts like one penalty strength per direction.
+    each = result["same_strength"](steps, h)
+    np.testing.assert_allclose(result["early"], target * h / (h + each), rtol=1e-4)
     assert each[0] == pytest.approx(alpha, rel=0.03) and each[2] < alpha / 4
     assert pathlib.Path("folder/stop_early.png").stat().st_size > 10_000
 

@@ -13,12 +13,16 @@ X, Y = tiny.data()
 
 
 def rigl(**kwargs):
-    given = {"sparsity": 0.7, "interval": 3, "grow": saliency.DenseGradient(X, Y, 32)}
-    return tt.DynamicSparsity(**{**given, **kwargs})
+    arguments = {
+        "sparsity": 0.7,
+        "interval": 3,
+        "grow": saliency.DenseGradient(X, Y, 32),
+    }
+    return tt.DynamicSparsity(**{**arguments, **kwargs})
 
 
 class Watch(keras.callbacks.Callback):
-    """Masks, kernels and momenta at each exchange: before it and after it."""
+    """Records masks, kernels and momenta before and after each exchange."""
 
     def __init__(self, training):
         super().__init__()
@@ -47,8 +51,8 @@ class Watch(keras.callbacks.Callback):
 def fit(training, model=None, epochs=3, **kwargs):
     model = model or tiny.network(keras.optimizers.SGD(0.1, momentum=0.9))
     watch = Watch(training)
-    given = {"batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
-    history = model.fit(X, Y, epochs=epochs, callbacks=[training], **given).history
+    arguments = {"batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
+    history = model.fit(X, Y, epochs=epochs, callbacks=[training], **arguments).history
     # The first sets the masks, the last is the end of `fit`.
     return model, history, watch.seen
 
@@ -59,7 +63,7 @@ def test_counts_stay_and_a_grown_weight_begins_at_zero(grow):
     model, history, seen = fit(training)
     counts = {path: int(m.sum()) for path, m in wrapping.kernels(model).masks.items()}
     assert sum(counts.values()) == 27 and history["sparsity"] == [0.7] * 3
-    # 12 steps: exchanges at 3, 6 and 9, of which the last drops nothing any more.
+    # 12 steps: exchanges at 3, 6 and 9; the last one drops nothing.
     assert [step for step, _, _ in seen[1:-1]] == [3, 6, 9]
     moved = 0
     for _, (old, _, _), (new, weights, slots) in seen[1:-1]:
@@ -80,8 +84,8 @@ def by_place(weight):
 
 
 def test_the_smallest_are_dropped_and_the_highest_scores_grow():
-    given = {"until": 1.0, "anneal": "constant", "drop_fraction": 0.4}
-    _, _, seen = fit(rigl(grow=by_place, **given))
+    arguments = {"until": 1.0, "anneal": "constant", "drop_fraction": 0.4}
+    _, _, seen = fit(rigl(grow=by_place, **arguments))
     assert len(seen) == 6
     _, (old, weights, _), (new, _, _) = seen[1]
     for path, mask in old.items():
@@ -99,7 +103,7 @@ def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():
     model = tiny.compiled(tt.wrap(tiny.build(dropout=0.0), verbose=False))
     masks = tiny.half(model)
     wrapping.kernels(model).set_masks(masks)
-    found = saliency.DenseGradient(X, Y)(model, np.random.default_rng(0))
+    result = saliency.DenseGradient(X, Y)(model, np.random.default_rng(0))
     whole = {path: np.ones_like(mask) for path, mask in masks.items()}
     wrapping.kernels(model).set_masks(whole)
 
@@ -123,7 +127,7 @@ def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():
                 ends.append(loss())
             kernel.assign(start)
             slope = abs(ends[0] - ends[1]) / 0.006
-            assert found[path][tuple(place)] == pytest.approx(slope, abs=2e-3)
+            assert result[path][tuple(place)] == pytest.approx(slope, abs=2e-3)
             checked += slope > 1e-2
     assert checked > 2
 
@@ -132,9 +136,9 @@ def test_the_fraction_falls_as_a_cosine_until_its_time():
     training = rigl(until=0.5, drop_fraction=0.4)
     fit(training, epochs=4)
     assert training._last == 8.0
-    found = [training.fraction(step) for step in (0, 2, 4, 8, 20)]
+    actual = [training.fraction(step) for step in (0, 2, 4, 8, 20)]
     expected = [0.4, 0.2 * (1 + np.sqrt(0.5)), 0.2, 0.0, 0.0]
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert actual == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("spe", [1, 4])
@@ -162,11 +166,11 @@ def test_masks_that_are_there_are_the_first():
 
 
 def test_the_seed_decides():
-    found = [
+    result = [
         list(wrapping.kernels(fit(rigl(grow="random", seed=seed))[0]).masks.values())
         for seed in (0, 0, 1)
     ]
-    assert tiny.same(found[0], found[1]) and not tiny.same(found[0], found[2])
+    assert tiny.same(result[0], result[1]) and not tiny.same(result[0], result[2])
 
 
 @pytest.mark.parametrize(

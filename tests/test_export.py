@@ -1,4 +1,4 @@
-"""What is exported gives what the model gives, elsewhere, and is small."""
+"""Exported files are small, and predict what the model predicts."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("forked_interpreters")
 
 
 def wrapped(sparsity=0.9):
-    """Convolution, normalization with statistics, dropout, dense; random masks."""
+    """Builds a wrapped model of several layer types, with random masks."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -92,7 +92,7 @@ def test_a_wrapped_model_is_written_and_stays_as_it_is(tmp_path):
 
 
 def drawn(seed):
-    """A small network of random layers with random zeros, single ones or blocks."""
+    """Builds a small network of random layers, with single zeros or blocks."""
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
     x = image = keras.Input((8, 8, 4), name="image")
@@ -140,7 +140,7 @@ FORMATS = ["saved_model", "tflite", "keras"]
     ),
 )
 def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
-    """As `checking` runs them, in this process."""
+    """Runs the files as `verification` does, but in this process."""
     if format == "tflite":
         pytest.importorskip("ai_edge_litert")
     model = drawn(seed)
@@ -151,13 +151,13 @@ def test_random_networks_give_the_same_in_every_format(tmp_path, seed, format):
     job = {"trainable": False, "nest": "image"}
     call = artefact_runner.LOADERS[format](str(path), job)
     for batch in (1, 5):
-        found = call({"image": x[:batch]})
-        found = [found[name] for name in sorted(found)]
+        actual = call({"image": x[:batch]})
+        actual = [actual[name] for name in sorted(actual)]
         expected = [np.asarray(y) for y in model(x[:batch], training=False)]
         if format == "tflite":
-            found.sort(key=lambda array: array.shape)
+            actual.sort(key=lambda array: array.shape)
             expected.sort(key=lambda array: array.shape)
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=2e-5 * abs(other).max())
 
 
@@ -192,10 +192,10 @@ np.save(sys.argv[2], np.stack(found))
 @pytest.mark.fresh("tensorflow")
 @by_tensorflow
 def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
-    """By TF 2, twice in a process, as a Keras layer, and by TF 1's loader."""
+    """Loads it by TF 2 twice in a process, as a Keras layer, and by TF 1's loader."""
     model = wrapped()
     tt.export(model, tmp_path / "a", data=X, verify=False)
-    # What has no room in the graph goes to the files of the variables.
+    # Values too large for the graph are stored in the files of the variables.
     monkeypatch.setattr("tf_tickets.exporting.saved_model.inference.GRAPH_LIMIT", 0)
     tt.export(model, tmp_path / "b", data=X, verify=False)
     np.save(tmp_path / "x.npy", X)
@@ -206,14 +206,14 @@ def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = np.load(tmp_path / "y.npy")
-    assert found.shape[:2] == (2, 5)
-    for each in found.reshape(10, *found.shape[2:]):
+    result = np.load(tmp_path / "y.npy")
+    assert result.shape[:2] == (2, 5)
+    for each in result.reshape(10, *result.shape[2:]):
         np.testing.assert_allclose(each, answers(model), atol=1e-5)
 
 
 def train(loaded, x, y, steps=10):
-    """Some steps with weight decay and momentum, which would revive pruned weights."""
+    """Trains with weight decay and momentum, which would revive pruned weights."""
     import tensorflow as tf
 
     optimizer = keras.optimizers.AdamW(0.01)
@@ -246,7 +246,7 @@ def test_a_saved_model_is_trained_on_and_keeps_its_zeros(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     served = loaded.signatures["serving_default"](image=tf.constant(X))["output_0"]
     assert abs(served.numpy() - answers(model)).max() > 0.1
-    # Statistics have moved; and the trained model is small again when it is saved.
+    # Statistics have changed, and the trained model is small when it is saved again.
     after = [v.numpy() for v in loaded.variables if "mean" in v.name]
     assert all((a != b).any() for a, b in zip(means, after, strict=True)) and means
     tf.saved_model.save(loaded, tmp_path / "b")
@@ -309,7 +309,7 @@ def test_a_tflite_file_of_every_precision(tmp_path, precision):
 
 @by_tensorflow
 def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
-    """As they are, without a word, where a Keras model is given as their owner."""
+    """TensorFlow's converter silently loses them if a Keras model is their owner."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     import tensorflow as tf
 
@@ -321,7 +321,7 @@ def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
     tt.export(model, tmp_path / "a.tflite", "tflite", verify=False)
     whole = (tmp_path / "a.tflite").read_bytes()
     assert len(lost) < 10_000 < len(whole)
-    found = []
+    result = []
     for content in (lost, whole):
         interpreter = litert.Interpreter(model_content=content)
         index = interpreter.get_input_details()[0]["index"]
@@ -330,9 +330,9 @@ def test_weights_are_not_lost_on_the_way_to_tflite(tmp_path):
         interpreter.set_tensor(index, X)
         interpreter.invoke()
         index = interpreter.get_output_details()[0]["index"]
-        found.append(interpreter.get_tensor(index))
-    assert not np.allclose(found[0], answers(model), atol=1e-2)
-    np.testing.assert_allclose(found[1], answers(model), atol=1e-4)
+        result.append(interpreter.get_tensor(index))
+    assert not np.allclose(result[0], answers(model), atol=1e-2)
+    np.testing.assert_allclose(result[1], answers(model), atol=1e-4)
 
 
 @by_tensorflow
@@ -438,18 +438,18 @@ def test_other_backends_have_it_written_by_tensorflow(tmp_path, format):
 
 @by_tensorflow
 def test_the_example_exports_and_what_it_wrote_is_served(tmp_path, monkeypatch):
-    """By the path that the example shows, as a client asks for it."""
+    """Sends a client's request to the path that the example prints."""
     pytest.importorskip("ai_edge_litert")
     folder, load = tmp_path / "exported", tt.datasets.load
     monkeypatch.setattr(tt.datasets, "load", lambda name: load(name).take(64))
     monkeypatch.setattr(sys, "argv", ["export_a_ticket.py", str(folder)])
-    found = runpy.run_path(str(EXAMPLES / "export_a_ticket.py"))
+    actual = runpy.run_path(str(EXAMPLES / "export_a_ticket.py"))
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["lenet.keras", "lenet.tflite", "serve", "train"]
         + [f"{name}.json" for name in ("lenet.keras", "lenet.tflite", "serve", "train")]
     )
-    images = found["images"]
-    expected = found["trainer"].model(images, training=False)
+    images = actual["images"]
+    expected = actual["trainer"].model(images, training=False)
     expected = keras.ops.convert_to_numpy(expected)
     script = runpy.run_path(str(EXAMPLES / "serve_a_model.py"))
     with script["server"](str(folder / "serve"), 0) as serving:

@@ -1,4 +1,4 @@
-"""Models and inputs as users have them: what is exported right, what is refused."""
+"""Models and inputs of users: which are exported correctly, which raise errors."""
 
 import json
 
@@ -23,7 +23,7 @@ Y = np.arange(40) % 10
 
 
 def pruned(sparsity=0.9, width=60, **more):
-    """A plain compiled network with zeros, trained for an epoch."""
+    """Builds a plain compiled network with zeros, trained for an epoch."""
     keras.utils.set_random_seed(3)
     layers = [kl.Dense(width, "relu", name="f", **more), kl.Dense(10, name="g")]
     model = tt.wrap(keras.Sequential([keras.Input((20,)), *layers]), verbose=False)
@@ -78,13 +78,13 @@ def test_a_frozen_layer_stays_frozen_in_a_saved_model_to_train(tmp_path):
     tt.export(model, tmp_path / "a", trainable=True, verify=False)
     given = loaded(tmp_path / "a")
     assert len(given.trainable_variables) == 2
-    found = given(tf.constant(X), training=True)
-    np.testing.assert_allclose(found, model(X), atol=1e-5)
+    result = given(tf.constant(X), training=True)
+    np.testing.assert_allclose(result, model(X), atol=1e-5)
 
 
 @by_tensorflow
 def test_what_is_trained_is_the_network_with_its_zeros(tmp_path):
-    """Put into the Keras model, the trained weights give the same, saved again too."""
+    """The trained weights in the Keras model give equal outputs, also when resaved."""
     import tensorflow as tf
 
     model = pruned(width=400)
@@ -107,12 +107,12 @@ def test_what_is_trained_is_the_network_with_its_zeros(tmp_path):
     tf.saved_model.save(given, tmp_path / "b", signatures=given.signatures)
     served = loaded(tmp_path / "b").signatures["serving_default"]
     (name,) = served.structured_input_signature[1]
-    found = served(**{name: tf.constant(X)})["output_0"]
-    np.testing.assert_allclose(found, model(X), atol=1e-5)
+    result = served(**{name: tf.constant(X)})["output_0"]
+    np.testing.assert_allclose(result, model(X), atol=1e-5)
 
 
 class TwoLayers(keras.Model):
-    """Subclassed: it does not know its inputs."""
+    """A subclassed model, which does not know its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ class TwoLayers(keras.Model):
 
 
 class Noise(kl.Layer):
-    """Draws at random in inference too."""
+    """Adds random noise, in inference too."""
 
     def __init__(self):
         super().__init__()
@@ -204,8 +204,8 @@ def two_inputs():
 
 def test_examples_are_taken_by_name():
     takes = signature.of_model(two_inputs())
-    found = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
-    assert found["b"].all() and not found["a"].any()
+    result = takes.named({"a": np.zeros((3, 2)), "b": np.ones((3, 2))})
+    assert result["b"].all() and not result["a"].any()
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_examples_that_do_not_fit_are_refused(tmp_path, data, message):
 
 
 def convolutions(*kernels, strides=2):
-    """Valid convolutions over images of unknown size."""
+    """Builds valid convolutions over images of unknown size."""
     x = image = keras.Input((None, None, 3), name="image")
     for size in kernels:
         x = kl.Conv2D(2, size, strides=strides)(x)
@@ -238,13 +238,13 @@ def halved_and_doubled():
 
 
 def steps_of_video():
-    """One example has more numbers than examples of unknown size may grow to."""
+    """Builds a model whose single example exceeds the limit for unknown sizes."""
     video = keras.Input((None, 120, 120, 3))
     return keras.Model(video, kl.TimeDistributed(kl.GlobalAveragePooling2D())(video))
 
 
 def half_left_out():
-    """The output of 8 steps and fewer is empty, which no layer refuses."""
+    """Builds a model whose output is empty for 8 steps or fewer, without an error."""
     steps = keras.Input((None, 3))
     return keras.Model(steps, kl.Lambda(lambda x: x[:, 8:])(steps))
 

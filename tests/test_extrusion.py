@@ -1,4 +1,4 @@
-"""DLTH, UniLTH and UniDLTH against each other, IMP, and loops by hand."""
+"""Compares DLTH, UniLTH and UniDLTH with each other, IMP and explicit loops."""
 
 import itertools
 
@@ -32,18 +32,18 @@ def dlth(final_sparsity=0.5, **kwargs):
 
 
 def uni(kind, **kwargs):
-    given = {
+    arguments = {
         "final_sparsity": 0.7,
         "rounds": 2,
         "stage_one": tt.StageOne(3, NO_STOP),
         "penalty": 2,
         "epochs_per_round": 2,
     }
-    return kind(**{**given, **kwargs})
+    return kind(**{**arguments, **kwargs})
 
 
 def noted(search):
-    """What the search has noted of its stage one."""
+    """Returns what the search recorded about its stage one."""
     return search.engine.state.notes["stage_one"]
 
 
@@ -68,10 +68,10 @@ def test_without_stop_and_penalty_unilth_is_imp_to_the_bit(fidelity):
         rewind_to=tt.Rewind("init", fidelity),
         monitor="accuracy",
     )
-    second, found = run(search)
+    second, result = run(search)
     assert [sum(t.kept.values()) for t in imp.tickets] == [60, 40, 27]
     assert [t.id for t in search.tickets] == [t.id for t in imp.tickets]
-    assert found["loss"] == logs["loss"] and found["val_loss"] == logs["val_loss"]
+    assert result["loss"] == logs["loss"] and result["val_loss"] == logs["val_loss"]
     assert tiny.same(weights(first), weights(second))
     assert search.dense["loss"] == imp.dense["loss"]
 
@@ -88,7 +88,7 @@ def test_without_stage_one_unidlth_of_one_round_is_dlth_to_the_bit():
 
 
 def test_dlth_is_the_published_loop():
-    """By hand, in NumPy: a linear layer, mean squared errors, SGD with momentum."""
+    """Compares with NumPy: a linear layer, mean squared error, SGD with momentum."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 5)).astype("float32")
     y = rng.normal(size=(16, 4)).astype("float32")
@@ -128,7 +128,7 @@ def test_dlth_is_the_published_loop():
 
 
 class Removal(keras.callbacks.Callback):
-    """Accuracy before and after the removal, on either side of the search."""
+    """Records the accuracy before and after the removal, around the search."""
 
     def __init__(self, search):
         super().__init__()
@@ -138,15 +138,15 @@ class Removal(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.search.penalty.epochs:
             x, y = tiny.data(1024, seed=7)
-            found = self.model.evaluate(x, y, verbose=0, return_dict=True)
+            result = self.model.evaluate(x, y, verbose=0, return_dict=True)
             self.accuracy.append(
-                (found["accuracy"], wrapping.kernels(self.model).sparsity)
+                (result["accuracy"], wrapping.kernels(self.model).sparsity)
             )
 
 
 @pytest.mark.on("jax")
 def test_the_removal_after_the_penalty_has_stood_changes_nothing():
-    """Half of the weights, chosen at random, are pressed out, then cut."""
+    """A random half of the weights is penalized to zero, then removed."""
     strong = GrowingPenalty(cap=4.0)
     search = dlth(0.5, penalty=tt.PenaltyPhase(150, strong), monitor="accuracy")
     decay = keras.optimizers.schedules.CosineDecay(0.1, 600, alpha=0.001)
@@ -185,13 +185,13 @@ def test_without_a_cap_it_is_plain_training_then_random_pruning():
 
 
 def test_the_choice_is_random_exact_in_every_kernel_and_the_seeds():
-    found = []
+    result = []
     for seed in (0, 0, 1):
         search = dlth(0.7, penalty=1, epochs_per_round=1, seed=seed)
         run(search)
         assert list(search.tickets[0].kept.values()) == [18, 9]
-        found.append(search.tickets[0].id)
-    assert found[0] == found[1] != found[2]
+        result.append(search.tickets[0].id)
+    assert result[0] == result[1] != result[2]
 
 
 def test_the_default_of_the_published_code_has_a_name():
@@ -227,7 +227,7 @@ def test_masks_are_nested_and_as_sparse_as_asked(kind, train):
         "last": [5, 7, 9],
         "none": [5, 7, 9],
     }[train]
-    # Of a ticket that is not trained: measured with the weights that were removed.
+    # Metrics of an untrained ticket were measured before the removal.
     trained = {"each": [1, 1, 1], "last": [0, 0, 1], "none": [0, 0, 0]}[train]
     assert ["val_accuracy" in t.metrics for t in search.tickets] == trained
     assert ["pressed_val_accuracy" not in t.metrics for t in search.tickets] == trained
@@ -255,7 +255,7 @@ def test_a_reset_ticket_starts_from_the_first_weights_another_from_where_it_is()
 
 
 class Losses(keras.callbacks.Callback):
-    """Validation losses as they are wanted."""
+    """Replaces the validation losses by given values."""
 
     def __init__(self, losses):
         super().__init__()
@@ -277,7 +277,7 @@ def test_stage_one_stops_and_goes_back_to_the_best():
     assert search.dense["val_loss"] == 3.0
     parts = ["weights", "statistics"]
     begun = tiny.flat(diary.before[6], parts)
-    # The diary looks before the search turns; the best epoch was put back already.
+    # The diary records before the next round; the best epoch is already restored.
     assert tiny.same(begun, tiny.flat(diary.after[2], parts))
     assert search.tickets[0].provenance["stage_one"] == noted(search)
     assert search.engine.epochs_before(1) == 8
@@ -318,7 +318,7 @@ def test_stage_one_refuses_any_other_force(make, named):
     search = uni(tt.UniLTH)
     with pytest.raises(ValueError, match=f"without any regularization.*{named}"):
         run(search, search.wrap(make(), verbose=False))
-    # DLTH has no stage one, and published weight decay.
+    # DLTH has no stage one, and its published code uses weight decay.
     other = dlth()
     run(other, other.wrap(make(), verbose=False))
     assert other.complete
@@ -412,8 +412,8 @@ class _Stop(keras.callbacks.Callback):
 
 def find(name, directory, callbacks=()):
     search = SEARCHES[name]()
-    given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
-    tt.find_tickets(tiny.build_compiled, tiny.splits(), search, directory, **given)
+    arguments = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
+    tt.find_tickets(tiny.build_compiled, tiny.splits(), search, directory, **arguments)
     return search
 
 
@@ -435,12 +435,12 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path, name, e
 
 def test_patience_is_an_argument_that_can_be_varied():
     stops = [tt.StageOne(9, tt.EarlyStopRewind(p)) for p in (1, 3)]
-    found = uni(tt.UniLTH).varied(stage_one=stops)
-    assert [s.stage_one.early_stop.patience for s in found.values()] == [1, 3]
+    result = uni(tt.UniLTH).varied(stage_one=stops)
+    assert [s.stage_one.early_stop.patience for s in result.values()] == [1, 3]
 
 
 class _Seen(keras.callbacks.Callback):
-    """What a callback of a round is told, and the sparsity at the time."""
+    """Records the events of a round's callback, and the sparsity at that time."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and nothing in them is believed unchecked."""
+"""Files are written atomically, and their contents are checked on loading."""
 
 import json
 import os
@@ -49,16 +49,16 @@ def as_bytes(found):
 @pytest.mark.parametrize("shape", [(), (0,), (11,), (3, 5), (2, 0, 3)])
 def test_every_dtype_and_shape_comes_back_to_the_bit(tmp_path, dtype, shape):
     array = (np.arange(np.prod(shape)) % 2).reshape(shape).astype(dtype)
-    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
-    assert (found.dtype, found.shape) == (array.dtype, array.shape)
-    assert found.tobytes() == array.tobytes()
+    result = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    assert (result.dtype, result.shape) == (array.dtype, array.shape)
+    assert result.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
 def test_infinities_nan_and_minus_zero_come_back(tmp_path, dtype):
     array = np.array([np.inf, -np.inf, np.nan, -0.0, 1e-7]).astype(dtype)
-    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
-    assert found.tobytes() == array.tobytes()
+    result = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    assert result.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_infinities_nan_and_minus_zero_come_back(tmp_path, dtype):
     ],
 )
 def test_other_layouts_in_memory_come_back_with_their_values(tmp_path, array):
-    found = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
-    np.testing.assert_array_equal(found, array)
+    result = files.read(written(tmp_path, {"a": array}), "demo")[1]["a"]
+    np.testing.assert_array_equal(result, array)
 
 
 def test_what_is_read_can_be_written_to(tmp_path):

@@ -1,4 +1,4 @@
-"""find_tickets: interrupted at any moment, it ends with the same bits."""
+"""find_tickets: interrupted at any moment, it resumes with the same bits."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import warm
 
 import tf_tickets as tt
 
-# A process of its own that kills itself, in an epoch or while it writes a file.
+# A separate process that kills itself in an epoch or while writing a file.
 PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -37,19 +37,19 @@ FILES = ["round_01.ticket", "round_02.ticket", "round_03.ticket", "search.state"
 
 def find(directory=None, callbacks=(), search=None, data=None, **kwargs):
     search = search or tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
-    given = {"seed": 3, "batch_size": 16, "verbose": 0, **kwargs}
+    arguments = {"seed": 3, "batch_size": 16, "verbose": 0, **kwargs}
     return tt.find_tickets(
-        given.pop("build", tiny.build_compiled),
+        arguments.pop("build", tiny.build_compiled),
         tiny.splits() if data is None else data,
         search,
         directory,
         callbacks=callbacks,
-        **given,
+        **arguments,
     )
 
 
 def find_as_a_new_process(directory, callbacks=()):
-    """The files have names of layers in them, which Keras numbers on."""
+    """Resets Keras's numbering of layers, since files contain layer names."""
     keras.utils.clear_session()
     return find(directory, callbacks)
 
@@ -69,7 +69,7 @@ def contents(directory):
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
-    """The directory of a search that was not interrupted, and its tickets."""
+    """Returns the directory of an uninterrupted search, and its tickets."""
     directory = tmp_path_factory.mktemp("complete")
     return directory, find_as_a_new_process(directory)
 
@@ -89,7 +89,7 @@ def killed(directory, write=0, moment=()):
     "kill, epochs",
     tiny.in_turns(
         [
-            # In round 0, in round 2; in the write of round 1's ticket and of its state.
+            # In rounds 0 and 2, and while writing round 1's ticket and state.
             ({"moment": (1, 2)}, 8),
             ({"moment": (5, 0)}, 4),
             ({"write": 2}, 8),
@@ -100,18 +100,18 @@ def killed(directory, write=0, moment=()):
 def test_a_killed_search_goes_on_to_the_same_bytes(tmp_path, complete, kill, epochs):
     killed(tmp_path, **kill)
     watch = Epochs()
-    found = find_as_a_new_process(tmp_path, [watch])
+    result = find_as_a_new_process(tmp_path, [watch])
     assert contents(tmp_path) == contents(complete[0])
-    assert [t.metrics for t in found] == [t.metrics for t in complete[1]]
+    assert [t.metrics for t in result] == [t.metrics for t in complete[1]]
     assert watch.trained == list(range(8 - epochs, 8))
 
 
 def test_the_directory_has_a_ticket_a_round_and_the_state(complete):
-    directory, found = complete
+    directory, result = complete
     assert sorted(os.listdir(directory)) == FILES
     loaded = [tt.Ticket.load(directory / name) for name in FILES[:3]]
-    assert [t.id for t in loaded] == [t.id for t in found]
-    assert [t.metrics for t in loaded] == [t.metrics for t in found]
+    assert [t.id for t in loaded] == [t.id for t in result]
+    assert [t.metrics for t in loaded] == [t.metrics for t in result]
 
 
 def test_test_data_are_evaluated_for_each_ticket(complete):
@@ -125,16 +125,16 @@ def test_without_a_directory_the_tickets_are_the_same(complete):
 def test_a_complete_directory_returns_without_training(complete):
     before, watch = contents(complete[0]), Epochs()
     search = tiny.imp(rewind_to="2 steps", monitor="val_accuracy")
-    found = find(complete[0], callbacks=[watch], search=search)
+    result = find(complete[0], callbacks=[watch], search=search)
     assert watch.trained == []
-    assert [t.id for t in found] == [t.id for t in complete[1]]
+    assert [t.id for t in result] == [t.id for t in complete[1]]
     assert search.complete and search.best is not None
     assert search.dense["test_accuracy"] > 0
     assert contents(complete[0]) == before
 
 
 def unnamed():
-    """Keras numbers these layers on, so each build has other names."""
+    """Builds layers without names, which Keras numbers differently in each build."""
     layers = [
         keras.Input((6,)),
         keras.layers.Dense(5),
@@ -252,9 +252,9 @@ def test_callbacks_see_sparsity_and_round():
 
 def test_a_full_rewind_at_rate_0_repeats_round_0_to_the_bit():
     search = tiny.imp(rate=0.0, fidelity="exact", monitor="val_accuracy")
-    found = find(search=search)
+    result = find(search=search)
     dense = {**search.dense}
-    assert [t.metrics for t in found] == [dense] * 3
+    assert [t.metrics for t in result] == [dense] * 3
 
 
 def test_what_a_search_tells_of_its_data_is_not_told_by_the_next_fit():

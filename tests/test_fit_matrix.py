@@ -1,4 +1,4 @@
-"""A real search through every way in which Keras compiles a step."""
+"""Runs a search with every way in which Keras compiles a step."""
 
 import keras
 import numpy as np
@@ -16,16 +16,16 @@ OPTIMIZERS = {
     "EMA": {"use_ema": True},
     "accumulation": {"gradient_accumulation_steps": 2},
 }
-# Without it JAX runs each operation by itself and compiles no step.
+# Without it, JAX runs each operation separately and compiles no step.
 COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}
 JIT = COMPILED[keras.config.backend()]
 
 
 def spread(names):
-    """Rows that pair all settings. Every second one is tried by default.
+    """Returns rows that pair all settings. Half of them run by default.
 
-    Which ones is decided by policy and name, the other way round on the other backend:
-    these two are tried together in every way on one of the backends.
+    Policy and name select which half, and the other backend runs the other half. So
+    every combination of these two runs on one of the backends.
     """
     rows = tiny.paired(JIT, POLICIES, (1, 4), names)
     here = int(keras.config.backend() != "tensorflow")
@@ -44,7 +44,7 @@ def test_every_two_settings_are_tried_together():
 
 
 class Loss:
-    """Counts how often its Python is run: once a trace."""
+    """Counts how often its Python code runs: once per trace."""
 
     def __init__(self):
         self.traces = 0
@@ -60,7 +60,7 @@ class Loss:
 
 
 def network(wrap, policy, options, **compiling):
-    """Plain, or wrapped and then compiled."""
+    """Builds a network, plain or wrapped, and compiles it."""
     keras.config.set_dtype_policy(policy)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(10, activation="relu")(inputs)
@@ -97,14 +97,14 @@ def effective(model):
 
 
 def predictions(model):
-    """Without XLA, which rounds one and the same sum in more than one way."""
+    """Predicts without XLA, which may round the same sum differently."""
     return keras.ops.convert_to_numpy(model(tiny.data()[0], training=False))
 
 
 def check_every_reader(model, path):
-    """Zeros in weights, effective kernels, the stripped model and the file."""
+    """Checks zeros in weights, effective kernels, the stripped model and the file."""
     masks = wrapping.kernels(model).masks
-    wanted = predictions(model)
+    expected = predictions(model)
     model.save(path)
     loaded = keras.models.load_model(path, compile=False)
     plain = tt.strip(model)
@@ -113,7 +113,7 @@ def check_every_reader(model, path):
     assert zeros(effective(model), masks) == [True, True]
     assert tiny.same(wrapping.kernels(loaded).masks.values(), masks.values())
     for other in (plain, loaded):
-        np.testing.assert_array_equal(predictions(other), wanted)
+        np.testing.assert_array_equal(predictions(other), expected)
 
 
 @pytest.mark.parametrize("jit, policy, spe, options", spread(list(OPTIMIZERS)))

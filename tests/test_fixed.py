@@ -1,4 +1,4 @@
-"""The growing penalty: its schedule, its force, and that every trainer sees it."""
+"""The growing penalty: its schedule, its gradient, and its use by every trainer."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tf_tickets.masks.penalized import own_regularizer
 
 
 def published(steps, increment=1e-4, interval=5, cap=1.0, power=1):
-    """The loop of the published code, and at which iteration it passes the cap."""
+    """Runs the published loop; returns at which iteration it passes the cap."""
     grown, strengths, passed = 0.0, [], None
     for step in range(steps):
         if step % interval == 0 and passed is None:
@@ -27,10 +27,10 @@ def test_the_published_settings_reach_the_cap_after_50001_iterations(power):
     strengths, passed = published(50_010, power=power)
     penalty = GrowingPenalty(1e-4, interval=5, power=power, hold=40_000)
     assert passed + 1 == penalty.growth == 50_001 and penalty.steps == 90_001
-    found = keras.ops.convert_to_numpy(
+    result = keras.ops.convert_to_numpy(
         penalty(keras.ops.arange(50_010, dtype="int32"), 90_001, 1)
     )
-    np.testing.assert_allclose(found, np.minimum(strengths, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(result, np.minimum(strengths, 1.0), rtol=1e-5)
 
 
 def test_the_iterative_settings_take_20001_iterations():
@@ -41,10 +41,10 @@ def test_the_iterative_settings_take_20001_iterations():
 def test_without_an_increment_it_fits_the_steps_as_the_published_ones_do(power, cap):
     penalty = GrowingPenalty(power=power, cap=cap)
     steps = 90_000
-    found = keras.ops.convert_to_numpy(penalty(np.arange(steps), steps, 1))
-    assert found[0] > 0 and (np.diff(found) >= 0).all()
-    reached = int(np.argmax(found >= np.float32(cap) * (1 - 1e-6)))
-    assert reached == pytest.approx(50_000, abs=50) and found[-1] == np.float32(cap)
+    result = keras.ops.convert_to_numpy(penalty(np.arange(steps), steps, 1))
+    assert result[0] > 0 and (np.diff(result) >= 0).all()
+    reached = int(np.argmax(result >= np.float32(cap) * (1 - 1e-6)))
+    assert reached == pytest.approx(50_000, abs=50) and result[-1] == np.float32(cap)
 
 
 def test_no_cap_is_no_penalty():
@@ -69,14 +69,14 @@ def test_bad_schedules_are_refused(arguments, message):
         GrowingPenalty(**arguments)
 
 
-# A quadratic: one example a weight, of which the loss is h / 2 * (w - target) ** 2.
+# A quadratic: one example per weight, whose loss is h / 2 * (w - target) ** 2.
 CURVATURES = np.array([0.5, 1.0, 4.0], "float32")
 TARGETS = np.array([1.0, -2.0, 3.0], "float32")
 
 
 @keras.saving.register_keras_serializable("tests")
 def half_squares(y, p):
-    """Of three examples the mean is 1/3: together half of each square."""
+    """The mean over three examples divides by 3: together half of each square."""
     return 1.5 * keras.ops.square(y - p)[:, 0]
 
 
@@ -137,8 +137,8 @@ def test_the_fixed_point_on_a_quadratic(optimizer):
     x, y = (np.tile(part, (1500, 1)) for part in inputs())
     model.fit(x, y, batch_size=3, verbose=0, shuffle=False)
     pulled = CURVATURES * TARGETS / (CURVATURES + 2.0)
-    wanted = np.where(chosen[:, 0], pulled, TARGETS)
-    np.testing.assert_allclose(kernel(model), wanted, rtol=2e-4)
+    expected = np.where(chosen[:, 0], pulled, TARGETS)
+    np.testing.assert_allclose(kernel(model), expected, rtol=2e-4)
 
 
 def test_one_step_differs_from_the_dense_one_by_the_force_alone():
@@ -210,7 +210,7 @@ def test_evaluation_does_not_let_it_grow():
 
 
 class Own(keras.Model):
-    """Another trainer, which collects the losses as Keras asks for."""
+    """A custom trainer that collects the losses as Keras requires."""
 
     def __init__(self, inner):
         super().__init__()
@@ -220,8 +220,8 @@ class Own(keras.Model):
         return self.inner(x, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
-        found = 3.0 * keras.ops.mean(keras.ops.square(y - y_pred))
-        return found + sum(self.losses)
+        result = 3.0 * keras.ops.mean(keras.ops.square(y - y_pred))
+        return result + sum(self.losses)
 
 
 def test_another_trainer_sees_it_too():
@@ -231,20 +231,20 @@ def test_another_trainer_sees_it_too():
     mask_of(model).choose(np.ones((3, 1)), 800, 1)
     x, y = (np.tile(part, (800, 1)) for part in inputs())
     trainer.fit(x, y, batch_size=3, verbose=0, shuffle=False)
-    # The loss is twice the other one: so is its curvature.
-    wanted = 2 * CURVATURES * TARGETS / (2 * CURVATURES + 2.0)
-    np.testing.assert_allclose(kernel(model), wanted, rtol=1e-3)
+    # The loss is doubled, and so is its curvature.
+    expected = 2 * CURVATURES * TARGETS / (2 * CURVATURES + 2.0)
+    np.testing.assert_allclose(kernel(model), expected, rtol=1e-3)
 
 
 def test_at_rest_it_trains_as_a_fixed_mask_to_the_bit():
-    found = []
+    result = []
     for name in ("fixed", "penalized"):
         keras.utils.set_random_seed(0)
         model = tiny.compiled(tt.wrap(tiny.build(), mask=name, verbose=False))
         x, y = tiny.data()
         model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
-        found.append([wrapping.to_numpy(v) for v in model.trainable_variables])
-    assert tiny.same(*found)
+        result.append([wrapping.to_numpy(v) for v in model.trainable_variables])
+    assert tiny.same(*result)
 
 
 def test_a_schedule_must_be_callable():

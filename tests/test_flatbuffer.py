@@ -1,4 +1,4 @@
-"""Files are converted, encoded and run: what the dense one gives is the truth."""
+"""Converts, encodes and runs files; the dense file is the reference."""
 
 import functools
 import gzip
@@ -27,9 +27,9 @@ CONVOLUTIONS = {
 
 
 def error(expected, given):
-    """Relative to the largest; NaN is infinitely wrong."""
-    found = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
-    return np.inf if np.isnan(found) else found
+    """Returns the error relative to the largest value; infinite for NaN."""
+    actual = np.abs(given - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return np.inf if np.isnan(actual) else actual
 
 
 def assert_same_outputs(content, encoded, shape):
@@ -41,11 +41,11 @@ def assert_same_outputs(content, encoded, shape):
 
 
 def assert_sizes_as_recorded(content, encoded, records):
-    """What is saved in the tensors is saved in the file, apart from the tables."""
+    """Checks that the file shrinks as much as its tensors, except for tables."""
     saved = [r.bytes_before - r.bytes_after for r in records if r.encoding != "dense"]
     tables = [700 + 12 * max(r.shape) for r in records if r.encoding != "dense"]
-    found = len(content) - len(encoded)
-    assert sum(saved) - sum(tables) <= found <= sum(saved)
+    result = len(content) - len(encoded)
+    assert sum(saved) - sum(tables) <= result <= sum(saved)
     assert (len(encoded) < len(content)) == bool(saved)
 
 
@@ -54,7 +54,7 @@ def encodings(records):
 
 
 def dimensions(content):
-    """From the name of each sparse tensor to the dimensions it is stored in."""
+    """Maps the name of each sparse tensor to its stored dimensions."""
     tensors = file.read(content).subgraphs[0].tensors
     return {
         tensor.name.decode(): len(tensor.sparsity.dimMetadata)
@@ -101,13 +101,13 @@ def test_blocks_of_four_are_used_where_the_inputs_divide(width, first, sparsity)
 @pytest.mark.parametrize("name", ["dense 12", "dense 250", "conv 1x1", "depthwise"])
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_where_encoding_begins_to_pay_no_file_grows(name, kind):
-    found = set()
+    result = set()
     for sparsity in np.linspace(0.1, 0.8, 15):
         content = converted.pruned(name, sparsity, kind)
         encoded, records = rewriter.encode(content)
-        found.update(encodings(records))
+        result.update(encodings(records))
         assert_sizes_as_recorded(content, encoded, records)
-    assert len(found) > 1
+    assert len(result) > 1
 
 
 def test_blocks_can_be_declined():
@@ -187,12 +187,12 @@ def test_an_embedding_stays_dense_beside_an_encoded_layer():
     }
 
 
-# What the converter itself does.
+# The behaviour of the converter itself.
 
 
 @functools.cache
 def by_tensorflow(width, sparsity, block=1, kind="float32"):
-    """One layer as the converter encodes it, as it does not, and the inputs."""
+    """Returns a layer's file with and without the converter's encoding, and inputs."""
     model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(64)])
     rng = np.random.default_rng(0)
     mask = converted.mask((64, width), sparsity, block, rng)
@@ -250,8 +250,8 @@ def test_transposed_convolutions_of_halves_stay_dense_as_unpacked_they_give_nan(
     kernel, bias = model.get_weights()
     model.set_weights([kernel * (np.abs(kernel) > np.quantile(abs(kernel), 0.9)), bias])
     theirs = converted.convert(model, **settings)
-    found = converted.predict(theirs, converted.inputs((4, 4, 16), 1))
-    assert np.isnan(found).any()
+    result = converted.predict(theirs, converted.inputs((4, 4, 16), 1))
+    assert np.isnan(result).any()
 
 
 @pytest.mark.parametrize("name", ["conv 3x3", "depthwise"])
@@ -338,7 +338,7 @@ def test_attention_and_recurrence_run():
 
 
 def first_weight(model):
-    """The position of the first tensor with a sizeable constant."""
+    """Returns the position of the first tensor with a large constant."""
     sizes = [
         0 if model.buffers[t.buffer].data is None else model.buffers[t.buffer].data.size
         for t in model.subgraphs[0].tensors

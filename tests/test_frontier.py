@@ -1,4 +1,4 @@
-"""The frontier over several searches: equal terms, kept, resumed, drawn."""
+"""The frontier over several searches: same conditions, stored, resumed, plotted."""
 
 import json
 import xml.etree.ElementTree
@@ -20,12 +20,12 @@ def searches():
 
 def find(directory=None, **kwargs):
     keras.utils.clear_session()
-    given = {"epochs": 2, "batch_size": 16, "seed": 3, **kwargs}
-    build = given.pop("build", tiny.build_without_dropout)
-    return tt.find_frontier(build, tiny.splits(), searches(), directory, **given)
+    arguments = {"epochs": 2, "batch_size": 16, "seed": 3, **kwargs}
+    build = arguments.pop("build", tiny.build_without_dropout)
+    return tt.find_frontier(build, tiny.splits(), searches(), directory, **arguments)
 
 
-# On TensorFlow the command line finds frontiers.
+# On TensorFlow, the tests of the command line cover frontiers.
 pytestmark = pytest.mark.on("jax")
 
 
@@ -225,7 +225,7 @@ def test_the_dense_network_is_the_same_whatever_search_comes_first():
         return found.dense
 
     def pair():
-        # The weights of its tickets are trained ones, with zeros.
+        # The start weights of its tickets are trained weights with zeros.
         dlth = tt.DLTH(0.5, 1, 2, 1, train="none")
         return dlth, tt.IMP(1, 1, 0.5, monitor="loss")
 

@@ -1,6 +1,6 @@
-"""What tf_tickets 0.1.0 saved is loaded: tickets, wrapped models, interrupted searches.
+"""Loads files of tf_tickets 0.1.0: tickets, wrapped models, interrupted searches.
 
-`frozen/make.py` says how the files were made. They are never made again.
+`frozen/make.py` created the files. They are never created again.
 """
 
 import json
@@ -109,14 +109,14 @@ def ticket(name):
 
 @pytest.mark.parametrize("name", TICKETS)
 def test_tickets_are_what_they_were(name):
-    wanted, found = TICKETS[name], ticket(name)
+    wanted, actual = TICKETS[name], ticket(name)
     backend, method = name.split("/")
-    assert (found.sparsity, found.id) == (wanted.sparsity, wanted.id)
-    assert found.metrics["val_loss"] == wanted.val_loss
-    assert found.metrics["test_accuracy"] == wanted.test_accuracy
+    assert (actual.sparsity, actual.id) == (wanted.sparsity, wanted.id)
+    assert actual.metrics["val_loss"] == wanted.val_loss
+    assert actual.metrics["test_accuracy"] == wanted.test_accuracy
     scales = dict.fromkeys(KERNELS, wanted.scale) if wanted.scale != 1.0 else {}
-    assert found.scales == scales
-    origin = found.provenance
+    assert actual.scales == scales
+    origin = actual.provenance
     assert origin["method"] == method.removesuffix("_by_seed")
     assert (origin["round"], origin["build_seed"]) == (wanted.round, 3)
     assert origin["versions"]["backend"] == backend
@@ -124,18 +124,18 @@ def test_tickets_are_what_they_were(name):
 
 @pytest.mark.parametrize("name", [name for name in TICKETS if "seed" not in name])
 def test_tickets_are_put_into_a_model(name):
-    found = ticket(name)
-    plain = tt.strip(found.apply(make.build()))
+    result = ticket(name)
+    plain = tt.strip(result.apply(make.build()))
     weights = {f"net/{v.path.removeprefix('net/')}": v for v in plain.weights}
     for path in KERNELS:
-        start = found.weights[path] * found.masks[path] * found.scales.get(path, 1.0)
+        start = result.weights[path] * result.masks[path] * result.scales.get(path, 1.0)
         np.testing.assert_allclose(make.array(weights[path]), start, rtol=1e-6)
     for path in ("net/hidden/bias", "net/norm/gamma", "net/norm/moving_mean"):
-        np.testing.assert_array_equal(make.array(weights[path]), found.weights[path])
+        np.testing.assert_array_equal(make.array(weights[path]), result.weights[path])
 
 
 def test_start_weights_are_rebuilt_from_the_seed():
-    """Up to rounding, by the backend that drew them; the other draws other numbers."""
+    """The backend that drew them reproduces them up to rounding; the other cannot."""
     by_seed, whole = ticket(f"{BACKEND}/imp_by_seed"), ticket(f"{BACKEND}/imp")
     assert by_seed.weights is None
     rebuilt = by_seed.start_weights().values()
@@ -143,7 +143,7 @@ def test_start_weights_are_rebuilt_from_the_seed():
         np.testing.assert_allclose(array, other, atol=1e-6)
 
 
-# Wrapped models, in a process that has only imported tf_tickets.
+# Wrapped models, in a process that has imported only tf_tickets.
 
 MODELS = sorted(path.stem for path in HOME.glob("models/*.keras"))
 COMPILED = {"learning": "Grouped", "taught": "Adam"}
@@ -183,7 +183,7 @@ print("FOUND " + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Dict from the name of a model to what a new process finds in its file."""
+    """Maps the name of a model to what a new process reads from its file."""
     data = tmp_path_factory.mktemp("data") / "data.npz"
     x, y = make.data(32, 2)
     np.savez(data, x=x, y=y)
@@ -196,7 +196,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected():
-    """Dict from the name of a model to a dict of what it must give."""
+    """Maps the name of a model to a dict of expected values."""
     tables = {name: {"masks": []} for name in MODELS}
     with np.load(HOME / "models" / "expected.npz") as arrays:
         for key in arrays:
@@ -217,24 +217,24 @@ def test_there_is_a_file_for_every_kind_of_mask():
 def test_wrapped_models_predict_what_they_did_with_the_same_masks(
     name, loaded, expected
 ):
-    found, wanted = loaded[name], expected[name]
-    np.testing.assert_allclose(found["outputs"], wanted["outputs"], atol=1e-5)
-    assert found["losses"] == pytest.approx(float(wanted["losses"]), rel=1e-5)
-    for mask, other in zip(found["masks"], wanted["masks"], strict=True):
+    actual, wanted = loaded[name], expected[name]
+    np.testing.assert_allclose(actual["outputs"], wanted["outputs"], atol=1e-5)
+    assert actual["losses"] == pytest.approx(float(wanted["losses"]), rel=1e-5)
+    for mask, other in zip(actual["masks"], wanted["masks"], strict=True):
         np.testing.assert_array_equal(mask, other)
     kept = sum(mask.sum() for mask in wanted["masks"])
     size = sum(mask.size for mask in wanted["masks"])
-    assert found["sparsity"] == pytest.approx(1 - kept / size)
+    assert actual["sparsity"] == pytest.approx(1 - kept / size)
 
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_models_keep_their_optimizer(name, loaded, expected):
-    found, wanted = loaded[name], expected[name]
-    assert found["optimizer"] == COMPILED[name]
+    actual, wanted = loaded[name], expected[name]
+    assert actual["optimizer"] == COMPILED[name]
     slots = [wanted[key] for key in sorted(wanted) if key.startswith("optimizer/")]
-    for slot, other in zip(found["slots"], slots, strict=True):
+    for slot, other in zip(actual["slots"], slots, strict=True):
         np.testing.assert_array_equal(np.array(slot, other.dtype), other)
-    assert found["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
+    assert actual["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
 
 
 def test_a_compiled_model_trains_on(loaded):
@@ -249,7 +249,7 @@ def unilth():
     return tt.UniLTH(0.75, 2, tt.StageOne(3, stop), 2, 1, train="each")
 
 
-# The same searches, as they are written today.
+# The same searches with the present API.
 SEARCHES = {
     "imp": lambda: tt.IMP(2, 2, 0.3, "2 steps"),
     "cs": lambda: tt.ContinuousSparsification(2, 2, score_optimizer="adam"),

@@ -1,4 +1,4 @@
-"""Gradual pruning: when it fires, how much it prunes, what it leaves alone."""
+"""Gradual pruning: when it fires, how much it prunes, what it does not touch."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tf_tickets.pruning import schedules
 
 
 class Watched(tt.GradualPruning):
-    """Notes when it prunes and how often it asks for the model."""
+    """Records when it prunes and how often it accesses the model."""
 
     def on_train_begin(self, logs=None):
         self.prunings, self.masks = [], []
@@ -24,7 +24,7 @@ class Watched(tt.GradualPruning):
 
 
 def pruned(schedule, epochs=2, spe=1, **kwargs):
-    """Training of 4 steps an epoch under a schedule."""
+    """Trains 4 steps per epoch with a schedule."""
     model = tiny.network()
     tiny.compiled(model, steps_per_execution=spe)
     pruning = Watched(schedule, **kwargs)
@@ -89,7 +89,7 @@ def test_a_second_fit_begins_at_step_0():
 
 
 def own_schedule(step):
-    """As a user writes one: for a single whole number."""
+    """A user's schedule, which accepts only a single integer."""
     if step < 3:
         return False, 0.0
     return step == 3, 0.4
@@ -120,7 +120,7 @@ def test_schedules_of_tensorflow_model_optimization_prune_alike(name):
 
 
 class Counting(tt.GradualPruning):
-    """Counts how often the model is asked for, which costs time under JAX."""
+    """Counts accesses to the model, which are slow on JAX."""
 
     asked = 0
 
@@ -171,5 +171,5 @@ def test_the_ticket_can_be_applied_to_a_new_model(tmp_path):
     _, pruning, _ = pruned(schedules.ConstantSparsity(0.5, 2, frequency=1))
     pruning.ticket.save(tmp_path / "a.ticket")
     model = tt.Ticket.load(tmp_path / "a.ticket").apply(tiny.build())
-    found = np.concatenate([m.ravel() for m in wrapping.kernels(model).masks.values()])
-    assert found.sum() == 45
+    result = np.concatenate([m.ravel() for m in wrapping.kernels(model).masks.values()])
+    assert result.sum() == 45

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: the oracles, and its life as a callback."""
+"""Iterative magnitude pruning: comparison with oracles, and use as a callback."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ def schedule():
 
 
 def searched(search, model=None, **kwargs):
-    """Runs a search with a diary; gives model, diary and logs."""
+    """Runs a search with a diary; returns model, diary and logs."""
     model = model or tiny.network(schedule())
     diary = tiny.Diary()
     logs = tiny.run(model, search, [search, diary], **kwargs)
@@ -197,7 +197,7 @@ def test_the_schedule_of_learning_rates_restarts_with_each_round():
 
 
 def first_layer_only(weight):
-    """Every weight of the output layer is worth less than any of the first."""
+    """Scores every weight of the output layer below any weight of the first."""
     return np.full(weight.shape, float(weight.shape[0] == 6))
 
 
@@ -356,7 +356,7 @@ def test_a_search_over_a_sparse_model_tells_its_sparsity_from_the_beginning():
 
 
 def judged(monitor, dense, values, tolerance=0.0):
-    """A search as it is after rounds with these metrics."""
+    """Returns a search in its state after rounds with these metrics."""
     search = tiny.imp(rounds=4, monitor=monitor, tolerance=tolerance)
     search.dense[monitor] = dense
     masks = [np.arange(8) >= kept for kept in (2, 4, 6)]

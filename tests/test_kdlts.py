@@ -1,4 +1,4 @@
-"""KDLTS against brute force, and what its search must leave as it was."""
+"""Compares KDLTS with brute force; checks what the search must not change."""
 
 import functools
 import itertools
@@ -19,9 +19,9 @@ STEPS = 400
 
 
 def planted(seed):
-    """Weights of a network of 12, a mask that keeps half of them, and inputs.
+    """Returns the 12 weights of a network, a mask that keeps half, and inputs.
 
-    4 of 9 and 2 of 3: what ERK would keep, too.
+    The mask keeps 4 of 9 and 2 of 3 weights, as ERK would.
     """
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=shape) for shape in ((3, 3), (3, 1))]
@@ -34,7 +34,7 @@ def split(mask):
 
 
 def outputs(weights, mask, x):
-    """Hidden layer and output, by hand."""
+    """Computes hidden layer and output in NumPy."""
     first, last = (w * m for w, m in zip(weights, split(mask), strict=True))
     hidden = np.tanh(x @ first)
     return hidden, hidden @ last
@@ -57,7 +57,7 @@ def every_half():
 
 
 def gap(weights, mask, truth, x):
-    """What the search minimizes, by hand."""
+    """Computes in NumPy what the search minimizes."""
     pairs = zip(outputs(weights, mask, x), outputs(weights, truth, x), strict=True)
     return sum(float(np.mean((a - b) ** 2)) for a, b in pairs)
 
@@ -68,7 +68,7 @@ CASES = {
 }
 
 
-# The choice of the top ones takes TensorFlow long.
+# Selecting the top scores is slow on TensorFlow.
 @pytest.mark.parametrize("name", tiny.in_turns(CASES))
 def test_a_planted_ticket_is_found_as_brute_force_finds_it(name):
     given, teacher = CASES[name], small()
@@ -103,7 +103,7 @@ def network(search, **kwargs):
 
 @functools.cache
 def teachers(count=2):
-    """Trained once: no search changes them."""
+    """Returns teachers, trained once: no search changes them."""
     found = []
     for seed in range(count):
         keras.utils.set_random_seed(0)
@@ -114,8 +114,8 @@ def teachers(count=2):
 
 
 def kdlts(count=2, **kwargs):
-    given = {"final_sparsity": 0.8, "epochs": 3, "monitor": "loss", **kwargs}
-    return tt.KDLTS(**given).taught_by(*teachers(count))
+    arguments = {"final_sparsity": 0.8, "epochs": 3, "monitor": "loss", **kwargs}
+    return tt.KDLTS(**arguments).taught_by(*teachers(count))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_exactly_so_many_weights_are_kept(mask, allocation):
 
 @pytest.mark.on("jax")
 def test_the_lagrangian_comes_to_the_number_by_itself():
-    """Softly and without the final ranking, for one budget and for one each."""
+    """Without the final ranking, for a shared budget and for one per kernel."""
     for allocation in ("global", "uniform"):
         search = kdlts(epochs=30, allocation=allocation, score_optimizer="adam")
         search = tt.KDLTS.from_config(search.get_config())
@@ -152,7 +152,7 @@ def test_the_lagrangian_comes_to_the_number_by_itself():
 
 @pytest.mark.parametrize("count", tiny.in_turns([0, 2]))
 def test_neither_validation_nor_teachers_move_the_budget(count):
-    """How often losses are collected is nothing to it: once a step of training."""
+    """The budget moves once per training step, however often losses are collected."""
 
     def found(**kwargs):
         search = kdlts(count, epochs=2)
@@ -165,7 +165,7 @@ def test_neither_validation_nor_teachers_move_the_budget(count):
     x, y = tiny.data(32, seed=1)
     watched, again, history = found(validation_data=(x, y), validation_batch_size=1)
     assert alone == watched > 0.0 and tiny.same(masks.values(), again.values())
-    # The constraint is no part of what the network loses on other data.
+    # The constraint is not part of the validation loss.
     assert history["val_loss"][-1] > 0.0
 
 
@@ -180,7 +180,7 @@ def test_the_multiplier_is_that_of_the_formula():
             masks = list(wrapping.kernels(self.model).mask_layers.values())
             seen.append([float(masks[0].multiplier), float(masks[0].target)])
 
-    # With scores that stay the share of kept weights is a half at every step.
+    # With constant scores, half of the weights are kept at every step.
     tiny.run(model, search, [Look(), search])
     [(multiplier, target)] = seen
     comes_down = [target + 0.3 * max(1 - s / 2.4, 0) ** 3 for s in range(4)]
@@ -189,7 +189,7 @@ def test_the_multiplier_is_that_of_the_formula():
     assert multiplier == pytest.approx(expected, rel=1e-5)
 
 
-# Keras says that an optimizer that is not built yet does not take what is saved.
+# Keras warns that an optimizer that is not built yet ignores saved state.
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_it_is_saved_while_it_learns(tmp_path):
     search = kdlts()
@@ -209,7 +209,7 @@ def test_its_metrics_tell_the_sparsity_of_the_ticket():
     search = kdlts(allocation="uniform", final_sparsity=0.99, mask="topk")
     tiny.run(network(search), search)
     [ticket] = search.tickets
-    # One weight each, in the search as in the ticket, where 0.9 and 0.1 are wanted.
+    # One weight each, in the search and the ticket, instead of 0.9 and 0.1.
     assert list(ticket.kept.values()) == [1, 1]
     assert ticket.metrics["sparsity"] == pytest.approx(ticket.sparsity)
     assert ticket.metrics["ticket_sparsity"] == pytest.approx(ticket.sparsity)
@@ -239,7 +239,7 @@ def test_what_is_learned_by_default_fits_the_network():
     heads = {layer.name: layer for layer in model.layers if wrapping.prunables(layer)}
     assert rebuilding.layer_before(model, heads["deep"]) is None
     assert rebuilding.layer_before(model, heads["head"]).name == "deep"
-    # The last kernel is that of the head or that of the shortcut, from the input.
+    # The last kernel is that of the head, or of the shortcut from the input.
     place = kdlts_module._before_last_kernel(model)
     assert place is None or model.layers[place].name == "deep"
 
@@ -327,11 +327,11 @@ def test_an_early_training_ticket_starts_from_a_later_moment():
 @pytest.mark.on("jax")
 def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     search = kdlts(monitor="val_loss")
-    given = {"batch_size": 16, "verbose": 0}
+    arguments = {"batch_size": 16, "verbose": 0}
     data = tiny.splits()
-    [ticket] = tt.find_tickets(tiny.build_compiled, data, search, tmp_path, **given)
+    [ticket] = tt.find_tickets(tiny.build_compiled, data, search, tmp_path, **arguments)
     other = kdlts(monitor="val_loss")
-    [again] = tt.find_tickets(tiny.build_compiled, data, other, tmp_path, **given)
+    [again] = tt.find_tickets(tiny.build_compiled, data, other, tmp_path, **arguments)
     assert again.id == ticket.id
     trainer = tt.TicketTrainer(tiny.build_compiled, data, batch_size=16)
     metrics = trainer.train(ticket, 2)
@@ -339,7 +339,7 @@ def test_it_is_found_with_resuming_and_trained_like_every_ticket(tmp_path):
     assert wrapping.kernels(trainer.model).sparsity == 0.8
     with pytest.raises(ValueError, match="another search"):
         fewer = kdlts(1, monitor="val_loss")
-        tt.find_tickets(tiny.build_compiled, data, fewer, tmp_path, **given)
+        tt.find_tickets(tiny.build_compiled, data, fewer, tmp_path, **arguments)
 
 
 def test_without_teachers_it_asks_for_them():

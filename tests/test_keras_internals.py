@@ -1,4 +1,4 @@
-"""What the package assumes about Keras beyond its documented API, name by name."""
+"""Checks each assumption about Keras beyond its documented API."""
 
 import ast
 import inspect
@@ -33,7 +33,7 @@ OPTIMIZERS = {
 
 
 def built(name, **more):
-    """An optimizer of two kernels that no other variable has the shape of."""
+    """Builds an optimizer for two kernels of unique shapes."""
     first = kl.Dense(5, name="a_b")
     first.build((None, 7))
     second = kl.Dense(3, name="a")
@@ -96,7 +96,7 @@ def test_attributes_leave_out_the_record_that_keras_keeps_of_layers():
     left_out = set(vars(model)) - set(own)
     assert left_out == {"_layers", "_tracker"}, "Keras renamed its record of layers."
     holding = {n for n, v in own.items() if wrapping.paths.layers_in(v)}
-    # TensorFlow's record for checkpoints, which must name the new layers too.
+    # TensorFlow's checkpoint tracking must include the new layers too.
     holding.discard("_self_unconditional_dependency_names")
     assert holding == {"first", "second"}, "Keras keeps another record of layers."
 
@@ -141,13 +141,13 @@ def test_a_model_is_locked_again_after_an_error():
 def test_attention_layers_have_one_layer_for_their_output(layer):
     layer = layer()
     layer.build((None, 4, 6), (None, 4, 6))
-    found = [
+    result = [
         inner
         for inner in keras_internals.tracked_layers(layer)
         if keras_internals.is_attention_output(inner)
     ]
-    assert len(found) == 1, "Keras renamed the output layer of attention."
-    assert tuple(found[0].kernel.shape) == (2, 3, 6)
+    assert len(result) == 1, "Keras renamed the output layer of attention."
+    assert tuple(result[0].kernel.shape) == (2, 3, 6)
 
 
 # Variables.
@@ -165,9 +165,9 @@ def test_attention_layers_have_one_layer_for_their_output(layer):
 def test_the_state_of_random_generators_is_known_by_its_name(layer):
     layer = layer()
     layer.build((None, 4, 3))
-    found = [v for v in layer.variables if not v.trainable]
-    assert found
-    assert all(map(keras_internals.is_seed_state, found))
+    result = [v for v in layer.variables if not v.trainable]
+    assert result
+    assert all(map(keras_internals.is_seed_state, result))
 
 
 def test_other_variables_are_no_state_of_random_generators():
@@ -202,7 +202,7 @@ def test_every_slot_is_found_with_its_variable(name):
         if slot.shape in [v.shape for v in variables]
     ]
     assert [id(slot) for slot, _ in pairs] == by_shape, "Keras renamed its slots."
-    # An average and an accumulated gradient at least, for each variable.
+    # At least an average and an accumulated gradient for each variable.
     assert len(pairs) >= 2 * len(variables)
 
 
@@ -243,7 +243,7 @@ PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 
 
 def private_names_defined(tree):
-    """Functions, classes, variables and attributes of `self` that begin with "_"."""
+    """Returns functions, classes, variables and attributes that begin with "_"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
@@ -262,7 +262,7 @@ def is_of_self(node):
 
 
 def private_names_used(tree):
-    """Attributes that begin with "_", and strings that may name one."""
+    """Returns attributes that begin with "_", and strings that may name one."""
     formats = (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
     parts = {id(part) for node in formats for part in node.values}
     for node in ast.walk(tree):
@@ -306,7 +306,7 @@ def test_every_use_of_a_private_name_is_seen(source, names):
 
 
 def classes_on_keras():
-    """The classes of the package that inherit from a class of Keras, by name."""
+    """Returns the package's subclasses of Keras classes, by name."""
     loaded = [m for n, m in sys.modules.items() if n.startswith("tf_tickets.")]
     return {
         kind.__qualname__: kind
@@ -319,7 +319,7 @@ def classes_on_keras():
 
 
 def private_names_of(kind):
-    """Private methods and attributes of `self`, by the source of a class."""
+    """Returns private methods and attributes of `self` in a class's source."""
     source = inspect.getsource(kind)
     return set(re.findall(r"(?:self\.|def )(_[a-zA-Z]\w*)", source))
 

@@ -11,7 +11,7 @@ from tf_tickets.wrapping.prunable import Prunable
 
 
 class Counting(keras.layers.Layer):
-    """Counts how often Python goes through its call: once for a compiled step."""
+    """Counts how often Python runs its call: once for a compiled step."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -27,7 +27,7 @@ class Counting(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class TwoArguments(keras.layers.Layer):
-    """Has no `build`, and takes two tensors and a keyword."""
+    """A layer without `build` that takes two tensors and a keyword."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -54,7 +54,7 @@ class Float32Inside(keras.layers.Layer):
 
 
 class PrunableInside(keras.layers.Layer):
-    """Holds a wrapped layer of its own, then state that is updated in a call."""
+    """Contains a wrapped layer, and state that is updated in the call."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -162,26 +162,26 @@ def test_new_masks_need_no_new_trace():
 
 
 def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
-    found = samples.twins(samples.residual, 2, jit_compile=True)
-    assert found.losses[0] == found.losses[1]
-    before = samples.outputs(found.wrapped, found.inputs)
-    tt.strip(found.wrapped)
-    for path, kernel in wrapping.kernels(found.wrapped).variables.items():
-        assert not samples.array(kernel)[~found.masks[path]].any()
-    after = samples.outputs(found.wrapped, found.inputs)
+    result = samples.twins(samples.residual, 2, jit_compile=True)
+    assert result.losses[0] == result.losses[1]
+    before = samples.outputs(result.wrapped, result.inputs)
+    tt.strip(result.wrapped)
+    for path, kernel in wrapping.kernels(result.wrapped).variables.items():
+        assert not samples.array(kernel)[~result.masks[path]].any()
+    after = samples.outputs(result.wrapped, result.inputs)
     np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_bit_identical_with_a_float32_layer_inside(policy):
     keras.config.set_dtype_policy(policy)
-    found = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
-    assert found.losses[0] == found.losses[1]
-    np.testing.assert_equal(*found.weights)
-    assert {v.dtype for v in wrapping.kernels(found.wrapped).variables.values()} == {
+    result = samples.twins(lambda: samples.single(Float32Inside(), 6), 2)
+    assert result.losses[0] == result.losses[1]
+    np.testing.assert_equal(*result.weights)
+    assert {v.dtype for v in wrapping.kernels(result.wrapped).variables.values()} == {
         "float32"
     }
-    assert found.wrapped.output.dtype == found.plain.output.dtype
+    assert result.wrapped.output.dtype == result.plain.output.dtype
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
@@ -218,8 +218,10 @@ def test_regularizers_are_counted_once():
 
 
 def test_a_constraint_still_holds():
-    found = samples.twins(samples.sequential, 2)
-    norms = np.linalg.norm(samples.array(found.wrapped.layers[-1].layer.kernel), axis=0)
+    result = samples.twins(samples.sequential, 2)
+    norms = np.linalg.norm(
+        samples.array(result.wrapped.layers[-1].layer.kernel), axis=0
+    )
     assert (norms <= 0.7 + 1e-6).all()
 
 
@@ -257,7 +259,7 @@ def test_a_block_of_two_inputs_without_build_survives_a_file(tmp_path):
 
 
 def padded(wrap):
-    """A convolution between padding and an LSTM: in Keras it ends the padding."""
+    """Builds a convolution before an LSTM; in Keras it stops the padding mask."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,), dtype="int32")
     x = kl.Embedding(7, 4, mask_zero=True)(inputs)

@@ -1,4 +1,4 @@
-"""The learned mask parametrizations against their formulas."""
+"""Compares the learned mask parametrizations with their formulas."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def built(mask, shape=(40,), scores=None):
 
 
 def at_temperature(temperature, scores, **kwargs):
-    """A soft mask whose temperature stands at a value."""
+    """Returns a soft mask with a given temperature."""
     schedule = tt.schedules.ExponentialTemperature(temperature, temperature)
     scores = np.asarray(scores)
     return built(masks.SoftMask(temperature=schedule, **kwargs), scores.shape, scores)
@@ -43,7 +43,7 @@ def soft(mask, training=False):
 @pytest.mark.parametrize("score", [-5.0, -0.3, -0.03, 0.0, 0.03, 0.3, 5.0])
 def test_a_scaled_mask_begins_as_the_dense_network(score):
     factor = NUMPY(built(masks.SoftMask(score)).factor("float32"))
-    # Sigmoids of the backends differ by a unit in the last place.
+    # The backends' sigmoids differ in the last bit.
     assert np.abs(factor - 1.0).max() <= 2 * np.spacing(np.float32(1.0))
 
 
@@ -55,10 +55,10 @@ def test_the_gradient_is_that_of_the_sigmoid_and_of_a_finite_difference():
     def loss():
         return ops.sum(mask.factor("float32") * upstream)
 
-    found = gradient(loss, mask.scores)
+    actual = gradient(loss, mask.scores)
     s = sigmoid(4.0 * scores)
-    wanted = (1 + np.exp(0.3)) * 4.0 * s * (1 - s) * upstream
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    expected = (1 + np.exp(0.3)) * 4.0 * s * (1 - s) * upstream
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     for place in (0, 7, 20):
         shift = np.zeros(21)
         shift[place] = 1e-2
@@ -66,7 +66,7 @@ def test_the_gradient_is_that_of_the_sigmoid_and_of_a_finite_difference():
         above = float(loss())
         mask.scores.assign((scores - shift).astype("float32"))
         difference = (above - float(loss())) / 2e-2
-        assert difference == pytest.approx(found[place], rel=5e-3, abs=2e-3)
+        assert difference == pytest.approx(actual[place], rel=5e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_the_temperature_moves_by_the_step_or_by_the_epoch():
         schedule = tt.schedules.ExponentialTemperature(1.0, 16.0, per)
         mask = built(masks.SoftMask(temperature=schedule))
         mask.restart(steps=6, epochs=3)
-        found = []
+        result = []
         for _ in range(8):
             mask.factor("float32", training=True)
-            found.append(round(mask.present_temperature, 3))
+            result.append(round(mask.present_temperature, 3))
             mask.after_forward(mask.scores.value)
-        return found
+        return result
 
     steps = [round(16 ** (t / 5), 3) for t in range(6)]
     assert course("step") == pytest.approx([*steps, 16, 16], abs=2e-3)
@@ -137,8 +137,8 @@ def test_scores_and_masks_are_float32_under_every_policy():
         mask.scores.assign(np.full((4, 3), -0.30001, "float32"))
         assert [v.dtype for v in (mask.scores, mask.scale)] == ["float32"] * 2
         assert keras.backend.standardize_dtype(mask.soft().dtype) == "float32"
-        wanted = 1 / (1 + np.exp(np.float32(0.30001)))
-        np.testing.assert_allclose(soft(mask), wanted, rtol=1e-6)
+        expected = 1 / (1 + np.exp(np.float32(0.30001)))
+        np.testing.assert_allclose(soft(mask), expected, rtol=1e-6)
         outputs = wrapped(np.ones((2, 4)))
         compute = keras.config.dtype_policy().compute_dtype
         assert keras.backend.standardize_dtype(outputs.dtype) == compute
@@ -152,9 +152,9 @@ def test_draws_are_zeros_and_ones_of_the_right_mean():
     mask = built(masks.StochasticMask(seed=0), scores.shape, scores)
     draws = soft(mask, training=True)
     assert set(np.unique(draws)) == {0.0, 1.0}
-    means, wanted = draws.reshape(7, -1).mean(1), sigmoid(np.linspace(-3, 3, 7))
-    sigma = np.sqrt(wanted * (1 - wanted) / 20_000)
-    assert (np.abs(means - wanted) < 5 * sigma).all()
+    means, expected = draws.reshape(7, -1).mean(1), sigmoid(np.linspace(-3, 3, 7))
+    sigma = np.sqrt(expected * (1 - expected) / 20_000)
+    assert (np.abs(means - expected) < 5 * sigma).all()
 
 
 def test_every_forward_pass_draws_anew_and_a_seed_repeats_it():
@@ -173,12 +173,12 @@ def test_the_gradient_goes_straight_through_to_the_probability():
     mask = built(masks.StochasticMask(seed=0), scores=scores)
     s = sigmoid(scores)
     for _ in range(3):
-        found = gradient(lambda: ops.sum(mask.soft(True) * upstream), mask.scores)
-        np.testing.assert_allclose(found, s * (1 - s) * upstream, rtol=1e-4, atol=1e-6)
+        result = gradient(lambda: ops.sum(mask.soft(True) * upstream), mask.scores)
+        np.testing.assert_allclose(result, s * (1 - s) * upstream, rtol=1e-4, atol=1e-6)
 
 
 def test_the_expected_gradient_is_that_of_the_expected_loss_where_it_is_linear():
-    """Over many draws, for a quadratic loss too, whose gradient the draw changes."""
+    """Averages many draws; the gradient of a quadratic loss depends on the draw."""
     scores = np.array([-1.0, 0.3, 2.0])
     mask = built(masks.StochasticMask(seed=0), (4000, 3), np.tile(scores, (4000, 1)))
     target = np.array([0.2, 0.9, 0.4], "float32")
@@ -186,10 +186,10 @@ def test_the_expected_gradient_is_that_of_the_expected_loss_where_it_is_linear()
     def loss():
         return ops.sum((mask.soft(True) - target) ** 2)
 
-    found = np.mean(gradient(loss, mask.scores), axis=0)
+    result = np.mean(gradient(loss, mask.scores), axis=0)
     p = sigmoid(scores)
     # E[2 (m - t)] p (1 - p): the mean of m is p.
-    np.testing.assert_allclose(found, 2 * (p - target) * p * (1 - p), atol=0.03)
+    np.testing.assert_allclose(result, 2 * (p - target) * p * (1 - p), atol=0.03)
 
 
 def test_a_score_of_twenty_is_always_kept_and_a_removed_one_never():
@@ -226,8 +226,8 @@ def test_kernels_of_one_shape_draw_differently():
 def test_topk_keeps_what_trying_all_subsets_finds(count, ties):
     rng = np.random.default_rng(count)
     scores = rng.integers(0, 4, 8) if ties else rng.normal(size=8)
-    found = NUMPY(ranking.largest(ops.convert_to_tensor(scores, "float32"), count))
-    assert found.tolist() == oracles.best_subset(scores.tolist(), count)
+    result = NUMPY(ranking.largest(ops.convert_to_tensor(scores, "float32"), count))
+    assert result.tolist() == oracles.best_subset(scores.tolist(), count)
 
 
 @pytest.mark.parametrize("spread", [0, 3, 12])
@@ -238,10 +238,10 @@ def test_topk_agrees_with_the_selection_by_rank(sparsity, spread):
     mask = built(masks.TopKMask(sparsity), (60, 50), scores)
     count = 3000 - round(sparsity * 3000)
     merit = np.abs(scores.astype("float32"))
-    wanted = ranking.keep_largest(merit, count)
+    expected = ranking.keep_largest(merit, count)
     assert soft(mask).sum() == count
-    assert (soft(mask) == wanted).all()
-    assert (mask.value() == wanted).all()
+    assert (soft(mask) == expected).all()
+    assert (mask.value() == expected).all()
 
 
 def test_topk_keeps_its_count_where_all_scores_are_equal():
@@ -254,11 +254,11 @@ def test_topk_passes_the_gradient_straight_to_the_scores(absolute):
     scores = np.random.default_rng(0).normal(size=40)
     upstream = np.random.default_rng(1).normal(size=40).astype("float32")
     mask = built(masks.TopKMask(0.5, absolute), scores=scores)
-    found = gradient(lambda: ops.sum(mask.soft() * upstream), mask.scores)
-    np.testing.assert_allclose(found, upstream * (np.sign(scores) if absolute else 1))
+    result = gradient(lambda: ops.sum(mask.soft() * upstream), mask.scores)
+    np.testing.assert_allclose(result, upstream * (np.sign(scores) if absolute else 1))
 
 
-# What all learned masks share.
+# Common to all learned masks.
 
 KINDS = {
     "soft": lambda: masks.SoftMask(0.1, penalty=0.01),
@@ -282,15 +282,15 @@ DATA = np.random.default_rng(0).normal(size=(32, 6)), np.ones((32, 3))
 def test_an_assigned_mask_is_exact_and_stays_while_the_scores_are_trained(kind):
     model = network(KINDS[kind](), keras.optimizers.SGD(10.0, momentum=0.9))
     rng = np.random.default_rng(0)
-    wanted = {
+    expected = {
         p: rng.random(m.shape) < 0.5 for p, m in wrapping.kernels(model).masks.items()
     }
-    wrapping.kernels(model).set_masks(wanted)
+    wrapping.kernels(model).set_masks(expected)
     model.fit(*DATA, epochs=3, verbose=0)
     for path, mask in wrapping.kernels(model).mask_layers.items():
-        assert (mask.value() == wanted[path]).all()
+        assert (mask.value() == expected[path]).all()
         assert set(np.unique(soft(mask, training=True))) <= {0.0, 1.0}
-        assert (soft(mask, training=True) == wanted[path]).all()
+        assert (soft(mask, training=True) == expected[path]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -306,11 +306,11 @@ def test_dynamic_scaling_keeps_the_sum_of_the_mask(kind):
 @pytest.mark.parametrize("kind", ["soft", "stochastic"])
 def test_the_penalty_is_in_the_loss_once_a_step(kind):
     model = network(KINDS[kind]())
-    found = wrapping.kernels(model).mask_layers.values()
-    expected = [m.probability() * m.kept_scale for m in found]
+    actual = wrapping.kernels(model).mask_layers.values()
+    expected = [m.probability() * m.kept_scale for m in actual]
     wanted = 0.01 * sum(float(e.sum()) for e in expected)
     assert sum(float(loss) for loss in model.losses) == pytest.approx(wanted, rel=1e-5)
-    assert sum(m.present_penalty for m in found) == pytest.approx(wanted, rel=1e-5)
+    assert sum(m.present_penalty for m in actual) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_shared_layer_counts_a_step_once_and_is_penalized_once():
@@ -336,11 +336,11 @@ def test_a_wrapped_model_survives_its_file_with_scores_and_temperature(tmp_path,
     model.save(tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
     for old, new in zip(model.variables, loaded.variables, strict=True):
-        # Keras keeps no state of random generators in its files.
+        # Keras does not save the state of random generators.
         if old.name != "seed_generator_state":
             assert NUMPY(old.value).tobytes() == NUMPY(new.value).tobytes()
     scales = [
-        list(wrapping.kernels(found).scales.values()) for found in (model, loaded)
+        list(wrapping.kernels(result).scales.values()) for result in (model, loaded)
     ]
     assert scales[0] == scales[1]
     loaded.fit(*DATA, epochs=1, verbose=0)
@@ -357,8 +357,8 @@ def test_strip_takes_the_hard_mask_with_its_scale_and_leaves_the_model(kind):
     hard, scales = wrapping.kernels(model).masks, wrapping.kernels(model).scales
     kernels = wrapping.kernels(model).variables
     for layer, path in zip(plain.layers, kernels, strict=True):
-        wanted = NUMPY(kernels[path].value) * hard[path] * scales.get(path, 1.0)
-        np.testing.assert_allclose(NUMPY(layer.kernel.value), wanted, rtol=1e-6)
+        expected = NUMPY(kernels[path].value) * hard[path] * scales.get(path, 1.0)
+        np.testing.assert_allclose(NUMPY(layer.kernel.value), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every layer and topology through wrap, training, pruning, strip and copies."""
+"""Tests every layer and topology with wrap, training, pruning, strip and copies."""
 
 import copy
 
@@ -13,7 +13,7 @@ from tf_tickets import wrapping
 from tf_tickets.wrapping import paths
 
 CASES = samples.LAYERS | samples.TOPOLOGIES
-# These are tried on both backends by default, the others in turns.
+# These run on both backends by default, the others alternate.
 EVERYWHERE = [
     *("Dense", "Conv2D", "LSTM", "MultiHeadAttention", "a kernel of its own"),
     *("a block without build", "Sequential", "residual", "nested to three levels"),
@@ -106,7 +106,7 @@ WAYS = [through_a_file, through_its_config, through_clone_model, through_deepcop
 
 
 def test_a_copy_has_masks_and_weights_of_its_own(case, request, tmp_path):
-    """In one of the ways, which change from case to case."""
+    """Each case uses one of several ways to copy."""
     place = list(CASES).index(request.node.callspec.params["case"])
     check_copy(case, WAYS[place % len(WAYS)], tmp_path)
 

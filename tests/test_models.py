@@ -1,4 +1,4 @@
-"""Weight counts of the papers, shapes, and that the recipes train."""
+"""Weight counts of the papers, shapes, and training by the recipes."""
 
 import contextlib
 import math
@@ -18,12 +18,12 @@ _NAMES = ["lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16"
 def _without_weights():
     with keras.StatelessScope(initialize_variables=False):
         yield
-    # Keras would make the missing weights at the next occasion.
+    # Keras would create the missing weights later.
     keras.utils.clear_session(free_memory=False)
 
 
 def _shapes(name, input_shape, width=1.0):
-    """Dict from path to shape of the kernels, without making the weights."""
+    """Returns the shapes of the kernels by path, without creating the weights."""
     with _without_weights():
         model = recipes.recipe(name).build(input_shape, 10, width)
     return {v.path: tuple(v.shape) for v in model.variables if v.name == "kernel"}
@@ -77,8 +77,8 @@ def test_a_plain_network_has_as_many_kernels_as_layers(name, layers):
 @pytest.mark.parametrize(("name", "shortcuts"), [("resnet20", 2), ("resnet18", 3)])
 def test_a_resnet_has_its_layers_and_1x1_shortcuts(name, shortcuts):
     shapes = _shapes(name, (32, 32, 3))
-    found = [shape for path, shape in shapes.items() if "_shortcut/" in path]
-    assert [shape[:2] for shape in found] == [(1, 1)] * shortcuts
+    result = [shape for path, shape in shapes.items() if "_shortcut/" in path]
+    assert [shape[:2] for shape in result] == [(1, 1)] * shortcuts
     assert len(shapes) - shortcuts == int(name.removeprefix("resnet"))
 
 
@@ -146,8 +146,8 @@ def test_layers_of_one_shape_start_differently():
 def test_the_initial_variance_is_that_of_the_paper(name, layer, variance):
     with _without_weights():
         model = recipes.recipe(name).build((8, 8, 3), 4)
-    found = model.get_layer(layer)
-    drawn = keras.ops.convert_to_numpy(found.kernel_initializer(found.kernel.shape))
+    result = model.get_layer(layer)
+    drawn = keras.ops.convert_to_numpy(result.kernel_initializer(result.kernel.shape))
     assert drawn.var() == pytest.approx(variance, rel=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Several optimizers in one: each trains its own as if it were alone."""
+"""Several optimizers in one: each trains its group as if it were alone."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_a_group_of_all_variables_is_the_optimizer_itself(options):
 
 @pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
 def test_each_group_moves_as_if_the_other_stood_still(options):
-    """One step from the same weights: the gradients are the same ones."""
+    """Takes one step from the same weights, so the gradients are equal."""
     fast = keras.optimizers.Adam(0.1, **options)
     slow = keras.optimizers.SGD(0.01, momentum=0.9, **options)
     both = trained(optimizers.Grouped(slow, {"hidden": fast}), epochs=1)
@@ -81,10 +81,10 @@ def test_each_group_moves_as_if_the_other_stood_still(options):
         optimizers.twin(slow), "hidden"
     )
     clipped = "global_clipnorm" in options
-    for path, wanted in apart.items():
-        # Of batch normalization both trained a part: left to the default alone.
+    for path, expected in apart.items():
+        # Apart, both trained batch normalization; together, only the default does.
         if "norm" not in path and not (clipped and "output" not in path):
-            np.testing.assert_allclose(together[path], wanted, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(together[path], expected, rtol=1e-6, atol=1e-7)
 
 
 def test_clipping_by_norm_looks_at_the_own_group_alone():
@@ -144,8 +144,8 @@ def test_a_compiled_model_survives_its_file_and_goes_on_the_same(tmp_path):
         values(loaded.optimizer.variables), values(model.optimizer.variables)
     )
     fit = {"batch_size": 16, "shuffle": False, "verbose": 0}
-    for found in (model, loaded):
-        found.fit(*tiny.data(), **fit)
+    for result in (model, loaded):
+        result.fit(*tiny.data(), **fit)
     assert tiny.same(values(loaded.variables), values(model.variables))
 
 

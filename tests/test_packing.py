@@ -1,4 +1,4 @@
-"""Gaps and shuffled values: every tensor comes back, near the information bound."""
+"""Gaps and shuffled values: lossless, and close to the theoretical minimum."""
 
 import math
 
@@ -15,10 +15,10 @@ def test_every_tensor_comes_back(dtype, zeros, shape):
     rng = np.random.default_rng(0)
     array = rng.normal(size=shape) * (rng.random(shape) >= zeros)
     array = np.asarray(array, dtype)
-    found = packing.unpack(packing.pack(array))
-    assert found.dtype == array.dtype and found.shape == array.shape
-    # A negative zero, which a mask makes of a negative weight, is a zero.
-    assert found.tobytes() == (array + np.array(0, dtype)).tobytes()
+    result = packing.unpack(packing.pack(array))
+    assert result.dtype == array.dtype and result.shape == array.shape
+    # A mask turns a negative weight into a negative zero, which counts as zero.
+    assert result.tobytes() == (array + np.array(0, dtype)).tobytes()
 
 
 @pytest.mark.parametrize("gap", [0, 1, 254, 255, 256, 510, 511, 100_000])

@@ -11,7 +11,7 @@ def weight(values, *uses, obstacle="", no_operator=False, zero=0):
 
 
 def diagonal(*shape, dtype="float32"):
-    """Mostly zeros."""
+    """Returns a diagonal matrix, mostly zeros."""
     values = np.zeros(shape, dtype)
     values.flat[:: shape[-1] + 1] = 1
     return values
@@ -44,11 +44,11 @@ def chosen(values, *uses, blocks=True, **settings):
 )
 def test_what_each_operator_gets(operator, shape, dtype, activations, encoding):
     use = weights.Use(operator, 1, activations)
-    found = chosen(diagonal(*shape, dtype=dtype), use).encoding
-    assert found.encoding == encoding
-    assert (found.operator, found.shape, found.dtype) == (operator, shape, dtype)
-    assert (found.bytes_after < found.bytes_before) == (encoding != "dense")
-    assert found.reason
+    result = chosen(diagonal(*shape, dtype=dtype), use).encoding
+    assert result.encoding == encoding
+    assert (result.operator, result.shape, result.dtype) == (operator, shape, dtype)
+    assert (result.bytes_after < result.bytes_before) == (encoding != "dense")
+    assert result.reason
 
 
 def test_blocks_are_taken_unless_they_are_declined():
@@ -60,9 +60,9 @@ def test_blocks_are_taken_unless_they_are_declined():
 @pytest.mark.parametrize(("kept", "encoding"), [(0.85, "dense"), (0.7, "csr")])
 def test_weights_are_encoded_where_that_is_smaller(kept, encoding):
     values = (np.random.default_rng(0).random((64, 256)) < kept).astype("float32")
-    found = chosen(values, FLOAT)
-    assert found.encoding.encoding == encoding
-    assert (found.stored is None) == (encoding == "dense")
+    result = chosen(values, FLOAT)
+    assert result.encoding.encoding == encoding
+    assert (result.stored is None) == (encoding == "dense")
 
 
 def test_what_stays_dense_for_lack_of_zeros_says_so():
@@ -80,8 +80,8 @@ def test_two_readers_need_one_encoding_that_suits_both():
     values = diagonal(64, 64)
     assert chosen(values, FLOAT, FLOAT).encoding.operator == "FULLY_CONNECTED"
     assert chosen(values, FLOAT, FLOAT).encoding.encoding == "csr"
-    found = chosen(values, FLOAT, conv).encoding
-    assert (found.operator, found.encoding) == (
+    result = chosen(values, FLOAT, conv).encoding
+    assert (result.operator, result.encoding) == (
         "FULLY_CONNECTED and CONV_2D",
         "densify",
     )
@@ -96,9 +96,9 @@ def test_a_constant_that_is_no_weight_of_its_reader_stays_dense(operator, positi
 
 
 def test_an_obstacle_is_the_reason():
-    found = chosen(diagonal(64, 64), FLOAT, obstacle="it is an output of the model")
-    assert found.encoding.reason == "it is an output of the model"
-    assert found.stored is None
+    result = chosen(diagonal(64, 64), FLOAT, obstacle="it is an output of the model")
+    assert result.encoding.reason == "it is an output of the model"
+    assert result.stored is None
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_an_obstacle_is_the_reason():
 )
 def test_without_new_operators_only_what_is_read_sparse_is_encoded(dtype, activations):
     conv = weights.Use("CONV_2D", 1, activations)
-    found = chosen(diagonal(64, 99, dtype=dtype), conv, no_operator=True)
-    assert "names operators by position" in found.encoding.reason
-    found = chosen(diagonal(64, 64), FLOAT, no_operator=True)
-    assert found.encoding.encoding == "csr"
+    result = chosen(diagonal(64, 99, dtype=dtype), conv, no_operator=True)
+    assert "names operators by position" in result.encoding.reason
+    result = chosen(diagonal(64, 64), FLOAT, no_operator=True)
+    assert result.encoding.encoding == "csr"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The shape of the package: names and imports, read from the source."""
+"""The structure of the package: names and imports, read from the source."""
 
 import ast
 import graphlib
@@ -15,8 +15,7 @@ import tf_tickets
 
 PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 
-# The rooms of the house: a folder, or a module beside the folders. Each imports only
-# from those before it.
+# The subpackages, and the modules next to them. Each imports only from those before it.
 ROOMS = [
     "environment",
     "keras_internals",
@@ -39,7 +38,7 @@ ROOMS = [
     "__init__",
 ]
 
-# Keras calls these, with what it likes.
+# Keras calls these with its own arguments.
 KERAS_CALLS = {
     *("build", "build_from_config", "get_build_config", "get_config", "from_config"),
     *("compute_mask", "compute_output_shape", "compute_output_spec"),
@@ -65,7 +64,7 @@ def room(module):
 
 
 def imported_names(tree):
-    """All that a module imports, `from a import b` being `a.b`."""
+    """Returns all imports of a module; `from a import b` is `a.b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -74,7 +73,7 @@ def imported_names(tree):
 
 
 def own_modules(tree):
-    """The modules of this package that a module imports from."""
+    """Returns the modules of this package that a module imports from."""
     for name in imported_names(tree):
         first, *parts = name.split(".")
         inner = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
@@ -83,7 +82,7 @@ def own_modules(tree):
 
 
 def public_functions(tree):
-    """Functions of the module and methods of its public classes, `__init__` too."""
+    """Yields a module's functions and its public classes' methods, with `__init__`."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from (f for f in public_functions(node) if f.name not in KERAS_CALLS)
@@ -95,7 +94,7 @@ def public_functions(tree):
 
 
 def bare_parts(function):
-    """The arguments without annotation, and "return" where that has none."""
+    """Returns arguments without annotation, and "return" if it has none."""
     given = function.args
     arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
     arguments += [a for a in (given.vararg, given.kwarg) if a is not None]
@@ -142,18 +141,18 @@ def test_a_public_module_lists_its_names_in_sorted_order(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_a_public_module_lists_has_an_example(name):
-    found = [vars(PUBLIC[name])[n] for n in PUBLIC[name].__all__]
-    # Base classes do nothing by themselves; the classes on them have the examples.
+    result = [vars(PUBLIC[name])[n] for n in PUBLIC[name].__all__]
+    # Base classes need no examples; their subclasses have them.
     bases = {
-        base for kind in found if inspect.isclass(kind) for base in kind.__mro__[1:]
+        base for kind in result if inspect.isclass(kind) for base in kind.__mro__[1:]
     }
-    without = [x.__name__ for x in found if ">>> " not in (x.__doc__ or "")]
+    without = [x.__name__ for x in result if ">>> " not in (x.__doc__ or "")]
     assert set(without) <= {base.__name__ for base in bases}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_module_lists_what_nothing_in_the_package_uses(name):
-    """The rule of `__all__`: what is not for users has a user in the package."""
+    """Checks `__all__`: a name that the package does not use must be listed there."""
     module = PUBLIC[name].__name__.removeprefix("tf_tickets.")
     unlisted = public_names(TREES[module]) - set(PUBLIC[name].__all__)
     unused = [n for n in sorted(unlisted) if not is_used(n, module)]
@@ -161,14 +160,14 @@ def test_a_public_module_lists_what_nothing_in_the_package_uses(name):
 
 
 def public_names(tree):
-    """The public functions and classes that a module defines."""
+    """Returns the public functions and classes that a module defines."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     names = {node.name for node in tree.body if isinstance(node, kinds)}
     return {name for name in names if not name.startswith("_")}
 
 
 def is_used(name, module):
-    """Whether the package reads a function or class of a module, or imports it."""
+    """Returns whether the package reads or imports a module's function or class."""
     if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(TREES[module])):
         return True
     full = f"tf_tickets.{module}"
@@ -210,7 +209,7 @@ def test_a_room_imports_only_from_rooms_before_it(module):
 
 def test_modules_do_not_import_each_other_in_a_circle():
     graph = {module: set(own_modules(TREES[module])) - {module} for module in MODULES}
-    # A package imports its modules; these do not need what it makes of them.
+    # A package imports its modules, which do not depend on the package itself.
     packages = {m for m in MODULES if MODULES[m].name == "__init__.py"}
     for module in MODULES:
         graph[module] -= {p for p in packages if module.startswith(f"{p}.")}

@@ -1,4 +1,4 @@
-"""Reports against numbers worked out by hand."""
+"""Compares reports with numbers computed by hand."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tf_tickets.reports import summary
 
 
 class DoubledDense(kl.Dense):
-    """Uses its kernel twice, which nobody can know."""
+    """Uses its kernel twice, which the report cannot know."""
 
     def call(self, inputs):
         return super().call(inputs) + super().call(-inputs)
@@ -33,7 +33,7 @@ def stacked_cells():
 
 
 def at_two_lengths(layer):
-    """A layer or model that is called on sequences of 3 and of 5."""
+    """Calls a layer or model on sequences of length 3 and 5."""
     short, long = keras.Input((3, 6)), keras.Input((5, 6))
     outputs = [kl.GlobalMaxPooling1D()(layer(x)) for x in (short, long)]
     return keras.Model([short, long], outputs)
@@ -46,7 +46,7 @@ def attention_at_two_lengths():
 
 
 def small():
-    """Two kernels of 24 and 8 weights, three variables that are none."""
+    """Builds a model with two kernels of 24 and 8 weights and three other variables."""
     inputs = keras.Input((3, 6))
     x = kl.Dense(4, name="a")(inputs)
     x = kl.GlobalMaxPooling1D()(x)
@@ -63,7 +63,7 @@ def pruned_small():
     return model
 
 
-# name: (how to make the model, FLOPs of its kernels in order)
+# name: (function that builds the model, FLOPs of its kernels in order)
 FLOPS = {
     "Dense": (lambda: single(kl.Dense(4), 6), [24]),
     "Dense on a sequence": (lambda: single(kl.Dense(4), 5, 6), [120]),
@@ -170,26 +170,26 @@ def test_the_rows_of_a_pruned_model():
 
 
 def test_the_totals_of_a_pruned_model():
-    found = tt.summary(pruned_small())
-    assert (found.size, found.kept, found.flops) == (32, 12, 80)
-    assert found.sparsity == 20 / 32
-    # 4 biases and 4 moving means and variances each are weights as well.
-    assert found.sparsity_of_all_weights == 20 / 44
-    assert found.flops_kept == 24 / 80
+    result = tt.summary(pruned_small())
+    assert (result.size, result.kept, result.flops) == (32, 12, 80)
+    assert result.sparsity == 20 / 32
+    # 4 biases, 4 moving means and 4 moving variances are weights too.
+    assert result.sparsity_of_all_weights == 20 / 44
+    assert result.flops_kept == 24 / 80
 
 
 def test_unknown_flops_are_in_no_total_and_are_said():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, kl.Dense(2)(samples.OwnKernel()(inputs)))
-    found = tt.summary(model)
-    assert (found.flops, found.flops_kept) == (8, 1.0)
-    assert "? FLOPs of 2 kernels are unknown and not in the totals" in str(found)
+    result = tt.summary(model)
+    assert (result.flops, result.flops_kept) == (8, 1.0)
+    assert "? FLOPs of 2 kernels are unknown and not in the totals" in str(result)
 
 
 def test_a_fraction_of_flops_is_none_where_none_is_known():
-    found = tt.summary(single(samples.OwnKernel(), 6))
-    assert found.flops_kept is None
-    assert found.rows[0].flops_kept is None
+    result = tt.summary(single(samples.OwnKernel(), 6))
+    assert result.flops_kept is None
+    assert result.rows[0].flops_kept is None
 
 
 def test_what_is_assumed_of_layers_inside_subclassed_ones_is_said():
@@ -224,10 +224,10 @@ def of_all_reasons():
 
 
 def test_every_variable_that_is_no_kernel_has_a_reason():
-    found = tt.summary(of_all_reasons())
-    assert [row.path for row in found.rows] == ["kept/kernel"]
-    reasons = {row.path: (row.shape, row.size, row.reason) for row in found.skipped}
-    # The variable's whole name depends on the version of Keras.
+    result = tt.summary(of_all_reasons())
+    assert [row.path for row in result.rows] == ["kept/kernel"]
+    reasons = {row.path: (row.shape, row.size, row.reason) for row in result.skipped}
+    # The variable's full name depends on the version of Keras.
     seed = next(path for path in reasons if "seed" in path)
     assert reasons.pop(seed) == ((2,), 2, "rank 1")
     embedding = "an embedding: pass embeddings=True to prune it"
@@ -255,8 +255,8 @@ def test_a_variable_of_the_model_itself_has_a_reason():
 
 def test_rows_and_skipped_together_are_all_variables():
     model = tt.wrap(samples.subclassed(), verbose=False)
-    found = tt.summary(model)
-    named = [row.path for row in [*found.rows, *found.skipped]]
+    result = tt.summary(model)
+    named = [row.path for row in [*result.rows, *result.skipped]]
     assert sorted(named) == sorted(wrapping.plain_paths(model))
 
 
@@ -278,9 +278,9 @@ def test_the_text_of_a_report():
 
 
 def test_the_text_of_many_skipped_variables_names_three_and_counts_the_rest():
-    found = tt.summary(samples.subclassed())
-    assert str(found).endswith("and 10 more")
-    assert repr(found) == str(found)
+    result = tt.summary(samples.subclassed())
+    assert str(result).endswith("and 10 more")
+    assert repr(result) == str(result)
 
 
 def test_notebooks_show_the_report_as_escaped_html():
@@ -300,10 +300,10 @@ def test_notebooks_show_the_report_as_escaped_html():
 
 
 def test_json_gives_back_what_the_report_holds(tmp_path):
-    found = tt.summary(pruned_small())
-    found.to_json(tmp_path / "deep" / "report.json")
+    result = tt.summary(pruned_small())
+    result.to_json(tmp_path / "deep" / "report.json")
     data = json.loads((tmp_path / "deep" / "report.json").read_text("utf-8"))
-    assert data == found.to_dict()
+    assert data == result.to_dict()
     assert data["kernels"][0] == {
         "path": "a/kernel",
         "shape": [6, 4],

@@ -1,4 +1,4 @@
-"""The examples in saved_models/ are what its README says."""
+"""The examples in saved_models/ match their README."""
 
 import json
 import pathlib
@@ -22,9 +22,9 @@ def digits():
 
 
 def told(name):
-    """Of an example: what was measured, by file."""
-    (found,) = (one for one in MADE["examples"] if one["dataset"] == name)
-    return found, {row["file"]: row for row in found["rows"]}
+    """Returns the measurements of an example, and its rows by file."""
+    (result,) = (one for one in MADE["examples"] if one["dataset"] == name)
+    return result, {row["file"]: row for row in result["rows"]}
 
 
 def right(logits, labels):
@@ -33,18 +33,18 @@ def right(logits, labels):
 
 def test_the_keras_files_have_the_zeros_and_the_accuracy_that_is_told(digits):
     for name in ("digits", "mnist"):
-        found, rows = told(name)
+        actual, rows = told(name)
         path = HOME / f"{name}-lenet300" / "lenet.keras"
         model = keras.saving.load_model(path)
         assert path.stat().st_size == rows["lenet.keras"]["bytes"]
         kernels = [w for w in model.get_weights() if w.ndim > 1]
         zeros = sum(int((w == 0).sum()) for w in kernels)
-        assert zeros / sum(w.size for w in kernels) >= found["sparsity"]
+        assert zeros / sum(w.size for w in kernels) >= actual["sparsity"]
     path = HOME / "digits-lenet300" / "lenet.keras"
     answers = keras.saving.load_model(path)(digits.x_test, training=False)
-    wanted = told("digits")[1]["lenet.keras"]["accuracy"] * len(digits.y_test)
-    # Backends round otherwise.
-    assert abs(right(answers, digits.y_test) - wanted) <= 1
+    expected = told("digits")[1]["lenet.keras"]["accuracy"] * len(digits.y_test)
+    # Backends round differently.
+    assert abs(right(answers, digits.y_test) - expected) <= 1
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="TensorFlow's own formats")
@@ -54,12 +54,12 @@ def test_the_other_files_are_as_accurate_as_is_told(digits):
 
     rows = told("digits")[1]
     served = tf.saved_model.load(HOME / "digits-lenet300" / "serve")
-    found = served.signatures["serving_default"](image=tf.constant(digits.x_test))
-    wanted = round(rows["serve"]["accuracy"] * len(digits.y_test))
-    assert right(found["output_0"], digits.y_test) == wanted
+    actual = served.signatures["serving_default"](image=tf.constant(digits.x_test))
+    expected = round(rows["serve"]["accuracy"] * len(digits.y_test))
+    assert right(actual["output_0"], digits.y_test) == expected
     lite = Interpreter(str(HOME / "digits-lenet300" / "lenet.tflite"))
-    found = lite.get_signature_runner("serving_default")(image=digits.x_test)
-    assert right(found["output_0"], digits.y_test) == wanted
+    actual = lite.get_signature_runner("serving_default")(image=digits.x_test)
+    assert right(actual["output_0"], digits.y_test) == expected
 
 
 def test_the_readme_tells_what_was_measured():

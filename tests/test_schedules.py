@@ -17,7 +17,7 @@ CASES = [
 
 @pytest.fixture
 def peer(monkeypatch):
-    """The schedules of tensorflow-model-optimization, where it is installed."""
+    """Returns the schedules of tensorflow-model-optimization, if installed."""
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -38,8 +38,8 @@ def test_every_small_case_within_a_mask_equals_trying_all_subsets():
         for scores in itertools.product((0, 1), repeat=4):
             for count in range(sum(alive) + 1):
                 expected = oracles.best_subset(scores, count, alive)
-                found = ranking.keep_largest(scores, count, within=alive)
-                assert found.tolist() == expected
+                actual = ranking.keep_largest(scores, count, within=alive)
+                assert actual.tolist() == expected
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -84,8 +84,8 @@ def test_the_layout_in_memory_does_not_matter(view):
     scores = rng.integers(0, 5, (8, 6)).astype("float32")
     alive = rng.random((8, 6)) < 0.8
     expected = ranking.keep_largest(scores, 20, within=alive)
-    found = ranking.keep_largest(view(scores), 20, within=view(alive))
-    np.testing.assert_array_equal(found, expected)
+    actual = ranking.keep_largest(view(scores), 20, within=view(alive))
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "bool"])

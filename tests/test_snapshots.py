@@ -1,4 +1,4 @@
-"""Snapshots: what a rewind brings back, and that nothing pruned comes along."""
+"""Snapshots: what a rewind restores, without pruned weights."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def fit(model, epochs=1, callbacks=()):
 
 
 class Before(keras.callbacks.Callback):
-    """Does something to the model before an epoch, within one `fit`."""
+    """Calls a function on the model before an epoch, within one `fit`."""
 
     def __init__(self, epoch, action):
         super().__init__()
@@ -74,7 +74,7 @@ def prune_and_clean(model):
 
 
 def changed(before, after):
-    """The parts of which an array has changed."""
+    """Returns the parts that contain a changed array."""
     return {
         p
         for p in before
@@ -158,16 +158,16 @@ def test_exact_restores_every_part():
 
 
 def test_exact_restores_averages_of_weights_too():
-    diary, found = tiny.Diary(), []
+    diary, result = tiny.Diary(), []
 
     def restore(model):
         snapshots.restore(model, diary.after[0], Fidelity.get("exact"), None)
-        found.append(snapshots.record(model))
+        result.append(snapshots.record(model))
 
     model = tiny.network(OPTIMIZERS["EMA"]())
     fit(model, 3, [diary, Before(2, restore)])
-    assert changed(diary.after[0], found[0]) == set()
-    assert changed(diary.after[1], found[0]) != set()
+    assert changed(diary.after[0], result[0]) == set()
+    assert changed(diary.after[1], result[0]) != set()
 
 
 def test_a_fresh_optimizer_is_the_one_of_the_beginning():
@@ -180,21 +180,21 @@ def test_a_fresh_optimizer_is_the_one_of_the_beginning():
 
 
 def test_a_fresh_average_starts_from_the_weights():
-    found = []
+    result = []
 
     def restart(model):
         state = snapshots.record(model)
         state["optimizer"] = {n: 0 * array for n, array in state["optimizer"].items()}
         snapshots.restore(model, state, Fidelity.get("weights"), state)
-        found.extend(
+        result.extend(
             (wrapping.to_numpy(slot), wrapping.to_numpy(variable))
             for slot, variable in snapshots._slots(model)
             if "average" in slot.name
         )
 
     fit(tiny.network(OPTIMIZERS["EMA"]()), 2, [Before(1, restart)])
-    assert len(found) == 6
-    assert all((average == variable).all() for average, variable in found)
+    assert len(result) == 6
+    assert all((average == variable).all() for average, variable in result)
 
 
 def test_a_record_does_not_change_with_the_model():

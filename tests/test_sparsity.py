@@ -7,7 +7,7 @@ from tf_tickets.exporting.tflite import sparse_matrix
 
 
 def expanded(found, shape):
-    """The dense array, entry by entry."""
+    """Expands to the dense array, entry by entry."""
     rows = np.zeros((np.prod(shape[:-1], dtype=int), shape[-1]), found.values.dtype)
     values = found.values.reshape(-1, found.block)
     for row, (start, end) in enumerate(itertools.pairwise(found.segments.astype(int))):
@@ -37,8 +37,8 @@ def test_compressed_arrays_come_back(shape, fraction, block):
 def test_every_small_pattern_comes_back(shape):
     for pattern in itertools.product((0, 1), repeat=8):
         array = np.array(pattern).reshape(shape) * np.arange(1, 9).reshape(shape)
-        found = sparse_matrix.compress_matrix(array)
-        assert np.array_equal(expanded(found, shape), array)
+        result = sparse_matrix.compress_matrix(array)
+        assert np.array_equal(expanded(result, shape), array)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -48,8 +48,8 @@ def test_values_keep_their_type(dtype):
 
 def test_nan_and_infinity_are_kept():
     array = np.array([[0.0, np.nan], [-np.inf, 0.0]])
-    found = sparse_matrix.compress(array)
-    assert np.array_equal(expanded(found, (2, 2)), array, equal_nan=True)
+    result = sparse_matrix.compress(array)
+    assert np.array_equal(expanded(result, (2, 2)), array, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_segments_have_the_narrowest_type_that_holds_them(size, segments):
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_an_array_of_zeros_stores_one_block(block):
-    found = sparse_matrix.compress(np.zeros((5, 8)), block)
-    assert found.values.tolist() == [0.0] * block
+    result = sparse_matrix.compress(np.zeros((5, 8)), block)
+    assert result.values.tolist() == [0.0] * block
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 5, 6, 250, 254, 255])
@@ -87,18 +87,18 @@ def test_columns_that_are_no_multiple_of_four_get_no_blocks(columns):
 @pytest.mark.parametrize("columns", [12, 16, 256, 1024])
 def test_scattered_nonzeros_get_no_blocks(fraction, columns):
     array = scattered((64, columns), fraction)
-    found = sparse_matrix.compress_matrix(array)
-    assert found.block == 1
-    assert found.values.size == max(np.count_nonzero(array), 1)
+    result = sparse_matrix.compress_matrix(array)
+    assert result.block == 1
+    assert result.values.size == max(np.count_nonzero(array), 1)
 
 
 @pytest.mark.parametrize("fraction", [0.29, 0.5, 0.9, 0.97, 0.99])
 @pytest.mark.parametrize("columns", [12, 16, 256, 1024])
 def test_nonzeros_in_blocks_are_stored_so_and_take_fewer_bytes(fraction, columns):
     array = scattered((64, columns), fraction, block=4)
-    found = sparse_matrix.compress_matrix(array)
-    assert found.block == 4
-    assert found.nbytes < sparse_matrix.compress_matrix(array, blocks=False).nbytes
+    result = sparse_matrix.compress_matrix(array)
+    assert result.block == 4
+    assert result.nbytes < sparse_matrix.compress_matrix(array, blocks=False).nbytes
 
 
 @pytest.mark.parametrize(("missing", "block"), [(0, 4), (4, 4), (5, 1)])

@@ -1,4 +1,4 @@
-"""Early stopping with a rewind: where it stops, and that all of the state goes back."""
+"""Early stopping with a rewind: where it stops, and what state it restores."""
 
 import keras
 import numpy as np
@@ -14,12 +14,12 @@ PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
 
 def fit(model, callbacks, epochs):
     x, y = tiny.data()
-    given = {"batch_size": 16, "shuffle": False, "verbose": 0}
-    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **given).history
+    arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **arguments).history
 
 
 def watched(losses, **kwargs):
-    """The epoch at which it stops, and the one whose state it goes back to."""
+    """Returns the epoch at which it stops, and the epoch it rewinds to."""
     model = tiny.network()
     snapshots.built_optimizer(model)
     stop = tt.EarlyStopRewind(**{"patience": 3, **kwargs})
@@ -29,8 +29,8 @@ def watched(losses, **kwargs):
         kernel.assign(np.full(kernel.shape, epoch, "float32"))
         if stop.watch(epoch, {"val_loss": loss}):
             logs = stop.go_back()
-            [found] = {float(v) for v in wrapping.to_numpy(kernel).ravel()}
-            assert found == stop.rewound_epoch
+            [result] = {float(v) for v in wrapping.to_numpy(kernel).ravel()}
+            assert result == stop.rewound_epoch
             assert logs == {"val_loss": losses[stop.rewound_epoch]}
             return stop.stopped_epoch, stop.rewound_epoch
     return stop.stopped_epoch, stop.rewound_epoch
@@ -48,7 +48,7 @@ def test_it_goes_back_so_many_epochs_before_the_stop(epochs, rewound):
 def test_an_improvement_below_min_delta_does_not_count():
     losses = [1.0, 0.99, 0.98, 0.97]
     assert watched(losses) == (None, None)
-    # It is the first that counts as the best, though the others are lower.
+    # The first one counts as the best, though the others are lower.
     assert watched(losses, min_delta=0.05) == (3, 0)
 
 
@@ -62,8 +62,8 @@ def test_of_an_accuracy_more_is_better():
     snapshots.built_optimizer(model)
     stop = tt.EarlyStopRewind(1, monitor="val_accuracy")
     stop.begin(model)
-    found = [stop.watch(i, {"val_accuracy": v}) for i, v in enumerate([0.1, 0.2, 0.1])]
-    assert found == [False, False, True]
+    result = [stop.watch(i, {"val_accuracy": v}) for i, v in enumerate([0.1, 0.2, 0.1])]
+    assert result == [False, False, True]
 
 
 def test_without_patience_it_never_stops_and_says_nothing(recwarn):
@@ -82,7 +82,7 @@ def test_it_says_so_when_it_never_stopped():
 
 
 class Worse(keras.callbacks.Callback):
-    """Makes the watched loss grow from the third epoch on."""
+    """Increases the monitored loss from the third epoch on."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs["val_loss"] = abs(epoch - 2.0)
@@ -107,10 +107,10 @@ def test_the_whole_state_goes_back_in_a_fit(tmp_path, kept_in, rewind):
     assert len(logs["loss"]) == 6
     now, then = snapshots.record(model), diary.after[back]
     assert tiny.same(tiny.flat(now), tiny.flat(then))
-    # No more are kept than it may go back to, and none afterwards.
+    # Only snapshots that may be restored are kept, and none afterwards.
     most = 0 if kept_in == "memory" else 1 if rewind == "best" else 3
     assert max(files) == most and files[-1] == 0
-    # The training that goes on from there is the one that would have gone on.
+    # Training continues as it would have from that epoch.
     again = tiny.network()
     fit(again, [], back + 1)
     assert tiny.same(tiny.flat(snapshots.record(again)), tiny.flat(then))

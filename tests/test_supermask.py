@@ -1,4 +1,4 @@
-"""Supermasks and stochastic sparsification against their algorithms."""
+"""Compares supermasks and stochastic sparsification with their algorithms."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from tf_tickets.masks import learned
 
 
 def iss(rounds=3, epochs=2, **kwargs):
-    given = {"monitor": "accuracy", **kwargs}
-    return tt.StochasticSparsification(rounds, epochs, **given)
+    arguments = {"monitor": "accuracy", **kwargs}
+    return tt.StochasticSparsification(rounds, epochs, **arguments)
 
 
 def run(search, optimizer=None, callbacks=(), plain=None):
@@ -33,8 +33,8 @@ class Scores(keras.callbacks.Callback):
         self.begun.append(self._scores())
 
     def _scores(self):
-        found = wrapping.kernels(self.model).mask_layers.items()
-        return {path: wrapping.to_numpy(mask.scores) for path, mask in found}
+        result = wrapping.kernels(self.model).mask_layers.items()
+        return {path: wrapping.to_numpy(mask.scores) for path, mask in result}
 
 
 def test_stochastic_sparsification_with_high_scores_is_dense_training_to_the_bit():
@@ -43,10 +43,12 @@ def test_stochastic_sparsification_with_high_scores_is_dense_training_to_the_bit
     keras.utils.set_random_seed(0)
     dense = tiny.compiled(tiny.build())
     x, y = tiny.data()
-    wanted = dense.fit(x, y, epochs=4, batch_size=16, shuffle=False, verbose=0).history
-    assert logs["loss"] == wanted["loss"]
-    found = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
-    assert tiny.same(found, [wrapping.to_numpy(v) for v in dense.variables])
+    expected = dense.fit(
+        x, y, epochs=4, batch_size=16, shuffle=False, verbose=0
+    ).history
+    assert logs["loss"] == expected["loss"]
+    actual = [wrapping.to_numpy(v) for v in wrapping.plain_paths(model).values()]
+    assert tiny.same(actual, [wrapping.to_numpy(v) for v in dense.variables])
     assert search.tickets[0].sparsity == 0.0
 
 
@@ -161,7 +163,7 @@ def test_a_supermask_learns_to_classify_with_random_weights(kind):
     search = tt.Supermask(12, KINDS[kind], score_optimizer=optimizer)
     [ticket] = tt.find_tickets(build, data, search, batch_size=64, verbose=0)
     assert ticket.metrics["val_accuracy"] > 0.8
-    # The ticket alone: random weights, its mask, and no training.
+    # Only the ticket: random weights and its mask, without training.
     plain = ticket.apply(build())
     x, y = data.x_test, data.y_test
     accuracy = plain.evaluate(x, y, verbose=0, return_dict=True)["accuracy"]
@@ -177,9 +179,9 @@ def test_signed_constants_are_the_sign_times_the_spread():
     model, _ = run(search, plain=plain)
     pairs = zip(drawn, wrapping.kernels(model).variables.items(), strict=True)
     for kernel, (path, variable) in pairs:
-        wanted = np.sign(kernel) * kernel.std()
-        np.testing.assert_allclose(wrapping.to_numpy(variable), wanted, rtol=1e-6)
-        np.testing.assert_allclose(search.tickets[0].weights[path], wanted, rtol=1e-6)
+        expected = np.sign(kernel) * kernel.std()
+        np.testing.assert_allclose(wrapping.to_numpy(variable), expected, rtol=1e-6)
+        np.testing.assert_allclose(search.tickets[0].weights[path], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["stochastic", "topk"])
@@ -194,13 +196,15 @@ def test_dynamic_scaling_is_kept_in_the_ticket(kind):
     search = tt.Supermask(2, mask, score_optimizer=scores, monitor="loss")
     model, _ = run(search, plain=tiny.compiled(tiny.build(dropout=0.0)))
     [ticket] = search.tickets
-    for path, found in ticket.masks.items():
-        assert ticket.scales[path] == pytest.approx(found.size / found.sum())
+    for path, actual in ticket.masks.items():
+        assert ticket.scales[path] == pytest.approx(actual.size / actual.sum())
     x, _ = tiny.data()
-    wanted = keras.ops.convert_to_numpy(model(x))
-    # Statistics of the batches are the model's, the ticket starts from the first.
+    expected = keras.ops.convert_to_numpy(model(x))
+    # The model has batch statistics; the ticket starts from the initial ones.
     plain = tt.strip(model)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(plain(x)), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(plain(x)), expected, atol=1e-5
+    )
 
 
 def test_weights_that_would_be_trained_are_refused():
@@ -222,9 +226,9 @@ def test_signed_constants_are_the_same_after_an_interruption(tmp_path):
 
     def find(directory, callbacks=()):
         search = tt.Supermask(2, "topk", signed_constant=True, monitor="val_accuracy")
-        given = {"batch_size": 16, "verbose": 0, "callbacks": callbacks}
+        arguments = {"batch_size": 16, "verbose": 0, "callbacks": callbacks}
         return tt.find_tickets(
-            tiny.build_compiled, tiny.splits(), search, directory, **given
+            tiny.build_compiled, tiny.splits(), search, directory, **arguments
         )
 
     [whole] = find(tmp_path / "whole")
@@ -242,8 +246,8 @@ def test_the_ticket_has_the_statistics_that_the_search_has_gathered():
     keras.utils.set_random_seed(5)
     fresh = search.tickets[0].apply(tiny.compiled(tiny.build(dropout=0.0)))
     x, _ = tiny.data()
-    wanted = keras.ops.convert_to_numpy(model(x))
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(fresh(x)), wanted)
+    expected = keras.ops.convert_to_numpy(model(x))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(fresh(x)), expected)
 
 
 def test_a_trainer_of_frozen_weights_is_refused():

@@ -1,4 +1,4 @@
-"""Han's thresholds: how much they prune, and how thresholds and rates go on."""
+"""Han's thresholds: how much they prune, and how thresholds and rates change."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from tf_tickets import wrapping
 
 
 def pruned(quality, values):
-    """The sparsity after one pruning of a kernel that is not trained."""
+    """Returns the sparsity after pruning an untrained kernel once."""
     dense = keras.layers.Dense(values.shape[1], use_bias=False, name="d")
     model = tt.wrap(
         keras.Sequential([keras.Input((values.shape[0],)), dense]), verbose=False
@@ -23,7 +23,7 @@ def pruned(quality, values):
     return search.tickets[0].sparsity
 
 
-# Of a normal distribution so much lies within q standard deviations.
+# The fraction of a normal distribution within q standard deviations.
 @pytest.mark.parametrize("quality, wanted", [(1.0, 0.6827), (0.5, 0.3829), (0.0, 0.0)])
 def test_of_normal_weights_it_prunes_what_lies_within(quality, wanted):
     values = np.random.default_rng(0).normal(size=(500, 400)).astype("float32")
@@ -96,9 +96,9 @@ def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path):
 
     def find(directory, callbacks=()):
         search = tt.ThresholdPruning(3, 2, 0.5, "once", monitor="val_accuracy")
-        given = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
+        arguments = {"batch_size": 16, "callbacks": callbacks, "verbose": 0, "seed": 1}
         data = tiny.splits()
-        tt.find_tickets(tiny.build_compiled, data, search, directory, **given)
+        tt.find_tickets(tiny.build_compiled, data, search, directory, **arguments)
         return [(t.id, t.metrics) for t in search.tickets]
 
     whole = find(tmp_path / "whole")

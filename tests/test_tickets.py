@@ -16,17 +16,17 @@ OTHER_NAMES = ("hidden_7", "norm_3", "output_1")
 
 
 def ticket_of(model, **provenance):
-    """A ticket of half the weights, starting from the model's present ones."""
+    """Returns a ticket of half the weights that starts from the model's weights."""
     weights = snapshots.start_weights(model, snapshots.record(model))
     return tt.Ticket(tiny.half(model), weights, {"loss": 0.5}, provenance)
 
 
 def searched(**kwargs):
     search = tiny.imp(rounds=1, epochs_per_round=1, **kwargs)
-    found = tt.find_tickets(
+    result = tt.find_tickets(
         tiny.build_compiled, tiny.splits(), search, seed=3, batch_size=16, verbose=0
     )
-    return found[0]
+    return result[0]
 
 
 def test_saving_and_loading_keeps_everything(tmp_path):
@@ -84,8 +84,8 @@ def test_the_id_is_of_masks_and_weights_only():
 
 def test_tickets_are_equal_by_masks_weights_and_scales():
     def ticket(**changes):
-        given = {"masks": {"k": [1, 0]}, "weights": {"k": np.ones(2)}, "scales": {}}
-        return tt.Ticket(**{**given, **changes})
+        arguments = {"masks": {"k": [1, 0]}, "weights": {"k": np.ones(2)}, "scales": {}}
+        return tt.Ticket(**{**arguments, **changes})
 
     others = [
         ticket(masks={"k": [0, 1]}),
@@ -200,8 +200,8 @@ def test_a_ticket_fits_every_build_of_its_model(target):
     model = ticket.apply(target())
     assert tiny.same(wrapping.kernels(model).masks.values(), ticket.masks.values())
     kernels = [wrapping.to_numpy(v) for v in wrapping.kernels(model).variables.values()]
-    wanted = [ticket.weights[path] * mask for path, mask in ticket.masks.items()]
-    assert all((a == b).all() for a, b in zip(kernels, wanted, strict=True))
+    expected = [ticket.weights[path] * mask for path, mask in ticket.masks.items()]
+    assert all((a == b).all() for a, b in zip(kernels, expected, strict=True))
 
 
 def test_statistics_and_biases_are_applied_too():
@@ -223,7 +223,7 @@ def test_a_ticket_of_some_layers_wraps_these_only():
 
 
 def three_alike(first):
-    """Three layers of one shape under running numbers, as Keras gives them."""
+    """Builds three layers of one shape whose names Keras numbers."""
     layers = [keras.layers.Dense(4, name=f"dense_{first + i}") for i in range(3)]
     return keras.Sequential([keras.Input((4,)), *layers], name=f"net_{first}")
 
@@ -346,8 +346,8 @@ def test_no_other_file_is_loaded_as_a_ticket(tmp_path, data):
     ],
 )
 def test_comparing_gives_both_over_either(left, right, overlap):
-    found = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))
-    assert found == {"k": overlap, "all": overlap}
+    result = tt.Ticket({"k": left}).compare(tt.Ticket({"k": right}))
+    assert result == {"k": overlap, "all": overlap}
 
 
 def test_comparing_tickets_of_other_shapes_is_refused():

@@ -31,7 +31,7 @@ def wrapped(model, **kwargs):
 
 
 def four():
-    """An embedding is not wrapped by default; three dense layers and attention are."""
+    """Builds an embedding, not wrapped by default, three dense layers and attention."""
     inputs = keras.Input((5,), dtype="int32")
     x = kl.Embedding(9, 4, name="tokens")(inputs)
     x = kl.MultiHeadAttention(2, 2, name="attention")(x, x)
@@ -101,21 +101,21 @@ def test_the_report_counts_kernels_and_the_rest(capsys):
 def test_frozen_layers_are_left_alone():
     model = samples.nested()
     model.layers[0].trainable = False
-    found = wrapped(model)
-    assert len(wrapping.kernels(found).variables) == 1
-    kinds = [type(layer).__name__ for layer in found.layers]
+    result = wrapped(model)
+    assert len(wrapping.kernels(result).variables) == 1
+    kinds = [type(layer).__name__ for layer in result.layers]
     assert kinds == ["Functional", "Prunable"]
 
 
 def test_quantized_kernels_are_left_alone():
     model = samples.sequential()
     model.layers[0].quantize("int8")
-    found = wrapped(model)
-    assert list(wrapping.kernels(found).variables) == [model.layers[-1].kernel.path]
-    assert found.layers[0] is model.layers[0]
+    result = wrapped(model)
+    assert list(wrapping.kernels(result).variables) == [model.layers[-1].kernel.path]
+    assert result.layers[0] is model.layers[0]
 
 
-# What raises
+# Errors
 
 
 def test_an_unbuilt_model_raises_and_names_what_is_unbuilt():
@@ -184,20 +184,20 @@ def test_masks_for_what_is_no_kernel_raise():
         wrapping.kernels(model).set_masks({"out/bias": np.ones(2)})
 
 
-# What stays
+# What wrapping preserves
 
 
 def test_variables_stay_the_same_objects_and_keep_their_values():
     model = samples.sequential()
     before = [samples.array(v) for v in model.variables]
-    found = wrapped(model)
+    result = wrapped(model)
     assert all(
         one is other
         for one, other in zip(
-            wrapping.plain_paths(found).values(), model.variables, strict=True
+            wrapping.plain_paths(result).values(), model.variables, strict=True
         )
     )
-    again = tt.strip(found)
+    again = tt.strip(result)
     assert [id(v) for v in again.variables] == [id(v) for v in model.variables]
     np.testing.assert_equal([samples.array(v) for v in again.variables], before)
 
@@ -222,16 +222,16 @@ def test_a_compiled_model_stays_compiled_with_functions_of_the_users_own():
     optimizer = keras.optimizers.Adam(0.125)
     metrics = [half_squared, "mae"]
     model.compile(optimizer, half_squared, metrics=metrics, steps_per_execution=2)
-    found = wrapped(model)
-    assert found.loss is half_squared
-    assert found.steps_per_execution == 2
-    assert float(found.optimizer.learning_rate) == 0.125
-    assert found.optimizer is optimizer
-    found.fit(X, np.ones((4, 4)), verbose=0)
-    assert int(found.optimizer.iterations) == 1
-    assert set(found.get_metrics_result()) == {"loss", "half_squared", "mae"}
+    result = wrapped(model)
+    assert result.loss is half_squared
+    assert result.steps_per_execution == 2
+    assert float(result.optimizer.learning_rate) == 0.125
+    assert result.optimizer is optimizer
+    result.fit(X, np.ones((4, 4)), verbose=0)
+    assert int(result.optimizer.iterations) == 1
+    assert set(result.get_metrics_result()) == {"loss", "half_squared", "mae"}
     assert model.compiled
-    assert not tt.strip(found).compiled
+    assert not tt.strip(result).compiled
 
 
 def test_what_an_optimizer_leaves_out_of_weight_decay_stays_left_out():
@@ -239,10 +239,10 @@ def test_what_an_optimizer_leaves_out_of_weight_decay_stays_left_out():
     optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     model.compile(optimizer, lambda y, p: 0.0 * ops.sum(p, axis=-1))
-    found = wrapped(model)
-    bias = next(v for v in found.trainable_variables if v.name == "bias")
+    result = wrapped(model)
+    bias = next(v for v in result.trainable_variables if v.name == "bias")
     bias.assign(np.ones(bias.shape))
-    found.fit(X, np.ones((4, 4)), verbose=0)
+    result.fit(X, np.ones((4, 4)), verbose=0)
     assert samples.array(bias).tolist() == [1.0] * bias.shape[0]
 
 
@@ -269,8 +269,8 @@ def test_a_model_with_a_compile_of_its_own_says_that_it_must_be_compiled():
     model = OwnCompile(inputs, kl.Dense(2)(inputs))
     model.compile(3, loss="mse")
     with pytest.warns(UserWarning, match="OwnCompile overrides `compile`"):
-        found = wrapped(model)
-    assert not found.compiled
+        result = wrapped(model)
+    assert not result.compiled
 
 
 def test_a_shared_layer_has_one_mask():
@@ -291,8 +291,8 @@ def test_paths_after_a_reload_are_those_of_the_reloaded_plain_model(name, tmp_pa
     model.save(tmp_path / "wrapped.keras")
     again = keras.models.load_model(tmp_path / "wrapped.keras")
     without_seeds = [v.path for v in plain_again.variables if "seed" not in v.path]
-    found = [path for path in wrapping.plain_paths(again) if "seed" not in path]
-    assert found == without_seeds
+    result = [path for path in wrapping.plain_paths(again) if "seed" not in path]
+    assert result == without_seeds
     assert list(
         paths.match(
             wrapping.kernels(model).variables, wrapping.kernels(again).variables
@@ -409,8 +409,8 @@ def test_the_weights_of_a_wrapped_subclassed_model_go_through_a_file(tmp_path):
     again = wrapped(samples.subclassed())
     again.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(model, X))
-    found = list(wrapping.kernels(again).masks.values())
-    np.testing.assert_equal(found, list(masks.values()))
+    result = list(wrapping.kernels(again).masks.values())
+    np.testing.assert_equal(result, list(masks.values()))
 
 
 @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ class Holder:
 
 
 class OutOfReach(keras.Model):
-    """Holds a layer in an object of its own, known to Keras by `build` only."""
+    """Holds a layer in a plain object; Keras knows it only through `build`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -25,13 +25,13 @@ def data(size=64, seed=0):
     return x, np.argmax(x[:, :3] + 0.5 * x[:, 3:], axis=1)
 
 
-# What compiles by default. XLA takes seconds on TensorFlow, and is tried where it is
-# asked for: in the matrix of `fit` and in a few other tests.
+# The default of jit_compile. XLA takes seconds on TensorFlow, so only the matrix of
+# `fit` and a few other tests use it.
 JIT = keras.config.backend() == "jax"
 
 
 def marked(rows, chosen):
-    """All rows for `parametrize`; those that are not chosen belong to the matrix."""
+    """Returns all rows for `parametrize`; those not chosen belong to the matrix."""
     return [
         row if row in chosen else pytest.param(*_several(row), marks=pytest.mark.matrix)
         for row in rows
@@ -43,28 +43,28 @@ def _several(row):
 
 
 def in_turns(cases):
-    """Every other case here, the others on the other backend: for what takes long."""
+    """Splits slow cases between the backends: every other case runs on this one."""
     cases = list(cases)
     return marked(cases, cases[keras.config.backend() != "tensorflow" :: 2])
 
 
 def paired(*choices):
-    """So many rows of choices that every two settings are tried together."""
+    """Returns rows of choices in which every two settings occur together."""
 
     def pairs(row):
         return set(itertools.combinations(enumerate(row), 2))
 
     rows = list(itertools.product(*choices))
     missing = set().union(*map(pairs, rows))
-    found = []
+    result = []
     while missing:
-        found.append(max(rows, key=lambda row: len(pairs(row) & missing)))
-        missing -= pairs(found[-1])
-    return found
+        result.append(max(rows, key=lambda row: len(pairs(row) & missing)))
+        missing -= pairs(result[-1])
+    return result
 
 
 def checkered(*choices):
-    """All rows of choices, in turns like the white and black squares of a board."""
+    """Returns all rows of choices, split between backends like a checkerboard."""
     here = int(keras.config.backend() != "tensorflow")
     places = itertools.product(*(range(len(each)) for each in choices))
     squares = [sum(place) % 2 == here for place in places]
@@ -77,7 +77,7 @@ def splits():
 
 
 def build(dropout=0.3, names=("hidden", "norm", "output")):
-    """Dense, batch normalization, dropout, dense: 90 prunable weights."""
+    """Builds dense, batch normalization, dropout, dense: 90 prunable weights."""
     hidden, norm, output = names
     return keras.Sequential(
         [
@@ -96,8 +96,8 @@ def compiled(model, optimizer=None, **kwargs):
     model.compile(
         optimizer or keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # By name, Keras would make its variables within the first trace, and trace
-        # the step once more because of them.
+        # With a name, Keras would create the variables within the first trace, and then
+        # trace the step again.
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **kwargs,
     )
@@ -105,10 +105,10 @@ def compiled(model, optimizer=None, **kwargs):
 
 
 def network(optimizer=None, seed=0, **kwargs):
-    """The wrapped and compiled model, with the weights of a seed.
+    """Returns the wrapped and compiled model, with the weights of a seed.
 
-    It takes longer to trace than to train. So a model of an earlier test is given, as
-    it was when it was new; within a test it is given once.
+    Tracing takes longer than training. So the model of an earlier test is reset to its
+    initial state and returned again, but only once within a test.
     """
     optimizer = optimizer or keras.optimizers.Adam(0.01)
     made_by = json.dumps(
@@ -126,7 +126,7 @@ def network(optimizer=None, seed=0, **kwargs):
 
 
 class _Network:
-    """A model and the values of all that belongs to it when it was new."""
+    """A model, and the initial values of its whole state."""
 
     def __init__(self, model, test):
         self.model, self.test = model, test
@@ -139,7 +139,7 @@ class _Network:
         return [*self.model.variables, *self.optimizer.variables]
 
     def as_it_was(self):
-        """Puts all values back; whether that makes it what it was."""
+        """Restores all values; returns whether the model equals the initial one."""
         variables = [variable for variable, _ in self.values]
         if self.model.optimizer is not self.optimizer:
             return False
@@ -160,34 +160,41 @@ def build_compiled():
 
 
 def build_without_dropout():
-    """With a schedule, so that the place on it counts."""
+    """Builds the model with a schedule, so the position on it matters."""
     decay = keras.optimizers.schedules.CosineDecay(0.05, 40)
     return compiled(build(dropout=0.0), keras.optimizers.SGD(decay, momentum=0.9))
 
 
 def imp(fidelity="weights", tolerance=0.0, monitor="accuracy", **kwargs):
-    given = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, **kwargs}
-    rewind_to = tt.Rewind(given.pop("rewind_to", "init"), fidelity)
-    return tt.IMP(**given, rewind_to=rewind_to, monitor=tt.Monitor(monitor, tolerance))
+    arguments = {"rounds": 3, "epochs_per_round": 2, "rate": 0.3, **kwargs}
+    rewind_to = tt.Rewind(arguments.pop("rewind_to", "init"), fidelity)
+    return tt.IMP(
+        **arguments, rewind_to=rewind_to, monitor=tt.Monitor(monitor, tolerance)
+    )
 
 
 def run(model, search, callbacks=None, **kwargs):
-    """The whole search in one `fit` of 4 steps an epoch; gives the logs."""
+    """Runs a whole search in one `fit` of 4 steps per epoch; returns the logs."""
     x, y = data()
-    given = {"epochs": search.epochs, "batch_size": 16, "shuffle": False, "verbose": 0}
-    given["callbacks"] = [search] if callbacks is None else callbacks
-    return model.fit(x, y, **{**given, **kwargs}).history
+    arguments = {
+        "epochs": search.epochs,
+        "batch_size": 16,
+        "shuffle": False,
+        "verbose": 0,
+    }
+    arguments["callbacks"] = [search] if callbacks is None else callbacks
+    return model.fit(x, y, **{**arguments, **kwargs}).history
 
 
 def printed(script):
-    """What a script prints in a process of its own, which may have failed."""
+    """Returns what a script prints in a separate process, even if it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = warm.run([sys.executable, "-c", script], env=environment)
-    return found.stdout, found.stderr
+    result = warm.run([sys.executable, "-c", script], env=environment)
+    return result.stdout, result.stderr
 
 
 class Diary(keras.callbacks.Callback):
-    """The whole state before and after each epoch."""
+    """Records the whole state before and after each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -201,17 +208,17 @@ class Diary(keras.callbacks.Callback):
 
 
 def flat(state, parts=PARTS):
-    """The arrays of some parts of a state."""
+    """Returns the arrays of some parts of a state."""
     return [array for part in parts for array in state[part].values()]
 
 
 def same(left, right):
-    """Whether two lists of arrays are equal to the bit."""
+    """Returns whether two lists of arrays are equal bit for bit."""
     return [a.tobytes() for a in left] == [b.tobytes() for b in right]
 
 
 def half(model, seed=4):
-    """Random masks that keep half of each kernel, by path."""
+    """Returns random masks that keep half of each kernel, by path."""
     rng = np.random.default_rng(seed)
     return {
         path: rng.permutation(np.arange(m.size) % 2 == 0).reshape(m.shape)
@@ -220,7 +227,7 @@ def half(model, seed=4):
 
 
 def pruned_weights(model):
-    """The stored weights where the masks prune, in one array."""
+    """Returns the stored values of all pruned weights in one array."""
     masks = wrapping.kernels(model).masks
     kernels = wrapping.kernels(model).variables.items()
     return np.concatenate([wrapping.to_numpy(v)[~masks[p]] for p, v in kernels])

@@ -1,8 +1,8 @@
-"""Interpreters that have imported Keras once, and fork for each program.
+"""Interpreters that have imported Keras once and fork for each program.
 
-A process of its own takes seconds to import Keras with its backend. Those that are
-forked here have imported these and nothing of this library, and nothing was run in
-them; a program finds in them what it would find after `import keras`.
+A new process takes seconds to import Keras and its backend. A forked process has
+already imported them, but nothing of this library, and has run nothing else. For a
+program it is equivalent to a new process after `import keras`.
 """
 
 import atexit
@@ -53,10 +53,10 @@ _servers = {}
 
 
 def run(command, **kwargs):
-    """As `subprocess.run`, for programs of Python that need Keras.
+    """Replaces `subprocess.run` for Python programs that need Keras.
 
-    That is a program that is given as text, or the one that tries an exported file.
-    All others are run as they are.
+    These are programs passed as text, and the one that runs an exported file. All other
+    programs run as usual.
     """
     arguments = [os.fspath(part) for part in command[1:]]
     if arguments[0] != "-c" and not arguments[0].endswith("artefact_runner.py"):
@@ -74,7 +74,7 @@ def run(command, **kwargs):
 
 
 def _asked(backend, job):
-    """The exit status; one server for each backend."""
+    """Sends a program to the backend's server; returns the exit status."""
     if backend not in _servers:
         _servers[backend] = _started(job["env"] | {"KERAS_BACKEND": backend})
     server = _servers[backend]

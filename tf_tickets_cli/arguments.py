@@ -8,7 +8,7 @@ from tf_tickets_cli import choices
 
 
 class Parser(Protocol):
-    """What options are added to: an `ArgumentParser`, or a group of one."""
+    """An `ArgumentParser` or one of its argument groups."""
 
     def add_argument(self, *flags: str, **settings) -> argparse.Action: ...
 
@@ -112,7 +112,7 @@ def results_folder(options: argparse.Namespace, ending: str = "") -> pathlib.Pat
 
     Args:
         options: The parsed options.
-        ending: What the name of the default folder ends in.
+        ending: Suffix of the default folder's name.
 
     Example:
 

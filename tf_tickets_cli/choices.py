@@ -1,6 +1,6 @@
-"""The names that options accept, written down so that help needs no Keras.
+"""Names that options accept, listed here because help must not import Keras.
 
-A test compares them with what the library knows.
+A test compares them with the library's names.
 """
 
 DATASETS = ("digits", "mnist", "cifar10")

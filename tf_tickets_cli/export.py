@@ -19,7 +19,7 @@ examples:
 RESUMES = False
 LOADS_TENSORFLOW = True
 
-# How many examples int8 is calibrated on, or the outputs are compared on.
+# Number of examples for calibrating int8 or comparing outputs.
 _EXAMPLES = 500
 
 

@@ -1,4 +1,4 @@
-"""A search by IMP with its control experiments, kept in one folder."""
+"""An IMP search with control experiments, stored in one folder."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class ImpExperiment:
 
     Args:
         setting: A `Setting`.
-        folder: Where to keep everything.
+        folder: Folder of all results.
         with_controls: Whether to train the controls too.
         progress: Where to show the progress; standard output by default.
     """

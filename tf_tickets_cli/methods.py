@@ -1,4 +1,4 @@
-"""The searches that the command line knows by name."""
+"""Searches that the command line builds by name."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from tf_tickets_cli.settings import Setting
 
 # Epochs of KDLTS's teachers, as fractions of a training.
 _TEACHERS = (1 / 8, 1 / 4, 1 / 2)
-# Examples of each class that the criteria at initialization look at.
+# Examples per class for the criteria at initialization.
 _EXAMPLES = 100
 
 Searches = Mapping[str, tt.TicketSearch]
@@ -53,7 +53,7 @@ def build_searches(
 
 
 def check_model(searches: Searches, setting: Setting) -> None:
-    """Refuses a model that a search cannot prune, before another search trains.
+    """Raises an error if a search cannot prune the model, before any training.
 
     Args:
         searches: The searches by label.
@@ -154,7 +154,7 @@ def _unidlth(setting):
 
 
 def _growing(setting):
-    """As sparse as IMP becomes. Another training follows, so the search has none."""
+    """Returns settings with IMP's final sparsity and without training of tickets."""
     return {
         "final_sparsity": _final_sparsity(setting.rate, setting.rounds),
         "rounds": setting.rounds,
@@ -200,7 +200,7 @@ def _balanced(setting):
     return setting.data.balanced(_EXAMPLES, setting.seed)
 
 
-# The argument in which a method's searches differ.
+# The argument that varies among the searches of a method.
 _VARIED = {
     "cs": "initial_score",
     "kdlts": "final_sparsity",

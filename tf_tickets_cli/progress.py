@@ -9,12 +9,12 @@ from rich import console, progress
 
 import tf_tickets as tt
 
-# Seconds between two lines about the same training where there is no terminal.
+# Seconds between two lines about one training if there is no terminal.
 _PAUSE = 10.0
 
 
 class Progress:
-    """Shows how far a training has come, and a line about each that has ended.
+    """Shows the progress of a training, and one line per finished training.
 
     Example:
 
@@ -64,11 +64,11 @@ class Progress:
             self.bar.start()
 
     def update(self, done: int, result: str = "") -> None:
-        """Shows the epochs that are done.
+        """Shows the number of completed epochs.
 
         Args:
-            done: Their number.
-            result: What they have reached.
+            done: Number of completed epochs.
+            result: The metrics, as text.
         """
         self.done, self.result = done, result
         if self.bar:
@@ -125,7 +125,7 @@ def _bar():
 
 
 class _Rounds(keras.callbacks.Callback):
-    """Counts the epochs of a round itself, so its place among callbacks is free."""
+    """Counts a round's epochs itself, so the order of callbacks does not matter."""
 
     def __init__(self, shown, search):
         super().__init__()

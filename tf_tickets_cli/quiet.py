@@ -63,7 +63,7 @@ def standard_error_held_back() -> Iterator[None]:
         sys.stderr.flush()
         if not failed:
             os.kill(keeper, signal.SIGKILL)
-        # This closes the last writing end, upon which the keeper shows the text.
+        # This closes the last writing end. The keeper then shows the text.
         os.dup2(before, _STANDARD_ERROR)
         os.close(before)
         os.waitpid(keeper, 0)

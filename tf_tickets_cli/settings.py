@@ -1,4 +1,4 @@
-"""What a command works on: data, network, recipe and seed."""
+"""The settings of a command: data, network, recipe and seed."""
 
 import argparse
 import math
@@ -33,8 +33,8 @@ class Setting:
         data_dir: Folder of the data.
         seed: Seed of everything.
         options: Dict with any of `epochs`, `batch_size`, `width`, `take`, `scaling`,
-            `rounds`, `rate`, `rewind_to` and `tolerance`. The recipe decides what is
-            missing or None.
+            `rounds`, `rate`, `rewind_to` and `tolerance`. Missing or None values come
+            from the recipe.
 
     Example:
 
@@ -113,7 +113,7 @@ class Setting:
 
 
 def _steps_per_execution(rewind_to):
-    """Returns several steps for TensorFlow, whose overhead a small network feels."""
+    """Returns more than 1 on TensorFlow, whose overhead slows small networks."""
     if keras.config.backend() != "tensorflow":
         return 1
     count, _, unit = rewind_to.partition(" ")

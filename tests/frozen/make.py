@@ -1,8 +1,8 @@
 """Writes the frozen files that `tests/test_frozen.py` loads.
 
-They are what tf_tickets 0.1.0 saved: newer versions must go on reading them. They are
-therefore written once, and an existing file is never overwritten. What is in the
-repository was written, at commit 3d277b6 with Keras 3.15, by
+tf_tickets 0.1.0 saved them, and newer versions must be able to read them. They are
+therefore written once, and an existing file is never overwritten. The files in the
+repository were written at commit 3d277b6 with Keras 3.15, by
 
     KERAS_BACKEND=tensorflow python tests/frozen/make.py models tests/frozen
     KERAS_BACKEND=tensorflow python tests/frozen/make.py searches tests/frozen
@@ -29,12 +29,12 @@ from keras import layers as kl
 import tf_tickets as tt
 
 CLASSES = 3
-# Of `find_ticket`, for every search.
+# Arguments of `find_ticket` for every search.
 GIVEN = {"seed": 3, "batch_size": 16, "verbose": 0}
 
 
 def numbers(seed, *shape):
-    """Uniform numbers from -1 to 1."""
+    """Returns uniform random numbers from -1 to 1."""
     return np.random.RandomState(seed).uniform(-1, 1, shape).astype("float32")
 
 
@@ -48,7 +48,7 @@ def data(size, seed):
 
 
 def splits():
-    """Pairs for training, validation and test."""
+    """Returns pairs for training, validation and test."""
     return data(64, 1), data(32, 2), data(32, 3)
 
 
@@ -73,12 +73,12 @@ def compiled(model, optimizer):
 
 
 def build():
-    """The compiled model of every search."""
+    """Builds the compiled model of every search."""
     return compiled(network(), keras.optimizers.SGD(0.05, momentum=0.9))
 
 
 def fill(model, seed=0):
-    """Sets all weights, masks left out."""
+    """Sets all weights except masks."""
     for place, variable in enumerate(model.variables):
         if variable.dtype != "float32":
             continue
@@ -92,7 +92,7 @@ def fill(model, seed=0):
 
 
 def deep():
-    """Kernels inside layers: of cells, of attention, of a nested model."""
+    """Builds a model with kernels inside cells, attention and a nested model."""
     head = [keras.Input((5, 6)), kl.GlobalAveragePooling1D(), kl.Dense(2, name="last")]
     steps = keras.Input((5, 4), name="steps")
     cells = kl.GRU(3, return_sequences=True, name="cells")
@@ -106,7 +106,7 @@ def growing():
 
 
 def kinds():
-    """Dict from the name of a mask parametrization to one of it."""
+    """Returns one mask of each parametrization by name."""
     masks = tt.masks
     return {
         "fixed": "fixed",
@@ -114,31 +114,31 @@ def kinds():
         "penalized": masks.PenalizedMask(tt.schedules.GrowingPenalty(0.01, power=2.0)),
         "soft": masks.SoftMask(0.1, 1e-3, growing()),
         "budget": masks.BudgetMask(50.0, 0.1, growing()),
-        # In evaluation it draws otherwise, each backend its own numbers.
+        # Otherwise it samples in evaluation, with different numbers on each backend.
         "stochastic": masks.StochasticMask(0.1, 1e-3, "threshold", seed=3),
         "topk": masks.TopKMask(0.5, seed=3),
     }
 
 
 def prunables(model):
-    """The wrapped layers of a model, and of the models nested in it."""
-    found = []
+    """Yields the wrapped layers of a model and its nested models."""
+    result = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += prunables(layer)
+            result += prunables(layer)
         elif isinstance(layer, tt.layers.Prunable):
-            found.append(layer)
-    return found
+            result.append(layer)
+    return result
 
 
 def mask_pairs(model):
-    """Pairs of a kernel and its mask."""
+    """Yields pairs of a kernel and its mask."""
     for layer in prunables(model):
         yield from zip(layer.kernel_variables.values(), layer.kernel_masks, strict=True)
 
 
 def set_masks(model):
-    """Sets the state of all masks, as in the middle of a training."""
+    """Sets the state of all masks as in the middle of a training."""
     for place, (kernel, mask) in enumerate(mask_pairs(model)):
         drawn = numbers(1000 + place, *kernel.shape)
         values = {
@@ -155,13 +155,13 @@ def set_masks(model):
             if variable.name in values:
                 variable.assign(values[variable.name])
         if mask.learned is False:
-            # As the library leaves them: pruned weights are 0.
+            # As the library does: pruned weights are 0.
             kernel.assign(array(kernel) * (drawn > 0.1))
     return model
 
 
 def learning():
-    """A compiled model, trained a little; scores have an optimizer of their own."""
+    """Builds and briefly trains a model with a separate optimizer for scores."""
     model = compiled(fill(network()), keras.optimizers.Adam(0.01))
     mask = tt.masks.SoftMask(0.02, 1e-3, growing())
     scores = keras.optimizers.SGD(0.5, momentum=0.9)
@@ -171,7 +171,7 @@ def learning():
 
 
 def taught():
-    """A compiled student with two teachers, and losses of every kind."""
+    """Builds a compiled student with two teachers and losses of every kind."""
     student = set_masks(tt.wrap(fill(network(), 1), verbose=False))
     losses = tt.distillation
     kinds = [
@@ -195,7 +195,7 @@ def train(model):
 
 
 def hard_mask(mask):
-    """What a mask keeps, worked out from its variables."""
+    """Computes what a mask keeps from its variables."""
     values = {variable.name: array(variable) for variable in mask.variables}
     if "mask" in values:
         return values["mask"]
@@ -207,13 +207,13 @@ def hard_mask(mask):
 
 
 def expected(model, inputs):
-    """Dict from a key to what a loaded model must give."""
+    """Returns a dict of the values that a loaded model must reproduce."""
     network_ = model.student if isinstance(model, tt.Distiller) else model
     masks = [hard_mask(mask) for _, mask in mask_pairs(network_)]
     kept = sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
     if not 0.1 < kept < 0.9:
         raise ValueError(f"The masks say little: they keep {kept} of the weights.")
-    found = {
+    result = {
         "inputs": inputs,
         "outputs": np.array(keras.ops.convert_to_numpy(model(inputs, training=False))),
         "losses": np.float32(sum(model.losses) if model.losses else 0.0),
@@ -221,13 +221,13 @@ def expected(model, inputs):
     }
     if model.compiled:
         slots = enumerate(model.optimizer.variables)
-        found |= {f"optimizer/{place:02}": array(slot) for place, slot in slots}
-        found["evaluated"] = np.float32(model.evaluate(*data(32, 2), verbose=0)[0])
-    return found
+        result |= {f"optimizer/{place:02}": array(slot) for place, slot in slots}
+        result["evaluated"] = np.float32(model.evaluate(*data(32, 2), verbose=0)[0])
+    return result
 
 
 def models(folder):
-    """Writes models and what is expected of them."""
+    """Writes models and their expected values."""
     wrapped = {
         name: set_masks(tt.wrap(fill(network()), mask=kind, verbose=False))
         for name, kind in kinds().items()
@@ -247,7 +247,7 @@ def models(folder):
 
 
 def full_searches():
-    """Dict from the name of a ticket to the search whose last one it is."""
+    """Returns a dict from a ticket's name to the search that finds it last."""
     teacher, fast = fill(network(), 2), keras.optimizers.Adam(0.01)
     return {
         "imp": tt.IMP(2, 2, 0.3),
@@ -258,7 +258,7 @@ def full_searches():
 
 
 def interrupted_searches():
-    """Dict from the name of a directory to the search that is kept there."""
+    """Returns a dict from a directory's name to the search stored there."""
     stop = tt.EarlyStopRewind(patience=1, min_delta=1.0)
     return {
         "imp": tt.IMP(2, 2, 0.3, "2 steps"),
@@ -273,9 +273,9 @@ class Interrupted(Exception):
 
 
 class Interrupter(keras.callbacks.Callback):
-    """Ends a search after round 1, when its directory has been written.
+    """Interrupts a search after round 1, when its directory has been written.
 
-    Between two epochs: TensorFlow's data pipeline may hang if it is left within one.
+    It stops between epochs: within one, TensorFlow's data pipeline may hang.
     """
 
     def __init__(self, search):
@@ -305,7 +305,7 @@ def searches(folder):
 
 
 def new(path):
-    """The path, in a folder that exists; refused where something is there."""
+    """Creates the parent folder of a new path; raises an error if the path exists."""
     if path.exists():
         raise FileExistsError(f"{path} exists, and frozen files stay as they are.")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What callbacks that prune within one training have in common."""
+"""Base class of callbacks that prune within one training."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ class PruningCallback(Configured, keras.callbacks.Callback):
 
     @property
     def ticket(self) -> Ticket:
-        """The present masks, with the present weights to start from."""
+        """A ticket of the current masks and weights."""
         kernels = wrapping.kernels(self.model)
         state = snapshots.record(self.model)
         provenance = {
@@ -41,7 +41,7 @@ class PruningCallback(Configured, keras.callbacks.Callback):
         return Ticket(kernels.masks, weights, {}, provenance, kernels.scales)
 
     def advance(self, step: int) -> None:
-        """Does what is due before a training step."""
+        """Called before each training step; prunes if it is due."""
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):

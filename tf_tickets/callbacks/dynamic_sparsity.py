@@ -1,4 +1,4 @@
-"""Training that is sparse from the first step to the last: SET and RigL."""
+"""Sparse training from the first step to the last: SET and RigL."""
 
 import math
 
@@ -24,14 +24,13 @@ class DynamicSparsity(PruningCallback):
     dropped and grown in the same exchange does not change.
 
     Args:
-        sparsity: Fraction of zeros, from beginning to end.
-        grow: A criterion; of those that are not kept, the highest scores grow.
-        allocation: "erk", "uniform" or a function: how many weights each kernel has.
+        sparsity: Fraction of zeros, constant throughout.
+        grow: A criterion; the pruned weights with the highest scores grow.
+        allocation: "erk", "uniform" or a function: how many weights each kernel keeps.
         interval: Steps from one exchange to the next.
         drop_fraction: Fraction of a kernel's weights that the first exchange drops.
-        until: After this fraction of the training nothing is exchanged.
-        anneal: "cosine": the fraction that is dropped falls to 0 until then;
-            "constant": it stays.
+        until: Fraction of the training after which exchanges stop.
+        anneal: "cosine" lowers the dropped fraction to 0 by then; "constant" keeps it.
         seed: Seed of the first masks, and of random growth.
 
     Example:
@@ -95,7 +94,7 @@ class DynamicSparsity(PruningCallback):
         return selection.choose(scores, masks, keep, self._allocate)
 
     def advance(self, step: int) -> None:
-        """Exchanges weights if an interval is over."""
+        """Exchanges weights at the end of each interval."""
         due = step // self.interval
         if due > self._exchanges and step <= self._last:
             self._exchanges = due
@@ -123,7 +122,7 @@ class DynamicSparsity(PruningCallback):
 
 
 def _exchanged(weight, score, mask, fraction):
-    """Returns a mask of the same size: weights that stay, and the best others."""
+    """Returns the mask after dropping and growing equally many weights."""
     count = int(mask.sum())
     dropped = min(int(round(fraction * count)), mask.size - count)
     stay = ranking.keep_largest(np.abs(weight), count - dropped, within=mask)

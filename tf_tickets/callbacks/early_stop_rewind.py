@@ -20,18 +20,18 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
 
     A callback for any `fit`. `keras.callbacks.EarlyStopping` restores only weights;
     this one also restores the optimizer, its position on the schedule, moving averages
-    and random generators. It goes back to the best epoch, or a number of epochs. It
-    warns if it never stopped; the state is then that of the last epoch.
+    and random generators. It goes back to the best epoch, or back by a number of
+    epochs. It warns if it never stopped; the state is then that of the last epoch.
 
     Args:
         patience: Epochs without improvement after which to stop; None never stops.
         min_delta: The smallest change that counts as an improvement.
-        rewind: "best" for the best epoch, or how many epochs to go back from the one at
-            which it stopped, at the earliest to the first.
+        rewind: "best" for the best epoch, or the number of epochs to go back from the
+            stop, at most to the first epoch.
         monitor: The name of the logged metric to watch.
         fidelity: What is rewound, as in `tf_tickets.Rewind`.
-        directory: Where to store the snapshots, of which only the needed ones are kept;
-            None for memory.
+        directory: Folder for the snapshots that are still needed; None keeps them in
+            memory.
 
     Example:
 
@@ -81,14 +81,14 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
         self._wait = 0
 
     def begin(self, model: keras.Model) -> None:
-        """Forgets everything: the training of a model begins."""
+        """Resets the callback at the beginning of a training."""
         self.set_model(model)
         self._forget()
         self._shelf.keep([])
         self._fresh = snapshots.record(model)
 
     def watch(self, epoch: int, logs: dict[str, float]) -> bool:
-        """Records an epoch that has ended; returns whether to stop after it."""
+        """Records a finished epoch; returns whether to stop the training."""
         merit = Monitor(self.monitor).merit(logs)
         known = not math.isnan(self._best_merit)
         improves = not known or merit > self._best_merit + self.min_delta
@@ -106,7 +106,7 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
         return True
 
     def _wanted(self, epoch):
-        """Returns the epochs that it may still go back to."""
+        """Returns the epochs that may still be restored."""
         if self.rewind == "best":
             return [self._best_epoch]
         return range(max(0, epoch - self._back), epoch + 1)

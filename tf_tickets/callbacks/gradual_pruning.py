@@ -24,7 +24,8 @@ class GradualPruning(PruningCallback):
         schedule: `schedule(step) -> (should_prune, sparsity)`, one of
             `tf_tickets.schedules` or of tensorflow-model-optimization.
         criterion: "magnitude", "magnitude_increase", "movement", "random" or a
-            function; criteria that compare with the start use the beginning of `fit`.
+            function; criteria that use start weights use those at the beginning of
+            `fit`.
         allocation: "global", "uniform", "erk" or a function.
         seed: Seed of the "random" criterion.
 
@@ -106,7 +107,7 @@ class GradualPruning(PruningCallback):
             )
 
     def _look_ahead(self, until):
-        """Stores the firings from the last step looked at up to `until`."""
+        """Stores when the schedule fires, from the last checked step to `until`."""
         steps = np.arange(self._looked_at, until + 1)
         fires, sparsities = _firings(self.schedule, steps)
         rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)

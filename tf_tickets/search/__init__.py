@@ -1,1 +1,1 @@
-"""Ticket searches: one file a method, `rounds` is the engine they share."""
+"""Ticket searches: the shared engine, and one module per method in `methods`."""

@@ -22,7 +22,7 @@ class RoundEngine:
     """Runs the rounds of a plan inside one `fit`, with one compiled step.
 
     Variables are read and assigned at the edges of epochs only. The engine takes the
-    snapshot to rewind to, counts epochs and rounds, tells callbacks of rounds, and
+    snapshot to rewind to, counts epochs and rounds, notifies callbacks of rounds, and
     makes tickets with their provenance.
 
     Args:
@@ -79,7 +79,7 @@ class RoundEngine:
         return np.random.default_rng([self.seed, *(key or (self.state.round,))])
 
     def reset(self) -> None:
-        """Forgets all rounds."""
+        """Resets the engine for a new search."""
         self.state = SearchState(self.plan.first_round)
         self._kernels = None
 
@@ -90,11 +90,11 @@ class RoundEngine:
             state.snapshot = state.fresh
 
     def data_key(self, seed: int) -> tuple[int, int, int]:
-        """Returns what the order of the data depends on: seed, round, epoch."""
+        """Returns the key of the data order: seed, round and epoch."""
         return seed, *self.plan.data_order(self)
 
     def epochs_before(self, round_: int) -> int:
-        """Returns how many epochs are trained before the ticket of a round is known."""
+        """Returns the number of epochs before the ticket of a round is known."""
         return self.plan.epochs_before(round_, self)
 
     def add_ticket(
@@ -124,7 +124,7 @@ class RoundEngine:
         return ticket
 
     def provenance(self) -> dict[str, Any]:
-        """Returns where a ticket of the present round comes from."""
+        """Returns the provenance of a ticket of the present round."""
         tickets = self.state.tickets
         return {
             **self.origin(),
@@ -248,7 +248,7 @@ class RoundEngine:
             begun = snapshots.iteration_in(self.state.fresh)
             self.state.step = snapshots.iteration(self.model) - begun
 
-    # What is refused.
+    # Checks.
 
     def _check_length(self):
         if self.params["epochs"] < self.plan.epochs and not self.plan.may_end_early:

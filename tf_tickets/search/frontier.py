@@ -195,9 +195,9 @@ def find_frontier(
         data: As in `find_tickets`.
         searches: Dict from a label to a search.
         directory: Where to store searches, trainings, `frontier.json` and
-            `frontier.png`. The same directory again resumes.
+            `frontier.png`. Pass the same directory again to resume.
         seed: As in `find_tickets`.
-        epochs: How many epochs each ticket, and the dense network, is trained.
+        epochs: Training epochs of each ticket and of the dense network.
         monitor: The metric to compare; by default `test_accuracy` with test data,
             otherwise that of the searches.
         batch_size: As in `find_tickets`.
@@ -282,7 +282,7 @@ def _slug(label):
 def _point(label, search, ticket, trainings, monitor):
     round_ = ticket.provenance["round"]
     metrics = trainings.metrics(label, search, ticket)
-    Monitor(monitor).merit(metrics)  # Refuses a metric that is not there.
+    Monitor(monitor).merit(metrics)  # Raises an error if the metric is missing.
     cost = search.engine.epochs_before(round_)
     return Point(label, round_, ticket.sparsity, cost, metrics, ticket)
 
@@ -318,7 +318,7 @@ class _Trainings:
                 self.known = json.loads(self.path.read_text())
 
     def metrics(self, label, search, ticket):
-        """Returns the metrics of the search itself if it trained the ticket as long."""
+        """Returns the search's own metrics if it trained tickets equally long."""
         if search.engine.plan.epochs_of_tickets == self.epochs:
             return ticket.metrics
         return self._train(f"{label} round {ticket.provenance['round']}", ticket)

@@ -1,4 +1,4 @@
-"""What must be equal for a directory to belong to the same search."""
+"""The identity of a search: only the same search resumes from a directory."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ def identity_of(
     seed: int,
     batch_size: int,
 ) -> dict:
-    """Returns a dict that tells one search from another.
+    """Returns a dict that identifies a search.
 
     Args:
         search: The search.
@@ -51,9 +51,9 @@ def optimizer_config(model: keras.Model) -> dict:
 
 
 def without_names(content: dict) -> dict:
-    """Returns a dict as JSON gives it back, without names.
+    """Returns a dict after a round trip through JSON, without names.
 
-    Keras numbers names on: `adam_3` is `adam_4` in the next build.
+    Keras counts names up: `adam_3` is `adam_4` in the next build.
 
     Example:
 

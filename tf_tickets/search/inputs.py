@@ -1,4 +1,4 @@
-"""What searches and trainings start from: data, build functions and seeds."""
+"""Inputs of searches and trainings: data, build functions and seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -21,15 +21,15 @@ from tf_tickets.wrapping import to_numpy
 
 
 class LearnMasks(RoundPlan):
-    """Learns masks; subclasses say which ticket a round gives.
+    """Learns masks; subclasses define the ticket of a round.
 
     Args:
         mask: The mask parametrization.
-        rounds: How many times to train, and how many tickets to find.
+        rounds: Number of trainings, and of tickets.
         epochs_per_round: Epochs of each training.
         reset_scores: Function that prepares a kernel's scores for the next round.
         rewind: Whether the weights of the search go back to the snapshot too.
-        score_optimizer: The optimizer of the scores, or None for any.
+        score_optimizer: The optimizer of the scores; None accepts any.
     """
 
     mask: LearnedMask
@@ -48,7 +48,7 @@ class LearnMasks(RoundPlan):
         self.rewind = rewind
         self.score_optimizer = score_optimizer
 
-    # Which ticket a round gives.
+    # The ticket of a round.
 
     def ticket_masks(self, run: Run) -> dict[str, np.ndarray]:
         """Returns the masks of the round's ticket."""
@@ -149,7 +149,7 @@ class LearnMasks(RoundPlan):
         return sum(mask.present_penalty for mask in masks.values())
 
     def _rewind(self, run):
-        """Gives new optimizers and restarts the schedule; rewinds weights if asked."""
+        """Resets the optimizers and the schedule; rewinds weights if requested."""
         weights = "rewind" if self.rewind else "keep"
         fidelity = Fidelity(weights, weights, "fresh", "rewind", "keep")
         fresh = run.state.fresh
@@ -163,6 +163,6 @@ def learned(run: Run) -> dict[str, Any]:
 
 
 def freeze_weights(wrapped: keras.Model) -> None:
-    """Leaves nothing to be trained but the scores."""
+    """Freezes all variables except the scores."""
     for variable in wrapping.plain_paths(wrapped).values():
         variable.trainable = False

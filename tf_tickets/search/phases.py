@@ -19,7 +19,7 @@ class PenaltyPhase:
     Searches take the number of epochs alone as a shorthand: `penalty=10`.
 
     Args:
-        epochs: How many epochs; 0 removes weights without a penalty, and needs
+        epochs: Number of epochs; 0 removes weights without a penalty, and needs
             `strength=GrowingPenalty(cap=0.0)`.
         strength: Schedule of the penalty's strength; None for the method's default.
         learning_rate: Learning rate in this phase; None for that of the optimizer,
@@ -81,9 +81,9 @@ class StageOne:
     Searches take the number of epochs alone as a shorthand: `stage_one=20`.
 
     Args:
-        epochs: How many epochs at most; 0 for no stage one.
-        early_stop: When it stops and where it rewinds to; by default after 5 epochs
-            without a lower validation loss, to the best.
+        epochs: Maximum number of epochs; 0 skips stage one.
+        early_stop: When it stops and where it rewinds to. By default it stops after 5
+            epochs without a lower validation loss and rewinds to the best epoch.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What a search does in its rounds: the hooks that the round engine calls."""
+"""The plan of a search's rounds: hooks that the round engine calls."""
 
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from tf_tickets.wrapping import Kernels
 
 
 class Run(Protocol):
-    """What the hooks of a plan are given: the engine of a search that is running."""
+    """The argument of a plan's hooks: the engine of the running search."""
 
     rewind: Rewind
     seed: int
@@ -144,11 +144,11 @@ class RoundPlan:
         """Called once, when `fit` ends, even if the search is not complete."""
 
     def data_order(self, run: Run) -> tuple[int, int]:
-        """Returns what the order of the data depends on: round and epoch in it."""
+        """Returns the key of the data order: the round and its epoch."""
         return run.state.round, run.state.epoch_in_round
 
     def provenance(self, run: Run) -> dict:
-        """Returns what a ticket's provenance holds beside that of every search."""
+        """Returns what the search adds to the provenance of its tickets."""
         return {}
 
 

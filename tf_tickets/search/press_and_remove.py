@@ -44,12 +44,12 @@ class PressAndRemove(RoundPlan):
     Args:
         final_sparsity: Sparsity of the last ticket, or a dict from patterns of kernel
             paths to sparsities. Round r of R leaves `(1 - final_sparsity) ** (r / R)`.
-        rounds: In how many rounds.
+        rounds: Number of rounds.
         epochs_per_round: Epochs for which a ticket is trained.
         penalty: The penalty phase of each round.
         stage_one: The dense training before the rounds.
         criterion: What is kept; other weights are penalized, then removed.
-        allocate: How one sparsity is spread over the kernels.
+        allocate: How the sparsity is distributed over the kernels.
         rewind_to: Where tickets start from, and what is rewound before they are
             trained.
         train: Which tickets are trained: "each", "last" or "none".
@@ -75,7 +75,7 @@ class PressAndRemove(RoundPlan):
         self.final_sparsity = final_sparsity
         self.penalty = penalty
         self.stage_one = stage_one
-        # Its own: it remembers what it has seen.
+        # A copy, since the callback keeps state.
         self.early_stop = EarlyStopRewind.from_config(stage_one.early_stop.get_config())
         self.rewind = rewind_to
         self.train = train
@@ -84,7 +84,7 @@ class PressAndRemove(RoundPlan):
         )
         self._check_settings()
 
-    # How long it takes.
+    # Numbers of epochs.
 
     def trains_ticket(self, round_: int) -> bool:
         """Whether the ticket of a round is trained."""
@@ -180,7 +180,7 @@ class PressAndRemove(RoundPlan):
         apply_masks(run, present_masks(run))
 
     def measures(self, run: Run) -> dict[str, float]:
-        """Returns the penalty, its strength, and what is left of the chosen weights."""
+        """Returns the penalty, its strength, and the residue of the chosen weights."""
         checks.check_counted(run.model)
         weights = run.kernels.weights
         masks = _penalized(run)
@@ -254,7 +254,7 @@ class PressAndRemove(RoundPlan):
         note |= {"stopped": stop.stopped_epoch, "rewound": stop.rewound_epoch}
         return logs
 
-    # What is refused.
+    # Checks.
 
     def _check_settings(self):
         if not self.penalty.epochs and self.train != "each":

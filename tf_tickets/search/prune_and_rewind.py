@@ -1,8 +1,8 @@
 """Rounds that train, prune and rewind.
 
-Round 0 trains the dense network. Each later round begins by pruning what the round
-before has trained and by rewinding; this makes its ticket, which is then trained. A
-search of N rounds therefore finds N tickets and trains N + 1 times.
+Round 0 trains the dense network. Each later round first prunes the weights trained in
+the previous round and rewinds. This makes its ticket, which is then trained. A search
+of N rounds therefore finds N tickets and trains N + 1 times.
 """
 
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def ranked(
 
     Args:
         criterion: What scores the weights.
-        allocate: How what the whole model keeps is spread over its kernels.
+        allocate: How the weights that the model keeps are distributed over its kernels.
         keep: Function of the engine and the present masks: how many weights are kept,
             of the model or, as a dict, of every kernel.
         rng: Function of the engine that returns the generator of random criteria; by
@@ -146,7 +146,7 @@ def ranked(
 
 
 def epochs_after(rewind: Rewind, epochs: int) -> int:
-    """Returns how many epochs a ticket trains: what is left after its moment.
+    """Returns the number of epochs that a ticket trains after its moment.
 
     Example:
 

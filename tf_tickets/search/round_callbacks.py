@@ -1,4 +1,4 @@
-"""Callbacks that see each round of a search as a training of its own."""
+"""Callbacks that see each round of a search as a separate training."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 
 class RoundCallbacks:
-    """Tells Keras callbacks of rounds instead of the whole `fit`.
+    """Passes the events of a round, instead of the whole `fit`, to Keras callbacks.
 
     Their epochs are counted from the beginning of the round. If one of them stops the
     training, as `keras.callbacks.EarlyStopping` does, the round ends early.
@@ -44,7 +44,7 @@ class RoundCallbacks:
     def stopped(self, model: Any, epoch: int, logs: dict) -> bool:
         """Ends an epoch; returns whether a callback stopped the round.
 
-        A stop that was asked of the whole `fit` stays as it is.
+        A requested stop of the whole `fit` stays in effect.
         """
         if not self._callbacks:
             return False

@@ -30,7 +30,7 @@ def find_tickets(
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> list[Ticket]:
-    """Builds a model, runs a search, and returns its tickets, one a round.
+    """Builds a model, runs a search, and returns its tickets, one per round.
 
     With a directory, every round is stored there. A search that was interrupted, even
     killed, resumes when it is called again. It trains no completed round again, and
@@ -154,7 +154,7 @@ class _Keeper(keras.callbacks.Callback):
         engine = self.search.engine
         if engine.state.epoch_in_round != 0:
             return
-        # What a round draws must not depend on the rounds before it.
+        # Random numbers of a round must not depend on earlier rounds.
         seed, round_, _ = engine.data_key(self.seed)
         keras.utils.set_random_seed(inputs.round_seed(seed, round_))
         if engine.state.round != self.kept_round:

@@ -11,13 +11,13 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping.kernels import to_numpy
 
-# What the file of a state holds of these fields, beside the arrays.
+# The fields that the file of a state holds, beside the arrays.
 _KEPT = ("dense", "round", "complete", "next_epoch", "step", "notes")
 
 
 @dataclasses.dataclass
 class SearchState:
-    """Where a search stands.
+    """The state of a search in progress.
 
     Args:
         round: The present round.
@@ -30,7 +30,7 @@ class SearchState:
         dense: Metrics of the dense network, if the search trains one.
         fresh: The state of the training when the search began.
         snapshot: The state to rewind to, once it is reached.
-        notes: What a plan remembers between rounds; JSON can hold it.
+        notes: What a plan stores between rounds, serializable as JSON.
         scores: The scores of learned masks when their last round ended.
     """
 
@@ -58,7 +58,7 @@ class SearchState:
         return self.complete or self.turn_due
 
     def pack(self, model: keras.Model) -> tuple[dict, dict[str, np.ndarray]]:
-        """Returns what a file has to hold: (content for JSON, arrays).
+        """Returns the contents of a state's file: (content for JSON, arrays).
 
         Args:
             model: The model in training, between two rounds.
@@ -91,7 +91,7 @@ class SearchState:
         tickets: list[Ticket],
         model: keras.Model,
     ) -> "SearchState":
-        """Returns the state that was packed, and puts the model back into it.
+        """Returns a packed state, and restores the model to it.
 
         Args:
             content: What `pack` returned.

@@ -13,7 +13,7 @@ from tf_tickets.search import identity, inputs
 from tf_tickets.training import batches
 from tf_tickets.wrapping import paths
 
-# Far from the rounds of a search: no teacher sees its data order.
+# Far from a search's round numbers, so no teacher shares its data order.
 _ORDER = 1_000_000
 
 
@@ -33,9 +33,8 @@ def train_teachers(
     Args:
         build_model: Function without arguments that returns a compiled, plain model.
         data: As in `find_tickets`; neither validation nor test data are trained on.
-        epochs: How long each teacher is trained, one number a teacher: a share of the
-            budget, or until it has converged.
-        directory: Where to store them; the same directory again trains nothing. A
+        epochs: Number of epochs of each teacher, one entry per teacher.
+        directory: Where to store them. Passing it again loads them without training. A
             directory of other teachers (layers, first weights, loss, optimizer, data,
             epochs, seed, batch size) is refused.
         seed: Seed of the weights, which are those of `find_tickets` with this seed.

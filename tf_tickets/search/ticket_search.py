@@ -1,4 +1,4 @@
-"""TicketSearch: what all searches are to their users, a callback with tickets."""
+"""TicketSearch: the base class of all searches, a callback with tickets."""
 
 import html
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     @property
     def tickets(self) -> list[Ticket]:
-        """The tickets so far, one a round."""
+        """The tickets so far, one per round."""
         return self._engine.state.tickets
 
     @property
@@ -117,7 +117,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         return plan.prepare(wrapped)
 
     def in_round(self, *callbacks: keras.callbacks.Callback) -> Self:
-        """Adds callbacks that see each round as a training of its own.
+        """Adds callbacks that see each round as a separate training.
 
         Their epochs are counted from the beginning of the round. If one of them stops
         the training, as `keras.callbacks.EarlyStopping` does, the round ends early.
@@ -173,7 +173,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._engine.train_end()
 
-    # How it is shown.
+    # Representation.
 
     def __repr__(self) -> str:
         settings = described(self)

@@ -1,4 +1,4 @@
-"""By which metric tickets are compared, and which ticket is the best."""
+"""The metric that tickets are compared by, and the choice of the best."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ _SMALLER_IS_BETTER = re.compile(
 @keras.saving.register_keras_serializable("tf_tickets")
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """The logged metric that tickets are judged by, and how much they may lose.
+    """The logged metric that tickets are judged by, and the tolerance.
 
     Searches take the name of the metric alone as a shorthand: `monitor="val_loss"`.
 
@@ -61,7 +61,7 @@ class Monitor:
         """Returns the sparsest ticket within tolerance of the dense network.
 
         If none qualifies, returns the best-scoring ticket. If a search trains no dense
-        network, tickets are compared with the best of them.
+        network, tickets are compared with the best ticket.
         """
         trained = [t for t in tickets if self.metric in t.metrics]
         if not trained or (dense and self.metric not in dense):
@@ -82,7 +82,7 @@ class Monitor:
         return self.merit(metrics) < self.merit(dense) - self.tolerance
 
     def merit(self, metrics: dict[str, float]) -> float:
-        """Returns the metric as a number of which more is better.
+        """Returns the metric as a number; larger is better.
 
         Example:
 

@@ -31,7 +31,7 @@ class Ticket:
             is true where a weight is kept.
         weights: Dict from path to start value, for all weights and statistics. None
             if seed and model configuration reproduce them.
-        metrics: Dict from name to what training from this ticket reached.
+        metrics: Dict from name to the value after training from this ticket.
         provenance: The origin: method, settings, versions, seed, round, step,
             dataset, parent ticket.
         scales: Dict from kernel path to the factor of its kept weights in the
@@ -63,7 +63,7 @@ class Ticket:
             )
         if self.weights is not None:
             self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
-        # The type that a file gives back: the id must not depend on saving.
+        # The type after loading from a file: the id must not depend on saving.
         self.scales = {path: float(scale) for path, scale in self.scales.items()}
         unknown = set(self.scales) - set(self.masks)
         if unknown:

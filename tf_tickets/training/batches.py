@@ -1,6 +1,6 @@
 """Training batches in an order that depends only on a key.
 
-`model.fit` shuffles with a generator whose state depends on all previous epochs. An
+`model.fit` shuffles with a generator whose state depends on all previous epochs, so an
 interrupted search could not resume with the same batches.
 """
 

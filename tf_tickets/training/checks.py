@@ -1,4 +1,4 @@
-"""What a search needs of a model and of `fit`; checked before training begins."""
+"""Checks of the model and of `fit`'s arguments before a search begins."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Where a rewind goes back to, and how much of the training state it takes along."""
+"""The moment that a rewind goes back to, and the state that it restores."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from tf_tickets.training.fidelity import FIDELITIES, Fidelity
 @keras.saving.register_keras_serializable("tf_tickets")
 @dataclasses.dataclass(frozen=True)
 class Rewind:
-    """The moment that tickets start from, and what goes back to it.
+    """The moment that tickets start from, and what is rewound to it.
 
     Searches take the moment alone as a shorthand: `rewind_to="500 steps"`.
 
@@ -42,7 +42,7 @@ class Rewind:
 
         Args:
             identifier: "init", "N steps", "N epochs", or a `Rewind`.
-            fidelity: The fidelity that belongs to a bare moment.
+            fidelity: The fidelity of a moment that is passed alone.
 
         Example:
 
@@ -69,7 +69,7 @@ class Rewind:
         return self.count == 0
 
     def check_within(self, epochs: int) -> None:
-        """Refuses a moment that lies after a first round of so many epochs."""
+        """Raises an error if the moment lies after the first round."""
         if self.unit == "epochs" and self.count >= epochs:
             raise ValueError(
                 "`rewind_to` must lie before the end of the first round. Received: "

@@ -29,7 +29,7 @@ __all__ = [
 
 State = dict[str, dict[str, np.ndarray]]
 
-# By the name of an optimizer's variable: its part, and its name there.
+# From an optimizer variable's name to its part and its name in that part.
 _PLACES = {
     name: ("learning_rate", name)
     for name in (keras_internals.STEP_COUNTER, keras_internals.LEARNING_RATE)

@@ -1,1 +1,1 @@
-"""The searches, a module for each paper."""
+"""The searches, one module per paper."""

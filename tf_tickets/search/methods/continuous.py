@@ -25,7 +25,7 @@ class ContinuousSparsification(TicketSearch):
     those of the network it was taken from; `train_ticket` trains it.
 
     Args:
-        rounds: How many times to train, and how many tickets to find.
+        rounds: Number of trainings, and of tickets.
         epochs_per_round: Epochs of each training.
         initial_score: Score of every weight at the beginning. It controls the sparsity:
             a larger score gives a denser ticket. The paper varies it from -0.03 to 0.03
@@ -97,7 +97,7 @@ class ContinuousSparsification(TicketSearch):
         super().__init__(plan, rewind_to, monitor, seed)
 
     def _reset_scores(self, mask):
-        """A kept weight may be removed in the next round; a removed one stays low."""
+        """Resets scores for a new round; removed weights keep their low scores."""
         scores = to_numpy(mask.scores) * np.float32(mask.present_temperature)
         mask.scores.assign(np.minimum(scores, np.float32(self.initial_score)))
 

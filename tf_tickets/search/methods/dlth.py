@@ -16,13 +16,13 @@ from tf_tickets.training.rewind import Rewind
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class DLTH(TicketSearch):
-    """Random Sparse Network Transformation: chooses at random, presses, removes.
+    """Random Sparse Network Transformation: choose at random, penalize, remove.
 
     A callback that runs one `fit` over a model that `search.wrap` returned. Weights of
     every kernel are chosen at random. A penalty on them grows, which moves their
     information into the other weights, and holds until they are next to zero. Then they
-    are removed, and the rest is fine-tuned with a new optimizer. Several rounds are the
-    iterative variant: each round transforms more weights, and the last ticket is
+    are removed, and the rest is fine-tuned with a new optimizer. More than one round is
+    the iterative variant: each round transforms more weights, and the last ticket is
     fine-tuned.
 
     The published settings are `penalty=PenaltyPhase(epochs, GrowingPenalty(1e-4,
@@ -33,18 +33,18 @@ class DLTH(TicketSearch):
     Args:
         final_sparsity: Sparsity of the last ticket, in [0, 1); or a dict from regular
             expressions over kernel paths to sparsities; the first match counts.
-        rounds: In how many rounds; 1 for the one-shot method.
+        rounds: Number of rounds; 1 is the one-shot method.
         penalty: The phase in which a round's penalty grows and holds: a number of
             epochs or a `PenaltyPhase`. By default the penalty grows to 1 in the first
             5/9 of 20 epochs.
         epochs_per_round: Epochs of fine-tuning.
-        criterion: "random", or what is kept instead, as in `tf_tickets.IMP`.
+        criterion: "random", or another criterion as in `tf_tickets.IMP`.
         allocation: "uniform" for the same sparsity in every kernel, or as in `IMP`.
         train: Which tickets are fine-tuned: "each", "last" or "none".
         rewind_to: What is rewound before a ticket is trained. The default keeps the
             transformed weights and restarts the schedule.
         monitor: The metric by which tickets are judged, as in `IMP`.
-        seed: Seed of the choice.
+        seed: Seed of the random choice.
 
     Example:
 

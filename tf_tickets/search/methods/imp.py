@@ -20,10 +20,10 @@ from tf_tickets.training.rewind import Rewind
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class IMP(TicketSearch):
-    """Iterative magnitude pruning: train, prune the smallest, rewind, again.
+    """Iterative magnitude pruning: train, prune the smallest, rewind, repeat.
 
     A callback that runs the rounds of one `fit` over a wrapped model. Afterwards
-    `tickets` holds one ticket a round, `dense` the metrics of the dense network, and
+    `tickets` holds one ticket per round, `dense` the metrics of the dense network, and
     `best` the sparsest ticket within tolerance.
 
     Weight rewinding (Frankle et al. 2020) is `rewind_to="500 steps"`; the exact
@@ -32,7 +32,7 @@ class IMP(TicketSearch):
     "fine_tune")`.
 
     Args:
-        rounds: How many times to prune; the search trains once more than that.
+        rounds: Number of pruning rounds; the search trains once more than that.
         epochs_per_round: Epochs of each training.
         rate: Fraction of the remaining weights that a round prunes, 0 to 1; or a dict
             from regular expressions over kernel paths to rates, such as
@@ -41,8 +41,8 @@ class IMP(TicketSearch):
             or a `tf_tickets.Rewind`, which also selects what is rewound.
         criterion: What is kept: "magnitude", "magnitude_increase", "movement",
             "random", another name of `tf_tickets.criteria`, or a function.
-        allocation: How one rate is spread over the kernels: "global", "uniform", "erk"
-            or a function.
+        allocation: How the rate is distributed over the kernels: "global", "uniform",
+            "erk" or a function.
         stop_at: None; a sparsity, at which the search stops and to which its last round
             prunes exactly; or "below_dense".
         monitor: The metric by which tickets are judged: its name, or a

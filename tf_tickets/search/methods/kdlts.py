@@ -1,4 +1,4 @@
-"""KDLTS: a ticket at initialization, found with the knowledge of trained teachers."""
+"""KDLTS: finds a ticket at initialization by distillation from trained teachers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -33,7 +33,7 @@ class KDLTS(TicketSearch):
 
     Scores are trained so that the masked network matches the outputs, features and
     relations of an ensemble of teachers while its number of weights is reduced. Then
-    the weights with the highest scores make the mask, exactly as many as wanted, and
+    the weights with the highest scores make the mask, exactly as many as requested, and
     everything but the mask is rewound. `search.wrap(model)` returns a compiled
     `Distiller`; the search is a callback of its `fit`. Afterwards the model is the
     untrained ticket. The metrics of `search.tickets[0]` are still those of the trained
@@ -41,26 +41,26 @@ class KDLTS(TicketSearch):
 
     The paper's full text is not public. It states tickets at initialization, an
     ensemble of teachers, information from responses, features and relations, and
-    deterministic approximations to a mixed-integer problem. Which ones, all weights and
-    all numbers are our choice, and configurable.
+    deterministic approximations to a mixed-integer problem. The form of each and all
+    hyperparameters are our choice, and configurable.
 
     Args:
         final_sparsity: Fraction of zeros in the ticket.
         epochs: Epochs of the search.
-        distillation_losses: What is learned from the teachers, a list; by default their
-            outputs, and features and distances before the last kernel.
+        distillation_losses: List of distillation losses. The default compares outputs,
+            and features and distances before the last kernel.
         distillation_loss_weights: A weight for each loss; by default 1.
         student_loss_weight: Weight of the compiled loss.
-        mask: How the number of weights is held. "budget", or a `masks.BudgetMask` with
-            its own strength: an augmented Lagrangian reduces soft masks to the number.
-            "soft": a penalty on the sum of the masks, which does not know the number;
-            its weight, as in `masks.SoftMask(penalty=1e-6, scale_mask=False)`, decides
-            how far they go. "topk": only so many weights are used at every step, those
-            with the highest scores.
+        mask: How the number of weights is constrained. "budget", or a
+            `masks.BudgetMask` with its own strength: an augmented Lagrangian reduces
+            soft masks to that number. "soft": a penalty on the sum of the masks,
+            without a target; how sparse they get depends on its weight, as in
+            `masks.SoftMask(penalty=1e-6, scale_mask=False)`. "topk": every step uses
+            exactly that number of weights, those with the highest scores.
         allocation: "global", "uniform", "erk" or a function: how many weights each
             kernel keeps. "topk" needs one that does not depend on scores.
-        train_weights: Whether weights are trained in the search, and then forgotten. If
-            not, the weights of the given model are frozen, and remain so.
+        train_weights: Whether the search trains weights, which are rewound afterwards.
+            If not, the weights of the given model are frozen, and remain so.
         rewind_to: "init", "N steps" or "N epochs": the weights the ticket starts from.
             A moment later than "init" makes it an early-training ticket.
         score_optimizer: The optimizer of the scores; None for that of the weights.
@@ -122,12 +122,12 @@ class KDLTS(TicketSearch):
         return {"method": self.method, "settings": settings}
 
     def taught_by(self, *teachers: keras.Model, epochs: int = 0) -> Self:
-        """Sets the teachers; none of them for a search with the labels alone.
+        """Sets the teachers; without any, the search uses the labels alone.
 
         Args:
             *teachers: The models.
-            epochs: For how many epochs they were trained in all, if that is to count as
-                a part of the search in a frontier.
+            epochs: Their training epochs in total, if a frontier should count them as
+                search epochs.
 
         Returns:
             The search itself.
@@ -146,7 +146,7 @@ class KDLTS(TicketSearch):
 
 
 class _TaughtRound(LearnMasks):
-    """One round: scores are trained under a budget, taught by teachers."""
+    """One round that trains scores under a budget, with teachers."""
 
     def __init__(self, search, epochs):
         super().__init__(search.mask, 1, epochs, score_optimizer=search.score_optimizer)
@@ -195,7 +195,7 @@ class _TaughtRound(LearnMasks):
         )
 
     def _share_budgets(self, wrapped: Kernels) -> None:
-        """Puts one mask in charge of each budget: the first, or each of its own."""
+        """Lets all masks share one budget if it is global, else gives each its own."""
         if not isinstance(self.mask, BudgetMask):
             return
         masks: list[Any] = list(wrapped.mask_layers.values())
@@ -234,7 +234,7 @@ class _TaughtRound(LearnMasks):
         }
 
     def ticket_masks(self, run: Run) -> dict[str, np.ndarray]:
-        """Returns masks of exactly as many weights as wanted, by rank."""
+        """Returns masks of exactly the requested number of weights, by rank."""
         scores, masks, keep = _scores(run), _ones(run), self._keep(run)
         return selection.choose(scores, masks, keep, self.allocate)
 

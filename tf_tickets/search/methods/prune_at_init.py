@@ -18,7 +18,7 @@ from tf_tickets.wrapping import Kernels
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class PruneAtInit(TicketSearch):
-    """Prunes before the first step, by scores of the untrained network, and trains.
+    """Prunes by scores of the untrained network, before the first training step.
 
     A callback for one `fit`, or `search.prune(model)` without any training.
 
@@ -29,8 +29,8 @@ class PruneAtInit(TicketSearch):
             "magnitude", "random" or another criterion.
         allocation: "global", "uniform", "erk" or a function: how many weights each
             kernel keeps.
-        passes: In how many steps, of equal ratios, the sparsity is reached; scores are
-            computed anew before each. None for 100 with "synflow" and 1 with others.
+        passes: Number of pruning steps, of equal ratios; scores are recomputed before
+            each. None means 100 with "synflow" and 1 otherwise.
         monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
         seed: Seed of the "random" criterion.
 

@@ -16,24 +16,24 @@ from tf_tickets.wrapping import to_numpy
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class StochasticSparsification(TicketSearch):
-    """Iterative Stochastic Sparsification: masks are drawn, their odds learned.
+    """Iterative Stochastic Sparsification: samples masks, learns probabilities.
 
     A callback that runs the rounds of one `fit` over a model that `search.wrap`
     returned. At every forward pass a weight is kept with probability `sigmoid(score)`;
-    the gradient passes straight through. Each round ends with a ticket. Then weights
-    whose score lies below the initial one are removed for good, and the weights are
+    the gradient is passed straight through. Each round ends with a ticket. Then weights
+    whose score is below the initial one are removed permanently, and the weights are
     rewound. A ticket's metrics are those of the network it was taken from;
     `train_ticket` trains it.
 
     Args:
-        rounds: How many times to train, and how many tickets to find.
+        rounds: Number of trainings, and of tickets.
         epochs_per_round: Epochs of each training.
         initial_score: Score of every weight at the beginning; the paper uses 1.
         penalty: Weight of the sum of all probabilities in the loss.
         rewind: Whether weights are rewound between rounds.
         rewind_to: "init", "N steps" or "N epochs" of the first round.
         evaluation: "sample" draws masks in evaluation too; "threshold" evaluates with
-            the weights whose probability is above a half.
+            the weights whose probability is above 0.5.
         ticket_by: How tickets are taken: "sample", as in the paper, or "threshold".
         score_optimizer: The optimizer of the scores; None for SGD with learning rate
             20, as in the paper.
@@ -87,7 +87,7 @@ class StochasticSparsification(TicketSearch):
 
 
 class _StochasticRounds(LearnMasks):
-    """Draws the tickets, and removes for good what fell below its first score."""
+    """Samples tickets; permanently removes weights below the initial score."""
 
     def __init__(self, search, mask):
         super().__init__(

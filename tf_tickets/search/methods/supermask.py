@@ -1,4 +1,4 @@
-"""Supermasks: a network is found in random weights, which are never trained."""
+"""Supermasks: subnetworks of random weights that are never trained."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tf_tickets.wrapping import to_numpy
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class Supermask(TicketSearch):
-    """Learns only the mask; all weights stay as they were drawn.
+    """Learns only the mask; all weights stay at initialization.
 
     A callback for one `fit` over a model that `search.wrap` returned. All its variables
     but the scores are frozen, and so are those of the model it was made from: to train
@@ -108,6 +108,6 @@ class _FrozenWeights(LearnMasks):
         super().setup(run)
 
     def ticket_start(self, run: Run) -> snapshots.State:
-        """With the statistics that the search has gathered: nothing else trains."""
+        """Includes the statistics gathered in the search; no weights were trained."""
         now = snapshots.record(run.model)
         return {**run.state.snapshot, "statistics": now["statistics"]}

@@ -18,7 +18,7 @@ class ThresholdPruning(TicketSearch):
     """Prunes below `quality * standard deviation` of each kernel, and retrains.
 
     A callback that runs the rounds of one `fit` over a wrapped model. Round 0 trains
-    the dense network. Every other round prunes each kernel below its own threshold and
+    the dense network. Every later round prunes each kernel below its own threshold and
     continues to train the remaining weights, at a smaller learning rate. The sparsity
     follows from the weights. Every kernel keeps at least one weight.
 
@@ -27,14 +27,14 @@ class ThresholdPruning(TicketSearch):
     Distiller, which uses rounds of two epochs.
 
     Args:
-        rounds: How many times to prune.
+        rounds: Number of pruning rounds.
         epochs_per_round: Epochs of each training.
         quality: The factor of the standard deviation; or a dict from regular
             expressions over kernel paths to factors; the first match counts.
         deviation: "round": the present standard deviation of all weights of the kernel,
             pruned zeros included, in each round. "once": that of the first pruning.
-        learning_rate_factor: What the learning rate is multiplied with for the
-            retraining; Han et al. use a tenth. With a schedule it must be 1.
+        learning_rate_factor: Factor of the learning rate in retraining; Han et al. use
+            0.1. With a schedule it must be 1.
         rewind_to: What is rewound, as in `tf_tickets.IMP`; by default nothing.
         monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
 

@@ -22,7 +22,7 @@ from tf_tickets.training.rewind import Rewind
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class UniLTH(TicketSearch):
-    """UniLTH: early stopping, then rounds that press and prune the smallest weights.
+    """UniLTH: early stopping, then rounds that penalize and prune the smallest weights.
 
     A callback that runs one `fit` over a model that `search.wrap` returned. Stage one
     trains without any regularization until the validation loss stops falling, and
@@ -38,7 +38,7 @@ class UniLTH(TicketSearch):
         final_sparsity: Sparsity of the last ticket, in [0, 1); or a dict from regular
             expressions over kernel paths to sparsities; the first match counts. Round r
             of R leaves the fraction `(1 - final_sparsity) ** (r / R)`.
-        rounds: How many tickets to find.
+        rounds: Number of tickets to find.
         stage_one: The dense training before the rounds: its epochs at most, or a
             `tf_tickets.StageOne` with an early stop; 0 for none.
         penalty: The phase in which a round's penalty grows and holds: a number of
@@ -48,7 +48,7 @@ class UniLTH(TicketSearch):
         rewind_to: The moment of stage one that tickets start from, and what is rewound
             before a ticket is trained, as in `tf_tickets.IMP`.
         criterion: What is kept, as in `IMP`.
-        allocation: How one sparsity is spread over the kernels, as in `IMP`.
+        allocation: How the sparsity is distributed over the kernels, as in `IMP`.
         train: Which tickets the search trains: "last"; "each", from which the next
             round then continues; or "none".
         monitor: The metric by which tickets are judged, as in `IMP`.
@@ -118,7 +118,7 @@ class UniLTH(TicketSearch):
 
 @keras.saving.register_keras_serializable("tf_tickets")
 class UniDLTH(UniLTH):
-    """UniDLTH: early stopping, then rounds that press and prune random weights.
+    """UniDLTH: early stopping, then rounds that penalize and prune random weights.
 
     It differs from `UniLTH` in its defaults: weights are chosen at random, the same
     fraction in every kernel, and a ticket continues from its transformed weights.
@@ -133,11 +133,11 @@ class UniDLTH(UniLTH):
         penalty: The phase in which a round's penalty grows and holds.
         epochs_per_round: Epochs for which a ticket is trained.
         rewind_to: What is rewound before a ticket is trained; by default the schedule.
-        criterion: "random", or what is kept instead.
+        criterion: "random", or another criterion.
         allocation: "uniform", or as in `tf_tickets.IMP`.
         train: Which tickets the search trains.
         monitor: The metric by which tickets are judged.
-        seed: Seed of the choice.
+        seed: Seed of the random choice.
 
     Example:
 
