@@ -166,7 +166,7 @@ def test_a_learned_mask_traces_no_more_than_a_dense_fit(jit, policy, spe, name):
     # Keras traces once more where the optimizer is built within the step.
     snapshots.built_optimizer(model)
     fit(model, search.epochs, [search])
-    assert len(search.tickets) == search.rounds
+    assert len(search.tickets) == search.engine.plan.rounds
     assert all(np.isfinite(t.metrics["loss"]) for t in search.tickets)
     assert all(0.0 < t.sparsity < 1.0 for t in search.tickets)
     for mask in wrapping.kernels(model).mask_layers.values():

@@ -136,13 +136,18 @@ def test_a_rewind_to_an_edge_of_epochs_gives_what_was_there(rewind_to, epoch, st
     _, diary, _ = searched(search)
     ticket, there = search.tickets[0], diary.after[epoch]
     assert ticket.provenance["step"] == step
-    assert search.engine.state.snapshot is not None
+    assert search.engine.state.reached is not None
     for path, weight in {**there["weights"], **there["statistics"]}.items():
         assert (ticket.weights[path] == weight).all()
     assert tiny.same(
         tiny.flat(diary.before[3], ["learning_rate"]),
         tiny.flat(there, ["learning_rate"]),
     )
+
+
+def test_a_state_to_rewind_to_is_not_read_before_it_is_reached():
+    with pytest.raises(RuntimeError, match="in round 0 after 0 steps.*`rewind_to`"):
+        _ = tiny.imp(rewind_to="4 steps").engine.state.snapshot
 
 
 def test_a_rewind_to_a_step_within_an_epoch_gives_what_was_there():

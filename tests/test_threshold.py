@@ -34,7 +34,7 @@ def test_each_kernel_has_its_own_threshold_and_keeps_one_weight():
     model = tiny.network()
     quality = {"hidden": 0.5, "output": 50.0}
     search = tt.ThresholdPruning(1, 1, quality, monitor="loss")
-    with pytest.warns(UserWarning, match="one is kept"):
+    with pytest.warns(UserWarning, match="One weight is kept"):
         tiny.run(model, search)
     hidden, output = search.tickets[0].kept.values()
     assert 20 < hidden < 55 and output == 1

@@ -87,7 +87,7 @@ class RoundEngine:
         """Continues from a recorded state."""
         self.state = state
         if self.rewind.to_init:
-            state.snapshot = state.fresh
+            state.reached = state.fresh
 
     def data_key(self, seed: int) -> tuple[int, int, int]:
         """Returns the key of the data order: seed, round and epoch."""
@@ -176,7 +176,7 @@ class RoundEngine:
 
     def batch_begin(self, batch: int) -> None:
         self.state.step = self._steps_before + batch
-        waiting = self.state.snapshot is None and self.rewind.unit == "steps"
+        waiting = self.state.reached is None and self.rewind.unit == "steps"
         if waiting and self.state.step >= self.rewind.count:
             if self.state.step > self.rewind.count:
                 self._refuse_moment(self.state.step)
@@ -187,7 +187,7 @@ class RoundEngine:
         state.next_epoch = epoch + 1
         state.epoch_in_round += 1
         self._count_steps()
-        if state.snapshot is None and self._at_moment():
+        if state.reached is None and self._at_moment():
             self._take_snapshot()
         logs.update({**self.plan.measures(self), "round": state.round})
         seen = state.epoch_in_round - self._hidden_epochs
@@ -212,14 +212,14 @@ class RoundEngine:
         self.plan.setup(self)
         self.state.fresh = snapshots.record(self.model)
         if self.rewind.to_init:
-            self.state.snapshot = self.state.fresh
+            self.state.reached = self.state.fresh
         self.plan.begin(self)
 
     def _finish_round(self, logs):
         state = self.state
         if state.epoch_in_round > self._hidden_epochs:
             self.callbacks.tell("on_train_end")
-        if state.snapshot is None:
+        if state.reached is None:
             self._refuse_moment(state.step)
         state.complete = self.plan.end_round(self, logs)
         if state.complete and not state.tickets:
@@ -236,7 +236,7 @@ class RoundEngine:
         return self.plan.hidden_epochs(self.state.round)
 
     def _take_snapshot(self):
-        self.state.snapshot = snapshots.record(self.model)
+        self.state.reached = snapshots.record(self.model)
 
     def _at_moment(self):
         reached = {"steps": self.state.step, "epochs": self.state.epoch_in_round}

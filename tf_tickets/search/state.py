@@ -28,8 +28,8 @@ class SearchState:
         turn_due: Whether the next epoch begins a new round.
         tickets: The tickets so far, by round.
         dense: Metrics of the dense network, if the search trains one.
-        fresh: The state of the training when the search began.
-        snapshot: The state to rewind to, once it is reached.
+        fresh: The state of the training when the search began; empty before that.
+        reached: The state to rewind to, or None if the search has not reached it yet.
         notes: What a plan stores between rounds, serializable as JSON.
         scores: The scores of learned masks when their last round ended.
     """
@@ -42,10 +42,21 @@ class SearchState:
     turn_due: bool = False
     tickets: list[Ticket] = dataclasses.field(default_factory=list)
     dense: dict[str, float] = dataclasses.field(default_factory=dict)
-    fresh: Any = None
-    snapshot: Any = None
+    fresh: snapshots.State = dataclasses.field(default_factory=dict)
+    reached: snapshots.State | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def snapshot(self) -> snapshots.State:
+        """The state to rewind to. Raises a RuntimeError before it is reached."""
+        if self.reached is None:
+            raise RuntimeError(
+                f"There is no state to rewind to yet, in round {self.round} after "
+                f"{self.step} steps: the search has not reached `rewind_to`. Read "
+                "`run.state.snapshot` at the end of the first round or later."
+            )
+        return self.reached
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -63,11 +74,12 @@ class SearchState:
         Args:
             model: The model in training, between two rounds.
         """
-        has_snapshot = self.snapshot is not None and self.snapshot is not self.fresh
+        # The state that the search began with is packed only once.
+        is_new = self.reached is not None and self.reached is not self.fresh
         tables = {
             "now": snapshots.record(model),
             "fresh": self.fresh,
-            "snapshot": self.snapshot if has_snapshot else {},
+            "snapshot": self.snapshot if is_new else {},
             "masks": {
                 path: {name: to_numpy(variable) for name, variable in variables.items()}
                 for path, variables in _mask_variables(model).items()
@@ -119,7 +131,7 @@ class SearchState:
             **{name: content[name] for name in _KEPT},
             tickets=tickets,
             fresh=fresh,
-            snapshot=snapshots.adopt(model, given) if given else None,
+            reached=snapshots.adopt(model, given) if given else None,
         )
 
 
