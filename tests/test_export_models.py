@@ -282,7 +282,8 @@ def test_a_model_that_takes_no_drawn_size_asks_for_examples(tmp_path):
 def test_examples_that_the_model_does_not_take_are_named(tmp_path):
     model = TwoLayers()
     model(X)
-    with pytest.raises(ValueError, match=r"\(32, 3\)(?s:.*)Pass inputs that the model accepts"):
+    message = r"\(32, 3\)(?s:.*)Pass inputs that the model accepts"
+    with pytest.raises(ValueError, match=message):
         tt.export(model, tmp_path / "a.keras", "keras", data=X[:, :3])
 
 
