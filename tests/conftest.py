@@ -2,6 +2,7 @@ import gc
 import os
 import subprocess
 import tempfile
+import zlib
 
 import pytest
 
@@ -75,10 +76,30 @@ def float32_policy():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Runs backend-independent tests on one backend; on others only in the matrix."""
+    """Leaves to the matrix what need not run on this backend by default.
+
+    A test marked `on` is the same on every backend and runs on the named one. The tests
+    of a module marked `turns` are spread over the backends by their names, apart from
+    those marked `both`, and those whose cases are spread already.
+    """
     import keras
 
+    backend = keras.config.backend()
+    spread = {_function(item) for item in items if item.get_closest_marker("matrix")}
     for item in items:
         mark = item.get_closest_marker("on")
-        if mark is not None and mark.args != (keras.config.backend(),):
+        if mark is not None and mark.args != (backend,):
             item.add_marker("matrix")
+        elif item.get_closest_marker("turns") and _function(item) not in spread:
+            both = item.get_closest_marker("both") is not None
+            if not both and _turn(item) != backend:
+                item.add_marker("matrix")
+
+
+def _function(item):
+    return item.nodeid.partition("[")[0]
+
+
+def _turn(item):
+    number = zlib.crc32(_function(item).encode())
+    return ("tensorflow", "jax")[number % 2]

@@ -81,6 +81,7 @@ def test_every_method_is_described_in_the_help_of_frontier():
     assert [m for m in choices.METHODS if m not in described] == []
 
 
+@pytest.mark.on("tensorflow")
 def test_a_redirected_search_shows_progress_and_no_log_lines(tmp_path):
     few = [
         "--take",

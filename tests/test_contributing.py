@@ -37,6 +37,7 @@ def test_the_example_search_finds_tickets(search_class):
     assert str(search).splitlines()[1].split() == ["round", "sparsity", "loss"]
 
 
+@pytest.mark.on("jax")
 def test_the_example_search_resumes_and_is_configured(search_class, tmp_path):
     def find(directory, rounds=3):
         search = search_class(rounds, 1)

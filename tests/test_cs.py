@@ -13,6 +13,8 @@ from tf_tickets import optimizers, wrapping
 from tf_tickets.search import runner
 from tf_tickets.training import snapshots
 
+pytestmark = pytest.mark.turns
+
 
 def cs(rounds=3, epochs=2, **kwargs):
     arguments = {"monitor": "accuracy", "initial_score": -0.05, **kwargs}
@@ -52,6 +54,7 @@ class Scores(keras.callbacks.Callback):
         self.states.append(snapshots.record(self.model))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "optimizer, score", tiny.checkered(["adam", "momentum"], [20.0, 25.0])
 )
@@ -83,6 +86,7 @@ def test_a_score_of_five_is_not_dense():
     assert any((s != 5.0).any() for s in scores(model).values())
 
 
+@pytest.mark.both
 def test_tickets_are_taken_before_the_scores_are_reset():
     search, diary = cs(initial_score=-0.02), Scores()
     run(search, network(search, keras.optimizers.Adam(0.05)), callbacks=[diary])
@@ -96,6 +100,7 @@ def test_tickets_are_taken_before_the_scores_are_reset():
         assert max(s.max() for s in diary.begun[epoch].values()) <= np.float32(-0.02)
 
 
+@pytest.mark.both
 def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first():
     search, diary = cs(final_temperature=50.0), Scores()
     run(search, callbacks=[diary])
@@ -106,6 +111,7 @@ def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first
             np.testing.assert_allclose(reset, expected, rtol=1e-6)
 
 
+@pytest.mark.both
 def test_the_temperature_rises_in_every_round_and_the_logs_say_so():
     search = cs(2, 3, final_temperature=100.0)
     _, logs = run(search)

@@ -401,6 +401,8 @@ import tf_tickets as tt
 from keras.layers import Dense
 from tf_tickets.distillation import FeatureDistillation, LogitsDistillation
 
+pytestmark = pytest.mark.turns
+
 def network(seed):
     keras.utils.set_random_seed(seed)
     hidden = Dense(10, "relu", kernel_regularizer="l2", name="a")

@@ -9,6 +9,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import saliency
 
+pytestmark = pytest.mark.turns
+
 X, Y = tiny.data()
 
 

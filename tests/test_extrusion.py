@@ -12,6 +12,8 @@ from tf_tickets import wrapping
 from tf_tickets.masks.annealing import GrowingPenalty
 from tf_tickets.search import runner
 
+pytestmark = pytest.mark.turns
+
 NO_STOP = tt.EarlyStopRewind(None)
 NOTHING = GrowingPenalty(cap=0.0)
 
@@ -51,6 +53,7 @@ def weights(model):
     return [wrapping.to_numpy(v) for v in model.trainable_variables]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "fidelity", tiny.in_turns(["weights", "exact", "learning_rate", "fine_tune"])
 )
@@ -87,6 +90,7 @@ def test_without_stage_one_unidlth_of_one_round_is_dlth_to_the_bit():
     assert both[0].tickets[0].metrics == both[1].tickets[0].metrics
 
 
+@pytest.mark.both
 def test_dlth_is_the_published_loop():
     """Compares with NumPy: a linear layer, mean squared error, SGD with momentum."""
     rng = np.random.default_rng(0)

@@ -17,6 +17,8 @@ PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import keras, tiny, test_finding
+
+pytestmark = pytest.mark.turns
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 calls = []
@@ -85,6 +87,7 @@ def killed(directory, write=0, moment=()):
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "kill, epochs",
     tiny.in_turns(

@@ -10,6 +10,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 
+pytestmark = pytest.mark.turns
+
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 OPTIMIZERS = {
     "plain": {},

@@ -15,6 +15,8 @@ from tf_tickets.search.methods import kdlts as kdlts_module
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import rebuilding
 
+pytestmark = pytest.mark.turns
+
 STEPS = 400
 
 
@@ -118,6 +120,7 @@ def kdlts(count=2, **kwargs):
     return tt.KDLTS(**arguments).taught_by(*teachers(count))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "mask, allocation",
     tiny.checkered(["budget", "soft", "topk"], ["global", "erk", "uniform"]),
@@ -260,6 +263,7 @@ def kernels_of(model):
     return {path: wrapping.to_numpy(variable) for path, variable in kernels}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("train_weights", [True, False])
 def test_all_but_the_mask_is_as_it_was(train_weights):
     search = kdlts(train_weights=train_weights)

@@ -12,6 +12,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.wrapping import paths
 
+pytestmark = pytest.mark.turns
+
 CASES = samples.LAYERS | samples.TOPOLOGIES
 # These run on both backends by default, the others alternate.
 EVERYWHERE = [

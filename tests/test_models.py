@@ -11,6 +11,8 @@ import tiny
 from tf_tickets.experiments import models, recipes
 from tf_tickets.pruning import allocation
 
+pytestmark = pytest.mark.turns
+
 _NAMES = ["lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16"]
 
 

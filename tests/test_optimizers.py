@@ -10,6 +10,8 @@ import tiny
 from tf_tickets import optimizers, wrapping
 from tf_tickets.training import snapshots
 
+pytestmark = pytest.mark.turns
+
 SETTINGS = {
     "plain": {},
     "EMA": {"use_ema": True, "ema_momentum": 0.5},
@@ -54,6 +56,7 @@ def test_a_group_of_all_variables_is_the_optimizer_itself(options):
         assert tiny.same(values(model.variables), values(alone.variables))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
 def test_each_group_moves_as_if_the_other_stood_still(options):
     """Takes one step from the same weights, so the gradients are equal."""

@@ -244,6 +244,7 @@ def test_the_library_does_not_import_its_command_line(module):
     assert used == []
 
 
+@pytest.mark.on("jax")
 def test_importing_the_package_under_jax_does_not_import_tensorflow():
     pytest.importorskip("jax")
     program = "import sys, tf_tickets; print('tensorflow' in sys.modules)"

@@ -9,6 +9,8 @@ import tf_tickets as tt
 from tf_tickets import masks, wrapping
 from tf_tickets.masks import learned
 
+pytestmark = pytest.mark.turns
+
 
 def iss(rounds=3, epochs=2, **kwargs):
     arguments = {"monitor": "accuracy", **kwargs}
@@ -124,6 +126,7 @@ KINDS = {
 OPTIMIZERS = {"soft": "adam", "stochastic": keras.optimizers.SGD(100.0), "topk": None}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_supermask_trains_nothing_but_scores(kind):
     search = tt.Supermask(

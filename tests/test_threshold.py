@@ -8,6 +8,8 @@ import tiny
 import tf_tickets as tt
 from tf_tickets import wrapping
 
+pytestmark = pytest.mark.turns
+
 
 def pruned(quality, values):
     """Returns the sparsity after pruning an untrained kernel once."""

@@ -510,10 +510,10 @@ with strategy.scope():
 masks = {p: np.arange(m.size).reshape(m.shape) % 2 == 0
          for p, m in wrapping.kernels(model).masks.items()}
 wrapping.kernels(model).set_masks(masks)
-before = [v.numpy() for v in wrapping.kernels(model).values()]
+before = [v.numpy() for v in wrapping.kernels(model).variables.values()]
 x = np.random.default_rng(0).normal(size=(8, 6))
 model.fit(x, np.ones((8, 2)), batch_size=4, verbose=0)
-for (path, v), old in zip(wrapping.kernels(model).items(), before):
+for (path, v), old in zip(wrapping.kernels(model).variables.items(), before):
     assert (v.numpy()[~masks[path]] == 0).all() and (v.numpy() != old).any()
 print("zeros held on", strategy.num_replicas_in_sync)
 """

@@ -24,6 +24,7 @@ def run(job):
         os.dup2(os.open(job[name], os.O_WRONLY), number)
     os.environ.clear()
     os.environ.update(job["env"])
+    os.chdir(job["folder"])
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     assert "tf_tickets" not in sys.modules
     sys.argv = job["arguments"]
@@ -66,7 +67,8 @@ def run(command, **kwargs):
         said = {name: pathlib.Path(folder, name) for name in ("stdout", "stderr")}
         for file in said.values():
             file.touch()
-        job = {"arguments": arguments, "env": environment}
+        job = {"arguments": arguments, "env": environment, "folder": os.getcwd()}
+        job["folder"] = os.fspath(kwargs.get("cwd") or job["folder"])
         job |= {name: os.fspath(file) for name, file in said.items()}
         status = _asked(environment.get("KERAS_BACKEND", keras.config.backend()), job)
         texts = {name: file.read_text() for name, file in said.items()}
