@@ -11,6 +11,8 @@ from tf_tickets import wrapping
 from tf_tickets.distillation.losses import FeatureDistillation, LogitsDistillation
 from tf_tickets.distillation.relations import DistanceDistillation
 
+pytestmark = pytest.mark.turns
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -400,8 +402,6 @@ import keras, tiny
 import tf_tickets as tt
 from keras.layers import Dense
 from tf_tickets.distillation import FeatureDistillation, LogitsDistillation
-
-pytestmark = pytest.mark.turns
 
 def network(seed):
     keras.utils.set_random_seed(seed)

@@ -12,13 +12,13 @@ import warm
 
 import tf_tickets as tt
 
+pytestmark = pytest.mark.turns
+
 # A separate process that kills itself in an epoch or while writing a file.
 PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import keras, tiny, test_finding
-
-pytestmark = pytest.mark.turns
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 calls = []

@@ -213,6 +213,7 @@ def test_there_is_a_file_for_every_kind_of_mask():
     assert set(MODELS) == {*kinds, "deep", *COMPILED}
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", MODELS)
 def test_wrapped_models_predict_what_they_did_with_the_same_masks(
     name, loaded, expected
@@ -227,6 +228,7 @@ def test_wrapped_models_predict_what_they_did_with_the_same_masks(
     assert actual["sparsity"] == pytest.approx(1 - kept / size)
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_models_keep_their_optimizer(name, loaded, expected):
     actual, wanted = loaded[name], expected[name]
@@ -237,6 +239,7 @@ def test_compiled_models_keep_their_optimizer(name, loaded, expected):
     assert actual["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
 
 
+@pytest.mark.on("tensorflow")
 def test_a_compiled_model_trains_on(loaded):
     assert loaded["learning"]["steps"] == 8 + 2
 
