@@ -8,6 +8,8 @@ import tf_tickets as tt
 from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
 from tf_tickets.tickets import controls
 
+pytestmark = pytest.mark.turns
+
 DATA = tiny.splits()
 
 

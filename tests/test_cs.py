@@ -381,8 +381,8 @@ CUTS = [
     *(("supermask", epoch) for epoch in (0, 1, 2)),
 ]
 CHOSEN = {
-    "tensorflow": [("cs", 3), ("supermask", 1)],
-    "jax": [("cs, rewound", 0), ("iss", 4)],
+    "tensorflow": [("cs", 3)],
+    "jax": [("cs, rewound", 0), ("iss", 4), ("supermask", 1)],
 }[keras.config.backend()]
 
 

@@ -7,6 +7,8 @@ from gradients import gradient
 
 from tf_tickets import distillation as dl
 
+pytestmark = pytest.mark.turns
+
 ROWS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype("float32")
 EACH = {
     "response": dl.LogitsDistillation(2.0),

@@ -10,6 +10,8 @@ from tf_tickets import masks, wrapping
 from tf_tickets.masks.annealing import GrowingPenalty
 from tf_tickets.masks.penalized import own_regularizer
 
+pytestmark = pytest.mark.turns
+
 
 def published(steps, increment=1e-4, interval=5, cap=1.0, power=1):
     """Runs the published loop; returns at which iteration it passes the cap."""

@@ -9,6 +9,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import schedules
 
+pytestmark = pytest.mark.turns
+
 
 class Watched(tt.GradualPruning):
     """Records when it prunes and how often it accesses the model."""
@@ -35,6 +37,7 @@ def pruned(schedule, epochs=2, spe=1, **kwargs):
     return model, pruning, logs
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "allocation, spe", tiny.checkered(["global", "uniform", "erk"], [1, 4])
 )

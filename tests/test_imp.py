@@ -13,6 +13,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 
+pytestmark = pytest.mark.turns
+
 EVERYTHING_BUT_SLOTS = ("weights", "statistics", "learning_rate", "seeds")
 
 
@@ -32,6 +34,7 @@ def alive(ticket):
     return sum(ticket.kept.values())
 
 
+@pytest.mark.both
 def test_a_full_rewind_at_rate_0_repeats_round_0_to_the_bit():
     search = tiny.imp(rate=0.0, fidelity="exact")
     _, diary, logs = searched(search)
@@ -41,6 +44,7 @@ def test_a_full_rewind_at_rate_0_repeats_round_0_to_the_bit():
         assert tiny.same(parts, tiny.flat(diary.after[epoch % 2]))
 
 
+@pytest.mark.both
 def test_a_rewind_to_an_epoch_repeats_the_rest_of_round_0_to_the_bit():
     search = tiny.imp(
         rate=0.0, fidelity="exact", rewind_to="1 epoch", epochs_per_round=3, rounds=2
@@ -58,6 +62,7 @@ def test_a_fresh_optimizer_does_not_repeat_it_from_a_later_step():
     assert not tiny.same(weights[1], weights[2])
 
 
+@pytest.mark.both
 def test_round_0_is_dense_and_every_round_has_a_ticket():
     search = tiny.imp(rounds=3, epochs_per_round=2)
     _, _, logs = searched(search)
@@ -82,6 +87,7 @@ def test_masks_are_nested_and_counts_exact(allocation):
             assert not (mask & ~earlier.masks[path]).any()
 
 
+@pytest.mark.both
 def test_a_round_keeps_the_largest_of_the_weights_that_were_alive():
     search = tiny.imp(rounds=2, epochs_per_round=1)
     _, diary, _ = searched(search)
@@ -113,6 +119,7 @@ def test_lenet_comes_down_the_published_ladder():
     assert kept == {3: 51.3, 7: 21.1, 12: 7.0, 15: 3.6, 18: 1.9}
 
 
+@pytest.mark.both
 def test_a_reset_to_init_gives_the_first_weights_times_the_mask():
     search = tiny.imp(rounds=2)
     _, diary, _ = searched(search)
@@ -150,6 +157,7 @@ def test_a_state_to_rewind_to_is_not_read_before_it_is_reached():
         _ = tiny.imp(rewind_to="4 steps").engine.state.snapshot
 
 
+@pytest.mark.both
 def test_a_rewind_to_a_step_within_an_epoch_gives_what_was_there():
     search = tiny.imp(rounds=1, rewind_to="2 steps")
     searched(search)
@@ -161,6 +169,7 @@ def test_a_rewind_to_a_step_within_an_epoch_gives_what_was_there():
     assert search.tickets[0].provenance["step"] == 2
 
 
+@pytest.mark.both
 def test_learning_rate_rewinding_keeps_weights_and_restarts_the_schedule():
     search = tiny.imp(rounds=1, fidelity="learning_rate")
     _, diary, _ = searched(search)

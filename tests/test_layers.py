@@ -9,6 +9,8 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.wrapping.prunable import Prunable
 
+pytestmark = pytest.mark.turns
+
 
 class Counting(keras.layers.Layer):
     """Counts how often Python runs its call: once for a compiled step."""
@@ -141,6 +143,7 @@ def test_every_argument_survives_get_config():
     )
 
 
+@pytest.mark.both
 def test_pruned_weights_get_no_gradient():
     model = keras.Sequential([keras.Input((3,)), dense()])
     model.layers[0].set_masks({"kernel": [[1, 0], [0, 1], [0, 0]]})
@@ -150,6 +153,7 @@ def test_pruned_weights_get_no_gradient():
     assert (stored != 0).tolist() == [[True, False], [False, True], [False, False]]
 
 
+@pytest.mark.both
 def test_new_masks_need_no_new_trace():
     layer = Counting()
     model = samples.compiled(wrapping.wrap(samples.single(layer, 6), verbose=False))
@@ -161,6 +165,7 @@ def test_new_masks_need_no_new_trace():
     assert layer.counter["calls"] == traced > 0
 
 
+@pytest.mark.both
 def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
     result = samples.twins(samples.residual, 2, jit_compile=True)
     assert result.losses[0] == result.losses[1]
@@ -172,6 +177,7 @@ def test_a_step_compiled_by_xla_keeps_the_zeros_and_the_bits():
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_bit_identical_with_a_float32_layer_inside(policy):
     keras.config.set_dtype_policy(policy)
@@ -197,6 +203,7 @@ def losses(model, inputs):
     return [samples.array(loss) for loss in model.losses]
 
 
+@pytest.mark.both
 def test_losses_made_inside_a_wrapped_layer_reach_the_model():
     make = samples.LAYERS["a block without build"][0]
     plain = samples.built(make)

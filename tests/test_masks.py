@@ -12,6 +12,8 @@ import tf_tickets as tt
 from tf_tickets import masks, ranking, wrapping
 from tf_tickets.masks import learned
 
+pytestmark = pytest.mark.turns
+
 NUMPY = ops.convert_to_numpy
 
 
@@ -47,6 +49,7 @@ def test_a_scaled_mask_begins_as_the_dense_network(score):
     assert np.abs(factor - 1.0).max() <= 2 * np.spacing(np.float32(1.0))
 
 
+@pytest.mark.both
 def test_the_gradient_is_that_of_the_sigmoid_and_of_a_finite_difference():
     scores = np.linspace(-1.0, 1.0, 21)
     upstream = np.random.default_rng(0).normal(size=21).astype("float32")
@@ -110,6 +113,7 @@ def test_a_score_of_twenty_is_one_to_the_bit_and_has_no_gradient():
     assert (gradient(lambda: ops.sum(mask.factor("float32")), mask.scores) == 0).all()
 
 
+@pytest.mark.both
 def test_the_temperature_moves_by_the_step_or_by_the_epoch():
     def course(per):
         schedule = tt.schedules.ExponentialTemperature(1.0, 16.0, per)

@@ -98,7 +98,7 @@ _TRAINED = ["lenet300", "conv2", "resnet20", "vgg16"]
 
 
 @pytest.mark.parametrize(
-    "name", tiny.marked(_TRAINED, _TRAINED[: 2 if tiny.JIT else 3])
+    "name", tiny.marked(_TRAINED, _TRAINED[:2])
 )
 def test_a_compiled_network_trains_a_step(name):
     model = _narrow(name, jit_compile=tiny.JIT)

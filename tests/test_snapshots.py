@@ -12,6 +12,8 @@ from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 from tf_tickets.training.fidelity import FIDELITIES, PARTS, Fidelity
 
+pytestmark = pytest.mark.turns
+
 OPTIMIZERS = {
     "SGD": lambda: optimizers.SGD(0.1, momentum=0.9),
     "Nesterov": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
@@ -90,6 +92,7 @@ def test_old_momentum_cannot_bring_pruned_weights_back(name):
     assert all(np.isfinite(array).all() for array in tiny.flat(snapshots.record(model)))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     "name", tiny.in_turns(["SGD", "Adam", "EMA", "accumulation", "loss scale"])
 )
@@ -151,6 +154,7 @@ def test_a_part_is_kept_where_the_fidelity_keeps_it(part):
     assert changed(end, now) == set(PARTS) - {part}
 
 
+@pytest.mark.both
 def test_exact_restores_every_part():
     model, start, middle, _ = everything_changed()
     snapshots.restore(model, middle, Fidelity.get("exact"), start)

@@ -14,6 +14,8 @@ from tf_tickets import wrapping
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
+pytestmark = pytest.mark.turns
+
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 Pair = collections.namedtuple("Pair", ["first", "second"])
 
@@ -187,6 +189,7 @@ def test_masks_for_what_is_no_kernel_raise():
 # What wrapping preserves
 
 
+@pytest.mark.both
 def test_variables_stay_the_same_objects_and_keep_their_values():
     model = samples.sequential()
     before = [samples.array(v) for v in model.variables]
@@ -359,6 +362,7 @@ def test_a_subclassed_model_is_wrapped_in_its_containers():
     assert isinstance(model.pair[1], kl.ReLU)
 
 
+@pytest.mark.both
 def test_a_subclassed_model_trains_bit_identically_and_holds_its_zeros():
     plain = samples.compiled(samples.built(samples.subclassed))
     model = samples.compiled(wrapped(samples.built(samples.subclassed)))

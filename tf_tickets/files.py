@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name after this import)
 import numpy as np
 
 VERSION = 1

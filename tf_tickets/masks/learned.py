@@ -60,7 +60,7 @@ class LearnedMask(Mask):
             initializer=self.score_initializer(),
             dtype="float32",
             autocast=False,
-            regularizer=self.after_forward,
+            regularizer=_ScoreRegularizer(self),
             name="mask_scores",
         )
         self.scale = self.add_weight(
@@ -111,7 +111,7 @@ class LearnedMask(Mask):
     def after_forward(self, scores: Tensor) -> Tensor:
         """Returns the penalty and ends the step.
 
-        It is the regularizer of the scores, which Keras calls once per step.
+        The regularizer of the scores calls it, and Keras calls that once per step.
         """
         penalty = ops.zeros(())
         if self.penalty:
@@ -174,3 +174,13 @@ class LearnedMask(Mask):
             "penalty": self.penalty,
             "dynamic_scaling": self.dynamic_scaling,
         }
+
+
+class _ScoreRegularizer(keras.regularizers.Regularizer):
+    """Calls `after_forward` of a mask with its scores."""
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def __call__(self, scores):
+        return self.mask.after_forward(scores)

@@ -141,7 +141,7 @@ def own_regularizer(kernel: keras.Variable) -> Callable[..., Tensor] | None:
     return regularizer
 
 
-class _PenalizedRegularizer:
+class _PenalizedRegularizer(keras.regularizers.Regularizer):
     """Adds the penalty of a mask to the user's regularizer of the kernel."""
 
     def __init__(self, base, mask):
