@@ -98,5 +98,6 @@ def _started(environment):
 
 
 def _ended(server):
-    server.stdin.close()
-    server.wait()
+    # Leaving the block closes both pipes and waits for the end.
+    with server:
+        server.stdin.close()
