@@ -129,7 +129,7 @@ class GradualPruning(PruningCallback):
         kernels = wrapping.kernels(model)
         masks = kernels.masks
         alive = sum(int(mask.sum()) for mask in masks.values())
-        keep = min(alive, kernels.size - int(round(sparsity * kernels.size)))
+        keep = min(alive, allocations.weights_at(sparsity, masks))
         rng = np.random.default_rng([self.seed, self._step])
         scores = criteria.score_all(
             self.criterion, model, kernels.weights, self._start, rng

@@ -208,6 +208,17 @@ def after_rate(masks: dict[str, np.ndarray], rate: float) -> int:
     return _survivors(sum(int(m.sum()) for m in masks.values()), rate)
 
 
+def weights_at(sparsity: float, masks: dict[str, np.ndarray]) -> int:
+    """Returns how many weights remain at a sparsity.
+
+    Example:
+
+    >>> weights_at(0.75, {"a": np.ones(8, bool)})
+    2
+    """
+    return _without(sum(mask.size for mask in masks.values()), sparsity)
+
+
 def at_sparsity(masks: dict[str, np.ndarray], sparsity: float, way: float = 1.0) -> int:
     """Returns the number of weights to keep on the way to a final sparsity.
 
@@ -257,12 +268,16 @@ def at_sparsities(
 
 
 def _left(size, sparsity, way):
-    return size - int(round((1.0 - (1.0 - sparsity) ** way) * size))
+    return _without(size, 1.0 - (1.0 - sparsity) ** way)
 
 
 def _survivors(alive, rate):
     arguments.check_fraction(rate=rate)
-    return alive - int(round(rate * alive))
+    return _without(alive, rate)
+
+
+def _without(size, fraction):
+    return size - int(round(fraction * size))
 
 
 def first_match(path: str, rates: dict[str, float]) -> float:

@@ -18,7 +18,6 @@ def choose(
     masks: dict[str, np.ndarray],
     keep: int | Mapping[str, int],
     allocate: allocation.Allocation = allocation.global_,
-    rescue: bool = True,
 ) -> dict[str, np.ndarray]:
     """Returns the masks that keep the highest scores.
 
@@ -28,7 +27,6 @@ def choose(
             them.
         keep: How many weights the model keeps, or a dict with a count for every kernel.
         allocate: The allocation that turns one number into counts.
-        rescue: Whether a kernel that would be emptied keeps one weight, with a warning.
 
     Example:
 
@@ -38,9 +36,7 @@ def choose(
     {'a': array([False,  True]), 'b': array([False,  True])}
     """
     counts = dict(keep) if isinstance(keep, Mapping) else allocate(scores, masks, keep)
-    if rescue:
-        counts = allocation.guard(counts, masks)
-    return select(scores, masks, counts)
+    return select(scores, masks, allocation.guard(counts, masks))
 
 
 def select(

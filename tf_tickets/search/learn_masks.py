@@ -166,3 +166,16 @@ def freeze_weights(wrapped: keras.Model) -> None:
     """Freezes all variables except the scores."""
     for variable in wrapping.plain_paths(wrapped).values():
         variable.trainable = False
+
+
+def optimizer_or_none(
+    identifier: str | keras.optimizers.Optimizer | None,
+) -> keras.optimizers.Optimizer | None:
+    """Returns an optimizer from its name or an instance, or None.
+
+    Example:
+
+    >>> optimizer_or_none(None) is None
+    True
+    """
+    return None if identifier is None else keras.optimizers.get(identifier)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning import allocation, criteria, selection
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import RoundPlan, Run
 from tf_tickets.tickets.monitor import Monitor
@@ -94,7 +94,7 @@ class PruneAndRewind(RoundPlan):
         if isinstance(self.stop_at, float):
             masks = present_masks(run)
             kept = sum(int(mask.sum()) for mask in masks.values())
-            return kept <= weights_at(self.stop_at, masks)
+            return kept <= allocation.weights_at(self.stop_at, masks)
         if self.stop_at != "below_dense":
             return False
         dense, metric = run.state.dense, self.monitor.metric
@@ -187,15 +187,3 @@ def ticket_start(run: Run) -> snapshots.State:
         else now[part]
         for part in ("weights", "statistics")
     }
-
-
-def weights_at(sparsity: float, masks: Masks) -> int:
-    """Returns how many weights remain at a sparsity.
-
-    Example:
-
-    >>> weights_at(0.75, {"a": np.ones(8, bool)})
-    2
-    """
-    size = sum(mask.size for mask in masks.values())
-    return size - int(round(sparsity * size))

@@ -6,7 +6,7 @@ import numpy as np
 from tf_tickets import arguments
 from tf_tickets.masks import SoftMask
 from tf_tickets.masks.annealing import ExponentialTemperature
-from tf_tickets.search.learn_masks import LearnMasks
+from tf_tickets.search.learn_masks import LearnMasks, optimizer_or_none
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training.rewind import Rewind
@@ -100,19 +100,6 @@ class ContinuousSparsification(TicketSearch):
         """Resets scores for a new round; removed weights keep their low scores."""
         scores = to_numpy(mask.scores) * np.float32(mask.present_temperature)
         mask.scores.assign(np.minimum(scores, np.float32(self.initial_score)))
-
-
-def optimizer_or_none(
-    identifier: str | keras.optimizers.Optimizer | None,
-) -> keras.optimizers.Optimizer | None:
-    """Returns an optimizer from its name or an instance, or None.
-
-    Example:
-
-    >>> optimizer_or_none(None) is None
-    True
-    """
-    return None if identifier is None else keras.optimizers.get(identifier)
 
 
 def _temperature(final, epochs_per_round):

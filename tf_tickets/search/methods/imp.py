@@ -7,12 +7,7 @@ from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import Run
-from tf_tickets.search.prune_and_rewind import (
-    Masks,
-    PruneAndRewind,
-    ranked,
-    weights_at,
-)
+from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind, ranked
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training.rewind import Rewind
@@ -98,9 +93,9 @@ class IMP(TicketSearch):
         super().on_train_begin(logs)
 
     def _keep(self, run: Run, masks: Masks) -> int | dict[str, int]:
-        floor = (
-            weights_at(self.stop_at, masks) if isinstance(self.stop_at, float) else 0
-        )
+        floor = 0
+        if isinstance(self.stop_at, float):
+            floor = allocations.weights_at(self.stop_at, masks)
         if isinstance(self.rate, dict):
             counts = allocations.after_rates(masks, self.rate)
             return allocations.lifted(counts, masks, floor)

@@ -16,8 +16,12 @@ from tf_tickets.masks.learned import LearnedMask
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import selection
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.search.learn_masks import LearnMasks, freeze_weights, learned
-from tf_tickets.search.methods.continuous import optimizer_or_none
+from tf_tickets.search.learn_masks import (
+    LearnMasks,
+    freeze_weights,
+    learned,
+    optimizer_or_none,
+)
 from tf_tickets.search.plan import Run
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor

@@ -6,8 +6,7 @@ import numpy as np
 from tf_tickets import arguments, wrapping
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.learned import LearnedMask
-from tf_tickets.search.learn_masks import LearnMasks, freeze_weights
-from tf_tickets.search.methods.continuous import optimizer_or_none
+from tf_tickets.search.learn_masks import LearnMasks, freeze_weights, optimizer_or_none
 from tf_tickets.search.plan import Run
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
