@@ -19,6 +19,8 @@ PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import keras, tiny, test_finding
+import conftest
+conftest.disable_graph_optimization()
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 calls = []
@@ -94,10 +96,11 @@ def killed(directory, write=0, moment=()):
         [
             # In rounds 0 and 2, and while writing round 1's ticket and state.
             ({"moment": (1, 2)}, 8),
+            ({"write": 6}, 6),
             ({"moment": (5, 0)}, 4),
             ({"write": 2}, 8),
-            ({"write": 6}, 6),
-        ]
+        ],
+        every=4,
     ),
 )
 def test_a_killed_search_goes_on_to_the_same_bytes(tmp_path, complete, kill, epochs):
@@ -163,7 +166,7 @@ def test_layers_under_running_numbers_go_on_with_the_same_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fidelity", tiny.in_turns(["exact", "learning_rate", "fine_tune"])
+    "fidelity", tiny.in_turns(["exact", "learning_rate", "fine_tune"], every=3)
 )
 def test_every_fidelity_goes_on_with_the_same_bits(tmp_path, fidelity):
     def search():
