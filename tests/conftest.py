@@ -82,20 +82,21 @@ def pytest_collection_modifyitems(items):
     """Leaves to the matrix what need not run on this backend by default.
 
     A test marked `on` is the same on every backend and runs on the named one. The tests
-    of a module marked `turns` are spread over the backends by their names, apart from
-    those marked `both`, and those whose cases are spread already.
+    of a module marked `turns` run on the backend it names, where they are faster, or
+    are spread over the backends by their names. Those marked `both`, and those whose
+    cases are spread already, run on both.
     """
     import keras
 
     backend = keras.config.backend()
     spread = {_function(item) for item in items if item.get_closest_marker("matrix")}
     for item in items:
-        mark = item.get_closest_marker("on")
-        if mark is not None and mark.args != (backend,):
+        on, turns = map(item.get_closest_marker, ("on", "turns"))
+        if on is not None and on.args != (backend,):
             item.add_marker("matrix")
-        elif item.get_closest_marker("turns") and _function(item) not in spread:
+        elif on is None and turns is not None and _function(item) not in spread:
             both = item.get_closest_marker("both") is not None
-            if not both and _turn(item) != backend:
+            if not both and backend not in (turns.args or _turn(item)):
                 item.add_marker("matrix")
 
 
@@ -105,4 +106,4 @@ def _function(item):
 
 def _turn(item):
     number = zlib.crc32(_function(item).encode())
-    return ("tensorflow", "jax")[number % 2]
+    return (("tensorflow", "jax")[number % 2],)

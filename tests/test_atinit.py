@@ -11,7 +11,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import saliency
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("tensorflow")
 
 X, Y = tiny.data()
 

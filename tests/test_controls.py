@@ -8,7 +8,7 @@ import tf_tickets as tt
 from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
 from tf_tickets.tickets import controls
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 DATA = tiny.splits()
 

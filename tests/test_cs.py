@@ -382,7 +382,7 @@ CUTS = [
 ]
 CHOSEN = {
     "tensorflow": [("cs", 3)],
-    "jax": [("cs, rewound", 0), ("iss", 4), ("supermask", 1)],
+    "jax": [("iss", 4), ("supermask", 1)],
 }[keras.config.backend()]
 
 

@@ -10,7 +10,7 @@ from tf_tickets import wrapping
 from tf_tickets.pruning import curvature
 from tf_tickets.training import snapshots
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 BENDS = np.array([0.5, 1.0, 4.0, 9.0])
 

@@ -7,7 +7,7 @@ from gradients import gradient
 
 from tf_tickets import distillation as dl
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("tensorflow")
 
 ROWS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype("float32")
 EACH = {

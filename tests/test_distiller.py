@@ -11,7 +11,7 @@ from tf_tickets import wrapping
 from tf_tickets.distillation.losses import FeatureDistillation, LogitsDistillation
 from tf_tickets.distillation.relations import DistanceDistillation
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("tensorflow")
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -12,7 +12,7 @@ import warm
 
 import tf_tickets as tt
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 # A separate process that kills itself in an epoch or while writing a file.
 PROGRAM = """

@@ -9,7 +9,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.pruning import schedules
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 
 class Watched(tt.GradualPruning):

@@ -77,6 +77,7 @@ def test_round_0_is_dense_and_every_round_has_a_ticket():
     assert parents == [None, search.tickets[0].id, search.tickets[1].id]
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
 def test_masks_are_nested_and_counts_exact(allocation):
     search = tiny.imp(rounds=4, epochs_per_round=1, allocation=allocation)
@@ -252,6 +253,7 @@ def test_a_function_as_allocation_is_used_and_named(tmp_path):
     assert search.tickets[0].kept == {"net/hidden/kernel": 33, "net/output/kernel": 30}
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("rate", [0.3, {"output": 0.1, ".": 0.4}])
 @pytest.mark.parametrize("stop_at", [0.6, 0.605, 0.5499])
 def test_a_sparsity_to_stop_at_is_reached_exactly(rate, stop_at):

@@ -72,7 +72,7 @@ CASES = {
 
 # Twenty searches, and selecting the top scores, are slow on TensorFlow.
 @pytest.mark.on("jax")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", tiny.marked(list(CASES), ["budget"]))
 def test_a_planted_ticket_is_found_as_brute_force_finds_it(name):
     given, teacher = CASES[name], small()
     losses = [FeatureDistillation(0, normalize=None)]

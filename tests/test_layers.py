@@ -9,7 +9,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.wrapping.prunable import Prunable
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("tensorflow")
 
 
 class Counting(keras.layers.Layer):

@@ -12,7 +12,7 @@ import tf_tickets as tt
 from tf_tickets import masks, ranking, wrapping
 from tf_tickets.masks import learned
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("tensorflow")
 
 NUMPY = ops.convert_to_numpy
 

@@ -16,10 +16,7 @@ pytestmark = pytest.mark.turns
 
 CASES = samples.LAYERS | samples.TOPOLOGIES
 # These run on both backends by default, the others alternate.
-EVERYWHERE = [
-    *("Dense", "Conv2D", "LSTM", "MultiHeadAttention", "a kernel of its own"),
-    *("a block without build", "Sequential", "residual", "nested to three levels"),
-]
+EVERYWHERE = ["Conv2D", "a kernel of its own", "nested to three levels"]
 IN_TURNS = tiny.in_turns([name for name in CASES if name not in EVERYWHERE])
 
 

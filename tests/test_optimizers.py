@@ -42,7 +42,7 @@ def values(variables):
     return [wrapping.to_numpy(v) for v in variables]
 
 
-@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
+@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values(), every=4))
 def test_a_group_of_all_variables_is_the_optimizer_itself(options):
     def one():
         return keras.optimizers.SGD(0.1, momentum=0.9, **options)
@@ -57,7 +57,7 @@ def test_a_group_of_all_variables_is_the_optimizer_itself(options):
 
 
 @pytest.mark.both
-@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values()))
+@pytest.mark.parametrize("options", tiny.in_turns(SETTINGS.values(), every=4))
 def test_each_group_moves_as_if_the_other_stood_still(options):
     """Takes one step from the same weights, so the gradients are equal."""
     fast = keras.optimizers.Adam(0.1, **options)

@@ -9,7 +9,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
 

@@ -71,6 +71,7 @@ def test_what_fell_below_its_first_score_is_removed_for_good():
             assert not ticket.masks[path][fell].any()
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("ticket_by", ["sample", "threshold"])
 def test_tickets_are_drawn_or_taken_by_threshold(ticket_by):
     search, diary = iss(2, 3, ticket_by=ticket_by), Scores()

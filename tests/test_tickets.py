@@ -12,7 +12,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.training import snapshots
 
-pytestmark = pytest.mark.turns
+pytestmark = pytest.mark.turns("jax")
 
 OTHER_NAMES = ("hidden_7", "norm_3", "output_1")
 

@@ -42,24 +42,27 @@ def _several(row):
     return row if isinstance(row, tuple) else (row,)
 
 
-def in_turns(cases):
-    """Splits slow cases between the backends: every other case runs on this one."""
+def in_turns(cases, every=2):
+    """Splits slow cases between the backends: every other case runs on this one.
+
+    With a larger `every`, the cases after the first two of so many run on neither.
+    """
     cases = list(cases)
-    return marked(cases, cases[keras.config.backend() != "tensorflow" :: 2])
+    return marked(cases, cases[keras.config.backend() != "tensorflow" :: every])
 
 
-def paired(*choices):
-    """Returns rows of choices in which every two settings occur together."""
+def covering(count, *choices):
+    """Returns rows of choices in which every so many settings occur together."""
 
-    def pairs(row):
-        return set(itertools.combinations(enumerate(row), 2))
+    def groups(row):
+        return set(itertools.combinations(enumerate(row), count))
 
     rows = list(itertools.product(*choices))
-    missing = set().union(*map(pairs, rows))
+    missing = set().union(*map(groups, rows))
     result = []
     while missing:
-        result.append(max(rows, key=lambda row: len(pairs(row) & missing)))
-        missing -= pairs(result[-1])
+        result.append(max(rows, key=lambda row: len(groups(row) & missing)))
+        missing -= groups(result[-1])
     return result
 
 
