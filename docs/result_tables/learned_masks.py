@@ -25,11 +25,11 @@ def frontier_mnist():
     head = ["weights left", *(f"{name} (epochs)" for name in _METHODS.values())]
     rows = [["100 % (dense)", spread(found["dense"]), "", ""]]
     for label, (low, high) in BANDS.items():
-        rows.append([label, *(best_in(found, m, low, high) for m in _METHODS)])
+        rows.append([label, *(_best_in(found, m, low, high) for m in _METHODS)])
     return grid(head, rows)
 
 
-def best_in(found, method, low, high):
+def _best_in(found, method, low, high):
     """The best ticket of a method that keeps a share of the weights in a band."""
     points = [
         point
