@@ -134,6 +134,7 @@ def test_tickets_are_put_into_a_model(name):
         np.testing.assert_array_equal(make.array(weights[path]), result.weights[path])
 
 
+@tiny.needs_keras_3_15
 def test_start_weights_are_rebuilt_from_the_seed():
     """The backend that drew them reproduces them up to rounding; the other cannot."""
     by_seed, whole = ticket(f"{BACKEND}/imp_by_seed"), ticket(f"{BACKEND}/imp")
@@ -213,6 +214,7 @@ def test_there_is_a_file_for_every_kind_of_mask():
     assert set(MODELS) == {*kinds, "deep", *COMPILED}
 
 
+@tiny.needs_keras_3_15
 @pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", MODELS)
 def test_wrapped_models_predict_what_they_did_with_the_same_masks(
@@ -228,6 +230,7 @@ def test_wrapped_models_predict_what_they_did_with_the_same_masks(
     assert actual["sparsity"] == pytest.approx(1 - kept / size)
 
 
+@tiny.needs_keras_3_15
 @pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_models_keep_their_optimizer(name, loaded, expected):
@@ -239,6 +242,7 @@ def test_compiled_models_keep_their_optimizer(name, loaded, expected):
     assert actual["evaluated"] == pytest.approx(float(wanted["evaluated"]), rel=1e-5)
 
 
+@tiny.needs_keras_3_15
 @pytest.mark.on("tensorflow")
 def test_a_compiled_model_trains_on(loaded):
     assert loaded["learning"]["steps"] == 8 + 2

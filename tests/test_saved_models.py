@@ -7,6 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tiny
 
 import tf_tickets as tt
 
@@ -31,6 +32,7 @@ def right(logits, labels):
     return int((np.asarray(logits).argmax(1) == labels).sum())
 
 
+@tiny.needs_keras_3_15
 def test_the_keras_files_have_the_zeros_and_the_accuracy_that_is_told(digits):
     for name in ("digits", "mnist"):
         actual, rows = told(name)

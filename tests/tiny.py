@@ -75,6 +75,13 @@ def checkered(*choices):
     return marked(rows, list(itertools.compress(rows, squares)))
 
 
+# Files of Keras 3.15 name settings of layers that older versions do not know.
+needs_keras_3_15 = pytest.mark.skipif(
+    [int(number) for number in keras.version().split(".")[:2]] < [3, 15],
+    reason="older versions of Keras cannot read models that Keras 3.15 has saved",
+)
+
+
 def splits():
     return data(64), data(32, seed=1), data(32, seed=2)
 

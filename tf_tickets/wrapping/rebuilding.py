@@ -6,6 +6,7 @@ changed in place, in the attributes that hold their layers.
 
 import contextlib
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -99,16 +100,31 @@ def transform(
 
 def _rebuild(model, change):
     """Rebuilds a functional or Sequential model, without compiling it."""
+    if not _takes_a_graph(type(model)):
+        raise _cannot_rebuild(model)
     with as_if_not_compiled(model):
         new = keras.models.clone_model(model, clone_function=change, recursive=True)
     if type(new) is not type(model):
-        raise ValueError(
-            f"Keras cannot rebuild a model of class {type(model).__name__} because its "
-            "constructor does not take (inputs, outputs). Build the model as "
-            "keras.Model(inputs, outputs) or keras.Sequential(layers), or wrap its "
-            "layers yourself with tf_tickets.layers.Prunable."
-        )
+        raise _cannot_rebuild(model)
     return new
+
+
+def _takes_a_graph(kind):
+    """Returns whether a constructor can be called as Keras does to rebuild a model."""
+    try:
+        inspect.signature(kind.__init__).bind(None, [], [], name="")
+    except TypeError:
+        return False
+    return True
+
+
+def _cannot_rebuild(model):
+    return ValueError(
+        f"Keras cannot rebuild a model of class {type(model).__name__} because its "
+        "constructor does not take (inputs, outputs). Build the model as "
+        "keras.Model(inputs, outputs) or keras.Sequential(layers), or wrap its "
+        "layers yourself with tf_tickets.layers.Prunable."
+    )
 
 
 @contextlib.contextmanager
