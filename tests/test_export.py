@@ -71,7 +71,7 @@ def answers(model):
     return keras.ops.convert_to_numpy(model(X, training=False))
 
 
-@pytest.mark.fresh("tensorflow")
+@pytest.mark.fresh
 @by_tensorflow
 def test_a_wrapped_model_is_written_and_stays_as_it_is(tmp_path):
     model = wrapped()
@@ -189,7 +189,7 @@ np.save(sys.argv[2], np.stack(found))
 """
 
 
-@pytest.mark.fresh("tensorflow")
+@pytest.mark.fresh
 @by_tensorflow
 def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
     """Loads it by TF 2 twice in a process, as a Keras layer, and by TF 1's loader."""
@@ -266,7 +266,6 @@ def test_a_saved_model_to_train_is_a_layer_of_keras(tmp_path):
     assert losses[-1] < 0.95 * losses[0]
 
 
-@pytest.mark.fresh("jax")
 def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
     model = wrapped()
     report = tt.export(model, tmp_path / "a.keras", data=X)

@@ -124,7 +124,10 @@ def kdlts(count=2, **kwargs):
 @pytest.mark.both
 @pytest.mark.parametrize(
     "mask, allocation",
-    tiny.checkered(["budget", "soft", "topk"], ["global", "erk", "uniform"]),
+    tiny.in_turns(
+        itertools.product(["budget", "soft", "topk"], ["global", "erk", "uniform"]),
+        every=4,
+    ),
 )
 def test_exactly_so_many_weights_are_kept(mask, allocation):
     if (mask, allocation) == ("topk", "global"):

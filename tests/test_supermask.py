@@ -148,7 +148,7 @@ def test_a_supermask_trains_nothing_but_scores(kind):
     assert all(len(np.unique(s)) > 1 for s in scores)
 
 
-@pytest.mark.parametrize("kind", tiny.in_turns(KINDS))
+@pytest.mark.parametrize("kind", tiny.in_turns(KINDS, every=3))
 def test_a_supermask_learns_to_classify_with_random_weights(kind):
     data = tt.datasets.load("digits")
 
