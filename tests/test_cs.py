@@ -353,6 +353,8 @@ SEARCHES = {
 
 
 class _Stop(keras.callbacks.Callback):
+    changes_results = False
+
     def __init__(self, epoch):
         super().__init__()
         self.epoch = epoch

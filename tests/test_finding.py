@@ -1,6 +1,7 @@
 """find_tickets: interrupted at any moment, it resumes with the same bits."""
 
 import os
+import shutil
 import signal
 import sys
 
@@ -11,6 +12,7 @@ import tiny
 import warm
 
 import tf_tickets as tt
+from tf_tickets import files
 
 pytestmark = pytest.mark.turns("jax")
 
@@ -29,6 +31,7 @@ def count(descriptor):
     return kill() if len(calls) == {write} else None
 os.fsync = count
 class Killer(keras.callbacks.Callback):
+    changes_results = False
     def on_train_batch_end(self, batch, logs=None):
         if (self.epoch, batch) == {moment}:
             kill()
@@ -59,6 +62,8 @@ def find_as_a_new_process(directory, callbacks=()):
 
 
 class Epochs(keras.callbacks.Callback):
+    changes_results = False
+
     def __init__(self):
         super().__init__()
         self.trained = []
@@ -150,6 +155,8 @@ def unnamed():
 
 
 class Failing(keras.callbacks.Callback):
+    changes_results = False
+
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 5:
             raise KeyboardInterrupt
@@ -180,6 +187,12 @@ def test_every_fidelity_goes_on_with_the_same_bits(tmp_path, fidelity):
     assert [t.metrics for t in resumed] == [t.metrics for t in through]
 
 
+def other_activation():
+    model = tiny.build_compiled()
+    model.get_layer("hidden").activation = keras.activations.tanh
+    return model
+
+
 def larger():
     return tiny.compiled(tiny.build(), keras.optimizers.Adam(0.02))
 
@@ -201,6 +214,8 @@ def larger():
             "validation",
         ),
         ({"data": (*tiny.splits()[:2], tiny.data(32, seed=5))}, "data.test", "train"),
+        ({"build": other_activation}, "activation: 'relu' there, 'tanh' here", "loss"),
+        ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "TerminateOnNaN", "seed"),
     ],
 )
 def test_other_settings_are_refused_and_only_these_are_named(
@@ -212,6 +227,36 @@ def test_other_settings_are_refused_and_only_these_are_named(
     assert name in str(raised.value)
     assert others not in str(raised.value)
     assert contents(complete[0]) == before
+
+
+def test_a_ticket_in_the_place_of_another_is_refused(tmp_path, complete):
+    shutil.copytree(complete[0], tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "round_01.ticket", tmp_path / "round_02.ticket")
+    with pytest.raises(ValueError, match=r"round_02\.ticket is not the ticket"):
+        find(tmp_path)
+
+
+def test_other_versions_are_named_in_a_warning(tmp_path, complete):
+    shutil.copytree(complete[0], tmp_path, dirs_exist_ok=True)
+    content, arrays = files.read(tmp_path / "search.state", "search")
+    content["versions"]["keras"] = "3.0.0"
+    files.write(tmp_path / "search.state", "search", content, arrays)
+    with pytest.warns(UserWarning, match="keras: '3.0.0' there"):
+        find(tmp_path)
+
+
+def test_pruning_at_initialization_goes_on_with_the_same_ticket(tmp_path):
+    def search():
+        return tt.PruneAtInit(0.75, 6, monitor="val_accuracy")
+
+    through = find(search=search())
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            find(tmp_path, search=search(), callbacks=[Failing()])
+    resumed = find(tmp_path, search=search())
+    assert [t.id for t in resumed] == [t.id for t in through]
+    assert [t.metrics for t in resumed] == [t.metrics for t in through]
+    assert tiny.same(resumed[0].weights.values(), through[0].weights.values())
 
 
 def test_a_damaged_state_is_refused(tmp_path, complete):

@@ -199,6 +199,23 @@ def test_a_directory_is_trained_anew_for_other_epochs(tmp_path):
     )
 
 
+def test_the_dense_network_of_another_model_is_trained_anew(tmp_path):
+    def tanh():
+        model = tiny.build_without_dropout()
+        model.get_layer("hidden").activation = keras.activations.tanh
+        return model
+
+    def dense(build, label):
+        searches = {label: tiny.imp(rounds=1, epochs_per_round=1, monitor="val_loss")}
+        arguments = {"seed": 3, "epochs": 1, "batch_size": 16}
+        data = tiny.splits()
+        return tt.find_frontier(build, data, searches, tmp_path, **arguments).dense
+
+    relu = dense(tiny.build_without_dropout, "first")
+    assert dense(tiny.build_without_dropout, "second") == relu
+    assert dense(tanh, "third")["test_loss"] != relu["test_loss"]
+
+
 @pytest.mark.parametrize(
     "searches, epochs, message",
     [

@@ -92,6 +92,8 @@ def test_a_schedule_of_the_rate_is_refused_unless_it_is_left_alone():
 @pytest.mark.on("jax")
 def test_a_search_that_was_interrupted_ends_with_the_same_bits(tmp_path):
     class Stop(keras.callbacks.Callback):
+        changes_results = False
+
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 4:
                 raise KeyboardInterrupt

@@ -127,6 +127,8 @@ def _bar():
 class _Rounds(keras.callbacks.Callback):
     """Counts a round's epochs itself, so the order of callbacks does not matter."""
 
+    changes_results = False
+
     def __init__(self, shown, search):
         super().__init__()
         self.shown = shown
@@ -149,6 +151,8 @@ class _Rounds(keras.callbacks.Callback):
 
 
 class _Training(keras.callbacks.Callback):
+    changes_results = False
+
     def __init__(self, shown, title):
         super().__init__()
         self.shown = shown

@@ -54,6 +54,7 @@ class RoundEngine:
         self.origin = origin
         self._kernels: Kernels | None = None
         self._steps_before = 0
+        self._resumed = False
 
     @property
     def model(self) -> keras.Model:
@@ -82,10 +83,12 @@ class RoundEngine:
         """Resets the engine for a new search."""
         self.state = SearchState(self.plan.first_round)
         self._kernels = None
+        self._resumed = False
 
     def resume(self, state: SearchState) -> None:
         """Continues from a recorded state."""
         self.state = state
+        self._resumed = True
         if self.rewind.to_init:
             state.reached = state.fresh
 
@@ -153,7 +156,8 @@ class RoundEngine:
         self.callbacks.attach(self.model, {**self.params, "epochs": epochs})
 
     def epoch_begin(self, epoch: int) -> None:
-        if epoch == 0:
+        resumed, self._resumed = self._resumed, False
+        if epoch == 0 and not resumed:
             self._begin()
         elif epoch != self.state.next_epoch:
             raise ValueError(

@@ -14,6 +14,7 @@ from tf_tickets import arguments, files
 from tf_tickets.environment import versions
 from tf_tickets.reports import plots, tables
 from tf_tickets.search import inputs
+from tf_tickets.search.lock import locked
 from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer
@@ -228,15 +229,16 @@ def find_frontier(
     trainings = _Trainings(trainer, epochs, place, watch)
     fit: Any = {"batch_size": batch_size, "verbose": verbose}
     points: list[Point] = []
-    for label, search in searches.items():
-        own = place and place / _slug(label)
-        fit["callbacks"] = [*callbacks, *watch(label)]
-        find_tickets(build_model, data, search, own, seed, **fit)
-        for ticket in search.tickets:
-            points.append(_point(label, search, ticket, trainings, monitor))
-    dense = trainings.dense()
-    origin = _provenance(searches, seed, epochs, batch_size)
-    return _written(Frontier(points, dense, monitor, origin), place)
+    with locked(place):
+        for label, search in searches.items():
+            own = place and place / _slug(label)
+            fit["callbacks"] = [*callbacks, *inputs.watching(watch, label)]
+            find_tickets(build_model, data, search, own, seed, **fit)
+            for ticket in search.tickets:
+                points.append(_point(label, search, ticket, trainings, monitor))
+        dense = trainings.dense()
+        origin = _provenance(searches, seed, epochs, batch_size)
+        return _written(Frontier(points, dense, monitor, origin), place)
 
 
 def _written(frontier, place):
@@ -329,7 +331,8 @@ class _Trainings:
 
     def _train(self, name, ticket):
         known = self.known.get(name, {})
-        wanted = {"ticket": ticket.id, "epochs": self.epochs}
+        setting = self.trainer.setting
+        wanted = {"ticket": ticket.id, "epochs": self.epochs, "setting": setting}
         if {key: known.get(key) for key in wanted} != wanted:
             metrics = self.trainer.train(ticket, self.epochs, self.watch(name))
             self.known[name] = {**wanted, "metrics": metrics}

@@ -1,14 +1,33 @@
 """The identity of a search: only the same search resumes from a directory."""
 
+import inspect
 import json
+import math
+import types
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from tf_tickets import wrapping
+from tf_tickets import keras_internals, wrapping
+from tf_tickets.configuration import argument_names
 from tf_tickets.search.inputs import Pair
+from tf_tickets.search.model_identity import (
+    as_json,
+    digest_of_code,
+    identity_of_model,
+    name_of,
+)
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.training import batches
+
+_LOGGERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.History,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
 
 
 def identity_of(
@@ -18,6 +37,7 @@ def identity_of(
     parts: dict[str, Pair],
     seed: int,
     batch_size: int,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
 ) -> dict:
     """Returns a dict that identifies a search.
 
@@ -28,6 +48,7 @@ def identity_of(
         parts: The data, split.
         seed: Seed of weights and data order.
         batch_size: Batch size.
+        callbacks: Further callbacks. Loggers do not count.
     """
     identity = {
         **search.engine.origin(),
@@ -40,14 +61,59 @@ def identity_of(
         # Without their names, which differ in the next build.
         "kernels": [list(v.shape) for v in wrapping.kernels(model).variables.values()],
         "optimizer": optimizer_config(model),
+        "model": identity_of_model(model),
+        "functions": _functions(search, model),
+        "callbacks": _described(callbacks),
+        "callbacks in rounds": _described(search.engine.callbacks),
     }
     return without_names(identity)
 
 
 def optimizer_config(model: keras.Model) -> dict:
     """Returns the optimizer's configuration, as far as JSON can hold it."""
-    config = keras.saving.serialize_keras_object(model.optimizer)["config"]
-    return json.loads(json.dumps(config, default=str))
+    return as_json(keras.saving.serialize_keras_object(model.optimizer)["config"])
+
+
+def _functions(search, model):
+    """Returns digests of functions, which are otherwise described by their names."""
+    values = {name: getattr(search, name) for name in argument_names(type(search))}
+    values |= keras_internals.compile_arguments(model)
+    return {
+        name: digest_of_code(value.__code__)
+        for name, value in values.items()
+        if isinstance(value, types.FunctionType)
+    }
+
+
+def _described(callbacks):
+    """Returns the classes and settings of callbacks that may change a training."""
+    callbacks = [each for each in callbacks if may_change_results(each)]
+    return {f"{n} {name_of(each)}": _settings(each) for n, each in enumerate(callbacks)}
+
+
+def may_change_results(callback: keras.callbacks.Callback) -> bool:
+    """Returns whether a callback belongs to the identity of a search.
+
+    Keras's own loggers do not, nor do callbacks with the attribute
+    `changes_results = False`.
+
+    Example:
+
+    >>> may_change_results(keras.callbacks.CSVLogger("log.csv"))
+    False
+    """
+    is_logger = isinstance(callback, _LOGGERS)
+    return not is_logger and getattr(callback, "changes_results", True)
+
+
+def _settings(callback):
+    """Returns the constructor's arguments that the callback keeps as attributes."""
+    names = inspect.signature(type(callback).__init__).parameters
+    kept = {name: vars(callback)[name] for name in names if name in vars(callback)}
+    # Keras's callbacks that watch a metric change the sign of `min_delta`.
+    return as_json(
+        {name: abs(v) if name == "min_delta" else v for name, v in kept.items()}
+    )
 
 
 def without_names(content: dict) -> dict:
@@ -80,6 +146,19 @@ def differences(there: dict, here: dict, above: str = "") -> list[str]:
         old, new = there.get(key), here.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             rows += differences(old, new, f"{above}{key}.")
-        elif old != new:
-            rows.append(f"{above}{key}: {old!r} there, {new!r} here")
+        elif not _same(old, new):
+            rows.append(f"{above}{key}: {_short(old)} there, {_short(new)} here")
     return rows
+
+
+def _same(old, new):
+    """Compares values; numbers as far as other machines reproduce them."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return all(map(_same, old, new))
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=1e-5)
+    return old == new
+
+
+def _short(value):
+    return repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]} ..."

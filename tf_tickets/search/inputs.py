@@ -94,6 +94,14 @@ def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:
     return {f"test_{name}": float(value) for name, value in metrics.items()}
 
 
+def watching(watch: Watch, name: str) -> list[keras.callbacks.Callback]:
+    """Returns callbacks that show progress, marked as not belonging to a search."""
+    callbacks = list(watch(name))
+    for callback in callbacks:
+        callback.changes_results = False
+    return callbacks
+
+
 def unwatched(name: str) -> list[keras.callbacks.Callback]:
     """Returns no callbacks."""
     return []

@@ -1,5 +1,6 @@
 """Callbacks that see each round of a search as a separate training."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +26,9 @@ class RoundCallbacks:
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
+
+    def __iter__(self) -> Iterator[keras.callbacks.Callback]:
+        return iter(self._callbacks)
 
     def add(self, *callbacks: keras.callbacks.Callback) -> None:
         """Adds callbacks."""

@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable
 
 import keras
 
 from tf_tickets import files
+from tf_tickets.environment import versions
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.inputs import Data
+from tf_tickets.search.lock import locked
 from tf_tickets.search.state import SearchState
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.ticket import Ticket
@@ -16,7 +19,7 @@ from tf_tickets.training import batches
 
 STATE = "search.state"
 # The format of the state's content.
-_FORMAT = 2
+_FORMAT = 3
 
 
 def find_tickets(
@@ -77,21 +80,26 @@ def find_tickets(
         "build_seed": seed,
         "model": config,
     }
+    callbacks = list(callbacks)
     keeper = _Keeper(search, directory, seed, parts.get("test"))
-    keeper.check(identity.identity_of(search, model, data, parts, seed, batch_size))
-    search.set_model(model)
-    if not keeper.resume(model):
-        x, y = parts["train"]
-        model.fit(
-            batches.feed(x, y, batch_size, lambda: engine.data_key(seed)),
-            validation_data=parts["validation"],
-            epochs=search.epochs,
-            shuffle=False,
-            initial_epoch=engine.state.next_epoch,
-            validation_batch_size=512,
-            callbacks=[search, keeper, *callbacks],
-            verbose=verbose,
-        )
+    keeper.identity = identity.identity_of(
+        search, model, data, parts, seed, batch_size, callbacks
+    )
+    with locked(directory):
+        keeper.check()
+        search.set_model(model)
+        if not keeper.resume(model):
+            x, y = parts["train"]
+            model.fit(
+                batches.feed(x, y, batch_size, lambda: engine.data_key(seed)),
+                validation_data=parts["validation"],
+                epochs=search.epochs,
+                shuffle=False,
+                initial_epoch=engine.state.next_epoch,
+                validation_batch_size=512,
+                callbacks=[search, keeper, *callbacks],
+                verbose=verbose,
+            )
     engine.context = {}
     return search.tickets
 
@@ -115,11 +123,10 @@ class _Keeper(keras.callbacks.Callback):
         self.seed = seed
         self.test = test
         self.kept_round = None
-        self.identity = None
+        self.identity: dict = {}
 
-    def check(self, identity_here):
+    def check(self):
         """Refuses a directory that holds another search."""
-        self.identity = identity_here
         if self.directory is None or not (self.directory / STATE).exists():
             return
         content, _ = files.read(self.directory / STATE, "search")
@@ -130,12 +137,13 @@ class _Keeper(keras.callbacks.Callback):
                 f"{_FORMAT}), so the search cannot be resumed. Its tickets can still "
                 "be loaded with Ticket.load. Use another directory."
             )
-        differing = identity.differences(content["identity"], identity_here)
+        differing = identity.differences(content["identity"], self.identity)
         if differing:
             raise ValueError(
                 f"{self.directory} holds another search: {'; '.join(differing)}. Use "
                 "another directory, or the same settings."
             )
+        _warn_of_versions(content["versions"], self.directory)
 
     def resume(self, model):
         """Loads what is stored; returns whether the search is complete."""
@@ -143,8 +151,10 @@ class _Keeper(keras.callbacks.Callback):
             return False
         files.sweep(self.directory)
         content, arrays = files.read(self.directory / STATE, "search")
-        names = [_file(number) for number in range(1, content["tickets"] + 1)]
-        tickets = [Ticket.load(self.directory / name) for name in names]
+        tickets = [
+            _loaded(self.directory / _file(number), id_)
+            for number, id_ in enumerate(content["tickets"], 1)
+        ]
         state = SearchState.unpack(content["search"], arrays, tickets, model)
         self.search.engine.resume(state)
         self.kept_round = state.round
@@ -181,10 +191,32 @@ class _Keeper(keras.callbacks.Callback):
         content = {
             "format": _FORMAT,
             "identity": self.identity,
-            "tickets": len(state.tickets),
+            "versions": versions(),
+            "tickets": [ticket.id for ticket in state.tickets],
             "search": content,
         }
         files.write(self.directory / STATE, "search", content, arrays)
+
+
+def _loaded(path, id_):
+    """Loads a ticket of the search; the state names the ticket by its id."""
+    ticket = Ticket.load(path)
+    if ticket.id != id_:
+        raise ValueError(
+            f"{path} is not the ticket that this search stored there: expected the id "
+            f"{id_}, received {ticket.id}. Restore the file, or use another directory."
+        )
+    return ticket
+
+
+def _warn_of_versions(there, directory):
+    rows = identity.differences(there, versions())
+    if rows:
+        warnings.warn(
+            f"{directory} was written with other versions: {'; '.join(rows)}. The "
+            "search resumes, but its results may differ in the last bits.",
+            stacklevel=4,
+        )
 
 
 def _file(number):

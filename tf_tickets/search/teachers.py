@@ -10,8 +10,8 @@ import numpy as np
 
 from tf_tickets import arguments, files
 from tf_tickets.search import identity, inputs
+from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.training import batches
-from tf_tickets.wrapping import paths
 
 # Far from a search's round numbers, so no teacher shares its data order.
 _ORDER = 1_000_000
@@ -79,9 +79,7 @@ def train_teachers(
 
 def _identity(model, parts, epochs, seed, batch_size):
     content = {
-        "first weights": batches.digest(model.get_weights()),
-        "layers": [_described(layer) for layer in paths.walk(model)],
-        "loss": getattr(model.loss, "__name__", None) or str(_serialized(model.loss)),
+        "model": identity_of_model(model),
         "optimizer": identity.optimizer_config(model),
         "epochs": list(epochs),
         "seed": seed,
@@ -90,15 +88,6 @@ def _identity(model, parts, epochs, seed, batch_size):
         "backend": keras.config.backend(),
     }
     return identity.without_names(content)
-
-
-def _described(layer):
-    activation = getattr(layer, "activation", None)
-    return f"{type(layer).__name__} {getattr(activation, '__name__', '')}".strip()
-
-
-def _serialized(loss):
-    return loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss)
 
 
 def _train(model, parts, key, batch_size, epochs, watching, verbose):

@@ -1,13 +1,16 @@
 """Trains tickets the way the search trained them."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.search import inputs
+from tf_tickets.search import identity, inputs
+from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
@@ -56,6 +59,21 @@ class TicketTrainer:
         self._key = (seed, 0, 0)
         x, y = self.parts["train"]
         self._feed = batches.feed(x, y, batch_size, lambda: self._key)
+
+    @functools.cached_property
+    def setting(self) -> str:
+        """A digest of what trainings depend on beside the ticket and its weights."""
+        model, _ = self._built["fixed"]
+        content = {
+            "model": {**identity_of_model(model), "weights": None},
+            "optimizer": identity.optimizer_config(model),
+            "data": {name: batches.digest(pair) for name, pair in self.parts.items()},
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "backend": keras.config.backend(),
+        }
+        text = json.dumps(identity.without_names(content), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _choose(self, mask):
         """Selects the model with such masks; each is built once, from equal weights."""

@@ -1,0 +1,174 @@
+"""What belongs to a search: another model, function or callback is named."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import layers as kl
+
+import tf_tickets as tt
+from tf_tickets.search import identity
+from tf_tickets.search.model_identity import digest_of_code, identity_of_model
+
+
+def build(policy="float32", activation="relu", rate=0.3, units=3, **layer):
+    """Builds a graph with a nested model, an operation and layers without names."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((6,))
+    inner = keras.Sequential([keras.Input((6,)), kl.Dense(6, activation, **layer)])
+    x = kl.Dropout(rate)(inner(inputs)) * 2.0
+    return keras.Model(inputs, kl.Dense(units)(x))
+
+
+def compiled(model, loss="mse", **kwargs):
+    model.compile("sgd", loss, **kwargs)
+    return identity_of_model(model)
+
+
+def differences(one, other):
+    return identity.differences(
+        identity.without_names(one), identity.without_names(other)
+    )
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_two_builds_of_one_model_are_equal(policy):
+    assert differences(compiled(build(policy)), compiled(build(policy))) == []
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({"activation": "tanh"}, "activation: 'relu' there, 'tanh' here"),
+        ({"rate": 0.4}, "Dropout.config.rate: 0.3 there, 0.4 here"),
+        ({"kernel_regularizer": "l2"}, "kernel_regularizer: None there"),
+        ({"kernel_initializer": "he_normal"}, "kernel_initializer"),
+        ({"use_bias": False}, "use_bias: True there, False here"),
+        ({"policy": "mixed_bfloat16"}, "dtype: 'float32' there, 'mixed_bfloat16' here"),
+        ({"units": 4}, "units: 3 there, 4 here"),
+    ],
+)
+def test_a_layer_that_differs_is_named(change, name):
+    rows = differences(compiled(build()), compiled(build(**change)))
+    assert any(name in row for row in rows), rows
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"loss": "mae"}, "loss: 'mse' there, 'mae' here"),
+        ({"loss": keras.losses.Huber(0.5)}, "loss: 'mse' there"),
+        ({"metrics": ["mae"]}, "metrics: None there"),
+        ({"loss_weights": 2.0}, "loss_weights: None there, 2.0 here"),
+        ({"steps_per_execution": 2}, "steps_per_execution: 1 there, 2 here"),
+    ],
+)
+def test_what_a_model_is_compiled_with_is_named(arguments, name):
+    rows = differences(compiled(build()), compiled(build(), **arguments))
+    assert any(name in row for row in rows), rows
+
+
+def test_other_first_weights_are_named():
+    model = build()
+    before = compiled(model)
+    model.set_weights([1.1 * weight for weight in model.get_weights()])
+    [row] = differences(before, identity_of_model(model))
+    assert row.startswith("weights: ")
+
+
+def test_weights_may_differ_in_their_last_bits():
+    model = build()
+    before = compiled(model)
+    model.set_weights([np.nextafter(w, np.inf) for w in model.get_weights()])
+    assert differences(before, identity_of_model(model)) == []
+
+
+class Own(keras.Model):
+    """Has layers that its configuration does not contain."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first = kl.Dense(4, activation=activation)
+        self.others = [kl.Dense(2)]
+
+    def call(self, x):
+        return self.others[0](self.first(x))
+
+
+def own(activation):
+    keras.utils.set_random_seed(0)
+    model = Own(activation)
+    model(tiny.data()[0])
+    return compiled(model)
+
+
+def test_layers_of_a_subclassed_model_count():
+    assert differences(own("relu"), own("relu")) == []
+    [row] = differences(own("relu"), own("tanh"))
+    assert "Dense.activation: 'relu' there, 'tanh' here" in row
+
+
+def from_text(text, lines_before=0):
+    scope: dict = {"keras": keras}
+    exec("\n" * lines_before + text, scope)
+    return next(v for v in scope.values() if isinstance(v, types.FunctionType))
+
+
+def test_code_is_compared_without_its_place_in_a_file():
+    one, moved, other = (
+        from_text("def loss(a, b):\n    return [x + 1 for x in a]"),
+        from_text("def loss(a, b):\n    return [x + 1 for x in a]", 7),
+        from_text("def loss(a, b):\n    return [x + 2 for x in a]"),
+    )
+    assert digest_of_code(one.__code__) == digest_of_code(moved.__code__)
+    assert digest_of_code(one.__code__) != digest_of_code(other.__code__)
+
+
+def criterion(text):
+    return from_text(f"def scores(weight):\n    return {text}")
+
+
+def identity_of(search, callbacks=()):
+    keras.utils.set_random_seed(0)
+    model = search.wrap(tiny.build_compiled(), verbose=False)
+    parts = {"train": tiny.data(), "validation": tiny.data()}
+    return identity.identity_of(search, model, parts, parts, 0, 16, callbacks)
+
+
+def test_a_criterion_of_the_same_name_is_another_one():
+    one, other = (
+        tt.IMP(2, 1, criterion=criterion(text))
+        for text in ("abs(weight)", "-abs(weight)")
+    )
+    rows = differences(identity_of(one), identity_of(other))
+    assert [row.partition(":")[0] for row in rows] == ["functions.criterion"]
+
+
+def test_callbacks_count_by_class_and_settings():
+    stop = keras.callbacks.EarlyStopping
+    first = identity_of(tt.IMP(2, 1), [stop("loss", 0.1, patience=2)])
+    reused = stop("loss", 0.1, patience=2)
+    reused.min_delta *= -1  # As Keras does when it is used.
+    assert differences(first, identity_of(tt.IMP(2, 1), [reused])) == []
+    [row] = differences(first, identity_of(tt.IMP(2, 1), [stop("loss", 0.1, 3)]))
+    assert row == "callbacks.0 EarlyStopping.patience: 2 there, 3 here"
+    [row] = differences(first, identity_of(tt.IMP(2, 1)))
+    assert "None here" in row
+
+
+def test_loggers_do_not_count(tmp_path):
+    class Note(keras.callbacks.Callback):
+        changes_results = False
+
+    logs = [keras.callbacks.CSVLogger(tmp_path / "log.csv"), Note()]
+    assert differences(identity_of(tt.IMP(2, 1)), identity_of(tt.IMP(2, 1), logs)) == []
+
+
+def test_callbacks_of_rounds_count():
+    stop = keras.callbacks.EarlyStopping("loss", patience=1)
+    plain, stopping = tt.IMP(2, 1), tt.IMP(2, 1).in_round(stop)
+    [row] = differences(identity_of(plain), identity_of(stopping))
+    assert row.startswith("callbacks in rounds.0 EarlyStopping: None there")

@@ -1,0 +1,173 @@
+"""The identity of a model: what its results depend on, except the names of layers."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import marshal
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets import keras_internals
+from tf_tickets.wrapping.kernels import to_numpy
+
+_COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
+# What objects raise that cannot be serialized.
+_NOT_SERIALIZABLE = (NotImplementedError, TypeError, ValueError)
+
+
+def identity_of_model(model: keras.Model) -> dict[str, Any]:
+    """Returns a dict of a model's layers, first weights, loss and metrics.
+
+    Two builds of one model give equal dicts, although Keras counts layer names up. The
+    weights are represented by their norms, which other machines reproduce.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> identity = identity_of_model(model)
+    >>> identity["loss"], list(identity["layers"]["layers"])
+    ('mse', ['0 InputLayer', '1 Dense'])
+    """
+    identity = {
+        "floatx": keras.config.floatx(),
+        "layers": _described(model),
+        "weights": [float(np.linalg.norm(to_numpy(v))) for v in model.weights],
+        "steps_per_execution": model.steps_per_execution,
+        **_compiled(model),
+    }
+    return _keyed(_renumbered(_simplified(as_json(identity))))
+
+
+def as_json(content: Any) -> Any:
+    """Returns content after a round trip through JSON; other objects become names.
+
+    Example:
+
+    >>> as_json({"f": len, "at": (1, 2)})
+    {'f': 'len', 'at': [1, 2]}
+    """
+    return json.loads(json.dumps(content, default=name_of))
+
+
+def name_of(value: Any) -> str:
+    """Returns the name of a function or class, or else that of a value's class.
+
+    Example:
+
+    >>> name_of(print), name_of(1.5)
+    ('print', 'float')
+    """
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def _described(layer):
+    """Returns a layer's configuration, with the sublayers that it does not contain."""
+    config = _serialized(layer)
+    config = dict(config["config"]) if isinstance(config, dict) else {}
+    text = json.dumps(config, default=name_of)
+    missing = {
+        f"{index} {type(sublayer).__name__}": _described(sublayer)
+        for index, sublayer in enumerate(keras_internals.tracked_layers(layer))
+        if json.dumps(sublayer.name) not in text
+    }
+    return {**config, "class": type(layer).__name__, **_if_any(sublayers=missing)}
+
+
+def _compiled(model):
+    """Returns the serialized losses and metrics of a compiled model."""
+    arguments = keras_internals.compile_arguments(model)
+    return {name: _serialized(arguments.get(name)) for name in _COMPILED}
+
+
+def _serialized(value):
+    """Returns a value's configuration, or names if it cannot be serialized."""
+    with warnings.catch_warnings(), contextlib.suppress(*_NOT_SERIALIZABLE):
+        warnings.filterwarnings("ignore", ".*lambda", UserWarning)
+        return keras.saving.serialize_keras_object(value)
+    return keras.tree.map_structure(name_of, value)
+
+
+def _if_any(**parts):
+    return {name: part for name, part in parts.items() if part}
+
+
+def _simplified(content):
+    """Replaces a dtype policy by its name, and a lambda by the digest of its code."""
+    if isinstance(content, list):
+        return [_simplified(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    if content.get("class_name") == "DTypePolicy":
+        return content["config"]["name"]
+    if content.get("class_name") == "__lambda__":
+        code, *_ = content["config"]["value"]
+        return digest_of_code(marshal.loads(base64.b64decode(code)))  # noqa: S302
+    return {key: _simplified(value) for key, value in content.items()}
+
+
+def digest_of_code(code: types.CodeType) -> str:
+    """Returns a digest of what a function computes, wherever it is defined.
+
+    Example:
+
+    >>> first, second = lambda x: x + 1, lambda x: x + 2
+    >>> digest_of_code(first.__code__) == digest_of_code(second.__code__)
+    False
+    """
+    return hashlib.sha256(repr(_parts_of(code)).encode()).hexdigest()[:16]
+
+
+def _parts_of(code):
+    """Returns bytecode, names and constants, without file and line numbers."""
+    constants = [
+        _parts_of(constant) if isinstance(constant, types.CodeType) else repr(constant)
+        for constant in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
+
+
+def _renumbered(content):
+    """Replaces the names of layers by their numbers."""
+    names: dict[str, str] = {}
+    for name in _layer_names(content):
+        names.setdefault(name, f"layer {len(names)}")
+
+    def replace(part):
+        if isinstance(part, list):
+            return [replace(item) for item in part]
+        if isinstance(part, dict):
+            return {names.get(key, key): replace(value) for key, value in part.items()}
+        return names.get(part, part) if isinstance(part, str) else part
+
+    return replace(content)
+
+
+def _layer_names(content) -> Iterator[str]:
+    if isinstance(content, list):
+        for item in content:
+            yield from _layer_names(item)
+    elif isinstance(content, dict):
+        for layer in content.get("layers", ()):
+            if isinstance(layer, dict) and isinstance(layer.get("config"), dict):
+                yield str(layer["config"].get("name"))
+        for value in content.values():
+            yield from _layer_names(value)
+
+
+def _keyed(content):
+    """Turns lists of serialized objects into dicts, whose differences can be named."""
+    if isinstance(content, dict):
+        return {key: _keyed(value) for key, value in content.items()}
+    if not isinstance(content, list):
+        return content
+    items = [_keyed(item) for item in content]
+    if items and all(isinstance(i, dict) and "class_name" in i for i in items):
+        return {f"{n} {item['class_name']}": item for n, item in enumerate(items)}
+    return items
