@@ -272,7 +272,8 @@ class Losses(keras.callbacks.Callback):
 
 def test_stage_one_stops_and_goes_back_to_the_best():
     stop = tt.EarlyStopRewind(3)
-    search = uni(tt.UniLTH, stage_one=tt.StageOne(20, stop), train="none")
+    stage_one = tt.StageOne(20, stop)
+    search = uni(tt.UniLTH, stage_one=stage_one, train="none", monitor="val_loss")
     model, diary = network(search), tiny.Diary()
     losses = Losses([5.0, 4.0, 3.0, 3.1, 3.2, 3.3])
     logs = tiny.run(model, search, [diary, losses, search])
@@ -288,7 +289,7 @@ def test_stage_one_stops_and_goes_back_to_the_best():
 
 
 def test_it_says_so_when_stage_one_was_not_stopped():
-    search = uni(tt.UniLTH, stage_one=3, train="none")
+    search = uni(tt.UniLTH, stage_one=3, train="none", monitor="val_loss")
     with pytest.warns(UserWarning, match="nothing was stopped or rewound"):
         tiny.run(network(search), search, [Losses([3.0, 2.0, 1.0]), search])
     assert noted(search) == {"epochs": 3, "stopped": None}

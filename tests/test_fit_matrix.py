@@ -199,7 +199,7 @@ def test_a_growing_penalty_traces_no_more_than_a_dense_fit(jit, policy, options,
     compiling = {"jit_compile": jit, "steps_per_execution": spe}
     penalty = tt.schedules.GrowingPenalty(cap=4.0)
     never = tt.StageOne(1, tt.EarlyStopRewind(None, monitor="loss"))
-    search = tt.UniLTH(0.5, 2, never, tt.PenaltyPhase(6, penalty), 1)
+    search = tt.UniLTH(0.5, 2, never, tt.PenaltyPhase(6, penalty), 1, monitor="loss")
     plain = network(False, policy, OPTIMIZERS[options], **compiling)
     model = search.wrap(plain, verbose=False)
     # Keras traces once more where the optimizer is built within the step.

@@ -287,9 +287,23 @@ def test_a_great_tolerance_lets_all_rounds_be():
 
 def test_below_dense_without_its_metric_raises_after_round_0():
     search = tiny.imp(stop_at="below_dense", monitor="val_accuracy")
-    with pytest.raises(ValueError, match="'val_accuracy'. Logged: .*'accuracy'"):
+    with (
+        pytest.warns(UserWarning, match="did not log the monitored metric"),
+        pytest.raises(ValueError, match="'val_accuracy'. Logged: .*'accuracy'"),
+    ):
         searched(search)
     assert search.tickets == []
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("monitor", ["acuracy", "val_acc", "precision"])
+def test_a_misspelt_monitor_is_refused_after_the_first_epoch(monitor):
+    search, epochs = tiny.imp(monitor=monitor), tiny.Diary()
+    arguments = {"validation_data": tiny.data(32, seed=1)}
+    message = f"'{monitor}'. Logged: .*'accuracy'.*'val_loss'"
+    with pytest.raises(ValueError, match=message):
+        tiny.run(tiny.network(schedule()), search, [epochs, search], **arguments)
+    assert len(epochs.before) == 1
 
 
 @pytest.mark.parametrize("round_length", [5])

@@ -169,6 +169,8 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._engine.epoch_end(epoch, logs)
+        if epoch == 0:
+            self.monitor.check_logged(logs)
 
     def on_train_end(self, logs=None):
         self._engine.train_end()

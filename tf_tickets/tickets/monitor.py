@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,6 +81,27 @@ class Monitor:
     def falls_below(self, metrics: dict[str, float], dense: dict[str, float]) -> bool:
         """Whether a metric is worse than the dense one by more than the tolerance."""
         return self.merit(metrics) < self.merit(dense) - self.tolerance
+
+    def check_logged(self, logs: dict[str, float]) -> None:
+        """Raises an error if an epoch did not log the metric.
+
+        Only a warning is given if no metric of validation data was logged, since `fit`
+        may validate less often. Metrics of test data come after a round.
+
+        Args:
+            logs: The logs of the first epoch.
+        """
+        if self.metric in logs or self.metric.startswith("test_"):
+            return
+        message = (
+            f"The first epoch did not log the monitored metric {self.metric!r}. "
+            f"Logged: {sorted(logs)}. Set `monitor` to one of them, or pass "
+            "validation_data."
+        )
+        validated = any(name.startswith("val_") for name in logs)
+        if validated or not self.metric.startswith("val_"):
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=2)
 
     def merit(self, metrics: dict[str, float]) -> float:
         """Returns the metric as a number; larger is better.
