@@ -416,7 +416,8 @@ def test_best_is_the_sparsest_within_tolerance(monitor, dense, values, tolerance
 
 def test_best_without_its_metric_says_what_was_logged():
     search = tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")
-    searched(search)
+    with pytest.warns(UserWarning, match="did not log the monitored metric"):
+        searched(search)
     with pytest.raises(ValueError, match="'val_accuracy'. Logged: .*'loss'"):
         _ = search.best
 
@@ -471,3 +472,27 @@ def test_a_plain_fit_after_the_search_keeps_the_zeros():
     model, _, _ = searched(search)
     model.fit(*tiny.data(), verbose=0)
     assert tiny.pruned_weights(model).tolist() == [0.0] * 45
+
+
+class Adversarial(keras.Model):
+    """Has two parts with an optimizer each, as keras.io's GAN has."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.critic = keras.layers.Dense(6), keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.critic(self.generator(x))
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("hold", [lambda d: d, lambda d: [d], lambda d: {"d": d}])
+def test_an_optimizer_held_by_the_model_is_refused_before_training(hold):
+    model = Adversarial()
+    model(tiny.data()[0])
+    model = tiny.compiled(tt.wrap(model, verbose=False))
+    model.d_optimizer = hold(keras.optimizers.SGD(0.2))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"Received the attributes \['d_optimizer'\]"):
+        tiny.run(model, tiny.imp())
+    assert tiny.same(model.get_weights(), before)

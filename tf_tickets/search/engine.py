@@ -13,7 +13,7 @@ from tf_tickets.search.plan import RoundPlan
 from tf_tickets.search.round_callbacks import RoundCallbacks
 from tf_tickets.search.state import SearchState
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import snapshots
+from tf_tickets.training import checks, snapshots
 from tf_tickets.training.rewind import Rewind
 from tf_tickets.wrapping import Kernels
 
@@ -149,6 +149,7 @@ class RoundEngine:
 
     def train_begin(self) -> None:
         self._kernels = None
+        checks.check_one_optimizer(self.model)
         self.plan.check(self)
         self._check_length()
         snapshots.built_optimizer(self.model)

@@ -68,6 +68,38 @@ def _settings(mask):
     return {"mask": serialized["class_name"], **config}
 
 
+def check_one_optimizer(model: keras.Model) -> None:
+    """Refuses optimizers that a model holds beside the one it is compiled with.
+
+    A search could not rewind them.
+
+    Example:
+
+    >>> check_one_optimizer(keras.Sequential([keras.layers.Dense(1)]))
+    """
+    # TensorFlow keeps its own record of attributes, in names with an underscore.
+    names = sorted(
+        name
+        for name, value in vars(model).items()
+        if name != "optimizer" and name[0] != "_" and _optimizes(value)
+    )
+    if names:
+        raise ValueError(
+            f"A search rewinds the optimizer that model {model.name!r} is compiled "
+            f"with, but it cannot rewind others. Received the attributes {names}. Pass "
+            "one optimizer to super().compile() and use it in train_step: "
+            "tf_tickets.optimizers.Grouped gives groups of variables their own."
+        )
+
+
+def _optimizes(value):
+    members = value.values() if isinstance(value, dict) else value
+    if isinstance(members, keras.optimizers.Optimizer):
+        return True
+    is_group = isinstance(value, list | tuple | dict)
+    return is_group and any(map(_optimizes, members))
+
+
 def check_length_known(params: dict) -> None:
     """Refuses data of unknown length, since schedules depend on it.
 
