@@ -217,3 +217,164 @@ def test_sweep_removes_drafts_and_keeps_files(tmp_path):
 def test_bfloat16_is_no_other_type_after_reading(tmp_path):
     path = written(tmp_path, {"a": np.ones(3, ml_dtypes.bfloat16)})
     assert files.read(path, "demo")[1]["a"].dtype == ml_dtypes.bfloat16
+
+
+# Zip bombs and other archives that `write` does not make.
+
+
+def rewritten(path, entries, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+def entries_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return [(name, archive.read(name)) for name in archive.namelist()]
+
+
+def manifest(*arrays, **changes):
+    content = {"format": "tf_tickets", "version": 1, "kind": "demo", "content": {}}
+    return json.dumps(content | {"arrays": arrays} | changes)
+
+
+@pytest.fixture
+def nothing_is_unpacked(monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(files, "_from_bytes", fail)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path, compression, nothing_is_unpacked):
+    path = written(tmp_path)
+    rewritten(path, entries_of(path), compression)
+    message = f"compression {compression}. Expected 0 .stored. or 8 .deflate."
+    with pytest.raises(ValueError, match=message):
+        files.read(path, "demo")
+
+
+def test_stored_entries_are_read(tmp_path):
+    path = written(tmp_path)
+    truth = as_bytes(files.read(path, "demo"))
+    rewritten(path, entries_of(path), zipfile.ZIP_STORED)
+    assert as_bytes(files.read(path, "demo")) == truth
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, nothing_is_unpacked):
+    path = written(tmp_path, {"a": np.zeros(10**7, "int8"), "b": np.zeros(10, "bool")})
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ValueError, match="take 10000010 bytes.*max_bytes=10000009"):
+        files.read(path, "demo", max_bytes=10_000_009)
+
+
+def test_the_limit_can_be_raised(tmp_path):
+    path = written(tmp_path, {"a": np.zeros(100, "int8")})
+    with pytest.raises(ValueError, match="pass a larger `max_bytes`"):
+        files.read(path, "demo", max_bytes=99)
+    for limit in (100, None):
+        assert len(files.read(path, "demo", max_bytes=limit)[1]["a"]) == 100
+
+
+def test_an_archive_of_many_bombs_is_refused_as_a_whole(tmp_path, nothing_is_unpacked):
+    path = written(tmp_path, {str(n): np.zeros(10**6, "int8") for n in range(9)})
+    with pytest.raises(ValueError, match="take 9000000 bytes"):
+        files.read(path, "demo", max_bytes=8_000_000)
+
+
+def test_a_long_manifest_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(json, "loads", None)
+    path = rewritten(tmp_path / "a", [("manifest.json", b" " * (2**24 + 1))])
+    with pytest.raises(
+        ValueError, match="has 16777217 bytes. Expected at most 1677721"
+    ):
+        files.read(path, "demo")
+
+
+def test_content_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="Put large values into arrays"):
+        written(tmp_path, content={"text": "x" * 2**24})
+    assert list(tmp_path.iterdir()) == []
+
+
+def declare(path, index, size):
+    """Changes the declared size of an entry in both headers of the zip."""
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\1\2", 24), (b"PK\3\4", 22)):
+        start = -1
+        for _ in range(index + 1):
+            start = data.index(signature, start + 1)
+        data[start + offset : start + offset + 4] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def test_a_declared_size_that_deflate_cannot_reach_is_refused(tmp_path):
+    size = 2**30
+    path = written(tmp_path, {"a": np.zeros(8, "int8")})
+    forge(path, arrays=[["a", "int8", [size]]])
+    declare(path, 1, size)
+    with pytest.raises(ValueError, match=f"claims {size} bytes, but its . bytes"):
+        files.read(path, "demo")
+
+
+def test_no_more_than_the_declared_bytes_are_unpacked(tmp_path):
+    path = written(tmp_path, {"a": np.zeros(10**6, "int8")})
+    forge(path, arrays=[["a", "int8", [10]]])
+    declare(path, 1, 10)
+    with pytest.raises(ValueError, match="damaged.*CRC"):
+        files.read(path, "demo")
+
+
+def test_an_entry_that_is_shorter_than_declared_is_refused(tmp_path):
+    path = written(tmp_path, {"a": np.zeros(10, "int8")})
+    forge(path, arrays=[["a", "int8", [20]]])
+    declare(path, 1, 20)
+    with pytest.raises(ValueError, match="damaged"):
+        files.read(path, "demo")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_occurs_twice_is_refused(tmp_path):
+    path = written(tmp_path)
+    entries = entries_of(path)
+    rewritten(path, [*entries, entries[-1]])
+    with pytest.raises(ValueError, match=r"entries \['1.bin'\] occur twice"):
+        files.read(path, "demo")
+
+
+@pytest.mark.parametrize("name", ["2.bin", "01.bin", "../a", "notes.txt"])
+def test_an_unexpected_entry_is_refused(tmp_path, name):
+    path = written(tmp_path)
+    rewritten(path, [*entries_of(path), (name, b"x")])
+    with pytest.raises(ValueError, match="unexpected entries.*" + name):
+        files.read(path, "demo")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"content": 3}, "`manifest.content` must be a dict. Received: 3"),
+        ({"arrays": {"a": 1}}, "`manifest.arrays` must be a list. Received: {'a'"),
+        (
+            {"arrays": [[["a"], "int8", [1]]]},
+            r"`manifest.arrays\[0\]\[0\]` must be a st",
+        ),
+        ({"arrays": [["a", "int8", [1]]] * 2}, r"not unique: \['a', 'a'\]"),
+        ({"arrays": [["a", "int8", [True]]]}, r"invalid shape \[True\]"),
+        ({"arrays": [["a", "int8", {"1": 1}]]}, "invalid shape {'1'"),
+        ({"extra": 1}, "Unexpected: 'extra'"),
+    ],
+)
+def test_a_manifest_that_breaks_the_schema_is_refused(tmp_path, changes, message):
+    rows = changes.get("arrays", [])
+    entries = [(f"{index}.bin", b"\0") for index in range(len(rows))]
+    text = manifest(**changes)
+    path = rewritten(tmp_path / "a", [("manifest.json", text), *entries])
+    with pytest.raises(ValueError, match=message):
+        files.read(path, "demo")
+
+
+def test_the_content_is_read_without_the_arrays(tmp_path, nothing_is_unpacked):
+    assert files.read_content(written(tmp_path), "demo") == {"n": [1, "x", None]}

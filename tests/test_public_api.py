@@ -21,6 +21,7 @@ ROOMS = [
     "keras_internals",
     "arguments",
     "configuration",
+    "schema",
     "files",
     "ranking",
     "optimizers",

@@ -17,7 +17,11 @@ from collections.abc import Iterator
 import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name after this import)
 import numpy as np
 
+from tf_tickets import schema
+
 VERSION = 1
+# The default limit of the arrays of a file in memory, in bytes.
+MAX_BYTES = 4 * 2**30
 DTYPES = (
     "bool",
     "bfloat16",
@@ -32,6 +36,20 @@ DTYPES = (
     "uint16",
     "uint32",
     "uint64",
+)
+_MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_COMPRESSIONS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
+# Deflate needs some bytes even for an empty entry.
+_SLACK = 1032
+_CHECK_MANIFEST = schema.fields(
+    {
+        "format": schema.text,
+        "version": schema.count,
+        "kind": schema.text,
+        "content": schema.mapping(),
+        "arrays": schema.items(schema.items(schema.accept, length=3)),
+    }
 )
 # Exceptions that a damaged file may raise.
 _DAMAGE_ERRORS = (
@@ -122,10 +140,19 @@ def _storable(name, array):
 def _write_zip(file, manifest, arrays):
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         # Entries have no date, so equal content results in equal bytes.
-        text = json.dumps(manifest, sort_keys=True).encode()
-        _write_entry(archive, "manifest.json", text)
+        _write_entry(archive, _MANIFEST, _manifest_text(manifest))
         for index, array in enumerate(arrays.values()):
-            _write_entry(archive, f"{index}.bin", _to_bytes(array))
+            _write_entry(archive, _entry_name(index), _to_bytes(array))
+
+
+def _manifest_text(manifest):
+    text = json.dumps(manifest, sort_keys=True).encode()
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"The content of a file may have {_MAX_MANIFEST_BYTES} bytes as JSON. "
+            f"Received: {len(text)} bytes. Put large values into arrays."
+        )
+    return text
 
 
 def _write_entry(archive, name, data):
@@ -134,17 +161,69 @@ def _write_entry(archive, name, data):
     archive.writestr(info, data)
 
 
-def read(path: os.PathLike | str, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+def read(
+    path: os.PathLike | str, kind: str, max_bytes: int | None = MAX_BYTES
+) -> tuple[dict, dict[str, np.ndarray]]:
     """Reads and validates a file written by `write`.
 
     Args:
         path: Path of the file.
         kind: Expected kind of the file.
+        max_bytes: The largest size of all arrays together, in memory. A larger file
+            is refused before anything is unpacked. None accepts any size.
 
     Returns:
         The content and a dict from name to array.
     """
-    path = pathlib.Path(path)
+    with _opened(pathlib.Path(path), kind) as (archive, manifest):
+        _check_total(manifest["arrays"], max_bytes, path)
+        with _reporting_damage(path, kind):
+            return manifest["content"], _read_arrays(archive, manifest["arrays"])
+
+
+def read_content(path: os.PathLike | str, kind: str) -> dict:
+    """Reads the content of a file without unpacking its arrays.
+
+    Args:
+        path: Path of the file.
+        kind: Expected kind of the file.
+
+    Example:
+
+    >>> write(tmp_path / "a.file", "demo", {"n": 1}, {"m": np.zeros(1000)})
+    >>> read_content(tmp_path / "a.file", "demo")
+    {'n': 1}
+    """
+    with _opened(pathlib.Path(path), kind) as (_, manifest):
+        return manifest["content"]
+
+
+@contextlib.contextmanager
+def checking(path: os.PathLike | str, kind: str) -> Iterator[None]:
+    """Names the file in a ValueError about what was read from it.
+
+    Example:
+
+    >>> with checking("a.ticket", "ticket"):
+    ...     schema.count("x", "round")
+    Traceback (most recent call last):
+    ValueError: a.ticket is no valid ticket file: `round` must be a whole number of 0
+        or more. Received: 'x'. The file was modified, or written by other software;
+        use another copy.
+    """
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).removesuffix(".")
+        raise ValueError(
+            f"{path} is no valid {kind} file: {reason}. The file was modified, or "
+            "written by other software; use another copy."
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path, kind):
+    """Yields the zip archive and the manifest, after checking all declared sizes."""
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {kind} file at {path}. Pass the path of an existing file."
@@ -152,10 +231,64 @@ def read(path: os.PathLike | str, kind: str) -> tuple[dict, dict[str, np.ndarray
     with open(path, "rb") as file, contextlib.ExitStack() as stack:
         with _reporting_damage(path, kind):
             archive = stack.enter_context(zipfile.ZipFile(file))
-            manifest = json.loads(archive.read("manifest.json"))
+            _check_entries(archive.infolist(), path.stat().st_size)
+            manifest = _read_manifest(archive)
         _check(manifest, kind, path)
         with _reporting_damage(path, kind):
-            return manifest["content"], _read_arrays(archive, manifest["arrays"])
+            _CHECK_MANIFEST(manifest, "manifest")
+            _check_arrays(archive, manifest["arrays"])
+        yield archive, manifest
+
+
+def _check_entries(entries, file_size):
+    """Refuses duplicates, other compressions and sizes that cannot be true."""
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the entries {twice} occur twice")
+    for entry in entries:
+        _check_entry(entry)
+    packed = sum(entry.compress_size for entry in entries)
+    if packed > file_size:
+        raise ValueError(
+            f"its entries have {packed} bytes, but the file has {file_size}"
+        )
+
+
+def _check_entry(entry):
+    if entry.compress_type not in _COMPRESSIONS:
+        raise ValueError(
+            f"entry {entry.filename!r} has the compression {entry.compress_type}. "
+            f"Expected {zipfile.ZIP_STORED} (stored) or {zipfile.ZIP_DEFLATED} (deflate)"
+        )
+    possible = entry.compress_size * _COMPRESSIONS[entry.compress_type] + _SLACK
+    if entry.file_size > possible:
+        raise ValueError(
+            f"entry {entry.filename!r} claims {entry.file_size} bytes, but its "
+            f"{entry.compress_size} bytes unpack to {possible} at most"
+        )
+
+
+def _read_manifest(archive):
+    entry = archive.getinfo(_MANIFEST)
+    if entry.file_size > _MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"{_MANIFEST} has {entry.file_size} bytes. Expected at most "
+            f"{_MAX_MANIFEST_BYTES}"
+        )
+    return json.loads(_unpacked(archive, entry))
+
+
+def _unpacked(archive, entry):
+    """Returns the bytes of an entry, never more than it declares."""
+    with archive.open(entry) as stream:
+        data = stream.read(entry.file_size)
+    if len(data) != entry.file_size:
+        raise ValueError(
+            f"entry {entry.filename!r} has {len(data)} bytes. Expected "
+            f"{entry.file_size}"
+        )
+    return data
 
 
 @contextlib.contextmanager
@@ -185,20 +318,47 @@ def _check(manifest, kind, path):
         )
 
 
+def _check_arrays(archive, rows):
+    """Validates the description of all arrays before any is unpacked."""
+    for index, (name, dtype, shape) in enumerate(rows):
+        schema.text(name, f"manifest.arrays[{index}][0]")
+        entry = archive.getinfo(_entry_name(index))
+        _check_size(name, dtype, shape, entry.file_size)
+    names = [name for name, _, _ in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the names of its arrays are not unique: {names}")
+    expected = {_MANIFEST, *map(_entry_name, range(len(rows)))}
+    unexpected = set(archive.namelist()) - expected
+    if unexpected:
+        raise ValueError(f"it has the unexpected entries {sorted(unexpected)}")
+
+
+def _check_total(rows, max_bytes, path):
+    total = sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in rows)
+    if max_bytes is not None and total > max_bytes:
+        raise ValueError(
+            f"The arrays of {path} take {total} bytes in memory. Expected at most "
+            f"max_bytes={max_bytes}. If you trust the file, pass a larger `max_bytes`."
+        )
+
+
 def _read_arrays(archive, rows):
     arrays = {}
     for index, (name, dtype, shape) in enumerate(rows):
-        info = archive.getinfo(f"{index}.bin")
-        _check_size(name, dtype, shape, info.file_size)
-        arrays[name] = _from_bytes(archive.read(info), dtype, shape)
+        data = _unpacked(archive, archive.getinfo(_entry_name(index)))
+        arrays[name] = _from_bytes(data, dtype, shape)
     return arrays
+
+
+def _entry_name(index):
+    return f"{index}.bin"
 
 
 def _check_size(name, dtype, shape, received):
     """Validates the size of an entry in bytes before it is decompressed."""
     if dtype not in DTYPES:
         raise ValueError(f"array {name!r} has the unsupported dtype {dtype!r}")
-    if not all(isinstance(n, int) and n >= 0 for n in shape):
+    if not isinstance(shape, list) or not all(map(_is_length, shape)):
         raise ValueError(f"array {name!r} has the invalid shape {shape}")
     size = math.prod(shape)
     expected = (size + 7) // 8 if dtype == "bool" else size * np.dtype(dtype).itemsize
@@ -207,6 +367,10 @@ def _check_size(name, dtype, shape, received):
             f"array {name!r} of shape {shape} and dtype {dtype} must have {expected} "
             f"bytes, but the file contains {received}"
         )
+
+
+def _is_length(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _to_bytes(array):
