@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets import wrapping
+from tf_tickets import files, wrapping
 from tf_tickets.training import snapshots
 
 pytestmark = pytest.mark.turns("jax")
@@ -57,11 +57,123 @@ def test_numpy_numbers_in_metrics_and_provenance_are_saved(tmp_path):
         ({}, "at least one mask"),
         ({"k": [0, 2]}, r"\[0 2\] for 'k'"),
         ({"k": [0.5, 1]}, "0 .pruned. and 1"),
+        (
+            {"k": np.ones((0, 3))},
+            r"at least one weight. Received: shape \(0, 3\) for 'k'",
+        ),
+        ({3: [1, 0]}, "path` must be a string. Received: 3"),
     ],
 )
 def test_wrong_masks_are_refused(masks, message):
     with pytest.raises(ValueError, match=message):
         tt.Ticket(masks)
+
+
+def test_masks_of_another_shape_than_the_weights_are_refused():
+    with pytest.raises(ValueError, match=r"of 'k' differ.*\(2,\) and \(3,\)"):
+        tt.Ticket({"k": [1, 0]}, {"k": np.ones(3), "b": np.ones(5)})
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_scales_must_be_finite(scale):
+    with pytest.raises(ValueError, match="`scales.k` must be a finite number"):
+        tt.Ticket({"k": [1, 0]}, scales={"k": scale})
+
+
+def forged(path, content, arrays):
+    """Writes a file with correct checksums that `Ticket.save` does not write."""
+    whole = {"metrics": {"loss": 0.5}, "provenance": {}, "scales": {}}
+    arrays = {"masks/k": np.array([True, False])} if arrays is None else arrays
+    content = content if content is None or not content else whole | content
+    files.write(path, "ticket", content, arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({}, "`content` must have the fields 'metrics', 'provenance'. Missing"),
+        ({"metrics": None}, "`content.metrics` must be a dict. Received: None"),
+        ({"metrics": {"loss": "x"}}, "`content.metrics.loss` must be a number"),
+        ({"metrics": {"loss": [1]}}, "`content.metrics.loss` must be a number"),
+        ({"metrics": {"loss": True}}, "`content.metrics.loss` must be a number"),
+        ({"metrics": {"loss": 10**400}}, "`content.metrics.loss` must be a number"),
+        ({"provenance": [1]}, r"`content.provenance` must be a dict. Received: \[1\]"),
+        ({"scales": None}, "`content.scales` must be a dict. Received: None"),
+        ({"scales": {"k": "x"}}, "`content.scales.k` must be a number. Received: 'x'"),
+        ({"scales": {"k": float("nan")}}, "`content.scales.k` must be a finite number"),
+        ({"scales": {"j": 2.0}}, "`scales` has paths without a mask"),
+        ({"more": 1}, "Unexpected: 'more'"),
+    ],
+)
+def test_forged_content_is_refused_with_the_name_of_the_field(
+    tmp_path, content, message
+):
+    path = forged(tmp_path / "a.ticket", content, None)
+    with pytest.raises(ValueError, match=f"a.ticket is no valid ticket.*{message}"):
+        tt.Ticket.load(path)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({}, "at least one mask"),
+        ({"masks/k": np.ones((0, 3), bool)}, "at least one weight"),
+        ({"masks/k": np.array([0.5])}, "only 0 .pruned. and 1"),
+        ({"masks/k": np.array([np.nan])}, "only 0 .pruned. and 1"),
+        ({"masks/k": np.ones(2, bool), "k": np.ones(2)}, r"Received: \['k'\]"),
+        ({"masks/k": np.ones(2, bool), "weights/k": np.ones(3)}, "differ in shape"),
+    ],
+)
+def test_forged_arrays_are_refused(tmp_path, arrays, message):
+    path = forged(tmp_path / "a.ticket", {"metrics": {}}, arrays)
+    with pytest.raises(ValueError, match=f"a.ticket is no valid ticket.*{message}"):
+        tt.Ticket.load(path)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"settings": [1]},
+        {"settings": {"monitor": ["loss"]}},
+        {"settings": {"monitor": {"config": 3}}},
+        {"settings": {"monitor": {"config": {"metric": {"a": 1}}}}},
+        {"round": {}, "method": 3, "control": [1]},
+    ],
+)
+def test_any_provenance_is_shown(tmp_path, provenance):
+    path = forged(tmp_path / "a.ticket", {"provenance": provenance}, None)
+    ticket = tt.Ticket.load(path)
+    assert "loss 0.5000" in repr(ticket) and ticket._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    [
+        ({"model": 3}, "provenance.model"),
+        ({"build_seed": "x"}, "provenance.build_seed"),
+        ({"build_seed": -1}, "provenance.build_seed"),
+        ({"step": [0]}, "provenance.step"),
+    ],
+)
+def test_a_forged_origin_is_refused_where_weights_are_rebuilt(changes, field):
+    origin = {"model": {}, "build_seed": 0, "step": 0} | changes
+    with pytest.raises(ValueError, match=f"`{field}` must be"):
+        tt.Ticket({"k": [1, 0]}, provenance=origin).start_weights()
+
+
+def test_metrics_that_could_not_be_loaded_are_not_saved(tmp_path):
+    ticket = tt.Ticket({"k": [1]}, metrics={"loss": "low"})
+    with pytest.raises(ValueError, match="`ticket.metrics.loss` must be a number"):
+        ticket.save(tmp_path / "a.ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ticket_that_unpacks_to_more_than_the_limit_is_refused(tmp_path):
+    tt.Ticket({"k": np.ones(10_000)}).save(tmp_path / "a.ticket")
+    with pytest.raises(ValueError, match="take 10000 bytes.*max_bytes=9999"):
+        tt.Ticket.load(tmp_path / "a.ticket", max_bytes=9_999)
+    assert tt.Ticket.load(tmp_path / "a.ticket", max_bytes=None).sparsity == 0.0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +182,7 @@ def test_wrong_masks_are_refused(masks, message):
         tt.Ticket({"k": [1, 1, 0, 1]}),
         tt.Ticket({"j": [1, 0, 0, 1]}),
         tt.Ticket({"k": [[1, 0], [0, 1]]}),
-        tt.Ticket({"k": [1, 0, 0, 1]}, {"k": [1.0]}),
+        tt.Ticket({"k": [1, 0, 0, 1]}, {"k": [1.0] * 4}),
     ],
 )
 def test_the_id_tells_tickets_apart(other):

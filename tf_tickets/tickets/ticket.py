@@ -9,11 +9,17 @@ from typing import Self
 import keras
 import numpy as np
 
-from tf_tickets import files, keras_internals, wrapping
+from tf_tickets import files, keras_internals, schema, wrapping
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import paths
+
+_CHECK_CONTENT = schema.fields(
+    {"metrics": schema.mapping(schema.number), "provenance": schema.mapping()},
+    {"scales": schema.mapping(schema.finite)},
+)
+_ORIGIN = {"model": schema.mapping(), "build_seed": schema.count, "step": schema.count}
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -61,8 +67,10 @@ class Ticket:
                 "A ticket needs at least one mask. Received: masks={}. Pass a dict "
                 "from kernel path to boolean array."
             )
+        _check_masks(self.masks)
         if self.weights is not None:
             self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
+            _check_shapes(self.masks, self.weights)
         # The type after loading from a file: the id must not depend on saving.
         self.scales = {path: float(scale) for path, scale in self.scales.items()}
         unknown = set(self.scales) - set(self.masks)
@@ -71,6 +79,8 @@ class Ticket:
                 f"`scales` has paths without a mask. Received: {sorted(unknown)}. "
                 f"Paths with a mask: {list(self.masks)}."
             )
+        for path, scale in self.scales.items():
+            schema.finite(scale, f"scales.{path}")
 
     @property
     def sparsity(self) -> float:
@@ -133,10 +143,11 @@ class Ticket:
 
     def _main_metric(self):
         """The metric that the search monitored, or else the first one."""
-        monitor = (self.provenance.get("settings") or {}).get("monitor")
+        monitor = _entry(_entry(self.provenance, "settings"), "monitor")
         if isinstance(monitor, dict):  # A serialized `Monitor`.
-            monitor = monitor.get("config", {}).get("metric")
-        return monitor if monitor in self.metrics else next(iter(self.metrics), None)
+            monitor = _entry(_entry(monitor, "config"), "metric")
+        known = isinstance(monitor, str) and monitor in self.metrics
+        return monitor if known else next(iter(self.metrics), None)
 
     def save(self, path: os.PathLike | str, weights: bool = True) -> None:
         """Saves the ticket to one file, atomically.
@@ -157,20 +168,39 @@ class Ticket:
             "provenance": _plain(self.provenance),
             "scales": _plain(self.scales),
         }
+        _CHECK_CONTENT(content, "ticket")
         files.write(path, "ticket", content, arrays)
 
     @classmethod
-    def load(cls, path: os.PathLike | str) -> Self:
-        """Loads a ticket. A damaged or foreign file raises a ValueError."""
-        content, arrays = files.read(path, "ticket")
-        masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
-        return cls(
-            masks,
-            weights or None,
-            content["metrics"],
-            content["provenance"],
-            content.get("scales", {}),
-        )
+    def load(
+        cls, path: os.PathLike | str, max_bytes: int | None = files.MAX_BYTES
+    ) -> Self:
+        """Loads a ticket. A damaged or foreign file raises a ValueError.
+
+        Args:
+            path: The file.
+            max_bytes: The largest size of masks and weights in memory. A small file
+                may unpack to a very large ticket, so a larger one is refused before
+                it is unpacked. None accepts any size.
+
+        Example:
+
+        >>> Ticket({"k": [1, 1, 0]}).save(tmp_path / "a.ticket")
+        >>> Ticket.load(tmp_path / "a.ticket").kept
+        {'k': 2}
+        """
+        content, arrays = files.read(path, "ticket", max_bytes)
+        with files.checking(path, "ticket"):
+            _CHECK_CONTENT(content, "content")
+            masks, weights = _split(arrays, "masks/"), _split(arrays, "weights/")
+            _check_prefixes(arrays)
+            return cls(
+                masks,
+                weights or None,
+                content["metrics"],
+                content["provenance"],
+                content.get("scales", {}),
+            )
 
     def apply(self, model: keras.Model) -> keras.Model:
         """Sets the masks and weights of a model to those that the ticket starts from.
@@ -210,6 +240,7 @@ class Ticket:
         return self._rebuild()
 
     def _rebuild(self):
+        self._check_origin()
         config, seed = self.provenance.get("model"), self.provenance.get("build_seed")
         if config is None or seed is None or self.provenance.get("step", 0) != 0:
             raise ValueError(
@@ -221,6 +252,11 @@ class Ticket:
         keras.utils.set_random_seed(seed)
         model = keras.saving.deserialize_keras_object(copy.deepcopy(config))
         return {p: wrapping.to_numpy(v) for p, v in _trainable_state(model).items()}
+
+    def _check_origin(self):
+        for name, check in _ORIGIN.items():
+            if self.provenance.get(name) is not None:
+                check(self.provenance[name], f"provenance.{name}")
 
     def _check_rebuilds(self):
         if self.weights is None:
@@ -256,6 +292,38 @@ class Ticket:
         either = {p: int((a | b).sum()) for p, (a, b) in pairs.items()}
         overlap = {p: both[p] / max(either[p], 1) for p in pairs}
         return overlap | {"all": sum(both.values()) / max(sum(either.values()), 1)}
+
+
+def _check_masks(masks):
+    for path, mask in masks.items():
+        schema.text(path, "masks: path")
+        if not mask.size:
+            raise ValueError(
+                f"A mask needs at least one weight. Received: shape {mask.shape} for "
+                f"{path!r}. Leave out kernels without weights."
+            )
+
+
+def _check_shapes(masks, weights):
+    for path in masks.keys() & weights.keys():
+        if masks[path].shape != weights[path].shape:
+            raise ValueError(
+                f"Mask and start weights of {path!r} differ in shape. Received: "
+                f"{masks[path].shape} and {weights[path].shape}."
+            )
+
+
+def _check_prefixes(arrays):
+    unknown = [n for n in arrays if not n.startswith(("masks/", "weights/"))]
+    if unknown:
+        raise ValueError(
+            f"Its arrays must be named masks/... or weights/.... Received: {unknown}"
+        )
+
+
+def _entry(table, name):
+    """Returns an entry of a dict, and None where there is no dict."""
+    return table.get(name) if isinstance(table, dict) else None
 
 
 def _split(arrays, prefix):
