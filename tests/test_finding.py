@@ -229,13 +229,6 @@ def test_other_settings_are_refused_and_only_these_are_named(
     assert contents(complete[0]) == before
 
 
-def test_a_ticket_in_the_place_of_another_is_refused(tmp_path, complete):
-    shutil.copytree(complete[0], tmp_path, dirs_exist_ok=True)
-    shutil.copy(tmp_path / "round_01.ticket", tmp_path / "round_02.ticket")
-    with pytest.raises(ValueError, match=r"round_02\.ticket is not the ticket"):
-        find(tmp_path)
-
-
 def test_other_versions_are_named_in_a_warning(tmp_path, complete):
     shutil.copytree(complete[0], tmp_path, dirs_exist_ok=True)
     content, arrays = files.read(tmp_path / "search.state", "search")
@@ -264,6 +257,129 @@ def test_a_damaged_state_is_refused(tmp_path, complete):
     (tmp_path / "search.state").write_bytes(data[:1000])
     with pytest.raises(ValueError, match="damaged or not a search file"):
         find(tmp_path)
+
+
+def copied(complete, folder):
+    return shutil.copytree(complete[0], folder, dirs_exist_ok=True)
+
+
+def forge(directory, change):
+    """Changes a state's content and arrays; the checksums are correct."""
+    content, arrays = files.read(directory / "search.state", "search")
+    change(content, arrays)
+    files.write(directory / "search.state", "search", content, arrays)
+
+
+def refused(directory, message):
+    """Checks that a search does not resume, and changes nothing in the directory."""
+    before = contents(directory)
+    with pytest.raises(ValueError, match=message):
+        find(directory)
+    assert contents(directory) == before
+
+
+FORGED = [
+    ("tickets", 10**9, r"`content.search.metrics` must be a list of length 10{9}"),
+    ("tickets", -1, "`content.tickets` must be a whole number"),
+    ("tickets", "3", "`content.tickets` must be a whole number"),
+    ("tickets", 2, "`content.search.metrics` must be a list of length 2"),
+    ("identity", [], "`content.identity` must be a dict"),
+    ("search", None, "`content.search` must be a dict"),
+    ("more", 1, "Unexpected: 'more'"),
+    ("search.dense", 3, "`content.search.dense` must be a dict"),
+    ("search.dense", {"a": "x"}, "`content.search.dense.a` must be a number"),
+    ("search.round", 1.5, "`content.search.round` must be a whole number"),
+    ("search.complete", "yes", "`content.search.complete` must be true or false"),
+    ("search.next_epoch", None, "`content.search.next_epoch` must be a whole"),
+    ("search.step", -1, "`content.search.step` must be a whole number"),
+    ("search.notes", [], "`content.search.notes` must be a dict"),
+    ("search.notes", {"stage_one": 3}, "`content.search.notes.stage_one` must be"),
+    ("search.notes", {"thresholds": {"k": "x"}}, "notes.thresholds.k` must be a num"),
+    ("search.metrics", [{}] * 4, "`content.search.metrics` must be a list of length 3"),
+    ("search.metrics", [{}, {}, 3], r"`content.search.metrics\[2\]` must be a dict"),
+    ("search.last_ticket", 3, "`content.search.last_ticket` must be a string"),
+    ("search.model", None, "Unexpected: 'model'"),
+]
+
+
+@pytest.mark.parametrize("field, value, message", FORGED)
+def test_a_forged_state_is_refused_with_the_name_of_the_field(
+    tmp_path, complete, field, value, message
+):
+    def change(content, arrays):
+        *above, name = field.split(".")
+        for part in above:
+            content = content[part]
+        content[name] = value
+
+    forge(copied(complete, tmp_path), change)
+    refused(tmp_path, f"search.state is no valid search file: .*{message}")
+
+
+@pytest.mark.parametrize("field", ["tickets", "identity", "search", "search.round"])
+def test_a_state_without_a_field_is_refused(tmp_path, complete, field):
+    def change(content, arrays):
+        *above, name = field.split(".")
+        del (content[above[0]] if above else content)[name]
+
+    forge(copied(complete, tmp_path), change)
+    refused(tmp_path, f"Missing: '{field.split('.')[-1]}'")
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ("now", "shape|does not fit"),
+        ("fresh", "has the shape .1,.. Expected"),
+        ("snapshot", "has the shape .1,.. Expected"),
+        ("masks", "shape|does not fit"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(tmp_path, complete, table, message):
+    def change(content, arrays):
+        name = next(n for n in arrays if n.startswith(f"{table}|") and "kernel" in n)
+        arrays[name] = np.ones(1, arrays[name].dtype)
+
+    forge(copied(complete, tmp_path), change)
+    refused(tmp_path, f"search.state is no valid search file: .*({message})")
+
+
+@pytest.mark.parametrize("name", ["now", "later|weights|k", "now|weights"])
+def test_arrays_of_unknown_names_are_refused(tmp_path, complete, name):
+    forge(
+        copied(complete, tmp_path), lambda _, arrays: arrays.update({name: np.ones(1)})
+    )
+    refused(tmp_path, "An array has the unknown name")
+
+
+def test_a_state_that_unpacks_to_more_than_its_model_is_refused(tmp_path, complete):
+    large = {"now|weights|k": np.zeros(10**7)}
+    forge(copied(complete, tmp_path), lambda _, arrays: arrays.update(large))
+    refused(tmp_path, "take 80.* bytes in memory. Expected at most max_bytes=")
+
+
+@pytest.mark.parametrize(
+    "source, target, message",
+    [
+        ("round_01", "round_02", "round 2 is not the one.*the ticket of round 1"),
+        ("round_03", "round_01", "round 1 is not the one.*the ticket of round 3"),
+    ],
+)
+def test_a_ticket_of_another_round_is_refused(
+    tmp_path, complete, source, target, message
+):
+    copied(complete, tmp_path)
+    shutil.copy(tmp_path / f"{source}.ticket", tmp_path / f"{target}.ticket")
+    refused(tmp_path, message)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_altered_ticket_of_the_same_round_is_refused(tmp_path, complete, number):
+    path = copied(complete, tmp_path) / f"round_{number:02}.ticket"
+    ticket = tt.Ticket.load(path)
+    next(iter(ticket.masks.values()))[0] ^= True
+    ticket.save(path)
+    refused(tmp_path, f"round {number} is not the one that the search stored: its id")
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def _check_entry(entry):
     if entry.compress_type not in _COMPRESSIONS:
         raise ValueError(
             f"entry {entry.filename!r} has the compression {entry.compress_type}. "
-            f"Expected {zipfile.ZIP_STORED} (stored) or {zipfile.ZIP_DEFLATED} (deflate)"
+            "Expected 0 (stored) or 8 (deflate)"
         )
     possible = entry.compress_size * _COMPRESSIONS[entry.compress_type] + _SLACK
     if entry.file_size > possible:

@@ -52,6 +52,21 @@ def text(value: Any, name: str) -> None:
     _require(isinstance(value, str), name, "a string", value)
 
 
+def optional(check: Check) -> Check:
+    """Returns a check that accepts None too.
+
+    Example:
+
+    >>> optional(count)(None, "stopped")
+    """
+
+    def of_optional(value, name):
+        if value is not None:
+            check(value, name)
+
+    return of_optional
+
+
 def mapping(check: Check = accept) -> Check:
     """Returns a check of a dict from any string to values of one kind.
 
@@ -98,13 +113,16 @@ def items(check: Check, length: int | None = None) -> Check:
 
 
 def fields(
-    required: Mapping[str, Check], optional: Mapping[str, Check] | None = None
+    required: Mapping[str, Check],
+    known: Mapping[str, Check] | None = None,
+    others: bool = False,
 ) -> Check:
     """Returns a check of a dict with known keys.
 
     Args:
         required: The check of each field that must be there.
-        optional: The check of each field that may be missing.
+        known: The check of each field that may be missing.
+        others: Whether there may be other fields.
 
     Example:
 
@@ -115,23 +133,21 @@ def fields(
     ValueError: `state` must have the fields 'round'. Missing: 'round'. Received:
         {'note': 'x'}
     """
-    optional = optional or {}
+    checks = {**required, **(known or {})}
 
     def of_fields(value, name):
         _require(isinstance(value, dict), name, "a dict", value)
-        _check_names(set(value), set(required), set(optional), name, value)
-        for key, check in {**required, **optional}.items():
-            if key in value:
-                check(value[key], f"{name}.{key}")
+        unexpected = set() if others else set(value) - set(checks)
+        _check_names(set(required), unexpected, name, value)
+        for key in checks.keys() & value.keys():
+            checks[key](value[key], f"{name}.{key}")
 
     return of_fields
 
 
-def _check_names(present, required, optional, name, value):
-    for word, names in (
-        ("Missing", required - present),
-        ("Unexpected", present - required - optional),
-    ):
+def _check_names(required, unexpected, name, value):
+    missing = required - set(value)
+    for word, names in (("Missing", missing), ("Unexpected", unexpected)):
         if names:
             raise ValueError(
                 f"`{name}` must have the fields {_list(required)}. {word}: "

@@ -214,7 +214,7 @@ def _written(state, path):
 def _read(path):
     """Returns the snapshot that a file holds."""
     state: snapshots.State = {part: {} for part in PARTS}
-    for key, array in files.read(path, "snapshot")[1].items():
+    for key, array in files.read(path, "snapshot", None)[1].items():
         part, name = key.split("|", 1)
         state[part][name] = array
     return state

@@ -12,7 +12,12 @@ from tf_tickets.environment import versions
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.inputs import Data
 from tf_tickets.search.lock import locked
-from tf_tickets.search.state import SearchState
+from tf_tickets.search.state import (
+    SearchState,
+    check_content,
+    check_tickets,
+    max_bytes,
+)
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches
@@ -129,7 +134,7 @@ class _Keeper(keras.callbacks.Callback):
         """Refuses a directory that holds another search."""
         if self.directory is None or not (self.directory / STATE).exists():
             return
-        content, _ = files.read(self.directory / STATE, "search")
+        content = files.read_content(self.directory / STATE, "search")
         if content.get("format") != _FORMAT:
             raise ValueError(
                 f"{self.directory / STATE} was written by another version of "
@@ -137,6 +142,8 @@ class _Keeper(keras.callbacks.Callback):
                 f"{_FORMAT}), so the search cannot be resumed. Its tickets can still "
                 "be loaded with Ticket.load. Use another directory."
             )
+        with files.checking(self.directory / STATE, "search"):
+            check_content(content)
         differing = identity.differences(content["identity"], self.identity)
         if differing:
             raise ValueError(
@@ -150,12 +157,13 @@ class _Keeper(keras.callbacks.Callback):
         if self.directory is None or not (self.directory / STATE).exists():
             return False
         files.sweep(self.directory)
-        content, arrays = files.read(self.directory / STATE, "search")
-        tickets = [
-            _loaded(self.directory / _file(number), id_)
-            for number, id_ in enumerate(content["tickets"], 1)
-        ]
-        state = SearchState.unpack(content["search"], arrays, tickets, model)
+        limit = max_bytes(model)
+        content, arrays = files.read(self.directory / STATE, "search", limit)
+        names = [_file(number) for number in range(1, content["tickets"] + 1)]
+        tickets = [Ticket.load(self.directory / name, limit) for name in names]
+        check_tickets(tickets, content["search"])
+        with files.checking(self.directory / STATE, "search"):
+            state = SearchState.unpack(content["search"], arrays, tickets, model)
         self.search.engine.resume(state)
         self.kept_round = state.round
         return state.complete
@@ -192,21 +200,10 @@ class _Keeper(keras.callbacks.Callback):
             "format": _FORMAT,
             "identity": self.identity,
             "versions": versions(),
-            "tickets": [ticket.id for ticket in state.tickets],
+            "tickets": len(state.tickets),
             "search": content,
         }
         files.write(self.directory / STATE, "search", content, arrays)
-
-
-def _loaded(path, id_):
-    """Loads a ticket of the search; the state names the ticket by its id."""
-    ticket = Ticket.load(path)
-    if ticket.id != id_:
-        raise ValueError(
-            f"{path} is not the ticket that this search stored there: expected the id "
-            f"{id_}, received {ticket.id}. Restore the file, or use another directory."
-        )
-    return ticket
 
 
 def _warn_of_versions(there, directory):

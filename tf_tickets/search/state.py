@@ -1,18 +1,100 @@
 """The recorded state of a search, which a killed search resumes from."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import schema, wrapping
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping.kernels import to_numpy
 
+_METRICS = schema.mapping(schema.number)
+# Plans may keep other notes too.
+_NOTES = schema.fields(
+    {},
+    {
+        "stage_one": schema.mapping(schema.optional(schema.count)),
+        "thresholds": schema.mapping(schema.finite),
+    },
+    others=True,
+)
 # The fields that the file of a state holds, beside the arrays.
-_KEPT = ("dense", "round", "complete", "next_epoch", "step", "notes")
+_KEPT = {
+    "dense": _METRICS,
+    "round": schema.count,
+    "complete": schema.flag,
+    "next_epoch": schema.count,
+    "step": schema.count,
+    "notes": _NOTES,
+}
+_TABLES = ("now", "fresh", "snapshot", "masks")
+
+
+def check_content(content: dict) -> None:
+    """Validates the content of a state's file; raises a ValueError.
+
+    Args:
+        content: A dict with "format", "identity", "tickets", the number of tickets,
+            and "search", the content that `SearchState.pack` returned.
+    """
+    schema.fields(
+        {
+            "format": schema.count,
+            "identity": schema.mapping(),
+            "versions": schema.mapping(schema.text),
+            "tickets": schema.count,
+            "search": schema.mapping(),
+        }
+    )(content, "content")
+    metrics = schema.items(_METRICS, length=content["tickets"])
+    known = {"last_ticket": schema.optional(schema.text)}
+    check = schema.fields({**_KEPT, "metrics": metrics}, known)
+    check(content["search"], "content.search")
+
+
+def check_tickets(tickets: list[Ticket], content: dict) -> None:
+    """Validates that loaded tickets are those of a state; raises a ValueError.
+
+    Every ticket names its round and the ticket before it, and the state its last one.
+
+    Args:
+        tickets: The tickets by round.
+        content: What `SearchState.pack` returned.
+    """
+    for number, ticket in enumerate(tickets, 1):
+        round_ = ticket.provenance.get("round")
+        if round_ != number:
+            _refuse_ticket(number, f"it is the ticket of round {round_!r}")
+    ids = [ticket.id for ticket in tickets]
+    stored = [ticket.provenance.get("parent") for ticket in tickets[1:]]
+    stored += [content.get("last_ticket")] if "last_ticket" in content else ids[-1:]
+    for number, (actual, expected) in enumerate(zip(ids, stored, strict=False), 1):
+        if actual != expected:
+            _refuse_ticket(number, f"its id is {actual}, not {expected}")
+
+
+def _refuse_ticket(number, reason):
+    raise ValueError(
+        f"The ticket of round {number} is not the one that the search stored: "
+        f"{reason}. The file was replaced; restore it, or use another directory."
+    )
+
+
+def max_bytes(model: keras.Model) -> int:
+    """Returns the largest size of the arrays of a state of the model, in memory.
+
+    Args:
+        model: The model in training.
+    """
+    parts = [*snapshots.variables_by_part(model).values()]
+    masks = [*_mask_variables(model).values()]
+    variables = [v for table in [*parts * 3, *masks] for v in table.values()]
+    # No number takes more than 8 bytes.
+    return sum(8 * math.prod(variable.shape) for variable in variables)
 
 
 @dataclasses.dataclass
@@ -93,6 +175,7 @@ class SearchState:
         }
         content = {name: getattr(self, name) for name in _KEPT}
         content["metrics"] = [ticket.metrics for ticket in self.tickets]
+        content["last_ticket"] = self.tickets[-1].id if self.tickets else None
         return content, arrays
 
     @classmethod
@@ -113,10 +196,7 @@ class SearchState:
         """
         for ticket, metrics in zip(tickets, content["metrics"], strict=True):
             ticket.metrics = metrics
-        tables: dict[str, snapshots.State] = {"now": {}, "fresh": {}, "snapshot": {}}
-        for key, array in arrays.items():
-            kind, part, name = key.split("|", 2)
-            tables.setdefault(kind, {}).setdefault(part, {})[name] = array
+        tables = _tables(arrays)
         for part, variables in snapshots.variables_by_part(model).items():
             snapshots.assign(variables, tables["now"].get(part, {}))
         # In order, since the running numbers in paths may differ in this build.
@@ -125,14 +205,42 @@ class SearchState:
             _mask_variables(model).values(), masks, strict=True
         ):
             snapshots.assign(variables, values)
-        fresh = snapshots.adopt(model, tables["fresh"])
+        fresh = _adopted(model, tables["fresh"])
         given = tables["snapshot"]
         return cls(
             **{name: content[name] for name in _KEPT},
             tickets=tickets,
             fresh=fresh,
-            reached=snapshots.adopt(model, given) if given else None,
+            reached=_adopted(model, given) if given else None,
         )
+
+
+def _tables(arrays):
+    """Returns the arrays of a file by table, part and name."""
+    tables: dict[str, snapshots.State] = {table: {} for table in _TABLES}
+    for key, array in arrays.items():
+        table, *names = key.split("|", 2)
+        if table not in tables or len(names) != 2:
+            raise ValueError(
+                f"An array has the unknown name {key!r}. Expected TABLE|PART|NAME with "
+                f"a table of {_TABLES}."
+            )
+        tables[table].setdefault(names[0], {})[names[1]] = array
+    return tables
+
+
+def _adopted(model, state):
+    """Returns a state of another build, which must fit the model."""
+    adopted = snapshots.adopt(model, state)
+    for part, variables in snapshots.variables_by_part(model).items():
+        for name, variable in variables.items():
+            shape = adopted[part][name].shape
+            if shape != tuple(variable.shape):
+                raise ValueError(
+                    f"Array {name!r} has the shape {shape}. Expected: "
+                    f"{tuple(variable.shape)}."
+                )
+    return adopted
 
 
 def _mask_variables(model):
