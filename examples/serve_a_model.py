@@ -15,29 +15,53 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+# The largest request in bytes, and how long to wait for one in seconds.
+MAX_BODY = 32 * 2**20
+TIMEOUT = 30
+BAD_REQUEST = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers POST /v1/models/model:predict; the server holds the model."""
+
+    timeout = TIMEOUT
 
     def do_POST(self):
         if self.path != "/v1/models/model:predict":
             self.answer(404, {"error": f"Not found: {self.path}"})
             return
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            self.answer(411, {"error": f"Content-Length must be 0 to {MAX_BODY}"})
+        elif len(length) > 20 or int(length) > MAX_BODY:
+            self.answer(413, {"error": f"A request may have {MAX_BODY} bytes"})
+        else:
+            self.answer(*self.predictions(self.rfile.read(int(length))))
+
+    def predictions(self, body):
+        """Returns the status and the content of an answer."""
         try:
-            predictions = predict(self.server.model, json.loads(body)["instances"])
-        except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            self.answer(400, {"error": f"{type(error).__name__}: {error}"})
-            return
-        self.answer(200, {"predictions": predictions})
+            instances = json.loads(body, parse_constant=refuse)["instances"]
+            return 200, {"predictions": predict(self.server.model, instances)}
+        except (*BAD_REQUEST, tf.errors.OpError) as error:
+            return 400, {"error": f"{type(error).__name__}: {error}"}
 
     def answer(self, status, content):
-        body = json.dumps(content).encode()
+        try:
+            body = json.dumps(content, allow_nan=False).encode()
+        except ValueError:
+            status = 500
+            body = b'{"error": "A prediction is NaN or infinite, unknown to JSON"}'
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def refuse(constant):
+    """Refuses NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(f"{constant} is no number in JSON")
 
 
 def predict(model, instances):

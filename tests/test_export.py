@@ -1,5 +1,6 @@
 """Exported files are small, and predict what the model predicts."""
 
+import http.client
 import itertools
 import json
 import pathlib
@@ -7,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree
@@ -461,6 +463,79 @@ def test_the_example_exports_and_what_it_wrote_is_served(tmp_path, monkeypatch):
             asked(f"{base}/other:predict", {"instances": []})
         serving.shutdown()
     np.testing.assert_allclose(answer["predictions"], expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def logarithms(tmp_path_factory):
+    """Serves the logarithm of two numbers; yields the port."""
+    tf = pytest.importorskip("tensorflow")
+
+    class Logarithm(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), name="x")])
+        def serve(self, x):
+            return {"y": tf.math.log(x)}
+
+    folder, module = str(tmp_path_factory.mktemp("serve")), Logarithm()
+    tf.saved_model.save(module, folder, signatures=module.serve)
+    script = runpy.run_path(str(EXAMPLES / "serve_a_model.py"))
+    with script["server"](folder, 0) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield serving.server_port
+        serving.shutdown()
+
+
+def answered(port, body, length=None):
+    """Returns the status and the content of the answer to a request."""
+    connection = http.client.HTTPConnection("localhost", port, timeout=20)
+    connection.putrequest("POST", "/v1/models/model:predict")
+    if length != "":
+        connection.putheader("Content-Length", length or str(len(body)))
+    connection.endheaders(body)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read(), parse_constant=invalid)
+
+
+def invalid(constant):
+    raise AssertionError(f"invalid JSON: {constant}")
+
+
+@by_tensorflow
+@pytest.mark.parametrize(
+    "length, status",
+    [("-1", 411), ("x", 411), ("", 411), ("\u00b2", 411), ("9" * 12, 413)],
+)
+def test_the_server_answers_a_wrong_length_at_once(logarithms, length, status):
+    started = time.monotonic()
+    actual, content = answered(logarithms, b"", length)
+    assert actual == status and "error" in content
+    assert time.monotonic() - started < 5
+
+
+@by_tensorflow
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b'{"instances": [[1, 1]]}', 200),
+        (b'{"instances": [[-1, 1]]}', 500),
+        (b'{"instances": [[0, 1]]}', 500),
+        (b'{"instances": [[NaN, 1]]}', 400),
+        (b'{"instances": [[1e999, 1]]}', 500),
+        (b'{"instances": [[1' + b"0" * 400 + b", 1]]}", 400),
+        (b'{"instances": [["a", 1]]}', 400),
+        (b'{"instances": [[1], [1, 2]]}', 400),
+        (b'{"instances": {}}', 400),
+        (b"[1]", 400),
+        (b"", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+    ],
+)
+def test_the_server_answers_any_body_with_valid_json(logarithms, body, status):
+    actual, content = answered(logarithms, body)
+    assert (actual, list(content)) == (
+        status,
+        ["predictions" if status == 200 else "error"],
+    )
 
 
 def asked(address, content):
