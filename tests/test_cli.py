@@ -1,8 +1,11 @@
 """Runs the command line as a user would, on a few digits."""
 
+import io
 import json
 import re
+import shutil
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -179,7 +182,7 @@ def test_ctrl_c_says_how_to_resume_what_can_be_resumed(tmp_path, capsys, monkeyp
         ),
         (["search", "--dataset", "there.npz"], "there.npz"),
         (["report", "there.ticket"], "there.ticket"),
-        (["export", "there.keras", "model.pb"], "there.keras"),
+        (["export", "there.keras", "model.tflite"], "there.keras"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, message):
@@ -189,6 +192,167 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, mess
     assert error.startswith("tf-tickets: ") and message in error
     with pytest.raises((ValueError, OSError), match=re.escape(message)):
         main.main([*command, *out, "--traceback"])
+
+
+def refused(capsys, command, *words):
+    """Checks that a command ends with one line that has all the words."""
+    assert main.main([str(word) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tf-tickets: ") and error.count("\n") == 1
+    assert [word for word in words if word not in error] == []
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("batch-size", 0),
+        ("batch-size", -1),
+        ("width", 1e9),
+        ("width", 0),
+        ("width", "nan"),
+        ("width", "inf"),
+        ("take", 0),
+        ("epochs", 0),
+        ("rounds", 0),
+        ("seed", -1),
+    ],
+)
+def test_an_option_out_of_range_is_named(tmp_path, capsys, option, value):
+    command = ["search", *FEW, "--out", tmp_path / "a", f"--{option}={value}"]
+    refused(capsys, command, option.replace("-", "_"), "Received: ")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The folder of a complete search of one round with controls."""
+    out = tmp_path_factory.mktemp("found") / "search"
+    assert main.main(["search", *FEW, "--rounds", "1", "--out", str(out)]) == 0
+    return out
+
+
+def search_in(found, folder):
+    shutil.copytree(found, folder, dirs_exist_ok=True)
+    return ["search", *FEW, "--rounds", "1", "--out", folder]
+
+
+def damaged(whole):
+    """Yields zip files that are truncated, altered or without a configuration."""
+    yield b""
+    yield b"no zip"
+    yield whole[: len(whole) // 2]
+    yield whole[:-30]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+    yield buffer.getvalue()
+
+
+def with_config(whole, text):
+    """Returns a `.keras` file with another configuration."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(whole)) as source,
+        zipfile.ZipFile(buffer, "w") as archive,
+    ):
+        for name in source.namelist():
+            data = text if name == "config.json" else source.read(name)
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+CONFIGS = ["", "[]", "3", "null", "{}", '{"class_name": 3}', '{"class_name": "Dense"}']
+
+
+@on_jax
+def test_a_damaged_model_is_named(tmp_path, capsys, found):
+    file, whole = tmp_path / "a.keras", (found / "model.keras").read_bytes()
+    cases = [*damaged(whole), *(with_config(whole, text) for text in CONFIGS)]
+    for data in cases:
+        file.write_bytes(data)
+        for command in (["report", file], ["export", file, tmp_path / "b.keras"]):
+            refused(capsys, command, f"{file} cannot be read as a Keras model", "copy")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_mistyped_suffix_of_an_export_is_refused(tmp_path, capsys):
+    command = ["export", tmp_path / "a.keras", tmp_path / "x.tfilte"]
+    refused(capsys, command, "'.tfilte' is no export format", ".tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@on_jax
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": []}', '{"1": 3}'])
+@pytest.mark.parametrize("name", ["results.json", "controls.json"])
+def test_damaged_results_are_named_with_the_remedy(tmp_path, capsys, found, name, text):
+    command = search_in(found, tmp_path)
+    (tmp_path / name).write_text(text)
+    if name == "controls.json":
+        (tmp_path / "results.json").unlink()
+    refused(capsys, command, str(tmp_path / name), "cannot be read", "Delete it")
+    assert (tmp_path / name).read_text() == text
+
+
+@on_jax
+@pytest.mark.parametrize(
+    "field, value", [("best_round", 9), ("rows", []), ("seed", "")]
+)
+def test_forged_results_are_named(tmp_path, capsys, found, field, value):
+    command = search_in(found, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps({**results, field: value}))
+    refused(capsys, command, "results.json cannot be read", "Delete it")
+
+
+@on_jax
+def test_deleted_files_of_a_complete_search_are_written_again(tmp_path, capsys, found):
+    command = [str(word) for word in search_in(found, tmp_path)]
+    for name in ("best.ticket", "model.keras"):
+        (tmp_path / name).unlink()
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "written again: best.ticket, model.keras." in printed
+    assert "is complete" not in printed
+    for name in ("best.ticket", "model.keras"):
+        assert (tmp_path / name).exists()
+    assert tt.Ticket.load(tmp_path / "best.ticket") == tt.Ticket.load(
+        found / "best.ticket"
+    )
+
+
+@on_jax
+def test_damaged_trainings_and_teachers_are_named(tmp_path, capsys):
+    out = tmp_path / "frontier"
+    command = ["frontier", *FEW, "--methods", "kdlts", "--sparsities", "0.8"]
+    command += ["--out", out]
+    assert main.main([str(word) for word in command]) == 0
+    capsys.readouterr()
+    for name in ("trainings.json", "teachers/teacher_0.npz", "teachers/teachers.json"):
+        whole = (out / name).read_bytes()
+        for data in (b"", b"[]", whole[: len(whole) // 2]):
+            (out / name).write_bytes(data)
+            refused(capsys, command, str(out / name), "cannot be read", "Delete it")
+        (out / name).write_bytes(whole)
+    np.savez_compressed(out / "teachers" / "teacher_0.npz", np.zeros(10**8, "int8"))
+    refused(capsys, command, "teacher_0.npz", "it has 100000", "but the model has")
+
+
+def test_the_arrays_of_a_foreign_npz_are_listed(tmp_path, capsys):
+    file = tmp_path / "a.npz"
+    np.savez(file, x=np.ones(3), y=np.ones(3))
+    command = ["search", *FEW, "--dataset", file, "--out", tmp_path / "b"]
+    refused(capsys, command, "a.npz lacks the arrays x_train", "['x', 'y']")
+
+
+@on_jax
+@pytest.mark.parametrize("data", [b"", b"PK", b"damaged", b"\x93NUMPY"])
+def test_damaged_example_data_are_named(tmp_path, capsys, found, data):
+    file = tmp_path / "a.npz"
+    file.write_bytes(data)
+    command = ["export", found / "model.keras", tmp_path / "b.keras", "--data", file]
+    refused(capsys, command, "a.npz cannot be read as an .npz file", "numpy.savez")
+    np.savez(file, x=np.ones(3))
+    refused(capsys, command, "it has no array x_test. Found: ['x']")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name after this import)
 import numpy as np
@@ -51,6 +52,8 @@ _CHECK_MANIFEST = schema.fields(
         "arrays": schema.items(schema.items(schema.accept, length=3)),
     }
 )
+# Messages of other libraries may be long.
+_MAX_REASON = 300
 # Exceptions that a damaged file may raise.
 _DAMAGE_ERRORS = (
     zipfile.BadZipFile,
@@ -219,6 +222,58 @@ def checking(path: os.PathLike | str, kind: str) -> Iterator[None]:
             f"{path} is no valid {kind} file: {reason}. The file was modified, or "
             "written by other software; use another copy."
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: os.PathLike | str, what: str, remedy: str) -> Iterator[None]:
+    """Turns any error of reading a file into a ValueError that names the file.
+
+    Args:
+        path: The file.
+        what: What it should be, such as "a file of teachers".
+        remedy: What to do about a damaged file.
+
+    Example:
+
+    >>> import io
+    >>> with reading("a.npz", "a file of teachers", "Delete it."):
+    ...     zipfile.ZipFile(io.BytesIO(b"damaged"))
+    Traceback (most recent call last):
+    ValueError: a.npz cannot be read as a file of teachers: File is not a zip file.
+        Delete it.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    # Libraries raise errors of any kind about a damaged file.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[:_MAX_REASON]}..."
+        raise ValueError(
+            f"{path} cannot be read as {what}: {reason.removesuffix('.')}. {remedy}"
+        ) from error
+
+
+def read_json(path: pathlib.Path, check: schema.Check, remedy: str) -> Any:
+    """Reads and validates a JSON file.
+
+    Args:
+        path: The file.
+        check: The check of its content.
+        remedy: What to do about a damaged file.
+
+    Example:
+
+    >>> length = (tmp_path / "a.json").write_text('{"round": 1}')
+    >>> read_json(tmp_path / "a.json", schema.mapping(schema.count), "Delete it.")
+    {'round': 1}
+    """
+    with reading(path, "a JSON file of tf_tickets", remedy):
+        content = json.loads(path.read_text())
+        check(content, "content")
+        return content
 
 
 @contextlib.contextmanager

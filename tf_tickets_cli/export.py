@@ -1,6 +1,7 @@
 """`tf-tickets export`: write a model in another format."""
 
 import argparse
+import pathlib
 
 from tf_tickets_cli import choices
 
@@ -65,11 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Exports the model and prints the report."""
-    import keras
-
     import tf_tickets as tt
+    from tf_tickets.exporting import formats
+    from tf_tickets_cli import loading
 
-    model = keras.saving.load_model(options.model, compile=False)
+    formats.choose(pathlib.Path(options.out))
+    model = loading.load_model(options.model, compile=False)
     ticket = tt.Ticket.load(options.ticket) if options.ticket else None
     report = tt.export(
         model if ticket is None else ticket,
@@ -89,10 +91,17 @@ def _examples(file, precision):
     """Returns some inputs from an .npz file, or None without a file."""
     import numpy as np
 
+    from tf_tickets import files
+
     if file is None:
         return None
     name = "x_train" if precision == "int8" else "x_test"
-    with np.load(file) as arrays:
+    remedy = f"Pass a file written by numpy.savez with an array {name}."
+    with (
+        files.reading(file, "an .npz file", remedy),
+        open(file, "rb") as stored,
+        np.load(stored) as arrays,
+    ):
         if name not in arrays:
-            raise ValueError(f"{file} has no array {name}. Found: {sorted(arrays)}")
+            raise ValueError(f"it has no array {name}. Found: {sorted(arrays)}")
         return arrays[name][:_EXAMPLES]

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 import tf_tickets as tt
-from tf_tickets import files
+from tf_tickets import files, schema
 from tf_tickets.environment import versions
 from tf_tickets.reports import plots, tables
 from tf_tickets_cli import methods
@@ -17,6 +17,41 @@ _CONTROLS: dict[str, Callable[..., tt.Ticket]] = {
     "reinit": tt.controls.reinit,
     "shuffled": tt.controls.shuffle_masks,
 }
+# The files of the best ticket.
+_BEST = ("best.ticket", "model.keras", "model.txt")
+_CHECK_CONTROLS = schema.mapping(schema.mapping(schema.number))
+_ROW = schema.fields(
+    {
+        "round": schema.count,
+        "sparsity": schema.finite,
+        "kept": schema.count,
+        "ticket": schema.number,
+        "val_accuracy": schema.number,
+    },
+    dict.fromkeys(_CONTROLS, schema.number),
+)
+_CHECK_RESULTS = schema.fields(
+    {
+        "dense": schema.number,
+        "rows": schema.items(_ROW),
+        "best_round": schema.count,
+        "dataset": schema.text,
+        "model": schema.text,
+        "seed": schema.count,
+    },
+    others=True,
+)
+_REMEDY = "Delete it and run the same command again: what it lacks is then repeated."
+
+
+def _check_results(content, name):
+    _CHECK_RESULTS(content, name)
+    rounds = [row["round"] for row in content["rows"]]
+    if content["best_round"] not in rounds:
+        raise ValueError(
+            f"`{name}.best_round` must be one of the rounds {rounds}. Received: "
+            f"{content['best_round']}"
+        )
 
 
 class ImpExperiment:
@@ -49,17 +84,27 @@ class ImpExperiment:
         """Runs all that is missing and returns the results as a dict."""
         results_file = self.folder / "results.json"
         complete = results_file.exists()
+        if complete:
+            results = files.read_json(results_file, _check_results, _REMEDY)
         # It also refuses a folder that holds another search.
         self._search()
         if complete:
-            self.progress.say(
-                f"This search is complete, nothing was trained. See {self.folder}."
-            )
-            results = json.loads(results_file.read_text())
+            self._restore()
         else:
             results = self._complete(results_file)
         self._draw(results)
         return results
+
+    def _restore(self):
+        """Writes what was deleted from the folder of a complete search."""
+        names = [name for name in _BEST if not (self.folder / name).exists()]
+        if names:
+            self._write_best()
+            self.progress.say(f"Missing files were written again: {', '.join(names)}.")
+        else:
+            self.progress.say(
+                f"This search is complete, nothing was trained. See {self.folder}."
+            )
 
     def _search(self):
         tt.find_tickets(
@@ -102,7 +147,9 @@ class ImpExperiment:
 
     def _run_controls(self):
         path = self.folder / "controls.json"
-        measured = json.loads(path.read_text()) if path.exists() else {}
+        measured = {}
+        if path.exists():
+            measured = files.read_json(path, _CHECK_CONTROLS, _REMEDY)
         trainer = None
         for ticket in self.search.tickets:
             row = measured.setdefault(str(ticket.provenance["round"]), {})

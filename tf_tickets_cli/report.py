@@ -20,12 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    import keras
-
     import tf_tickets as tt
     from tf_tickets.reports import tables
+    from tf_tickets_cli import loading
 
     if options.file.endswith(".keras"):
-        print(tt.summary(keras.saving.load_model(options.file)))
+        print(tt.summary(loading.load_model(options.file)))
     else:
         print(tables.ticket_table(tt.Ticket.load(options.file)))

@@ -8,9 +8,13 @@ from typing import Self
 import keras
 
 import tf_tickets as tt
+from tf_tickets import arguments
 
 # Not from a paper: small enough to finish in two minutes on two cores.
 _DIGITS = {"rounds": 12, "epochs": 15, "batch_size": 32}
+_COUNTS = ("epochs", "batch_size", "take", "rounds")
+# Wider networks fit no memory.
+_MAX_WIDTH = 100.0
 _OPTIONS = (
     "epochs",
     "batch_size",
@@ -53,6 +57,7 @@ class Setting:
     ) -> None:
         given = options or {}
         options = {k: given[k] for k in _OPTIONS if given.get(k) is not None}
+        _check(options, seed)
         if dataset == "digits":
             options = {**_DIGITS, **options}
         scaling = options.get("scaling", "standard")
@@ -110,6 +115,16 @@ class Setting:
     def trainer(self) -> tt.TicketTrainer:
         """Returns a trainer that trains tickets as the search does."""
         return tt.TicketTrainer(self.build_model, self.data, self.seed, self.batch_size)
+
+
+def _check(options, seed):
+    arguments.check_seed(seed)
+    arguments.check_counts(**{k: v for k, v in options.items() if k in _COUNTS})
+    width = options.get("width", 1.0)
+    if not 0.0 < width <= _MAX_WIDTH:
+        raise ValueError(
+            f"`width` must be above 0 and at most {_MAX_WIDTH:g}. Received: {width}"
+        )
 
 
 def _steps_per_execution(rewind_to):

@@ -10,12 +10,12 @@ import importlib
 import os
 import pathlib
 import zipfile
-import zlib
 from typing import Self
 
 import keras
 import numpy as np
 
+from tf_tickets import files
 from tf_tickets.training import batches
 
 __all__ = [
@@ -243,16 +243,17 @@ def _read_npz(file):
             f"File not found: {str(file)!r}. Expected an .npz file with the arrays "
             f"{', '.join(_ARRAYS)}."
         )
-    try:
-        # np.load would also accept a file with a single array.
-        with zipfile.ZipFile(file) as stored:
-            members = [key for key in _ARRAYS if f"{key}.npy" in stored.namelist()]
-            return {key: _member(stored, f"{key}.npy") for key in members}
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{str(file)!r} cannot be read as an .npz file of plain arrays: {error}. "
-            "Write it again with numpy.savez, without object arrays."
-        ) from error
+    remedy = "Write it again with numpy.savez, without object arrays."
+    # np.load would also accept a file with a single array.
+    with (
+        files.reading(repr(str(file)), "an .npz file of plain arrays", remedy),
+        zipfile.ZipFile(file) as stored,
+    ):
+        names = [name.removesuffix(".npy") for name in stored.namelist()]
+        members = [key for key in _ARRAYS if key in names]
+        arrays = {key: _member(stored, f"{key}.npy") for key in members}
+    _check_names(arrays, names, file)
+    return arrays
 
 
 def _member(stored, name):
@@ -322,14 +323,17 @@ def _import(module):
         ) from error
 
 
-def _checked(arrays, source):
-    """Validates the arrays and returns (images, labels, test images, test labels)."""
+def _check_names(arrays, names, source):
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
         raise ValueError(
             f"{source} lacks the arrays {', '.join(missing)}. Received: "
-            f"{list(arrays)}. Expected: {', '.join(_ARRAYS)}."
+            f"{names}. Expected: {', '.join(_ARRAYS)}."
         )
+
+
+def _checked(arrays, source):
+    """Validates the arrays and returns (images, labels, test images, test labels)."""
     x, x_test = (_images(arrays[k], f"{source}: {k}") for k in ("x_train", "x_test"))
     y = _labels(arrays["y_train"], len(x), f"{source}: y_train")
     y_test = _labels(arrays["y_test"], len(x_test), f"{source}: y_test")

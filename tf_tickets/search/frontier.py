@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets import arguments, files
+from tf_tickets import arguments, files, schema
 from tf_tickets.environment import versions
 from tf_tickets.reports import plots, tables
 from tf_tickets.search import inputs
@@ -304,6 +304,18 @@ def _provenance(searches, seed, epochs, batch_size):
     }
 
 
+_CHECK_TRAININGS = schema.mapping(
+    schema.fields(
+        {
+            "ticket": schema.text,
+            "epochs": schema.count,
+            "metrics": schema.mapping(schema.number),
+        }
+    )
+)
+_REMEDY = "Delete it and start again: its trainings are then repeated."
+
+
 class _Trainings:
     """Trains each ticket once, and stores the metrics in a file."""
 
@@ -317,7 +329,7 @@ class _Trainings:
             directory.mkdir(parents=True, exist_ok=True)
             self.path = directory / "trainings.json"
             if self.path.exists():
-                self.known = json.loads(self.path.read_text())
+                self.known = files.read_json(self.path, _CHECK_TRAININGS, _REMEDY)
 
     def metrics(self, label, search, ticket):
         """Returns the search's own metrics if it trained tickets equally long."""

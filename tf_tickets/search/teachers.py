@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tf_tickets import arguments, files
+from tf_tickets import arguments, files, schema
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.training import batches
 
 # Far from a search's round numbers, so no teacher shares its data order.
 _ORDER = 1_000_000
+_MAX_HEADER_BYTES = 1024
+_REMEDY = "Delete it and start again: the teacher is then trained again."
 
 
 def train_teachers(
@@ -66,8 +68,8 @@ def train_teachers(
             _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
         path = folder and folder / f"teacher_{index}.npz"
         if path and path.exists():
-            with np.load(path) as kept:
-                model.set_weights(list(kept.values()))
+            with files.reading(path, "the weights of a teacher", _REMEDY):
+                _load(model, path)
         else:
             watching = (watch or inputs.unwatched)(f"teacher {index + 1}")
             key = (seed, _ORDER + index)
@@ -114,12 +116,24 @@ def _keep(model, path):
             np.savez(draft, *model.get_weights())
 
 
+def _load(model, path):
+    size = sum(weight.nbytes for weight in model.get_weights())
+    # NumPy leaves a damaged file open if it opens it itself.
+    with open(path, "rb") as file, np.load(file) as kept:
+        entries = kept.zip.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
+        # Each array has a short header.
+        if unpacked > size + _MAX_HEADER_BYTES * len(entries):
+            raise ValueError(f"it has {unpacked} bytes, but the model has {size}")
+        model.set_weights(list(kept.values()))
+
+
 def _check_folder(folder, expected):
     if folder is None:
         return
     path = folder / "teachers.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = files.read_json(path, schema.mapping(), _REMEDY)
         differing = identity.differences(found, expected)
         if differing:
             raise ValueError(
