@@ -19,8 +19,12 @@ class Watched(tt.GradualPruning):
         self.prunings, self.masks = [], []
         super().on_train_begin(logs)
 
+    def advance(self, step):
+        self.at = step
+        super().advance(step)
+
     def _prune(self, sparsity):
-        self.prunings.append((self._step, round(float(sparsity), 4)))
+        self.prunings.append((self.at, round(float(sparsity), 4)))
         super()._prune(sparsity)
         self.masks.append(wrapping.kernels(self.model).masks)
 
@@ -53,11 +57,11 @@ def test_the_last_sparsity_is_reached_exactly(allocation, spe):
     "spe, frequency, steps",
     tiny.in_turns(
         [
-            (1, 1, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
-            (1, 3, [0, 3, 6]),
-            (4, 1, [0, 4, 8]),
-            (4, 3, [0, 4, 8]),
-            (1, 4, [0, 4, 8]),
+            (1, 1, [1, 2, 3, 4, 5, 6, 7, 8]),
+            (1, 3, [3, 6]),
+            (4, 1, [1, 4, 5, 8]),
+            (4, 3, [4, 8]),
+            (1, 4, [4, 8]),
         ]
     ),
 )
@@ -69,7 +73,7 @@ def test_it_fires_once_at_every_step_that_is_due(spe, frequency, steps):
 
 def test_of_several_that_are_due_the_last_counts():
     _, pruning, _ = pruned(
-        schedules.IterativeRate(0.5, 1, end_step=3, frequency=1), spe=4
+        schedules.IterativeRate(0.5, 2, end_step=4, frequency=1), spe=4
     )
     assert pruning.prunings == [(4, 0.875)]
 
@@ -77,7 +81,7 @@ def test_of_several_that_are_due_the_last_counts():
 def test_masks_are_nested():
     schedule = schedules.PolynomialDecay(0.1, 0.8, 0, 12, frequency=2)
     _, pruning, _ = pruned(schedule, epochs=3)
-    assert len(pruning.masks) == 7
+    assert len(pruning.masks) == 6
     for earlier, later in zip(pruning.masks, pruning.masks[1:], strict=False):
         assert not any((later[p] & ~earlier[p]).any() for p in later)
 
@@ -144,8 +148,8 @@ def test_between_prunings_the_model_is_not_touched():
     tiny.network().fit(
         x, y, batch_size=16, verbose=0, callbacks=[Counting(schedule), note]
     )
-    assert len(set(counts[:4])) == len(set(counts[4:])) == 1
-    assert counts[4] > counts[3]
+    assert len(set(counts[:3])) == len(set(counts[3:])) == 1
+    assert counts[3] > counts[2]
 
 
 def test_a_schedule_that_never_fires_warns():
@@ -153,10 +157,55 @@ def test_a_schedule_that_never_fires_warns():
         pruned(schedules.ConstantSparsity(0.0, 100))
 
 
-def test_an_end_before_the_last_sparsity_warns_with_both():
-    schedule = schedules.PolynomialDecay(0.0, 0.8, 0, 5, frequency=5)
-    with pytest.warns(UserWarning, match="sparsity 0.7936 at step 4.*has 0.0000"):
-        pruned(schedule, epochs=1)
+class Before(keras.callbacks.Callback):
+    """Fails the training when its first step begins."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        raise AssertionError("The training has begun.")
+
+
+def test_a_training_too_short_for_the_schedule_warns_before_it_begins():
+    schedule = schedules.PolynomialDecay(0.0, 0.8, 0, 8, frequency=2)
+    arguments = {"batch_size": 16, "verbose": 0}
+    callbacks = [tt.GradualPruning(schedule), Before()]
+    message = "only 0.7000 in the 4 planned steps.*sparsity 0.8000 at step 8"
+    with pytest.warns(UserWarning, match=message), pytest.raises(AssertionError):
+        tiny.network().fit(*tiny.data(), callbacks=callbacks, **arguments)
+
+
+def test_a_training_too_short_for_the_schedule_warns_once(recwarn):
+    pruned(schedules.PolynomialDecay(0.0, 0.8, 0, 8, frequency=2), epochs=1)
+    pruned(schedules.ConstantSparsity(0.8, 100), epochs=1)
+    assert len([w for w in recwarn if "schedule" in str(w.message)]) == 2
+
+
+@pytest.mark.parametrize("frequency", [1, 3, 100])
+def test_a_decay_within_the_training_reaches_its_end_without_a_warning(
+    frequency, recwarn
+):
+    schedule = schedules.PolynomialDecay(0.0, 0.7, 1, 8, frequency=frequency)
+    assert pruned(schedule)[1].ticket.sparsity == 0.7
+    assert not [w for w in recwarn if "schedule" in str(w.message)]
+
+
+class Stop(keras.callbacks.Callback):
+    """Stops the training after its first epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_training_that_stops_before_the_last_sparsity_warns_with_both():
+    schedule = schedules.PolynomialDecay(0.0, 0.8, 0, 8, frequency=8)
+    callbacks = [tt.GradualPruning(schedule), Stop()]
+    arguments = {"batch_size": 16, "epochs": 2, "verbose": 0}
+    with pytest.warns(UserWarning, match="sparsity 0.7000 at step 4.*has 0.0000"):
+        tiny.network().fit(*tiny.data(), callbacks=callbacks, **arguments)
+
+
+def test_a_function_that_asks_for_nothing_between_prunings_does_not_warn(recwarn):
+    pruned(lambda step: (step == 2, 0.4 if step == 2 else 0.0))
+    assert not [w for w in recwarn if "schedule" in str(w.message)]
 
 
 def test_a_model_that_is_not_wrapped_raises():

@@ -30,7 +30,10 @@ def test_every_step_equals_that_of_tfmot(schedule, peer):
     theirs = getattr(peer, type(schedule).__name__)(**schedule.get_config())
     expected = [theirs(int(step)) for step in STEPS]
     fires, sparsities = zip(*[schedule(step) for step in STEPS], strict=True)
-    assert [bool(f) for f in fires] == [bool(np.asarray(f)) for f, _ in expected]
+    fired = [bool(np.asarray(f)) for f, _ in expected]
+    if isinstance(schedule, schedules.PolynomialDecay):
+        fired[schedule.end_step] = True  # The one step that we add.
+    assert [bool(f) for f in fires] == fired
     wanted = [float(np.asarray(s)) for _, s in expected]
     np.testing.assert_allclose([float(s) for s in sparsities], wanted, atol=1e-6)
 
@@ -52,6 +55,14 @@ def test_a_decay_goes_through_points_worked_out_by_hand(step, fires, sparsity):
     assert float(schedule(step)[1]) == pytest.approx(sparsity)
 
 
+@pytest.mark.parametrize("frequency", [1, 3, 7, 100])
+def test_a_decay_fires_at_its_end_whatever_the_frequency(frequency):
+    schedule = schedules.PolynomialDecay(0.0, 0.8, 10, 20, frequency=frequency)
+    steps = [10, *range(10 + frequency, 20, frequency), 20]
+    assert np.flatnonzero(schedule(STEPS)[0]).tolist() == steps
+    assert float(schedule(20)[1]) == 0.8
+
+
 @pytest.mark.parametrize("schedule", [*CASES, schedules.IterativeRate(0.3, 10)])
 def test_an_array_of_steps_gives_what_the_steps_give_one_by_one(schedule):
     fires, sparsities = schedule(STEPS)
@@ -64,6 +75,12 @@ def test_an_iterative_rate_takes_its_share_of_what_is_left():
     schedule = schedules.IterativeRate(0.2, begin_step=10, end_step=29, frequency=10)
     kept = [1 - float(schedule(step)[1]) for step in (9, 10, 19, 20, 30, 1000)]
     np.testing.assert_allclose(kept, [1, 0.8, 0.8, 0.64, 0.64, 0.64])
+
+
+def test_an_iterative_rate_does_not_count_step_0_which_is_never_asked():
+    schedule = schedules.IterativeRate(0.5, begin_step=0, frequency=10)
+    kept = [1 - float(schedule(step)[1]) for step in (0, 9, 10, 19, 20)]
+    np.testing.assert_allclose(kept, [1, 1, 0.5, 0.5, 0.25])
 
 
 def test_sparsity_never_falls():

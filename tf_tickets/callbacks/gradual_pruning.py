@@ -20,6 +20,11 @@ class GradualPruning(PruningCallback):
     Between two prunings the callback only looks into a table of steps; the model is not
     touched. Masks are nested: a pruned weight stays pruned.
 
+    Steps count optimizer updates from 1, as in tensorflow-model-optimization: at step
+    `n`, the model is pruned before its `n`-th update. With `steps_per_execution`, a
+    step within an execution prunes before the next execution, or at the end of the
+    epoch. A `fit` with `initial_epoch` continues counting.
+
     Args:
         schedule: `schedule(step) -> (should_prune, sparsity)`, one of
             `tf_tickets.schedules` or of tensorflow-model-optimization.
@@ -64,47 +69,68 @@ class GradualPruning(PruningCallback):
         self._allocate = allocations.get(allocation)
         self.seed = seed
         self._due: list[tuple[int, float]] = []
-        self._looked_at = 0
+        self._looked_at = 1
         self._asked = None
+        self._warned = False
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        kernels = wrapping.kernels(self.model)
         self._asked = None
-        self._start = wrapping.kernels(self.model).weights
+        self._start = kernels.weights
         self._due = []
-        self._looked_at = 0
-        self._warn_if_idle()
+        self._looked_at = 1
+        self._warned = False
+        if self.params.get("steps"):
+            self._warn_beforehand(1.0 / kernels.size)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         if self.params.get("steps"):
             self._look_ahead(self._step + self.params["steps"])
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self.advance(self._steps_before + batch + 1)
+
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
-        asked = _firings(self.schedule, np.array([self._step]))[1][0]
         kernels = wrapping.kernels(self.model)
-        reached = kernels.sparsity
-        if abs(asked - reached) * kernels.size > 1:
-            warnings.warn(
+        asked, reached = self._sparsity_at(self._step), kernels.sparsity
+        if not self._warned and asked - reached > 1.0 / kernels.size:
+            self._warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
                 f"model has {reached:.4f}. Its last pruning was asked for "
-                f"{self._asked}. Lower `frequency`, or train past `end_step`.",
-                stacklevel=2,
+                f"{self._asked}. Lower `frequency`, or train past `end_step`."
             )
 
-    def _warn_if_idle(self):
-        steps = self.params.get("steps")
-        if not steps:
-            return
-        planned = steps * self.params["epochs"]
-        fires, _ = _firings(self.schedule, np.arange(planned + 1))
-        if not fires.any():
-            warnings.warn(
+    def _warn_beforehand(self, tolerance):
+        """Warns if the planned steps are too few for the schedule."""
+        planned = self.params["steps"] * self.params["epochs"]
+        fires, sparsities = _firings(self.schedule, np.arange(1, planned + 1))
+        if fires.any():
+            self._warn_if_short(planned, sparsities[fires].max(), tolerance)
+        else:
+            self._warn(
                 f"The schedule fires at none of the {planned} planned steps: nothing "
-                "will be pruned. Lower its begin_step or frequency.",
-                stacklevel=2,
+                "will be pruned. Lower its begin_step or frequency."
             )
+
+    def _warn_if_short(self, planned, reached, tolerance):
+        end = max(planned, getattr(self.schedule, "end_step", planned))
+        asked = self._sparsity_at(end)
+        if asked - reached > tolerance:
+            self._warn(
+                f"The schedule will reach only {reached:.4f} in the {planned} "
+                f"planned steps; it asks for sparsity {asked:.4f} at step {end}. Train "
+                "longer, or lower its `end_step` or `frequency`."
+            )
+
+    def _warn(self, message):
+        self._warned = True
+        warnings.warn(message, stacklevel=3)
+
+    def _sparsity_at(self, step):
+        return _firings(self.schedule, np.array([step]))[1][0]
 
     def _look_ahead(self, until):
         """Stores when the schedule fires, from the last checked step to `until`."""
@@ -115,7 +141,7 @@ class GradualPruning(PruningCallback):
         self._looked_at = until + 1
 
     def advance(self, step: int) -> None:
-        """Prunes to the sparsity of the last firing that is due."""
+        """Prunes to the sparsity of the last firing up to a step."""
         if step >= self._looked_at:
             self._look_ahead(step)
         due = [sparsity for at, sparsity in self._due if at <= step]

@@ -2,8 +2,9 @@
 
 Sparsity schedules follow the call convention of tensorflow-model-optimization,
 `schedule(step) -> (should_prune, sparsity)`, and the two libraries accept each other's
-schedules. A step is one optimizer update; step 0 precedes the first one. The schedules
-in this module also accept an array of steps.
+schedules. Steps count optimizer updates from 1, and a step's masks are set before its
+update. So step 0 never occurs. The schedules in this module also accept an array of
+steps.
 
 Temperatures and penalties are called as `schedule(step, steps, epochs)` inside the
 compiled step. `step` counts from the start of a round, or of its penalized part.
@@ -69,7 +70,8 @@ class ConstantSparsity(_Schedule):
 
     Args:
         target_sparsity: Fraction of zeros, in [0, 1).
-        begin_step: First pruning step.
+        begin_step: First pruning step. Step 1 prunes the untrained network. Step 0
+            never occurs, so 0 prunes at step `frequency` first.
         end_step: Last step that may prune; -1 for no end.
         frequency: Number of steps between two prunings.
 
@@ -105,7 +107,9 @@ class PolynomialDecay(_Schedule):
     """Increases the sparsity quickly at first, then more slowly (Zhu and Gupta 2017).
 
     The sparsity is `final + (initial - final) * (1 - progress) ** power`, where
-    `progress` rises linearly from 0 at `begin_step` to 1 at `end_step`.
+    `progress` rises linearly from 0 at `begin_step` to 1 at `end_step`. Pruning also
+    happens at `end_step` if `frequency` does not divide the number of steps, unlike in
+    tensorflow-model-optimization.
 
     Args:
         initial_sparsity: Fraction of zeros at `begin_step`.
@@ -146,6 +150,9 @@ class PolynomialDecay(_Schedule):
         self.power = power
         self.frequency = frequency
 
+    def _fires(self, step):
+        return super()._fires(step) | (step == self.end_step)
+
     def _sparsity(self, step):
         steps = self.end_step - self.begin_step
         progress = np.clip((step - self.begin_step) / steps, 0, 1)
@@ -159,7 +166,8 @@ class IterativeRate(_Schedule):
 
     Args:
         rate: Fraction of the kept weights that each pruning removes.
-        begin_step: First pruning step.
+        begin_step: First pruning step. Step 0 never occurs, so 0 prunes at step
+            `frequency` first.
         end_step: Last step that may prune; -1 for no end.
         frequency: Number of steps between two prunings.
 
@@ -182,5 +190,6 @@ class IterativeRate(_Schedule):
 
     def _sparsity(self, step):
         last = step if self.end_step == -1 else np.minimum(step, self.end_step)
-        prunings = np.maximum((last - self.begin_step) // self.frequency + 1, 0)
+        first = int(self.begin_step > 0)  # Step 0 never occurs.
+        prunings = np.maximum((last - self.begin_step) // self.frequency + first, 0)
         return 1.0 - (1.0 - self.rate) ** prunings
