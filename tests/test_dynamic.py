@@ -7,6 +7,7 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets import wrapping
+from tf_tickets.callbacks import dynamic_sparsity
 from tf_tickets.pruning import saliency
 
 pytestmark = pytest.mark.turns("tensorflow")
@@ -99,6 +100,44 @@ def test_the_smallest_are_dropped_and_the_highest_scores_grow():
         for place in sorted(range(mask.size), key=lambda i: (-scores[i], i))[:dropped]:
             expected[place] = True
         assert new[path].ravel().tolist() == expected.tolist()
+
+
+def exchanged(weight, score, mask, fraction):
+    """Exchanges weights one at a time, as RigL's paper and code do."""
+    stay, candidates = [], list(np.flatnonzero(mask))
+    dropped = round(fraction * len(candidates))
+    while len(candidates) > dropped:
+        largest = max(candidates, key=lambda i: (abs(weight[i]), -i))
+        stay.append(largest)
+        candidates.remove(largest)
+    free = [i for i in range(len(weight)) if i not in stay]
+    for _ in range(dropped):
+        best = max(free, key=lambda i: (score[i], -i))
+        stay.append(best)
+        free.remove(best)
+    return sorted(stay)
+
+
+def test_in_a_nearly_dense_kernel_the_whole_fraction_is_dropped():
+    weight = np.array([9.0, 1.0, -8.0, 2.0, 7.0, -3.0, 6.0, 4.0, -5.0, 0.0])
+    score = np.array([0.0, 7.0, 1.0, 6.0, 1.0, 2.0, 1.0, 9.0, 1.0, 8.0])
+    mask = weight != 0.0
+    # The smallest four, at 1, 3, 5 and 7, compete again with 9. All but 5 win.
+    expected = [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    result = dynamic_sparsity._exchanged(weight, score, mask, 4 / 9)
+    assert np.flatnonzero(result).tolist() == expected
+    assert exchanged(weight, score, mask, 4 / 9) == expected
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.7, 1.0])
+def test_an_exchange_equals_one_of_single_weights(density, fraction):
+    rng = np.random.default_rng(int(100 * density + 10 * fraction))
+    weight, score = rng.normal(size=(2, 60))
+    mask = rng.permutation(60) < 60 * density
+    result = dynamic_sparsity._exchanged(weight * mask, score, mask, fraction)
+    assert np.flatnonzero(result).tolist() == exchanged(weight, score, mask, fraction)
+    assert result.sum() == mask.sum()
 
 
 def test_the_dense_gradient_is_the_slope_at_weights_that_are_pruned_too():

@@ -20,8 +20,8 @@ class DynamicSparsity(PruningCallback):
     SET (Mocanu et al. 2018) with `grow="random"`, RigL (Evci et al. 2020) with
     `grow=tf_tickets.saliency.DenseGradient(x, y)`. Training begins with random masks,
     unless the model has masks already; the number of weights of each kernel stays
-    constant. A grown weight starts at 0, with cleared optimizer slots; a weight that is
-    dropped and grown in the same exchange does not change.
+    constant. A grown weight starts at 0, with cleared optimizer slots. Dropped weights
+    compete for growth too; one that grows again in the same exchange does not change.
 
     Args:
         sparsity: Fraction of zeros, constant throughout.
@@ -122,9 +122,12 @@ class DynamicSparsity(PruningCallback):
 
 
 def _exchanged(weight, score, mask, fraction):
-    """Returns the mask after dropping and growing equally many weights."""
+    """Returns the mask after dropping and growing equally many weights.
+
+    Dropped weights are candidates for growth too, as in the paper and its code.
+    """
     count = int(mask.sum())
-    dropped = min(int(round(fraction * count)), mask.size - count)
+    dropped = round(fraction * count)
     stay = ranking.keep_largest(np.abs(weight), count - dropped, within=mask)
     return stay | ranking.keep_largest(score, dropped, within=~stay)
 
