@@ -50,6 +50,7 @@ CS = {
     "rewind": True,
     "rewind_to": REWIND,
     "score_optimizer": SCORES,
+    "between_rounds": "code",
     "monitor": MONITOR,
     "seed": 4,
 }

@@ -111,6 +111,43 @@ def test_scores_are_reset_to_the_lesser_of_temperature_times_score_and_the_first
             np.testing.assert_allclose(reset, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("paper", [-100.0, -0.2, -0.1, -0.1, -0.1]),
+        ("code", [-0.5, -0.1, -0.1, -0.1, -0.1]),
+    ],
+)
+def test_the_rules_between_rounds_give_literal_scores(rule, expected):
+    search = cs(initial_score=-0.1, final_temperature=200.0, between_rounds=rule)
+    model = network(search)
+    mask = next(iter(wrapping.kernels(model).mask_layers.values()))
+    mask.begin(np.random.default_rng(0), 4, 2)
+    mask.clock.now.assign(4)  # The last step of the round.
+    assert mask.present_temperature == pytest.approx(200.0, rel=1e-6)
+    given = np.full(mask.scores.shape, 0.7, "float32").ravel()
+    given[:5] = [-0.5, -0.001, -0.0005, 0.0, 0.3]
+    mask.scores.assign(given.reshape(mask.scores.shape))
+    search._reset_scores(mask)
+    found = wrapping.to_numpy(mask.scores).ravel()
+    np.testing.assert_allclose(found[:5], expected, rtol=1e-5)
+    assert (found[5:] == np.float32(-0.1)).all()
+
+
+@pytest.mark.both
+def test_the_rule_of_the_code_keeps_scores_below_the_first():
+    search, diary = cs(2, final_temperature=50.0, between_rounds="code"), Scores()
+    run(search, callbacks=[diary])
+    for path, reset in diary.begun[2].items():
+        expected = np.minimum(diary.ended[1][path], np.float32(-0.05))
+        assert (reset == expected).all()
+
+
+def test_another_rule_between_rounds_is_refused():
+    with pytest.raises(ValueError, match="one of 'paper', 'code'. Received: 'min'"):
+        cs(between_rounds="min")
+
+
 @pytest.mark.both
 def test_the_temperature_rises_in_every_round_and_the_logs_say_so():
     search = cs(2, 3, final_temperature=100.0)

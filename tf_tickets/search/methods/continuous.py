@@ -20,9 +20,9 @@ class ContinuousSparsification(TicketSearch):
     A callback that runs the rounds of one `fit` over a model that `search.wrap`
     returned. Weights and scores are trained together, with the mask
     `sigmoid(temperature * score)`. Each round ends with a ticket that keeps the weights
-    of positive score. Then scores are set to `min(temperature * score, initial_score)`,
-    the temperature restarts, and both optimizers start anew. A ticket's metrics are
-    those of the network it was taken from; `train_ticket` trains it.
+    of positive score. Then the scores are lowered by the rule of `between_rounds`, the
+    temperature restarts, and both optimizers start anew. A ticket's metrics are those
+    of the network it was taken from; `train_ticket` trains it.
 
     Args:
         rounds: Number of trainings, and of tickets.
@@ -42,6 +42,10 @@ class ContinuousSparsification(TicketSearch):
         rewind_to: "init", "N steps" or "N epochs" of the first round.
         score_optimizer: The optimizer of the scores; None for a copy of that of the
             weights, without weight decay.
+        between_rounds: "paper" sets scores to
+            `min(temperature * score, initial_score)`, which makes low scores much
+            lower. "code" sets them to `min(score, initial_score)`, as the published
+            code does.
         monitor: The metric by which tickets are judged: its name or a `Monitor`.
         seed: Seed of the search, for its provenance; nothing is drawn.
 
@@ -72,10 +76,12 @@ class ContinuousSparsification(TicketSearch):
         rewind_to: str | Rewind = "init",
         *,
         score_optimizer: str | keras.optimizers.Optimizer | None = None,
+        between_rounds: str = "paper",
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_choice(("paper", "code"), between_rounds=between_rounds)
         temperature = _temperature(final_temperature, epochs_per_round)
         mask = SoftMask(initial_score, penalty, temperature, scale_mask)
         self.rounds = rounds
@@ -85,6 +91,7 @@ class ContinuousSparsification(TicketSearch):
         self.penalty = mask.penalty
         self.scale_mask = scale_mask
         self.rewind = rewind
+        self.between_rounds = between_rounds
         self.score_optimizer = optimizer_or_none(score_optimizer)
         plan = LearnMasks(
             mask,
@@ -98,7 +105,9 @@ class ContinuousSparsification(TicketSearch):
 
     def _reset_scores(self, mask):
         """Resets scores for a new round; removed weights keep their low scores."""
-        scores = to_numpy(mask.scores) * np.float32(mask.present_temperature)
+        scores = to_numpy(mask.scores)
+        if self.between_rounds == "paper":
+            scores = scores * np.float32(mask.present_temperature)
         mask.scores.assign(np.minimum(scores, np.float32(self.initial_score)))
 
 
