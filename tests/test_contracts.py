@@ -5,6 +5,7 @@ import json
 
 import keras
 import pytest
+import tiny
 
 import tf_tickets as tt
 from tf_tickets import distillation, masks, optimizers
@@ -447,9 +448,58 @@ def test_a_prunable_layer_survives_being_saved(mask):
             ValueError,
             "Received: target_sparsity=80. For percent",
         ),
-        (schedules.IterativeRate, {"rate": 0.2, "begin_step": -1}, ValueError, "=-1"),
+        (schedules.IterativeRate, {"rate": 0.2, "begin_step": -1}, ValueError, ": -1"),
     ],
 )
 def test_bad_arguments_raise_with_what_was_received(cls, arguments, error, message):
     with pytest.raises(error, match=message):
         cls(**arguments)
+
+
+NUMBERS = {
+    "tolerance": (tt.Monitor, {}),
+    "learning_rate": (tt.PenaltyPhase, {}),
+    "learning_rate_factor": (tt.ThresholdPruning, {}),
+    "strength": (masks.BudgetMask, {}),
+    "temperature": (distillation.LogitsDistillation, {}),
+    "cap": (schedules.GrowingPenalty, {}),
+    "power": (schedules.GrowingPenalty, {}),
+    "increment": (schedules.GrowingPenalty, {}),
+    "interval": (schedules.GrowingPenalty, {"increment": 0.1}),
+    "hold": (schedules.GrowingPenalty, {"increment": 0.1}),
+    "initial": (schedules.ExponentialTemperature, {}),
+    "final": (schedules.ExponentialTemperature, {}),
+    "final_temperature": (tt.ContinuousSparsification, {}),
+    "min_delta": (tt.EarlyStopRewind, {}),
+    "student_loss_weight": (tt.KDLTS, {}),
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, "x"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_or_negative_is_refused_at_construction(name, value):
+    cls, others = NUMBERS[name]
+    with pytest.raises(ValueError, match=f"Received: .*{value}"):
+        cls(**{**others, name: value})
+
+
+SEEDED = [
+    (tt.IMP, {}),
+    (tt.KDLTS, {}),
+    (tt.DLTH, {"final_sparsity": 0.5}),
+    (tt.GradualPruning, GRADUAL),
+    (tt.DynamicSparsity, {}),
+]
+
+
+@pytest.mark.parametrize(("cls", "others"), SEEDED)
+@pytest.mark.parametrize("seed", [-1, "x", 1.5, float("nan"), None])
+def test_a_bad_seed_is_refused_at_construction(cls, others, seed):
+    with pytest.raises(ValueError, match=f"`seed` .*Received: .*{seed}"):
+        cls(**{**others, "seed": seed})
+
+
+@pytest.mark.parametrize("seed", [-1, "x"])
+def test_a_trainer_with_a_bad_seed_is_refused_at_construction(seed):
+    with pytest.raises(ValueError, match=f"`seed` .*Received: .*{seed}"):
+        tt.TicketTrainer(tiny.build_compiled, tiny.splits(), seed=seed)

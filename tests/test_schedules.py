@@ -117,14 +117,27 @@ def test_a_sparsity_outside_its_range_raises_and_is_named(value):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"begin_step": -1}, "begin_step=-1"),
-        ({"begin_step": 0, "frequency": 0}, "frequency=0"),
+        ({"begin_step": -1}, "`begin_step` .* 0 or more. Received: -1"),
+        ({"begin_step": 1.5}, "`begin_step` .* Received: 1.5"),
+        ({"begin_step": float("nan")}, "`begin_step` .* Received: nan"),
+        ({"begin_step": "x"}, "`begin_step` .* Received: 'x'"),
+        ({"begin_step": 0, "frequency": 0}, "`frequency` .* 1 or more. Received: 0"),
+        ({"begin_step": 0, "frequency": None}, "`frequency` .* Received: None"),
+        ({"begin_step": 0, "frequency": float("nan")}, "`frequency` .* Received: nan"),
         ({"begin_step": 5, "end_step": 4}, "end_step=4"),
+        ({"begin_step": 5, "end_step": float("nan")}, "end_step=nan"),
+        ({"begin_step": 5, "end_step": None}, "end_step=None"),
     ],
 )
 def test_steps_that_make_no_sense_raise_and_are_named(settings, named):
     with pytest.raises(ValueError, match=named):
         schedules.ConstantSparsity(0.5, **settings)
+
+
+@pytest.mark.parametrize("power", [0, -1, float("nan"), float("inf"), "x", None])
+def test_a_power_that_is_not_above_0_raises_and_is_named(power):
+    with pytest.raises(ValueError, match=f"`power` .*Received: .*{power}"):
+        schedules.PolynomialDecay(0.0, 0.5, 0, 10, power=power)
 
 
 @pytest.mark.parametrize("end", [-1, 10])

@@ -15,7 +15,7 @@ def check_counts(**counts: Any) -> None:
     >>> check_counts(rounds=3)
     """
     for name, count in counts.items():
-        if not _is_whole(count) or count < 1:
+        if not is_whole(count) or count < 1:
             raise ValueError(
                 f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
             )
@@ -29,7 +29,7 @@ def check_not_negative(**counts: Any) -> None:
     >>> check_not_negative(epochs=0)
     """
     for name, count in counts.items():
-        if not _is_whole(count) or count < 0:
+        if not is_whole(count) or count < 0:
             raise ValueError(
                 f"`{name}` must be a whole number of 0 or more. Received: {count!r}"
             )
@@ -83,6 +83,20 @@ def check_between(low: float, high: float, **values: Any) -> None:
             )
 
 
+def check_numbers(**values: Any) -> None:
+    """Refuses values that are not numbers; NaN and infinity too.
+
+    Example:
+
+    >>> check_numbers(power=3)
+    """
+    for name, value in values.items():
+        if not _is_number(value) or math.isinf(value):
+            raise ValueError(
+                f"`{name}` must be a finite number. Received: {name}={value!r}"
+            )
+
+
 def check_choice(choices: Collection[Any], **values: Any) -> None:
     """Refuses values that are not among the choices.
 
@@ -96,7 +110,14 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
             raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")
 
 
-def _is_whole(value):
+def is_whole(value: Any) -> bool:
+    """Returns whether a value is a whole number, not a float or a bool.
+
+    Example:
+
+    >>> is_whole(3), is_whole(3.0)
+    (True, False)
+    """
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

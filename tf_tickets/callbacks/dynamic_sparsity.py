@@ -62,6 +62,7 @@ class DynamicSparsity(PruningCallback):
         super().__init__()
         _check(sparsity, drop_fraction, until, anneal)
         arguments.check_counts(interval=interval)
+        arguments.check_seed(seed)
         self.sparsity = sparsity
         self.grow = criteria.get(grow)
         self.allocation = allocation

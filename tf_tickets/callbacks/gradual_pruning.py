@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.callbacks.base import PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
@@ -58,6 +58,7 @@ class GradualPruning(PruningCallback):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        arguments.check_seed(seed)
         if not callable(schedule):
             raise TypeError(
                 "`schedule` must be called as schedule(step) -> (should_prune, "

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_tickets import arguments
 from tf_tickets.distillation.losses import DistillationLoss
 from tf_tickets.masks.base import Tensor
 from tf_tickets.wrapping import rebuilding
@@ -66,6 +67,7 @@ class Distiller(keras.Model):
         name: str = "distiller",
         **kwargs: Any,
     ) -> None:
+        arguments.check_between(0.0, 1e30, student_loss_weight=student_loss_weight)
         super().__init__(name=name, **kwargs)
         self.student = student
         self.distillation_losses = _as_list(distillation_losses)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Tensor
 
 _TINY = 1e-12
@@ -110,6 +111,7 @@ class LogitsDistillation(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(teacher_layer_name, student_layer_name, **kwargs)
+        arguments.check_numbers(temperature=temperature)
         if not 0.0 < temperature < float("inf"):
             raise ValueError(
                 f"`temperature` must be above 0. Received: temperature={temperature}"

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tf_tickets import arguments
+
 
 def called(name: str, schedule: Any) -> Any:
     """Returns a schedule, deserialized first if it is a configuration.
@@ -64,6 +66,7 @@ class ExponentialTemperature:
     def __init__(
         self, initial: float = 1.0, final: float = 200.0, per: str = "step"
     ) -> None:
+        arguments.check_numbers(initial=initial, final=final)
         if not 0.0 < initial <= final < math.inf:
             raise ValueError(
                 "`initial` must be above 0 and `final` finite and at least `initial`. "
@@ -94,6 +97,9 @@ class ExponentialTemperature:
 
 
 def _check_growth(increment, interval, cap, power, hold):
+    numbers = {"increment": increment, "hold": hold}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    arguments.check_numbers(interval=interval, cap=cap, power=power, **given)
     if not (0.0 <= cap < math.inf and 0.0 < power < math.inf):
         raise ValueError(
             "`cap` must be 0 or more and `power` above 0. Received: "

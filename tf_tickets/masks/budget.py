@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.soft import SoftMask
 
@@ -51,6 +52,7 @@ class BudgetMask(SoftMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, 0.0, temperature, scale_mask, **kwargs)
+        arguments.check_numbers(strength=strength)
         if not 0.0 < strength < math.inf:
             raise ValueError(f"`strength` must be above 0. Received: {strength!r}")
         self.strength = float(strength)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.tickets.ticket import Ticket
@@ -50,6 +50,8 @@ class TicketTrainer:
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
+        arguments.check_seed(seed)
+        arguments.check_counts(batch_size=batch_size)
         self.parts = inputs.split(data)
         self.seed = seed
         self.batch_size = batch_size

@@ -108,6 +108,7 @@ class KDLTS(TicketSearch):
     ) -> None:
         arguments.check_counts(epochs=epochs)
         arguments.check_fraction(final_sparsity=final_sparsity)
+        arguments.check_between(0.0, 1e30, student_loss_weight=student_loss_weight)
         self.final_sparsity = final_sparsity
         self.distillation_losses = distillation_losses
         self.distillation_loss_weights = distillation_loss_weights

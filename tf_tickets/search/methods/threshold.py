@@ -135,6 +135,7 @@ def _check_numbers(quality, learning_rate_factor):
                 "`quality` is the factor of the standard deviation and must be 0 or "
                 f"more. Received: quality={quality}"
             )
+    arguments.check_numbers(learning_rate_factor=learning_rate_factor)
     if not 0.0 < learning_rate_factor <= 1.0:
         raise ValueError(
             "`learning_rate_factor` must lie in (0, 1]. Received: "
