@@ -65,6 +65,20 @@ def test_the_gradient_of_an_ensemble_is_the_mean_of_its_teachers(name):
     assert np.abs(together).max() > 1e-3
 
 
+def test_keras_own_loss_agrees_only_if_it_is_told_to_take_probabilities():
+    """The guide to distillation shows these numbers."""
+    taught = np.array([[2.0, 0.0, -1.0], [0.0, 3.0, 1.0]], "float32")
+    answer = np.array([[0.0, 1.0, 0.0], [1.0, -1.0, 2.0]], "float32")
+    p, q = softmax(taught / 2.0), softmax(answer / 2.0)
+    assert 4.0 * divergence(p, q) == pytest.approx(1.967794)
+    ours = dl.LogitsDistillation(2.0).compute_loss([taught], answer)
+    assert float(ours) == pytest.approx(1.967794, rel=1e-5)
+    theirs = keras.distillation.LogitsDistillation
+    told = theirs(2.0, loss=keras.losses.KLDivergence()).compute_loss(taught, answer)
+    assert float(told) == pytest.approx(1.967794, rel=1e-5)
+    assert float(theirs(2.0).compute_loss(taught, answer)) == pytest.approx(15.9448)
+
+
 def test_probabilities_are_taken_for_what_they_are():
     loss = dl.LogitsDistillation(1.0, from_logits=False)
     p, q = softmax(ROWS[1]), softmax(ROWS[0])
