@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
+from tf_tickets import wrapping
 from tf_tickets.experiments import models, recipes
-from tf_tickets.pruning import allocation
+from tf_tickets.pruning import allocation, selection
+from tf_tickets.search import search_recipes
 
 pytestmark = pytest.mark.turns
 
@@ -242,3 +244,93 @@ def test_bad_widths_and_epochs_are_refused():
         models.lenet300(width=0)
     with pytest.raises(ValueError, match="Received: epochs=0"):
         recipes.recipe("lenet300").with_epochs(0)
+
+
+def test_vgg_spares_its_output_as_in_openlth():
+    spared = recipes.recipe("vgg16").allocation
+    masks = {"vgg16/conv1/kernel": np.ones(6, bool), "output/kernel": np.ones(4, bool)}
+    scores = {"vgg16/conv1/kernel": np.arange(6.0), "output/kernel": np.zeros(4)}
+    assert spared(scores, masks, 7) == {"vgg16/conv1/kernel": 3, "output/kernel": 4}
+    assert spared(scores, masks, 2) == {"vgg16/conv1/kernel": 0, "output/kernel": 4}
+
+
+def test_a_search_by_the_recipe_of_vgg_keeps_the_whole_output():
+    recipe = recipes.recipe("vgg16")
+    with _without_weights():
+        model = recipe.build((8, 8, 3), 4, 0.02)
+    paths = [v.path for v in model.variables if v.name == "kernel"]
+    rng = np.random.default_rng(0)
+    masks = {path: np.ones(10, bool) for path in paths}
+    scores = {path: rng.random(10) * (path != "output/kernel") for path in paths}
+    chosen = selection.choose(scores, masks, 70, recipe.allocation)
+    assert sum(int(mask.sum()) for mask in chosen.values()) == 70
+    assert chosen["output/kernel"].all()
+
+
+@pytest.mark.parametrize("name", ["lenet300", "resnet20"])
+def test_other_recipes_prune_the_output_as_their_papers(name):
+    assert recipes.recipe(name).allocation in (None, "global")
+
+
+_EXPECTED = {
+    "cs_conv6": {
+        "rounds": 4,
+        "epochs_per_round": 40,
+        "initial_score": 0.0,
+        "final_temperature": 100.0,
+        "penalty": 1e-10,
+    },
+    "cs_resnet20": {"epochs_per_round": 85, "penalty": 1e-8, "scale_mask": True},
+    "dlth_resnet20": {"rounds": 1, "epochs_per_round": 200, "final_sparsity": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", _EXPECTED)
+def test_a_search_has_the_settings_of_its_paper(name):
+    search = search_recipes.recipe(name).search()
+    found = {key: getattr(search, key) for key in _EXPECTED[name]}
+    assert found == _EXPECTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "drops"),
+    [("cs_resnet20", (56, 71, 85)), ("dlth_resnet20", (100, 150, 200))],
+)
+def test_the_learning_rate_drops_at_the_epochs_of_the_paper(name, drops):
+    first, second, epochs = drops
+    optimizer = search_recipes.recipe(name).optimizer(10 * epochs)
+    optimizer.build([keras.Variable(np.ones(2, "float32"))])
+    rates = []
+    for step in (0, 10 * first - 1, 10 * first, 10 * second - 1, 10 * second):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(("name", "decay"), [("cs", 1e-4), ("dlth", 5e-4)])
+def test_weight_decay_is_that_of_the_paper(name, decay):
+    optimizer = search_recipes.recipe(f"{name}_resnet20").optimizer(100)
+    # Of momentum 0.9.
+    assert optimizer.weight_decay == pytest.approx(10 * decay)
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("cs_conv6", []),
+        ("cs_resnet20", ["output", "stage2_block1_shortcut", "stage3_block1_shortcut"]),
+        ("dlth_resnet20", ["output", "stem"]),
+    ],
+)
+def test_a_search_spares_the_layers_of_its_paper(name, spared):
+    recipe = search_recipes.recipe(name)
+    model = recipe.build((8, 8, 3), 4, steps_per_epoch=2, width=0.02)
+    wrapped = {path.split("/")[-2] for path in wrapping.kernels(model)}
+    kernels = {v.path.split("/")[-2] for v in model.variables if v.name == "kernel"}
+    assert sorted(kernels - wrapped) == spared
+    assert (model.optimizer.name == "grouped") == name.startswith("cs")
+
+
+def test_an_unknown_search_lists_the_known_ones():
+    with pytest.raises(ValueError, match="Received: 'cs'.*cs_conv6, .*, dlth_resnet20"):
+        search_recipes.recipe("cs")

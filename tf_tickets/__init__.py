@@ -28,6 +28,7 @@ from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
+from tf_tickets.search import search_recipes
 from tf_tickets.search.frontier import Frontier, find_frontier
 from tf_tickets.search.learn_masks import LearnMasks
 from tf_tickets.search.methods.continuous import ContinuousSparsification
@@ -104,6 +105,7 @@ __all__ = [
     "recipes",
     "saliency",
     "schedules",
+    "search_recipes",
     "snapshots",
     "strip",
     "summary",

@@ -8,14 +8,36 @@ from collections.abc import Callable
 from typing import Self
 
 import keras
+import numpy as np
 
 from tf_tickets.experiments import models
+from tf_tickets.pruning import allocation
 
 __all__ = [
     "Recipe",
     "build",
     "recipe",
+    "spare_output",
 ]
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+def spare_output(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
+) -> dict[str, int]:
+    """Ranks all kernels together, but keeps every weight of the layer `output`.
+
+    Example:
+
+    >>> masks = {"conv/kernel": np.ones(6, bool), "output/kernel": np.ones(2, bool)}
+    >>> scores = {path: np.arange(float(mask.size)) for path, mask in masks.items()}
+    >>> spare_output(scores, masks, 4)
+    {'conv/kernel': 2, 'output/kernel': 2}
+    """
+    pruned = {path: m for path, m in masks.items() if "output" not in path.split("/")}
+    spared = {path: int(masks[path].sum()) for path in masks.keys() - pruned.keys()}
+    left = max(0, keep - sum(spared.values()))
+    return allocation.global_(scores, pruned, left) | spared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +53,7 @@ class Recipe:
         epochs: Number of epochs per round.
         rate: Fraction of the kept weights that a round prunes: one number, or a
             dict from a regular expression for kernel paths to a number.
-        allocation: "global", or None if `rate` is defined per kernel.
+        allocation: "global", a function, or None if `rate` is defined per kernel.
         rewind_to: "init", or a number of epochs such as "10 epochs".
         source: Publication of the hyperparameters.
 
@@ -47,7 +69,7 @@ class Recipe:
     batch_size: int
     epochs: int
     rate: float | dict[str, float]
-    allocation: str | None
+    allocation: str | allocation.Allocation | None
     rewind_to: str
     source: str
 
@@ -71,32 +93,57 @@ class Recipe:
         return dataclasses.replace(changed, rewind_to=rewind_to)
 
 
-def _adam(learning_rate):
+def adam(learning_rate: float) -> Callable[..., keras.optimizers.Optimizer]:
+    """Returns the function of a recipe that makes Adam.
+
+    Example:
+
+    >>> round(float(adam(0.01)().learning_rate), 3)
+    0.01
+    """
+
     def optimizer(steps=None):
         return keras.optimizers.Adam(learning_rate)
 
     return optimizer
 
 
-def _momentum_in_three_stages(steps=None):
-    """Returns SGD with learning rates 0.1, 0.01 and 0.001.
+def sgd_in_three_stages(
+    steps: int | None = None,
+    drops: tuple[int, int, int] = (80, 120, 160),
+    weight_decay: float = 1e-4,
+    nesterov: bool = False,
+) -> keras.optimizers.Optimizer:
+    """Returns SGD with learning rates 0.1, 0.01 and 0.001, and momentum 0.9.
 
-    The learning rate drops after 1/2 and 3/4 of the steps.
+    Args:
+        steps: Number of steps in a round.
+        drops: The epochs of the two drops, and the number of epochs.
+        weight_decay: Weight decay in the convention of the papers.
+        nesterov: Whether to use Nesterov momentum.
+
+    Example:
+
+    >>> round(float(sgd_in_three_stages(320).learning_rate), 3)
+    0.1
     """
+    first, second, epochs = drops
     if steps is None:
         raise ValueError(
-            "The learning rate of this recipe drops after 1/2 and 3/4 of the training, "
-            "so the number of steps must be known. Received: steps_per_epoch=None. "
-            "Pass steps_per_epoch=ceil(training rows / batch size)."
+            f"The learning rate of this recipe drops after {first} and {second} of "
+            f"{epochs} epochs, so the number of steps must be known. Received: "
+            "steps_per_epoch=None. Pass steps_per_epoch=ceil(training rows / batch "
+            "size)."
         )
     # A boundary is the last step of a learning rate, and steps are zero-based.
-    boundaries = [steps // 2 - 1, steps * 3 // 4 - 1]
+    boundaries = [steps * first // epochs - 1, steps * second // epochs - 1]
     optimizer = keras.optimizers.SGD(
         keras.optimizers.schedules.PiecewiseConstantDecay(
             boundaries, [0.1, 0.01, 0.001]
         ),
         momentum=0.9,
-        weight_decay=_decoupled(1e-4, momentum=0.9),
+        nesterov=nesterov,
+        weight_decay=_decoupled(weight_decay, momentum=0.9),
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
@@ -122,7 +169,7 @@ def _small(name, builder, learning_rate, epochs, rate):
     return Recipe(
         name=name,
         build=builder,
-        optimizer=_adam(learning_rate),
+        optimizer=adam(learning_rate),
         batch_size=60,
         epochs=epochs,
         rate=rate,
@@ -132,15 +179,15 @@ def _small(name, builder, learning_rate, epochs, rate):
     )
 
 
-def _deep(name, builder):
+def _deep(name, builder, allocation="global"):
     return Recipe(
         name=name,
         build=builder,
-        optimizer=_momentum_in_three_stages,
+        optimizer=sgd_in_three_stages,
         batch_size=128,
         epochs=160,
         rate=0.2,
-        allocation="global",
+        allocation=allocation,
         rewind_to="10 epochs",
         source=_OPEN_LTH,
     )
@@ -162,7 +209,8 @@ RECIPES = {
         _small("conv6", models.conv6, 3e-4, epochs=40, rate=_CONV6_RATES),
         _deep("resnet20", models.resnet20),
         _deep("resnet18", models.resnet18),
-        _deep("vgg16", models.vgg16),
+        # OpenLTH does not prune the output of VGG.
+        _deep("vgg16", models.vgg16, spare_output),
     )
 }
 
