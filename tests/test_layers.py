@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -37,6 +40,33 @@ class TwoArguments(keras.layers.Layer):
 
     def call(self, one, other, scale=1.0):
         return self.left(one) + scale * self.right(other)
+
+
+@keras.saving.register_keras_serializable("tests")
+class BuiltByCall(keras.layers.Layer):
+    """A layer whose `build` leaves its sublayers to the first call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = kl.Dense(4, name="first")
+        self.rest = [kl.LayerNormalization(), kl.Dense(3, name="last")]
+
+    def build(self, shape):
+        self.built = True
+
+    def call(self, inputs):
+        x = self.first(inputs)
+        for layer in self.rest:
+            x = layer(x)
+        return x
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoBuiltByCall(TwoArguments):
+    """The same with two inputs."""
+
+    def build(self, one_shape, other_shape):
+        self.built = True
 
 
 class Float32Inside(keras.layers.Layer):
@@ -198,6 +228,141 @@ def test_the_wrapper_gives_the_layers_dtype(policy):
     assert wrapped.layers[1].layer.kernel is plain.layers[1].kernel
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras.layers.Layer):
+    """A layer without a shape of its own around a dense one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = kl.Dense(3)
+
+    def call(self, inputs):
+        return 2.0 * self.dense(inputs)
+
+
+AFTER_A_PRODUCT = {
+    "Conv2D": lambda: kl.Conv2D(4, 3),
+    "DepthwiseConv2D": lambda: kl.DepthwiseConv2D(3),
+    "Dense": lambda: kl.Dense(4),
+    "TimeDistributed": lambda: kl.TimeDistributed(kl.Conv1D(4, 3)),
+    "block": Scaled,
+}
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "bfloat16"])
+@pytest.mark.parametrize("name", AFTER_A_PRODUCT)
+def test_a_layer_after_multiplication_by_a_constant_is_wrapped(name, policy):
+    if (name, policy) == ("block", "float32"):
+        pytest.skip("Keras cannot trace this plain layer")
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((8, 8, 2))
+    plain = keras.Model(inputs, AFTER_A_PRODUCT[name]()(inputs * 2.0))
+    model = wrapping.wrap(plain, verbose=False)
+    assert (model.output.shape, model.output.dtype) == (
+        plain.output.shape,
+        plain.output.dtype,
+    )
+    x = np.ones((2, 8, 8, 2), "float32")
+    np.testing.assert_array_equal(samples.outputs(model, x), samples.outputs(plain, x))
+
+
+@pytest.mark.both
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="sparse tensors")
+def test_a_sparse_input_is_read_as_in_a_plain_model():
+    import tensorflow as tf
+
+    inputs = keras.Input((6,), sparse=True)
+    plain = keras.Model(inputs, kl.Dense(3)(inputs))
+    model = wrapping.wrap(plain, verbose=False)
+    x = tf.sparse.from_dense(np.eye(6, dtype="float32"))
+    np.testing.assert_array_equal(samples.array(model(x)), samples.array(plain(x)))
+
+
+# Attributes
+
+
+def test_what_the_wrapper_lacks_is_read_from_the_layer():
+    dense = Prunable(kl.Dense(3, activation="relu", name="d"))
+    assert (dense.units, dense.activation) == (3, keras.activations.relu)
+    rnn = Prunable(kl.GRU(2))
+    assert samples.array(rnn.get_initial_state(4)[0]).shape == (4, 2)
+
+
+def test_what_neither_wrapper_nor_layer_has_raises_and_names_both():
+    layer = Prunable(kl.Dense(3, name="d"))
+    with pytest.raises(AttributeError, match="Prunable.*'d' of type Dense.*'unit'"):
+        layer.unit  # noqa: B018
+    assert not hasattr(Prunable.__new__(Prunable, kl.Dense(3)), "units")
+
+
+@pytest.mark.both
+def test_a_kernel_is_read_with_its_mask():
+    layer = Prunable(kl.Dense(2))
+    layer.build((None, 3))
+    layer.set_masks({"kernel": [[1, 0], [1, 0], [0, 0]]})
+    layer.layer.kernel.assign(np.ones((3, 2)))
+    assert samples.array(layer.kernel).tolist() == [[1, 0], [1, 0], [0, 0]]
+    assert layer.bias is layer.layer.bias
+
+
+@keras.saving.register_keras_serializable("tests")
+class TiedTables(keras.Model):
+    """Reads the table of an embedding once more in its output, as GPT-2 does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.emb = kl.Embedding(5, 4, name="emb")
+
+    def call(self, inputs):
+        return ops.matmul(self.emb(inputs), ops.transpose(self.emb.embeddings))
+
+
+@pytest.mark.both
+def test_a_table_that_the_model_reads_again_stays_masked_in_training():
+    model = TiedTables()
+    tokens = np.arange(5)[:, None]
+    model(tokens)
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    model = wrapping.wrap(model, embeddings=True, verbose=False)
+    mask = np.arange(20).reshape(5, 4) % 2 == 0
+    wrapping.kernels(model).set_masks({"tied_tables/emb/embeddings": mask})
+    model.fit(tokens, np.ones((5, 1, 5)), verbose=0)
+    table = samples.array(model.emb.layer.embeddings)
+    assert not table[~mask].any()
+    assert table[mask].all()
+
+
+def test_an_attribute_of_the_layer_is_set_on_the_layer():
+    layer = Prunable(kl.Dense(2, name="d"))
+    layer.activation = keras.activations.relu
+    assert layer.layer.activation is keras.activations.relu
+    assert "activation" not in vars(layer)
+    layer.note = "mine"
+    assert layer.note == "mine"
+    assert not hasattr(layer.layer, "note")
+
+
+def test_a_kernel_is_not_replaced_through_the_wrapper():
+    layer = Prunable(kl.Dense(2, name="d"))
+    layer.build((None, 3))
+    with pytest.raises(AttributeError):
+        layer.kernel = np.ones((3, 2))
+
+
+@pytest.mark.both
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_wrapped_model_is_copied_with_its_masks(copied):
+    model = wrapping.wrap(samples.single(kl.Dense(4), 6), verbose=False)
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
+    again = copied(model)
+    x, _ = samples.data(model)
+    np.testing.assert_array_equal(samples.outputs(again, x), samples.outputs(model, x))
+    assert wrapping.kernels(again).sparsity == wrapping.kernels(model).sparsity
+
+
 def losses(model, inputs):
     model(inputs, training=True)
     return [samples.array(loss) for loss in model.losses]
@@ -263,6 +428,40 @@ def test_a_block_of_two_inputs_without_build_survives_a_file(tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     before = samples.outputs(model, inputs)
     np.testing.assert_array_equal(samples.outputs(again, inputs), before)
+
+
+def assert_file_is_the_same(model, tmp_path):
+    inputs, _ = samples.data(model)
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    before = samples.outputs(model, inputs)
+    np.testing.assert_array_equal(samples.outputs(again, inputs), before)
+    masks = wrapping.kernels(model).masks.values()
+    np.testing.assert_equal(list(wrapping.kernels(again).masks.values()), list(masks))
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_layers_that_build_leaves_to_the_call_survive_a_file(by_hand, tmp_path):
+    layer = Prunable(BuiltByCall()) if by_hand else BuiltByCall()
+    model = keras.Sequential([keras.Input((6,)), layer])
+    model = model if by_hand else wrapping.wrap(model, verbose=False)
+    assert len(wrapping.kernels(model)) == 2
+    assert_file_is_the_same(model, tmp_path)
+
+
+def test_layers_of_two_inputs_that_build_leaves_to_the_call_survive_a_file(tmp_path):
+    one, other = keras.Input((4,)), keras.Input((5,))
+    model = keras.Model([one, other], TwoBuiltByCall()(one, other))
+    assert_file_is_the_same(wrapping.wrap(model, verbose=False), tmp_path)
+
+
+def test_a_nested_block_that_build_leaves_to_the_call_survives_a_file(tmp_path):
+    inputs = keras.Input((5, 6))
+    inner = keras.Sequential([keras.Input((5, 6)), BuiltByCall()])
+    model = keras.Model(inputs, kl.Flatten()(inner(inputs)))
+    assert_file_is_the_same(wrapping.wrap(model, verbose=False), tmp_path)
 
 
 def padded(wrap):

@@ -96,6 +96,10 @@ class Prunable(keras.layers.Wrapper):
     always exactly zero for the layer and receive no gradient. Nested kernels are
     supported in RNN cells, attention, other wrappers and custom blocks.
 
+    Attributes that the wrapper lacks are read from the layer and set on it, so that
+    `wrapped.units` works. A kernel reads as its masked value, a tensor; `layer.kernel`
+    of the wrapped layer is the stored variable.
+
     Args:
         layer: The layer to wrap.
         kernels: Relative paths of the variables to prune, such as "kernel" or
@@ -111,7 +115,13 @@ class Prunable(keras.layers.Wrapper):
     >>> layer.set_masks({"kernel": [[1, 0], [1, 0], [0, 0]]})
     >>> float(layer(keras.ops.ones((1, 3)))[0, 1])
     0.0
+    >>> layer.units
+    2
     """
+
+    # Names of the wrapper, which are not set on a layer that has them too.
+    kernels: list[str] | None = None
+    kernel_masks: list[Mask] = []
 
     def __init__(
         self,
@@ -138,9 +148,38 @@ class Prunable(keras.layers.Wrapper):
         if layer.built:
             self.build()
 
+    def __getattr__(self, name):
+        layer = self._layer_with(name)
+        if layer is None:
+            raise AttributeError(_no_attribute(self, name))
+        value = getattr(layer, name)
+        return self._masked(value) if isinstance(value, keras.Variable) else value
+
+    def __setattr__(self, name, value):
+        belongs_here = name in vars(self) or hasattr(type(self), name)
+        layer = None if belongs_here else self._layer_with(name)
+        if layer is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(layer, name, value)
+
+    def _layer_with(self, name):
+        """Returns the wrapped layer if it has a public attribute of this name."""
+        layer = vars(self).get("layer")
+        return layer if name[0] != "_" and hasattr(layer, name) else None
+
+    def _masked(self, variable):
+        """Returns the effective value of a kernel; other variables as they are."""
+        masks = {id(v): mask for v, mask in self._pairs()}
+        if id(variable) not in masks:
+            return variable
+        return masks[id(variable)].apply(variable.value)
+
     def build(self, *args, **kwargs):
         if not self.layer.built:
             _build(self.layer, *args, **kwargs)
+        if not self._has_kernels():
+            _build_children(self.layer, *args, **kwargs)
         table = self._find_kernels()
         if not table:
             raise ValueError(_no_kernels(self.layer))
@@ -152,6 +191,11 @@ class Prunable(keras.layers.Wrapper):
             mask.build(tuple(variable.shape))
             mask.watch(variable)
             self.kernel_masks.append(mask)
+
+    def _has_kernels(self):
+        """Returns whether the kernels exist; unknown ones may be in any sublayer."""
+        existing = [owned.path for owned in paths.variables_of(self.layer)]
+        return self.kernels is not None and bool(paths.match(self.kernels, existing))
 
     def _find_kernels(self):
         owned = paths.variables_of(self.layer)
@@ -246,6 +290,11 @@ class Prunable(keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
+        # Keras marks products with a constant as sparse, though they are not. Few calls
+        # can be traced with sparse inputs, so layers that know their shape are asked.
+        if _any_sparse(args, kwargs) and _knows_its_shape(self.layer):
+            return self.layer.compute_output_spec(*args, **kwargs)
+        args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))
         # `Layer.compute_output_spec` would return the dtype of this wrapper.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
@@ -255,13 +304,14 @@ class Prunable(keras.layers.Wrapper):
     def build_from_config(self, config):
         if not self.built:
             self.layer.build_from_config(config)
-            self.build()
+            self.layer.built = True
+            super().build_from_config(config)
 
     def get_config(self):
         config = super().get_config()
-        if not _has_build(self.layer):
-            # Keras would otherwise mark the copy as built before it has weights.
-            config["layer"].pop("build_config", None)
+        # The copy is built by this wrapper. Keras would build only what `build` of the
+        # layer builds, and mark the copy as built even without its weights.
+        config["layer"].pop("build_config", None)
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
         return config
@@ -289,6 +339,27 @@ def zero_pruned(variable: keras.Variable, mask: Mask) -> None:
     variable.assign(ops.where(mask.value(), value, ops.zeros_like(value)))
 
 
+def _any_sparse(*arguments):
+    return any(map(_is_sparse, keras.tree.flatten(arguments)))
+
+
+def _is_sparse(value):
+    return isinstance(value, keras.KerasTensor) and value.sparse
+
+
+def _dense(value):
+    return keras.KerasTensor(value.shape, value.dtype) if _is_sparse(value) else value
+
+
+def _knows_its_shape(layer):
+    """Returns whether a layer class computes the shape of its output without a call."""
+    plain = keras.layers.Layer
+    return any(
+        getattr(type(layer), name) is not getattr(plain, name)
+        for name in ("compute_output_shape", "compute_output_spec")
+    )
+
+
 def _with_training(signature):
     """Returns the signature with an additional keyword `training`."""
     parameters = list(signature.parameters.values())
@@ -299,6 +370,12 @@ def _with_training(signature):
     return signature.replace(
         parameters=[*parameters[:end], training, *parameters[end:]]
     )
+
+
+def _no_attribute(wrapper, name):
+    layer = vars(wrapper).get("layer")
+    wrapped = f" and the layer {layer.name!r} of type {type(layer).__name__}"
+    return f"Prunable{'' if layer is None else wrapped} have no attribute {name!r}."
 
 
 def _no_kernels(layer):
@@ -335,7 +412,21 @@ def _build(layer, *args, **kwargs):
     """Builds a layer by its `build`, or by a symbolic call if it has none."""
     if _has_build(layer):
         layer.build(*args, **kwargs)
-        return
+    else:
+        _call_symbolically(layer, *args, **kwargs)
+
+
+def _build_children(layer, *args, **kwargs):
+    """Builds the sublayers that `build` leaves to the first call."""
+    shapes_known = bool(args or kwargs)
+    if shapes_known and not all(child.built for child in paths.walk(layer)):
+        _call_symbolically(layer, *args, **kwargs)
+
+
+def _call_symbolically(layer, *args, **kwargs):
+    if not args and len(kwargs) == 1:
+        # `build` and `call` may name their first argument differently.
+        args, kwargs = tuple(kwargs.values()), {}
     inputs = {name.removesuffix("_shape"): _symbols(s) for name, s in kwargs.items()}
     layer(*[_symbols(shape) for shape in args], **inputs)
 
