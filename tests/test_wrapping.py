@@ -109,6 +109,88 @@ def test_frozen_layers_are_left_alone():
     assert kinds == ["Functional", "Prunable"]
 
 
+CALLBACKS = {
+    "IMP": lambda: tt.IMP(rounds=1, epochs_per_round=1),
+    "PruneAtInit": lambda: tt.PruneAtInit(0.5, criterion="random", epochs=1),
+    "DLTH": lambda: tt.DLTH(0.5, epochs_per_round=1),
+    "GradualPruning": lambda: tt.GradualPruning(tt.schedules.ConstantSparsity(0.5, 0)),
+    "DynamicSparsity": lambda: tt.DynamicSparsity(0.5),
+}
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_kernels_frozen_after_wrapping_are_refused_before_training(name):
+    search = CALLBACKS[name]()
+    plain = samples.sequential()
+    model = search.wrap(plain) if hasattr(search, "wrap") else wrapped(plain)
+    model.layers[0].trainable = False
+    before = model.get_weights()
+    model.compile("adam", "mse")
+    x, y = samples.data(model)
+    with pytest.raises(ValueError, match=r"frozen after.*kernel'\]\. Unfreeze"):
+        model.fit(x, y, epochs=9, verbose=0, callbacks=[search])
+    np.testing.assert_equal(model.get_weights(), before)
+
+
+@pytest.mark.both
+def test_kernels_frozen_before_wrapping_are_left_alone_by_a_search():
+    plain = samples.sequential()
+    plain.layers[0].trainable = False
+    model = wrapped(plain)
+    model.compile("adam", "mse")
+    search = tt.IMP(rounds=1, epochs_per_round=1)
+    x, y = samples.data(model)
+    model.fit(x, y, epochs=search.epochs, verbose=0, callbacks=[search])
+    assert samples.array(plain.layers[0].kernel).all()
+    assert wrapping.kernels(model).sparsity == pytest.approx(0.2, abs=0.02)
+
+
+# Zeros of a plain model
+
+
+def pruned_and_stripped():
+    model = wrapped(four())
+    masks = samples.half_masks(model)
+    masks["out/kernel"] = np.zeros_like(masks["out/kernel"])
+    wrapping.kernels(model).set_masks(masks)
+    return tt.strip(model), masks
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("mask", ["fixed", "penalized"])
+def test_zeros_are_kept_on_request(mask):
+    plain, masks = pruned_and_stripped()
+    again = wrapping.kernels(wrapped(plain, mask=mask, keep_zeros=True)).masks
+    kept = {**masks, "out/kernel": np.ones_like(masks["out/kernel"])}
+    np.testing.assert_equal(again, kept)
+
+
+def test_zeros_are_not_kept_otherwise():
+    plain, _ = pruned_and_stripped()
+    assert wrapping.kernels(wrapped(plain)).sparsity == 0
+
+
+def test_zeros_that_are_kept_stay_in_training():
+    model = samples.sequential()
+    model.layers[0].kernel.assign(model.layers[0].kernel * 0.0)
+    kernel = samples.array(model.layers[-1].kernel)
+    kernel[0] = 0
+    model.layers[-1].kernel.assign(kernel)
+    model = wrapped(model, keep_zeros=True)
+    x, y = samples.data(model)
+    model.compile("adam", "mse")
+    model.fit(x, y, verbose=0)
+    table = samples.array(tt.strip(model).layers[-1].kernel)
+    assert not table[0].any()
+    assert table[1:].all()
+
+
+def test_zeros_are_not_kept_by_learned_masks():
+    with pytest.raises(ValueError, match="`keep_zeros` requires.*SoftMask"):
+        tt.wrap(four(), mask="soft", keep_zeros=True)
+
+
 def test_quantized_kernels_are_left_alone():
     model = samples.sequential()
     model.layers[0].quantize("int8")

@@ -26,7 +26,7 @@ def check_wrapped(model: keras.Model) -> None:
 
 
 def check_fixed(model: keras.Model) -> None:
-    """Refuses learned masks: the method sets the masks itself.
+    """Refuses learned masks and frozen kernels: the method sets the masks itself.
 
     Example:
 
@@ -41,6 +41,19 @@ def check_fixed(model: keras.Model) -> None:
             f"This method sets the masks itself, but those of model {model.name!r} are "
             f"learned. Received: {', '.join(sorted(learned))}. Wrap with "
             'mask="fixed".'
+        )
+    _check_free(model)
+
+
+def _check_free(model):
+    kernels = wrapping.kernels(model).variables.items()
+    frozen = [path for path, variable in kernels if not variable.trainable]
+    if frozen:
+        raise ValueError(
+            f"Kernels of model {model.name!r} were frozen after it was wrapped, and "
+            f"frozen kernels are not pruned. Received: {frozen}. Unfreeze them, or "
+            "freeze them before wrapping, so that wrap leaves them alone: "
+            "tf_tickets.strip(model), set trainable = False, wrap again."
         )
 
 

@@ -35,6 +35,7 @@ def wrap(
     mask: str | Mask = "fixed",
     verbose: bool = True,
     score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
+    keep_zeros: bool = False,
 ) -> keras.Model:
     """Makes the kernels of a built model prunable.
 
@@ -57,6 +58,9 @@ def wrap(
         verbose: Whether to print one line about the result.
         score_optimizer: The optimizer of a learned mask's scores if `model` is
             compiled; by default a copy of the model's optimizer, without weight decay.
+        keep_zeros: Whether zeros in the kernels are pruned in the masks, as in a model
+            that was pruned and stripped. A kernel of zeros only is kept whole. Requires
+            masks that are not learned.
 
     Returns:
         The model of wrapped layers. It shares the variables of `model` and is compiled
@@ -75,11 +79,14 @@ def wrap(
     _check_model(model)
     mask = masks_module.get(mask)
     _check_score_optimizer(model, mask, score_optimizer)
+    _check_keeps_zeros(mask, keep_zeros)
     chosen = _choose(model, _filter(filters), embeddings)
     if not any(chosen.values()):
         raise ValueError(_nothing_to_prune(model, embeddings))
     _check_untied(chosen)
     wrapped = _wrap_chosen(model, chosen, mask, score_optimizer)
+    if keep_zeros:
+        _prune_zeros(wrapped)
     if verbose:
         print(_one_line(wrapped))
     return wrapped
@@ -263,6 +270,21 @@ def _check_score_optimizer(model, mask, score_optimizer):
             f"{'' if model.compiled else 'not '}compiled. Compile before wrapping, or "
             "compile with tf_tickets.optimizers.with_scores(optimizer, scores=...)."
         )
+
+
+def _check_keeps_zeros(mask, keep_zeros):
+    if keep_zeros and mask.learned:
+        raise ValueError(
+            "`keep_zeros` requires masks that are not learned, since training would "
+            f"bring the zeros back. Received: mask={type(mask).__name__}. Wrap with "
+            'mask="fixed".'
+        )
+
+
+def _prune_zeros(wrapped):
+    prunable = kernels(wrapped)
+    masks = {path: kernel != 0 for path, kernel in prunable.weights.items()}
+    prunable.set_masks({path: mask for path, mask in masks.items() if mask.any()})
 
 
 def _check_untied(chosen):
