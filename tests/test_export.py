@@ -574,6 +574,16 @@ def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, given, messa
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
 
 
+@pytest.mark.parametrize("name", ["model.tflite", "folder"])
+def test_a_stateful_recurrent_layer_is_refused_by_name(name, tmp_path):
+    inputs = keras.Input(batch_shape=(2, 3, 4))
+    layer = kl.Bidirectional(kl.LSTM(3, stateful=True, name="memory"))
+    model = keras.Model(inputs, layer(inputs))
+    with pytest.raises(ValueError, match="forward_memory.*stateful=False"):
+        tt.export(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "path, given, format",
     [

@@ -176,6 +176,19 @@ def test_other_variables_are_no_state_of_random_generators():
     assert not any(map(keras_internals.is_seed_state, layer.variables))
 
 
+def test_weights_without_a_name_are_numbered_by_the_process():
+    layer = keras.layers.Layer()
+    weights = [layer.add_weight(shape=(2,)) for _ in range(3)]
+    assert all(map(keras_internals.is_unnamed, weights))
+    assert len({weight.name for weight in weights}) == 3
+
+
+def test_variables_of_layers_of_keras_have_names():
+    layer = kl.LSTM(2)
+    layer.build((None, 4, 3))
+    assert not any(map(keras_internals.is_unnamed, layer.variables))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_one_step_counter_and_one_learning_rate(name):
     optimizer, _ = built(name)

@@ -464,6 +464,43 @@ def test_a_nested_block_that_build_leaves_to_the_call_survives_a_file(tmp_path):
     assert_file_is_the_same(wrapping.wrap(model, verbose=False), tmp_path)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Unnamed(keras.layers.Layer):
+    """A layer that names none of its weights, as in Keras's own guide."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3))
+        self.b = self.add_weight(shape=(3,))
+        self.v = self.add_weight(shape=(3, 3))
+
+    def call(self, inputs):
+        return ops.matmul(ops.matmul(inputs, self.w) + self.b, self.v)
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("earlier", [0, 3])
+def test_weights_without_a_name_survive_a_file_in_any_process(earlier, tmp_path):
+    model = keras.Sequential([keras.Input((6,)), Unnamed(), Unnamed()])
+    model = wrapping.wrap(model, verbose=False)
+    assert model.layers[0].kernels == ["variable", "variable#3"]
+    # Another process counts the variables without a name anew.
+    keras.backend.clear_session()
+    for _ in range(earlier):
+        keras.Variable(1.0)
+    assert_file_is_the_same(model, tmp_path)
+
+
+def test_a_ticket_finds_weights_without_a_name_in_another_build():
+    def build():
+        layers = [keras.Input((6,)), Unnamed(name="u"), kl.Dense(2, name="d")]
+        return keras.Sequential(layers, name="net")
+
+    model = wrapping.wrap(build(), verbose=False)
+    ticket = tt.PruneAtInit(0.5, criterion="random").prune(model)
+    again = wrapping.kernels(ticket.apply(build())).masks.values()
+    np.testing.assert_equal(list(again), list(ticket.masks.values()))
+
+
 def padded(wrap):
     """Builds a convolution before an LSTM; in Keras it stops the padding mask."""
     keras.utils.set_random_seed(1)

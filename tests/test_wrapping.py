@@ -257,9 +257,54 @@ class OwnConstructor(keras.Model):
         super().__init__(inputs, kl.Dense(2)(inputs))
 
 
-def test_a_functional_model_with_a_constructor_of_its_own_raises():
-    with pytest.raises(ValueError, match="OwnConstructor"):
+def test_a_functional_model_with_a_constructor_of_its_own_says_what_to_wrap():
+    with pytest.raises(ValueError, match="OwnConstructor.*Model.model.inputs, model.o"):
         tt.wrap(OwnConstructor())
+
+
+@pytest.mark.both
+def test_a_model_of_its_inputs_and_outputs_prunes_it():
+    model = OwnConstructor()
+    plain = keras.Model(model.inputs, model.outputs)
+    with pytest.raises(ValueError, match=r"Model.model.inputs, model.outputs"):
+        tt.PruneAtInit(0.5, criterion="random").prune(wrapped(plain)).apply(model)
+    sparse = wrapped(plain)
+    wrapping.kernels(sparse).set_masks(samples.half_masks(sparse))
+    expected = samples.outputs(tt.strip(sparse), [X])
+    assert not samples.array(model.layers[1].kernel).all()
+    np.testing.assert_array_equal(samples.outputs(model, X), expected)
+
+
+class Autoencoder(keras.Model):
+    """A model with a training step but no `call`."""
+
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def train_step(self, *args):
+        raise NotImplementedError
+
+
+def test_a_model_without_call_names_the_models_to_wrap_instead():
+    encoder, decoder = samples.sequential(), samples.sequential()
+    encoder.name, decoder.name = "encoder", "decoder"
+    with pytest.raises(ValueError, match=r"no `call`.*\['encoder', 'decoder'\]"):
+        tt.wrap(Autoencoder(encoder, decoder))
+    model = Autoencoder(wrapped(encoder), wrapped(decoder))
+    assert len(wrapping.kernels(model)) == 4
+
+
+@pytest.mark.both
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantizing_a_wrapped_model_is_refused():
+    model = wrapped(samples.sequential())
+    with pytest.raises(ValueError, match="strip"):
+        model.quantize("int8")
+    assert {v.dtype for v in wrapping.kernels(model).variables.values()} == {"float32"}
+    plain = tt.strip(model)
+    plain.quantize("int8")
+    assert plain.layers[0].kernel.dtype == "int8"
 
 
 def test_masks_for_what_is_no_kernel_raise():

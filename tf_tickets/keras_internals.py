@@ -6,6 +6,7 @@ needed, and has a test that fails if a new version of Keras changes the assumpti
 
 import collections
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
@@ -117,6 +118,20 @@ def is_attention_output(layer: keras.layers.Layer) -> bool:
 
 
 # Variables.
+
+
+def is_unnamed(variable: keras.Variable) -> bool:
+    """Whether a variable was made without a name, as by `add_weight(shape)`.
+
+    Keras names these "variable", "variable_1" and so on. It counts all those that a
+    process makes, so the numbers differ between processes.
+
+    Example:
+
+    >>> [is_unnamed(keras.Variable(1.0)), is_unnamed(keras.Variable(1.0, name="w"))]
+    [True, False]
+    """
+    return re.fullmatch(r"variable(_\d+)?", variable.name) is not None
 
 
 def is_seed_state(variable: keras.Variable) -> bool:

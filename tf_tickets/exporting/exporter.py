@@ -25,6 +25,7 @@ from tf_tickets.exporting import (
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.writer import Order
 from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.wrapping import paths
 
 PRECISIONS = tuple(verification.TOLERANCES)
 _BY_TENSORFLOW = ("saved_model", "tflite")
@@ -90,6 +91,7 @@ def export(
     _check_place(path, overwrite)
     _check_options(format, precision, trainable, data)
     found = source.of(exported, model)
+    _check_stateless(found.plain, format)
     takes = signature.of_model(found.plain, data)
     if data is None:
         given = takes.examples(_ROWS, seed, found.plain)
@@ -117,6 +119,21 @@ def _check_place(path, overwrite):
         raise ValueError(
             f"{path} is a folder with contents other than a SavedModel. It is not "
             "overwritten. Choose another path."
+        )
+
+
+def _check_stateless(model, format):
+    """Refuses recurrent layers whose state Keras keeps outside of the variables."""
+    stateful = [
+        layer.name
+        for layer in paths.walk(model)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    if stateful and format != "keras":
+        raise ValueError(
+            f"The format {format!r} cannot hold the state that recurrent layers keep "
+            f"between calls. Received stateful layers: {stateful}. Export the model "
+            "with stateful=False, or choose the format 'keras'."
         )
 
 

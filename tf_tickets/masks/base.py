@@ -51,6 +51,13 @@ class Mask(keras.layers.Layer):
         """Returns the masked kernel in the dtype of the kernel."""
         return kernel * self.factor(kernel.dtype, training)
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Raises a ValueError: `Model.quantize` would replace the masked kernel."""
+        raise ValueError(
+            f"Mask {self.name!r} belongs to a kernel that cannot be quantized while it "
+            "is wrapped. Strip the model first: model = tf_tickets.strip(model)."
+        )
+
 
 def checked(mask: ArrayLike, path: str = "") -> np.ndarray:
     """Returns the mask as booleans; raises a ValueError for values besides 0 and 1."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import keras
 
+from tf_tickets import keras_internals
+
 
 class Owned(NamedTuple):
     """A variable with its path and the layer that owns it."""
@@ -48,7 +50,8 @@ def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def variables_of(layer: keras.layers.Layer) -> list[Owned]:
     """Returns all variables of a layer with their owners and relative paths.
 
-    A path consists of layer names. It does not change when the layer is wrapped, moved
+    A path consists of layer names and the name of the variable, which is "variable" if
+    the layer gives it none. It does not change when the layer is wrapped, moved
     into another model or loaded from a file.
 
     Example:
@@ -66,9 +69,14 @@ def variables_of(layer: keras.layers.Layer) -> list[Owned]:
     rows = []
     for variable in _unique(layer.variables):
         chain, owner = owners.get(id(variable), ((), layer))
-        path = _numbered("/".join([*chain, variable.name]), names)
+        path = _numbered("/".join([*chain, _name(variable)]), names)
         rows.append(Owned(path, variable, owner))
     return rows
+
+
+def _name(variable):
+    """Returns the name of a variable, without the process's number if it has none."""
+    return "variable" if keras_internals.is_unnamed(variable) else variable.name
 
 
 def plain_paths(

@@ -119,11 +119,14 @@ def _takes_a_graph(kind):
 
 
 def _cannot_rebuild(model):
+    same = "keras.Model(model.inputs, model.outputs)"
+    if isinstance(model, keras.Sequential):
+        same = "keras.Sequential(model.layers)"
+    kind = type(model).__name__
     return ValueError(
-        f"Keras cannot rebuild a model of class {type(model).__name__} because its "
-        "constructor does not take (inputs, outputs). Build the model as "
-        "keras.Model(inputs, outputs) or keras.Sequential(layers), or wrap its "
-        "layers yourself with tf_tickets.layers.Prunable."
+        f"Keras cannot rebuild a model of class {kind} because its constructor does "
+        f"not take (inputs, outputs). Wrap {same} instead, and compile that. It shares "
+        f"the variables, so that this {kind} is sparse too after tf_tickets.strip."
     )
 
 

@@ -251,6 +251,7 @@ def _check_model(model):
             f"{model!r} of type {kind.__module__}.{kind.__name__}. For a single "
             "layer use tf_tickets.layers.Prunable(layer)."
         )
+    _check_callable(model)
     missing = [part.name for part in [model, *units(model)] if not part.built]
     if missing:
         raise ValueError(
@@ -260,6 +261,18 @@ def _check_model(model):
         )
     if prunables(model):
         raise ValueError(f"Model {model.name!r} is wrapped already.")
+
+
+def _check_callable(model):
+    """Refuses a model that only trains other models, such as a VAE or GAN."""
+    has_call = type(model).call is not keras.Model.call
+    if model.built or has_call or rebuilding.is_graph(model):
+        return
+    raise ValueError(
+        f"Model {model.name!r} has no `call`, so it cannot be built. Wrap the models "
+        "inside it instead, and make it from the wrapped ones. Its layers: "
+        f"{[layer.name for layer in paths.children(model)]}."
+    )
 
 
 def _check_score_optimizer(model, mask, score_optimizer):
