@@ -490,6 +490,31 @@ def test_weights_without_a_name_survive_a_file_in_any_process(earlier, tmp_path)
     assert_file_is_the_same(model, tmp_path)
 
 
+@keras.saving.register_keras_serializable("tests")
+class OwnBuildConfig(keras.layers.Layer):
+    """A layer that is built from its own configuration."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
+
+    def get_build_config(self):
+        return {"width": self.kernel.shape[0]}
+
+    def build_from_config(self, config):
+        self.build((None, config["width"]))
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.kernel)
+
+
+def test_a_layer_with_its_own_build_configuration_survives_a_file(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), OwnBuildConfig()])
+    assert_file_is_the_same(wrapping.wrap(model, verbose=False), tmp_path)
+    layer = Prunable(OwnBuildConfig())
+    layer.build_from_config({"width": 4})
+    assert layer.masks()["kernel"].shape == (4, 3)
+
+
 def test_a_ticket_finds_weights_without_a_name_in_another_build():
     def build():
         layers = [keras.Input((6,)), Unnamed(name="u"), kl.Dense(2, name="d")]

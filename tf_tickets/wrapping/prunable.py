@@ -306,6 +306,9 @@ class Prunable(keras.layers.Wrapper):
             self.layer.build_from_config(config)
             self.layer.built = True
             super().build_from_config(config)
+        if not self.built:
+            # The layer has a configuration of its own, without shapes.
+            self.build()
 
     def get_config(self):
         config = super().get_config()
