@@ -39,3 +39,18 @@ def weights_left(sizes, rates, rounds):
     for _ in range(rounds):
         left = [n - round(n * rate) for n, rate in zip(left, rates, strict=True)]
     return left
+
+
+def hessian(function, point, step=1e-5):
+    """Returns the gradient and the Hessian of an analytic function of a vector.
+
+    First derivatives are imaginary parts, which need no difference (the complex step).
+    Second derivatives are central differences of these.
+    """
+    unit = np.eye(len(point))
+
+    def gradient(at):
+        return np.array([function(at + 1e-30j * e).imag / 1e-30 for e in unit])
+
+    rows = [gradient(point + step * e) - gradient(point - step * e) for e in unit]
+    return gradient(point), np.array(rows) / (2 * step)

@@ -245,6 +245,87 @@ def test_only_the_accumulators_of_ftrl_and_adagrad_are_divisors(name):
     assert [id(v) for v in divisors] == [id(v) for v in variables] * divides
 
 
+# Moments.
+
+
+def first_row(moment):
+    """Returns the first row of the Hessian of a moment at [1, 2, 4, 8]."""
+    import tensorflow as tf
+
+    x = tf.constant([1.0, 2.0, 4.0, 8.0])
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        outer.watch(x)
+        inner.watch(x)
+        result = moment(x)
+        first = inner.gradient(result, x)[0]
+    return outer.gradient(first, x, unconnected_gradients="zero").numpy().tolist()
+
+
+def variance(x):
+    return keras.ops.moments(x, axes=[0])[1]
+
+
+@pytest.mark.on("tensorflow")
+def test_the_variance_of_keras_has_exact_second_derivatives_only_inside():
+    reason = "TensorFlow mended `tf.nn.moments`: `exact_moments` can go."
+    assert first_row(variance) == [0.5, 0.0, 0.0, 0.0], reason
+    with keras_internals.exact_moments():
+        assert first_row(variance) == [0.375, -0.125, -0.125, -0.125]
+    assert first_row(variance) == [0.5, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.on("tensorflow")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_exact_moments_are_those_of_tensorflow(dtype, keepdims):
+    import tensorflow as tf
+
+    x = tf.constant(np.random.default_rng(0).normal(300.0, 9.0, (5, 4, 3)), dtype)
+    expected = tf.nn.moments(x, [0, 1], keepdims=keepdims)
+    with keras_internals.exact_moments():
+        actual = tf.nn.moments(x, [0, 1], keepdims=keepdims)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-3 if dtype == "float16" else 1e-6
+        )
+
+
+@pytest.mark.on("tensorflow")
+def test_moments_are_restored_after_an_error_and_inside_one_another():
+    import tensorflow as tf
+
+    before = tf.nn.moments
+    with pytest.raises(KeyError), keras_internals.exact_moments():
+        with keras_internals.exact_moments():
+            pass
+        assert tf.nn.moments is not before
+        raise KeyError
+    assert tf.nn.moments is before
+
+
+@pytest.mark.on("tensorflow")
+@pytest.mark.parametrize(
+    "moment, stops",
+    [
+        (lambda tf, x: tf.nn.moments(x, [0])[1], True),
+        (lambda tf, x: tf.function(lambda y: tf.nn.moments(y, [0])[1])(x), True),
+        (lambda tf, x: tf.math.reduce_variance(x), False),
+        (lambda tf, x: tf.stop_gradient(tf.reduce_mean(x)) - x, False),
+    ],
+)
+def test_a_graph_shows_variances_that_stop_the_gradient(moment, stops):
+    import tensorflow as tf
+
+    traced = tf.function(lambda x: moment(tf, x))
+    graph = traced.get_concrete_function(tf.constant([1.0, 2.0])).graph
+    assert keras_internals.stops_moments(graph.as_graph_def()) == stops
+    with keras_internals.exact_moments():
+        traced = tf.function(lambda x: moment(tf, x))
+        graph = traced.get_concrete_function(tf.constant([1.0, 2.0])).graph
+    assert not keras_internals.stops_moments(graph.as_graph_def())
+
+
 # The rest of the package.
 
 FILES = {

@@ -7,7 +7,9 @@ needed, and has a test that fails if a new version of Keras changes the assumpti
 import collections
 import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -243,3 +245,77 @@ def is_divisor(slot: keras.Variable, variable: keras.Variable) -> bool:
 
 def _purpose(slot, variable):
     return slot.name[len(variable.path) + 1 :]
+
+
+# Moments.
+
+_MOMENTS = threading.RLock()
+
+
+@contextlib.contextmanager
+def exact_moments() -> Iterator[None]:
+    """Makes second derivatives of means and variances exact on TensorFlow.
+
+    Keras's normalization layers and `keras.ops.moments` call `tf.nn.moments`. It stops
+    the gradient at the mean inside the variance. The first derivative of the variance
+    is right, but the second is not.
+
+    Example:
+
+    >>> x = keras.ops.convert_to_tensor([1.0, 3.0])
+    >>> with exact_moments():
+    ...     [float(moment) for moment in keras.ops.moments(x, axes=[0])]
+    [2.0, 1.0]
+    """
+    if keras.config.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    with _MOMENTS:
+        before = tf.nn.moments
+        tf.nn.moments = _exact_moments
+        try:
+            yield
+        finally:
+            tf.nn.moments = before
+
+
+def _exact_moments(x, axes, shift=None, keepdims=False, name=None):
+    """Computes what `tf.nn.moments` computes, without `stop_gradient`."""
+    import tensorflow as tf
+
+    with tf.name_scope(name or "moments"):
+        # Like `tf.nn.moments`: float16 has too small a range for squares.
+        y = tf.cast(x, tf.float32) if x.dtype == tf.float16 else x
+        mean = tf.reduce_mean(y, axes, keepdims)
+        variance = tf.math.reduce_variance(y, axes, keepdims)
+        return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
+
+
+def stops_moments(graph_def: Any) -> bool:
+    """Whether a TensorFlow graph contains variances computed by `tf.nn.moments`.
+
+    `exact_moments` does not reach functions that TensorFlow traced earlier, nor code
+    that imported `tf.nn.moments` under another name. The graph still shows them: it
+    has a squared difference from a mean that passed through `StopGradient`.
+
+    Args:
+        graph_def: A `GraphDef`.
+    """
+    functions = [function.node_def for function in graph_def.library.function]
+    return any(map(_stops_moments, [graph_def.node, *functions]))
+
+
+def _stops_moments(nodes):
+    inputs = {node.name: [name.split(":")[0] for name in node.input] for node in nodes}
+    kinds = {node.name: node.op for node in nodes}
+
+    def sources(names, kind):
+        found = (name for name in names if kinds.get(name) == kind)
+        return [source for name in found for source in inputs[name]]
+
+    differences = sources(kinds, "SquaredDifference")
+    return any(
+        kinds.get(name) == "Mean" for name in sources(differences, "StopGradient")
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import wrapping
+from tf_tickets import keras_internals, wrapping
 from tf_tickets.masks.base import Tensor
 
 
@@ -266,6 +266,10 @@ def hessian_product(
     Returns:
         List of tensors in the shapes of `values`.
 
+    Raises:
+        ValueError: If TensorFlow cannot compute them exactly, because the function
+            calls a `tf.function` that was traced before and that normalizes.
+
     Example:
 
     >>> one = keras.ops.ones(())
@@ -283,7 +287,25 @@ def hessian_product(
         pairs = zip(gradient(function, values), directions, strict=True)
         return ops.sum(ops.stack([ops.sum(g * d) for g, d in pairs]))
 
-    return gradient(directional, values)
+    with keras_internals.exact_moments():
+        products = gradient(directional, values)
+    _check_moments(products)
+    return products
+
+
+def _check_moments(products):
+    """Refuses second derivatives of variances behind `tf.stop_gradient`."""
+    import tensorflow as tf
+
+    if any(map(tf.is_symbolic_tensor, products)):
+        graph_def = tf.compat.v1.get_default_graph().as_graph_def()
+        if keras_internals.stops_moments(graph_def):
+            raise ValueError(
+                "Second derivatives would be wrong: a layer computes a variance with "
+                "`tf.nn.moments`, which stops the gradient at the mean, in a way that "
+                "cannot be replaced. Use `keras.ops.moments` outside of `tf.function`, "
+                "or the jax backend."
+            )
 
 
 def _check_backend():
