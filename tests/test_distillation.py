@@ -131,6 +131,24 @@ def test_distances_angles_and_similarities_by_hand():
         assert value(EACH[name], pair[:1], pair[1]) == pytest.approx(expected, 1e-4)
 
 
+# The student's rows are 0, 0, 3. Its distances 0, 3, 3 have the mean 2: 0, 1.5, 1.5.
+# The teacher's are 0, 1, 2. Its distances 1, 2, 1 have the mean 4/3: .75, 1.5, .75.
+# The gaps .75, 0, .75 occur twice each among nine pairs.
+# If the third row has weight 1/2, the pairs have 1, 1/2, 1/2. The means are 1.5, 1.25.
+# The distances are 0, 2, 2 and .8, 1.6, .8. The gaps are .8, .4, 1.2.
+@pytest.mark.both
+@pytest.mark.parametrize(
+    "weight, expected",
+    [(None, 0.125), ([1.0, 1.0, 0.5], (2 * 0.32 + 0.08 + 0.7) / 9)],
+)
+def test_distances_of_equal_rows_count_in_the_mean(weight, expected):
+    student = np.array([[0.0], [0.0], [3.0]], "float32")
+    teacher = np.array([[0.0], [1.0], [2.0]], "float32")
+    weight = None if weight is None else np.array(weight, "float32")
+    result = value(EACH["distance"], [teacher], student, weight)
+    assert result == pytest.approx(expected, 1e-5)
+
+
 @pytest.mark.parametrize("name", ["distance", "angle"])
 def test_a_relation_minds_neither_place_nor_scale_nor_turn(name):
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))

@@ -18,8 +18,9 @@ from tf_tickets.masks.base import Tensor
 class DistanceDistillation(DistillationLoss):
     """Compares pairwise distances between the rows of a batch (RKD-D).
 
-    It computes the Huber loss. Distances are divided by their mean. The loss does not
-    depend on the offset, scale or number of the features.
+    It computes the Huber loss. Distances are divided by their mean, in which those of
+    equal rows count as zero. The loss does not depend on the offset, scale or number of
+    the features.
 
     Args:
         teacher_layer_name: See `DistillationLoss`.
@@ -126,7 +127,10 @@ def _gram(outputs, weight):
 
 
 def _distances(outputs, weight):
-    """Returns pairwise distances divided by the mean of the nonzero ones."""
+    """Returns distances divided by their mean over all pairs of two rows.
+
+    As in the authors' code, a pair of equal rows counts; a row and itself does not.
+    """
     gram = _gram(outputs, weight)
     pairs = _pairs(weight)
     squares = ops.diagonal(gram)
@@ -134,8 +138,9 @@ def _distances(outputs, weight):
     distinct = squares > _NEAR * ops.mean(ops.abs(squares))
     # The gradient of the square root at 0 is infinite, so it is computed at 1 there.
     distances = ops.where(distinct, ops.sqrt(ops.where(distinct, squares, 1.0)), 0.0)
-    counted = ops.cast(distinct, "float32") * (1.0 if pairs is None else pairs)
-    mean = ops.sum(distances * counted) / ops.maximum(ops.sum(counted), _TINY)
+    counted = ops.ones_like(gram) if pairs is None else pairs
+    number = ops.sum(counted) - ops.sum(ops.diagonal(counted))
+    mean = ops.sum(distances * counted) / ops.maximum(number, _TINY)
     return distances / ops.maximum(mean, _TINY)
 
 
