@@ -304,26 +304,57 @@ def test_moments_are_restored_after_an_error_and_inside_one_another():
     assert tf.nn.moments is before
 
 
-@pytest.mark.on("tensorflow")
-@pytest.mark.parametrize(
-    "moment, stops",
-    [
-        (lambda tf, x: tf.nn.moments(x, [0])[1], True),
-        (lambda tf, x: tf.function(lambda y: tf.nn.moments(y, [0])[1])(x), True),
-        (lambda tf, x: tf.math.reduce_variance(x), False),
-        (lambda tf, x: tf.stop_gradient(tf.reduce_mean(x)) - x, False),
-    ],
-)
-def test_a_graph_shows_variances_that_stop_the_gradient(moment, stops):
+def graph_of(function):
+    """Returns the graph of the gradient of a function of an image."""
     import tensorflow as tf
 
-    traced = tf.function(lambda x: moment(tf, x))
-    graph = traced.get_concrete_function(tf.constant([1.0, 2.0])).graph
-    assert keras_internals.stops_moments(graph.as_graph_def()) == stops
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            result = function(tf, x)
+        return tape.gradient(result, x)
+
+    image = tf.ones((1, 2, 2, 1))
+    return gradient.get_concrete_function(image).graph.as_graph_def()
+
+
+@pytest.mark.on("tensorflow")
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        (lambda tf, x: tf.nn.moments(x, [0])[1], "tf.nn.moments"),
+        (lambda tf, x: tf.function(tf.nn.moments)(x, [0])[1], "tf.nn.moments"),
+        (lambda tf, x: tf.math.reduce_variance(x), None),
+        (lambda tf, x: tf.stop_gradient(tf.reduce_mean(x)) - x, None),
+        (lambda tf, x: tf.image.resize(x, (4, 4)), "ResizeBilinear"),
+        (lambda tf, x: tf.quantization.fake_quant_with_min_max_args(x), "FakeQuant"),
+    ],
+)
+def test_a_graph_shows_operations_without_exact_second_derivatives(function, expected):
+    found = keras_internals.inexact_operation(graph_of(function))
+    assert found == expected or found.startswith(expected)
     with keras_internals.exact_moments():
-        traced = tf.function(lambda x: moment(tf, x))
-        graph = traced.get_concrete_function(tf.constant([1.0, 2.0])).graph
-    assert not keras_internals.stops_moments(graph.as_graph_def())
+        found = keras_internals.inexact_operation(graph_of(function))
+    assert found != "tf.nn.moments"
+
+
+@pytest.mark.on("tensorflow")
+def test_no_other_gradient_of_tensorflow_is_silently_constant():
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+
+    def constant(name):
+        try:
+            return ops.gradient_registry.lookup(name) is None
+        except LookupError:  # TensorFlow raises the same error.
+            return False
+
+    gradients = {name for name in dir(tf.raw_ops) if "Grad" in name}
+    known = {"BroadcastGradientArgs", "StopGradient", "SparseAddGrad"}
+    known |= {name for name in gradients if name.startswith("TensorArrayGrad")}
+    silent = {name for name in gradients - known if constant(name)}
+    assert silent == set(keras_internals.CONSTANT_GRADIENTS)
 
 
 # The rest of the package.

@@ -293,29 +293,44 @@ def _exact_moments(x, axes, shift=None, keepdims=False, name=None):
         return tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)
 
 
-def stops_moments(graph_def: Any) -> bool:
-    """Whether a TensorFlow graph contains variances computed by `tf.nn.moments`.
+# Operations whose gradients TensorFlow takes for constants. It raises an error for all
+# others that it cannot differentiate twice.
+CONSTANT_GRADIENTS = {
+    "ResizeBilinearGrad": "ResizeBilinear",
+    "FakeQuantWithMinMaxArgsGradient": "FakeQuantWithMinMaxArgs",
+    "FakeQuantWithMinMaxVarsGradient": "FakeQuantWithMinMaxVars",
+    "FakeQuantWithMinMaxVarsPerChannelGradient": "FakeQuantWithMinMaxVarsPerChannel",
+}
+
+
+def inexact_operation(graph_def: Any) -> str | None:
+    """Returns an operation whose second derivatives are wrong in a TensorFlow graph.
 
     `exact_moments` does not reach functions that TensorFlow traced earlier, nor code
     that imported `tf.nn.moments` under another name. The graph still shows them: it
     has a squared difference from a mean that passed through `StopGradient`.
 
     Args:
-        graph_def: A `GraphDef`.
+        graph_def: The `GraphDef` of a gradient.
+
+    Returns:
+        The name of the operation, or None.
     """
     functions = [function.node_def for function in graph_def.library.function]
-    return any(map(_stops_moments, [graph_def.node, *functions]))
+    found = map(_inexact_operation, [graph_def.node, *functions])
+    return next(filter(None, found), None)
 
 
-def _stops_moments(nodes):
+def _inexact_operation(nodes):
     inputs = {node.name: [name.split(":")[0] for name in node.input] for node in nodes}
     kinds = {node.name: node.op for node in nodes}
 
     def sources(names, kind):
-        found = (name for name in names if kinds.get(name) == kind)
-        return [source for name in found for source in inputs[name]]
+        chosen = (name for name in names if kinds.get(name) == kind)
+        return [source for name in chosen for source in inputs[name]]
 
-    differences = sources(kinds, "SquaredDifference")
-    return any(
-        kinds.get(name) == "Mean" for name in sources(differences, "StopGradient")
-    )
+    stopped = sources(sources(kinds, "SquaredDifference"), "StopGradient")
+    if any(kinds.get(name) == "Mean" for name in stopped):
+        return "tf.nn.moments"
+    constant = filter(None, map(CONSTANT_GRADIENTS.get, kinds.values()))
+    return next(constant, None)

@@ -267,8 +267,8 @@ def hessian_product(
         List of tensors in the shapes of `values`.
 
     Raises:
-        ValueError: If TensorFlow cannot compute them exactly, because the function
-            calls a `tf.function` that was traced before and that normalizes.
+        ValueError: If TensorFlow would return wrong second derivatives. An example is
+            bilinear upsampling.
 
     Example:
 
@@ -283,29 +283,31 @@ def hessian_product(
 
         return jax.jvp(jax.grad(function), (values,), (directions,))[1]
 
-    def directional(values):
-        pairs = zip(gradient(function, values), directions, strict=True)
-        return ops.sum(ops.stack([ops.sum(g * d) for g, d in pairs]))
+    def product(values, directions):
+        def directional(values):
+            pairs = zip(gradient(function, values), directions, strict=True)
+            return ops.sum(ops.stack([ops.sum(g * d) for g, d in pairs]))
 
-    with keras_internals.exact_moments():
-        products = gradient(directional, values)
-    _check_moments(products)
-    return products
+        with keras_internals.exact_moments():
+            products = gradient(directional, values)
+        _check_graph()
+        return products
+
+    # Compiled, because only a graph can be checked.
+    return compiled(product)(values, directions)
 
 
-def _check_moments(products):
-    """Refuses second derivatives of variances behind `tf.stop_gradient`."""
+def _check_graph():
+    """Refuses wrong second derivatives in the graph that is being built."""
     import tensorflow as tf
 
-    if any(map(tf.is_symbolic_tensor, products)):
-        graph_def = tf.compat.v1.get_default_graph().as_graph_def()
-        if keras_internals.stops_moments(graph_def):
-            raise ValueError(
-                "Second derivatives would be wrong: a layer computes a variance with "
-                "`tf.nn.moments`, which stops the gradient at the mean, in a way that "
-                "cannot be replaced. Use `keras.ops.moments` outside of `tf.function`, "
-                "or the jax backend."
-            )
+    graph_def = tf.compat.v1.get_default_graph().as_graph_def()
+    operation = keras_internals.inexact_operation(graph_def)
+    if operation is not None:
+        raise ValueError(
+            f"TensorFlow's second derivatives of {operation} would be wrong. Use the "
+            "jax backend, or replace the layer that uses it."
+        )
 
 
 def _check_backend():
