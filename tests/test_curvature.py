@@ -1,5 +1,7 @@
 """Compares curvature and OBD with exact values or formulas."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -66,6 +68,74 @@ def test_both_are_the_hessian_of_a_linear_classifier(kind, draws):
     assert np.corrcoef(actual.ravel(), expected.ravel())[0, 1] > 0.95
 
 
+@functools.cache
+def digits_classifier():
+    """Trains a network on digits; returns it, data, and exact scores of its weights."""
+    digits = tt.datasets.load("digits")
+    keras.utils.set_random_seed(0)
+    flat = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    flat.add(keras.layers.Dense(32, activation="relu"))
+    flat.add(keras.layers.Dense(10))
+    model = tt.wrap(flat, verbose=False)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], jit_compile=tiny.JIT)
+    model.fit(digits.x_train, digits.y_train, epochs=10, verbose=0)
+    x, y = digits.x_train[:256], digits.y_train[:256]
+    weights = map(wrapping.to_numpy, model.trainable_variables)
+    return model, x, y, exact_scores(x.reshape(256, 64), *weights)
+
+
+def exact_scores(x, first, bias, last, last_bias):
+    """Returns OBD scores of a ReLU network with one hidden layer, in closed form."""
+    hidden = np.maximum(x @ first + bias, 0.0)
+    p = keras.ops.convert_to_numpy(keras.ops.softmax(hidden @ last + last_bias))
+    # The Hessian of the loss of an example in its outputs is diag(p) - p p^T.
+    inner = p @ np.square(last).T - np.square(p @ last.T)
+    bends = [np.square(x).T @ (inner * (hidden > 0)), np.square(hidden).T @ (p - p**2)]
+    pairs = zip(bends, (first, last), strict=True)
+    return np.concatenate([np.ravel(h / 512 * w**2) for h, w in pairs])
+
+
+def better_half(scores):
+    return scores >= np.median(scores)
+
+
+# The numbers of docs/methods/obd.md.
+AGREEMENT = {
+    ("hutchinson", 8): 0.66,
+    ("hutchinson", 32): 0.75,
+    ("hutchinson", 128): 0.87,
+    ("hutchinson", 512): 0.93,
+    ("gauss_newton", 8): 0.94,
+    ("gauss_newton", 32): 0.98,
+}
+
+
+@pytest.mark.parametrize("kind, draws", AGREEMENT)
+def test_more_draws_agree_better_with_the_exact_choice(kind, draws):
+    model, x, y, exact = digits_classifier()
+    scores = curvature.OBD(x, y, kind, draws=draws)(model)
+    actual = np.concatenate([np.ravel(score) for score in scores.values()])
+    agreement = np.mean(better_half(actual) == better_half(exact))
+    assert agreement == pytest.approx(AGREEMENT[kind, draws], abs=0.03)
+
+
+def test_the_default_of_each_estimate_agrees_on_six_of_seven_weights():
+    x, y = np.zeros((4, 2)), np.zeros(4)
+    assert curvature.OBD(x, y).curvature == "gauss_newton"
+    assert curvature.OBD(x, y).draws == 8
+    assert curvature.OBD(x, y, "hutchinson").draws == 128
+
+
+def test_gauss_newton_needs_one_output():
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(2)(inputs), keras.layers.Dense(3)(inputs)]
+    model = tt.wrap(keras.Model(inputs, outputs), verbose=False)
+    model.compile("sgd", ["mse", "mse"])
+    with pytest.raises(ValueError, match="one output.*hutchinson"):
+        curvature.gauss_newton(model, np.zeros((2, 4)), np.zeros((2, 2)))
+
+
 def test_where_all_bends_alike_it_ranks_by_magnitude():
     model, _, _ = quadratic()
     x = np.eye(4, dtype="float32")
@@ -96,7 +166,7 @@ def test_a_search_prunes_by_it_and_the_seed_decides():
         ids.append(search.tickets[-1].id)
     assert ids[0] == ids[1] != ids[2]
     assert (
-        "obd(curvature=hutchinson"
+        "obd(curvature=gauss_newton"
         in search.tickets[0].provenance["settings"]["criterion"]
     )
 

@@ -1,10 +1,11 @@
 """Estimates of the diagonal of the second derivative of the loss.
 
-`hutchinson` estimates the diagonal of the Hessian from products with random signs. One
-draw is exact if the Hessian is diagonal. `gauss_newton` estimates the diagonal of the
-generalized Gauss-Newton matrix, which ignores the curvature of the network itself and
-is never negative. Both use the compiled loss on batches of data, in evaluation mode and
-with the current masks.
+`gauss_newton` estimates the diagonal of the generalized Gauss-Newton matrix, which
+ignores the curvature of the network itself and is never negative. In networks of affine
+layers and ReLU, it is the diagonal of the Hessian. `hutchinson` estimates the diagonal
+of the Hessian from products with random signs. One draw is exact if the Hessian is
+diagonal; otherwise it needs many more draws. Both use the compiled loss on batches of
+data, in evaluation mode and with the current masks.
 """
 
 import math
@@ -46,10 +47,14 @@ class OBD:
     Args:
         x: Inputs.
         y: Targets.
-        curvature: "hutchinson" or "gauss_newton".
+        curvature: "gauss_newton" or "hutchinson". The first needs far fewer draws, but
+            a model with one output of at most 1024 units.
         batch_size: Number of examples per batch. The curvature is averaged over the
             batches.
-        draws: Number of random draws per batch.
+        draws: Number of random draws per batch. Defaults to 8 for "gauss_newton" and to
+            128 for "hutchinson". On digits, these choose the same half of the weights
+            as exact curvature for 94 % and 87 % of the weights. With 8 draws,
+            "hutchinson" agrees on only 66 %, where chance is 50 %.
         seed: Seed of the draws.
 
     Example:
@@ -69,9 +74,9 @@ class OBD:
         self,
         x: ArrayLike,
         y: ArrayLike,
-        curvature: str = "hutchinson",
+        curvature: str = "gauss_newton",
         batch_size: int = 128,
-        draws: int = 8,
+        draws: int | None = None,
         seed: int = 0,
     ) -> None:
         if curvature not in _ESTIMATES:
@@ -79,6 +84,7 @@ class OBD:
                 f"`curvature` must be one of {sorted(_ESTIMATES)}. Received: "
                 f"{curvature!r}"
             )
+        draws = _DRAWS[curvature] if draws is None else draws
         derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
         self.x = x
         self.y = y
@@ -109,7 +115,7 @@ def hutchinson(
     x: ArrayLike,
     y: ArrayLike,
     batch_size: int = 128,
-    draws: int = 8,
+    draws: int = 128,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Hessian with random signs.
@@ -199,6 +205,8 @@ def gauss_newton(
         loss = _loss_of_outputs(model, values, x, y)
         return hessian_product(loss, [outputs], [unit])[0]
 
+    _check_one_output(model)
+
     def estimate(rng, values, x, y):
         outputs = outputs_at(model, x)(values)
         roots = _roots(outputs, lambda unit: column(values, outputs, unit, x, y))
@@ -210,10 +218,22 @@ def gauss_newton(
     return _mean(model, batches(x, y, batch_size), estimate, draws, seed)
 
 
+# Default numbers of draws.
+_DRAWS = {"hutchinson": 128, "gauss_newton": 8}
 _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
     "hutchinson": hutchinson,
     "gauss_newton": gauss_newton,
 }
+
+
+def _check_one_output(model):
+    # Subclassed models have no such attribute.
+    outputs = getattr(model, "outputs", None) or [None]
+    if len(outputs) != 1:
+        raise ValueError(
+            "curvature='gauss_newton' needs a model with one output. Received: "
+            f"{model.name!r} with {len(outputs)}. Use 'hutchinson'."
+        )
 
 
 def _mean(model, parts, estimate, draws, seed):
