@@ -15,6 +15,9 @@ from keras import optimizers
 import tf_tickets
 from tf_tickets import keras_internals, wrapping
 
+on_tensorflow = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="JAX needs no correction"
+)
 PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 
 OPTIMIZERS = {
@@ -265,7 +268,7 @@ def variance(x):
     return keras.ops.moments(x, axes=[0])[1]
 
 
-@pytest.mark.on("tensorflow")
+@on_tensorflow
 def test_the_variance_of_keras_has_exact_second_derivatives_only_inside():
     reason = "TensorFlow mended `tf.nn.moments`: `exact_moments` can go."
     assert first_row(variance) == [0.5, 0.0, 0.0, 0.0], reason
@@ -274,7 +277,7 @@ def test_the_variance_of_keras_has_exact_second_derivatives_only_inside():
     assert first_row(variance) == [0.5, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.on("tensorflow")
+@on_tensorflow
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_exact_moments_are_those_of_tensorflow(dtype, keepdims):
@@ -291,7 +294,7 @@ def test_exact_moments_are_those_of_tensorflow(dtype, keepdims):
         )
 
 
-@pytest.mark.on("tensorflow")
+@on_tensorflow
 def test_moments_are_restored_after_an_error_and_inside_one_another():
     import tensorflow as tf
 
@@ -319,7 +322,7 @@ def graph_of(function):
     return gradient.get_concrete_function(image).graph.as_graph_def()
 
 
-@pytest.mark.on("tensorflow")
+@on_tensorflow
 @pytest.mark.parametrize(
     "function, expected",
     [
@@ -339,7 +342,7 @@ def test_a_graph_shows_operations_without_exact_second_derivatives(function, exp
     assert found != "tf.nn.moments"
 
 
-@pytest.mark.on("tensorflow")
+@on_tensorflow
 def test_no_other_gradient_of_tensorflow_is_silently_constant():
     import tensorflow as tf
     from tensorflow.python.framework import ops
