@@ -139,7 +139,7 @@ def test_kernels_frozen_before_wrapping_are_left_alone_by_a_search():
     plain.layers[0].trainable = False
     model = wrapped(plain)
     model.compile("adam", "mse")
-    search = tt.IMP(rounds=1, epochs_per_round=1)
+    search = tt.IMP(rounds=1, epochs_per_round=1, monitor="loss")
     x, y = samples.data(model)
     model.fit(x, y, epochs=search.epochs, verbose=0, callbacks=[search])
     assert samples.array(plain.layers[0].kernel).all()

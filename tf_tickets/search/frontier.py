@@ -310,7 +310,9 @@ _CHECK_TRAININGS = schema.mapping(
             "ticket": schema.text,
             "epochs": schema.count,
             "metrics": schema.mapping(schema.number),
-        }
+        },
+        # Trainings without it are repeated.
+        {"setting": schema.text},
     )
 )
 _REMEDY = "Delete it and start again: its trainings are then repeated."
