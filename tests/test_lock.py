@@ -15,6 +15,7 @@ import tf_tickets as tt
 from tf_tickets.search import lock
 
 HERE = socket.gethostname()
+pytestmark = pytest.mark.on("jax")
 
 
 def assert_refused(directory, message):
