@@ -61,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def refuse(constant):
     """Refuses NaN and Infinity, which Python reads but JSON does not have."""
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def predict(model, instances):

@@ -120,7 +120,7 @@ def test_more_draws_agree_better_with_the_exact_choice(kind, draws):
     assert agreement == pytest.approx(AGREEMENT[kind, draws], abs=0.03)
 
 
-def test_the_default_of_each_estimate_agrees_on_six_of_seven_weights():
+def test_each_estimate_has_its_own_default_number_of_draws():
     x, y = np.zeros((4, 2)), np.zeros(4)
     assert curvature.OBD(x, y).curvature == "gauss_newton"
     assert curvature.OBD(x, y).draws == 8

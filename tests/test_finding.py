@@ -313,10 +313,12 @@ def test_a_forged_state_is_refused_with_the_name_of_the_field(
         content[name] = value
 
     forge(copied(complete, tmp_path), change)
-    refused(tmp_path, f"search.state is no valid search file: .*{message}")
+    refused(tmp_path, f"search.state is not a valid search file: .*{message}")
 
 
-@pytest.mark.parametrize("field", ["tickets", "identity", "search", "search.round"])
+@pytest.mark.parametrize(
+    "field", ["tickets", "identity", "search", "search.round", "search.last_ticket"]
+)
 def test_a_state_without_a_field_is_refused(tmp_path, complete, field):
     def change(content, arrays):
         *above, name = field.split(".")
@@ -341,7 +343,7 @@ def test_arrays_of_another_shape_are_refused(tmp_path, complete, table, message)
         arrays[name] = np.ones(1, arrays[name].dtype)
 
     forge(copied(complete, tmp_path), change)
-    refused(tmp_path, f"search.state is no valid search file: .*({message})")
+    refused(tmp_path, f"search.state is not a valid search file: .*({message})")
 
 
 @pytest.mark.parametrize("name", ["now", "later|weights|k", "now|weights"])

@@ -1,5 +1,8 @@
 """What belongs to a search: another model, function or callback is named."""
 
+import os
+import subprocess
+import sys
 import types
 
 import keras
@@ -10,7 +13,7 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets.search import identity
-from tf_tickets.search.model_identity import digest_of_code, identity_of_model
+from tf_tickets.search.model_identity import digest_of, identity_of_model
 
 
 def build(policy="float32", activation="relu", rate=0.3, units=3, **layer):
@@ -123,8 +126,59 @@ def test_code_is_compared_without_its_place_in_a_file():
         from_text("def loss(a, b):\n    return [x + 1 for x in a]", 7),
         from_text("def loss(a, b):\n    return [x + 2 for x in a]"),
     )
-    assert digest_of_code(one.__code__) == digest_of_code(moved.__code__)
-    assert digest_of_code(one.__code__) != digest_of_code(other.__code__)
+    assert digest_of(one) == digest_of(moved)
+    assert digest_of(one) != digest_of(other)
+
+
+def scaled(by, power=1):
+    def scores(weight, offset=power):
+        return by * weight + offset
+
+    return scores
+
+
+def test_values_from_outside_of_a_function_count():
+    assert digest_of(scaled(2)) == digest_of(scaled(2))
+    assert digest_of(scaled(2)) != digest_of(scaled(3))
+    assert digest_of(scaled(2)) != digest_of(scaled(2, power=2))
+    arrays = [np.zeros(3), np.zeros(3), np.ones(3)]
+    first, same, other = (digest_of(scaled(array)) for array in arrays)
+    assert first == same != other
+
+
+def test_a_function_that_refers_to_itself_has_a_digest():
+    def factorial(n):
+        return n * factorial(n - 1) if n else 1
+
+    assert digest_of(factorial) == digest_of(factorial)
+
+
+def test_code_is_the_same_in_every_process():
+    program = (
+        "from tf_tickets.search.model_identity import digest_of\n"
+        "print(digest_of(lambda x: x in {'a', 'b', 'c', 'd', 'e', 'f'}))"
+    )
+    command = [sys.executable, "-c", program]
+    printed = {
+        subprocess.run(
+            command,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(printed) == 1
+
+
+def test_a_callback_without_a_smallest_change_has_settings():
+    class Own(keras.callbacks.Callback):
+        def __init__(self, min_delta=None):
+            super().__init__()
+            self.min_delta = min_delta
+
+    [row] = differences(identity_of(tt.IMP(2, 1)), identity_of(tt.IMP(2, 1), [Own()]))
+    assert row == "callbacks.0 Own: None there, {'min_delta': None} here"
 
 
 def criterion(text):

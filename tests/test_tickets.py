@@ -110,7 +110,7 @@ def test_forged_content_is_refused_with_the_name_of_the_field(
     tmp_path, content, message
 ):
     path = forged(tmp_path / "a.ticket", content, None)
-    with pytest.raises(ValueError, match=f"a.ticket is no valid ticket.*{message}"):
+    with pytest.raises(ValueError, match=f"a.ticket is not a valid ticket.*{message}"):
         tt.Ticket.load(path)
 
 
@@ -127,7 +127,7 @@ def test_forged_content_is_refused_with_the_name_of_the_field(
 )
 def test_forged_arrays_are_refused(tmp_path, arrays, message):
     path = forged(tmp_path / "a.ticket", {"metrics": {}}, arrays)
-    with pytest.raises(ValueError, match=f"a.ticket is no valid ticket.*{message}"):
+    with pytest.raises(ValueError, match=f"a.ticket is not a valid ticket.*{message}"):
         tt.Ticket.load(path)
 
 

@@ -210,7 +210,7 @@ def checking(path: os.PathLike | str, kind: str) -> Iterator[None]:
     >>> with checking("a.ticket", "ticket"):
     ...     schema.count("x", "round")
     Traceback (most recent call last):
-    ValueError: a.ticket is no valid ticket file: `round` must be a whole number of 0
+    ValueError: a.ticket is not a valid ticket file: `round` must be a whole number of 0
         or more. Received: 'x'. The file was modified, or written by other software;
         use another copy.
     """
@@ -219,7 +219,7 @@ def checking(path: os.PathLike | str, kind: str) -> Iterator[None]:
     except ValueError as error:
         reason = str(error).removesuffix(".")
         raise ValueError(
-            f"{path} is no valid {kind} file: {reason}. The file was modified, or "
+            f"{path} is not a valid {kind} file: {reason}. The file was modified, or "
             "written by other software; use another copy."
         ) from error
 

@@ -17,7 +17,7 @@ def accept(value: Any, name: str) -> None:
 
 
 def count(value: Any, name: str) -> None:
-    """Refuses what is not a whole number of 0 or more.
+    """Refuses a value that is not a whole number of 0 or more.
 
     Example:
 
@@ -30,25 +30,25 @@ def count(value: Any, name: str) -> None:
 
 
 def number(value: Any, name: str) -> None:
-    """Refuses what is not a number. NaN and infinity are numbers."""
+    """Refuses a value that is not a number. NaN and infinity are numbers."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = is_number and (isinstance(value, float) or abs(value) < 2**63)
     _require(fits, name, "a number", value)
 
 
 def finite(value: Any, name: str) -> None:
-    """Refuses what is not a finite number."""
+    """Refuses a value that is not a finite number."""
     number(value, name)
     _require(math.isfinite(value), name, "a finite number", value)
 
 
 def flag(value: Any, name: str) -> None:
-    """Refuses what is not true or false."""
+    """Refuses a value that is not true or false."""
     _require(isinstance(value, bool), name, "true or false", value)
 
 
 def text(value: Any, name: str) -> None:
-    """Refuses what is not a string."""
+    """Refuses a value that is not a string."""
     _require(isinstance(value, str), name, "a string", value)
 
 

@@ -14,7 +14,7 @@ from tf_tickets.configuration import argument_names
 from tf_tickets.search.inputs import Pair
 from tf_tickets.search.model_identity import (
     as_json,
-    digest_of_code,
+    digest_of,
     identity_of_model,
     name_of,
 )
@@ -52,16 +52,11 @@ def identity_of(
     """
     identity = {
         **search.engine.origin(),
-        "seed": seed,
-        "batch_size": batch_size,
+        **identity_of_training(model, parts, seed, batch_size),
         "dataset": getattr(data, "name", None),
         "examples": {name: len(pair[0]) for name, pair in parts.items()},
-        "data": {name: batches.digest(pair) for name, pair in parts.items()},
-        "backend": keras.config.backend(),
         # Without their names, which differ in the next build.
         "kernels": [list(v.shape) for v in wrapping.kernels(model).variables.values()],
-        "optimizer": optimizer_config(model),
-        "model": identity_of_model(model),
         "functions": _functions(search, model),
         "callbacks": _described(callbacks),
         "callbacks in rounds": _described(search.engine.callbacks),
@@ -69,9 +64,26 @@ def identity_of(
     return without_names(identity)
 
 
-def optimizer_config(model: keras.Model) -> dict:
-    """Returns the optimizer's configuration, as far as JSON can hold it."""
-    return as_json(keras.saving.serialize_keras_object(model.optimizer)["config"])
+def identity_of_training(
+    model: keras.Model, parts: dict[str, Pair], seed: int, batch_size: int
+) -> dict:
+    """Returns a dict of what the result of a training depends on.
+
+    Args:
+        model: The compiled model.
+        parts: The data, split.
+        seed: Seed of weights and data order.
+        batch_size: Batch size.
+    """
+    optimizer = keras.saving.serialize_keras_object(model.optimizer)
+    return {
+        "seed": seed,
+        "batch_size": batch_size,
+        "data": {name: batches.digest(pair) for name, pair in parts.items()},
+        "backend": keras.config.backend(),
+        "optimizer": as_json(optimizer["config"]),
+        "model": identity_of_model(model),
+    }
 
 
 def _functions(search, model):
@@ -79,7 +91,7 @@ def _functions(search, model):
     values = {name: getattr(search, name) for name in argument_names(type(search))}
     values |= keras_internals.compile_arguments(model)
     return {
-        name: digest_of_code(value.__code__)
+        name: digest_of(value)
         for name, value in values.items()
         if isinstance(value, types.FunctionType)
     }
@@ -111,9 +123,9 @@ def _settings(callback):
     names = inspect.signature(type(callback).__init__).parameters
     kept = {name: vars(callback)[name] for name in names if name in vars(callback)}
     # Keras's callbacks that watch a metric change the sign of `min_delta`.
-    return as_json(
-        {name: abs(v) if name == "min_delta" else v for name, v in kept.items()}
-    )
+    if isinstance(kept.get("min_delta"), int | float):
+        kept["min_delta"] = abs(kept["min_delta"])
+    return as_json(kept)
 
 
 def without_names(content: dict) -> dict:

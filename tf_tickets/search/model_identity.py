@@ -17,6 +17,8 @@ from tf_tickets import keras_internals
 from tf_tickets.wrapping.kernels import to_numpy
 
 _COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
+# Values whose repr is the same in every process.
+_SIMPLE = (str, bytes, int, float, complex, types.NoneType, types.EllipsisType)
 # What objects raise that cannot be serialized.
 _NOT_SERIALIZABLE = (NotImplementedError, TypeError, ValueError)
 
@@ -107,30 +109,55 @@ def _simplified(content):
     if content.get("class_name") == "DTypePolicy":
         return content["config"]["name"]
     if content.get("class_name") == "__lambda__":
-        code, *_ = content["config"]["value"]
-        return digest_of_code(marshal.loads(base64.b64decode(code)))  # noqa: S302
+        code, *values = content["config"]["value"]
+        loaded = marshal.loads(base64.b64decode(code))  # noqa: S302
+        return [digest_of(loaded), *values]
     return {key: _simplified(value) for key, value in content.items()}
 
 
-def digest_of_code(code: types.CodeType) -> str:
-    """Returns a digest of what a function computes, wherever it is defined.
+def digest_of(value: Any) -> str:
+    """Returns a digest of a function or its code, wherever it is defined.
+
+    It covers bytecode, constants, defaults and the variables of an enclosing function,
+    but not file, line numbers and global variables.
 
     Example:
 
-    >>> first, second = lambda x: x + 1, lambda x: x + 2
-    >>> digest_of_code(first.__code__) == digest_of_code(second.__code__)
+    >>> digest_of(lambda x: x + 1) == digest_of(lambda x: x + 2)
     False
     """
-    return hashlib.sha256(repr(_parts_of(code)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(_stable(value, ())).encode()).hexdigest()[:16]
 
 
-def _parts_of(code):
-    """Returns bytecode, names and constants, without file and line numbers."""
-    constants = [
-        _parts_of(constant) if isinstance(constant, types.CodeType) else repr(constant)
-        for constant in code.co_consts
-    ]
-    return code.co_code, code.co_names, constants
+def _stable(value, above):
+    """Returns nested lists and texts that are equal in every process.
+
+    Args:
+        value: A function, its code, or a value that they refer to.
+        above: The functions that the value is a part of: one may refer to itself.
+    """
+    if isinstance(value, types.FunctionType) and value not in above:
+        closure = [_content(cell) for cell in value.__closure__ or ()]
+        parts = value.__code__, value.__defaults__, value.__kwdefaults__, closure
+        return [_stable(part, (*above, value)) for part in parts]
+    if isinstance(value, types.CodeType):
+        value = value.co_code, value.co_names, value.co_consts
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return [_stable(part, above) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(_stable(part, above)) for part in value)
+    if isinstance(value, np.ndarray):
+        return repr(value.dtype), value.shape, hashlib.sha256(value.tobytes()).digest()
+    return repr(value) if isinstance(value, _SIMPLE) else name_of(value)
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # It is empty.
+        return None
 
 
 def _renumbered(content):

@@ -87,9 +87,10 @@ def find_tickets(
     }
     callbacks = list(callbacks)
     keeper = _Keeper(search, directory, seed, parts.get("test"))
-    keeper.identity = identity.identity_of(
-        search, model, data, parts, seed, batch_size, callbacks
-    )
+    if directory is not None:
+        keeper.identity = identity.identity_of(
+            search, model, data, parts, seed, batch_size, callbacks
+        )
     with locked(directory):
         keeper.check()
         search.set_model(model)

@@ -51,8 +51,8 @@ def check_content(content: dict) -> None:
         }
     )(content, "content")
     metrics = schema.items(_METRICS, length=content["tickets"])
-    known = {"last_ticket": schema.optional(schema.text)}
-    check = schema.fields({**_KEPT, "metrics": metrics}, known)
+    last = schema.optional(schema.text)
+    check = schema.fields({**_KEPT, "metrics": metrics, "last_ticket": last})
     check(content["search"], "content.search")
 
 
@@ -70,8 +70,8 @@ def check_tickets(tickets: list[Ticket], content: dict) -> None:
         if round_ != number:
             _refuse_ticket(number, f"it is the ticket of round {round_!r}")
     ids = [ticket.id for ticket in tickets]
-    stored = [ticket.provenance.get("parent") for ticket in tickets[1:]]
-    stored += [content.get("last_ticket")] if "last_ticket" in content else ids[-1:]
+    parents = [ticket.provenance.get("parent") for ticket in tickets[1:]]
+    stored = [*parents, content["last_ticket"]]
     for number, (actual, expected) in enumerate(zip(ids, stored, strict=False), 1):
         if actual != expected:
             _refuse_ticket(number, f"its id is {actual}, not {expected}")

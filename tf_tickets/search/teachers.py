@@ -10,7 +10,6 @@ import numpy as np
 
 from tf_tickets import arguments, files, schema
 from tf_tickets.search import identity, inputs
-from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.training import batches
 
 # Far from a search's round numbers, so no teacher shares its data order.
@@ -80,16 +79,9 @@ def train_teachers(
 
 
 def _identity(model, parts, epochs, seed, batch_size):
-    content = {
-        "model": identity_of_model(model),
-        "optimizer": identity.optimizer_config(model),
-        "epochs": list(epochs),
-        "seed": seed,
-        "batch_size": batch_size,
-        "data": batches.digest(parts["train"]),
-        "backend": keras.config.backend(),
-    }
-    return identity.without_names(content)
+    trained_on = {"train": parts["train"]}
+    content = identity.identity_of_training(model, trained_on, seed, batch_size)
+    return identity.without_names({**content, "epochs": list(epochs)})
 
 
 def _train(model, parts, key, batch_size, epochs, watching, verbose):

@@ -10,7 +10,6 @@ import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.search import identity, inputs
-from tf_tickets.search.model_identity import identity_of_model
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
@@ -66,14 +65,11 @@ class TicketTrainer:
     def setting(self) -> str:
         """A digest of what trainings depend on beside the ticket and its weights."""
         model, _ = self._built["fixed"]
-        content = {
-            "model": {**identity_of_model(model), "weights": None},
-            "optimizer": identity.optimizer_config(model),
-            "data": {name: batches.digest(pair) for name, pair in self.parts.items()},
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "backend": keras.config.backend(),
-        }
+        content = identity.identity_of_training(
+            model, self.parts, self.seed, self.batch_size
+        )
+        # The ticket has the first weights.
+        del content["model"]["weights"]
         text = json.dumps(identity.without_names(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
