@@ -73,7 +73,8 @@ for name, control in controls.items():
     metrics = trainer.train(control, epochs=EPOCHS)
     print(f"{name:>20}: test accuracy {metrics['test_accuracy']:.3f}")
 
-trainer.train(ticket, epochs=EPOCHS)
-plain = tt.strip(trainer.model)
+plain = ticket.train(
+    build_model(), digits.x_train, digits.y_train, epochs=EPOCHS, verbose=0
+)
 plain.save(FOLDER / "model.keras")  # stock Keras loads it
 print(tt.summary(plain))

@@ -322,6 +322,35 @@ def graph_of(function):
     return gradient.get_concrete_function(image).graph.as_graph_def()
 
 
+def _noted(callbacks):
+    """Returns the names of those beside a callback at the beginning of `fit`."""
+    names = []
+
+    class Asking(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            beside = keras_internals.callbacks_beside(self)
+            names.append([type(other).__name__ for other in beside])
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    arguments = {"callbacks": callbacks(Asking()), "verbose": 0}
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), **arguments)
+    return names[0]
+
+
+@pytest.mark.both
+def test_a_callback_finds_those_beside_it():
+    stop = keras.callbacks.EarlyStopping("loss")
+    expected = ["EarlyStopping", "History"]
+    assert _noted(lambda asking: [asking, stop]) == expected
+    assert _noted(lambda asking: [stop, asking]) == expected
+    assert _noted(lambda asking: [asking]) == ["History"]
+
+
+def test_a_callback_called_by_hand_has_none_beside_it():
+    assert keras_internals.callbacks_beside(keras.callbacks.Callback()) == []
+
+
 @on_tensorflow
 @pytest.mark.parametrize(
     "function, expected",

@@ -467,3 +467,81 @@ def test_comparing_gives_both_over_either(left, right, overlap):
 def test_comparing_tickets_of_other_shapes_is_refused():
     with pytest.raises(ValueError, match=r"k: \(2,\) in the ticket, \(3,\)"):
         tt.Ticket({"k": [1, 0]}).compare(tt.Ticket({"k": [1, 0, 1]}))
+
+
+# From a ticket to a trained model.
+
+
+def _found(search=None, model=None):
+    search = search or tiny.imp(rounds=2, epochs_per_round=1)
+    model = model or tiny.network()
+    tiny.run(model, search)
+    return model, search
+
+
+@pytest.mark.both
+def test_train_gives_the_plain_model_of_the_best_ticket(tmp_path):
+    # Without dropout, whose generators go on from one training to the next.
+    model = tt.wrap(tiny.build_without_dropout(), verbose=False)
+    model, search = _found(model=model)
+    x, y = tiny.data()
+    arguments = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0}
+    validation = tiny.data(32, seed=1)
+    plain = search.best.train(model, x, y, **arguments, validation_data=validation)
+    by_hand = search.best.apply(tiny.build_without_dropout())
+    history = by_hand.fit(x, y, **arguments, validation_data=validation).history
+    assert plain.history.history == history
+    for one, other in zip(plain.weights, tt.strip(by_hand).weights, strict=True):
+        np.testing.assert_array_equal(wrapping.to_numpy(one), wrapping.to_numpy(other))
+    assert not wrapping.prunables(plain)
+    kernels = [w for w in plain.weights if w.name == "kernel"]
+    zeros = [np.count_nonzero(wrapping.to_numpy(w)) for w in kernels]
+    assert zeros == list(search.best.kept.values())
+    plain.save(tmp_path / "best.keras")
+    loaded = keras.models.load_model(tmp_path / "best.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), plain.predict(x, verbose=0)
+    )
+
+
+def test_train_accepts_plain_models_and_those_with_learned_masks():
+    x, y = tiny.data()
+    search = tt.ContinuousSparsification(1, 2, monitor="loss")
+    model = tiny.compiled(search.wrap(tiny.build(), verbose=False))
+    _, search = _found(search, model)
+    ticket = search.tickets[-1]
+    for start in (model, tiny.build_compiled()):
+        plain = ticket.train(start, x, y, epochs=2, verbose=0)
+        kernels = [w for w in plain.weights if w.name == "kernel"]
+        counts = [np.count_nonzero(wrapping.to_numpy(w)) for w in kernels]
+        assert counts == list(ticket.kept.values())
+
+
+def test_train_may_keep_its_best_epoch():
+    model, search = _found()
+    x, y = tiny.data()
+    best = keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)
+    validation = tiny.data(32, seed=1)
+    plain = search.best.train(
+        model, x, y, epochs=4, verbose=0, callbacks=[best], validation_data=validation
+    )
+    model.evaluate(*validation, verbose=0)
+    lowest = min(plain.history.history["val_loss"])
+    assert model.evaluate(*validation, verbose=0)[0] == pytest.approx(lowest, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model, epochs, message",
+    [
+        (tiny.build_compiled, 1, r"compiled Keras model. Received: <function.*"),
+        (keras.Sequential([keras.Input((6,))]), 1, "Call model.compile"),
+        ("model.keras", 1, "Received: 'model.keras'"),
+        (None, 0, "`epochs`"),
+    ],
+)
+def test_train_refuses_what_it_cannot_train(model, epochs, message):
+    ticket = tt.Ticket({"k": [1, 0]}, {"k": np.ones(2, "float32")})
+    if model is None:
+        model = tiny.build_compiled()
+    with pytest.raises((TypeError, ValueError), match=message):
+        ticket.train(model, *tiny.data(), epochs=epochs)

@@ -6,6 +6,7 @@ needed, and has a test that fails if a new version of Keras changes the assumpti
 
 import collections
 import contextlib
+import inspect
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -334,3 +335,34 @@ def _inexact_operation(nodes):
         return "tf.nn.moments"
     constant = filter(None, map(CONSTANT_GRADIENTS.get, kinds.values()))
     return next(constant, None)
+
+
+# Callbacks.
+
+
+def callbacks_beside(
+    callback: keras.callbacks.Callback,
+) -> list[keras.callbacks.Callback]:
+    """Returns the other callbacks of the `fit` that is calling a callback.
+
+    Keras does not tell a callback of the others. They are in the `CallbackList` that
+    calls it. The result is empty if there is none, as in a training loop by hand.
+
+    Example:
+
+    >>> class Search(keras.callbacks.Callback):
+    ...     def on_train_begin(self, logs=None):
+    ...         print([type(other).__name__ for other in callbacks_beside(self)])
+    >>> others = [Search(), keras.callbacks.TerminateOnNaN()]
+    >>> keras.callbacks.CallbackList(others).on_train_begin()
+    ['TerminateOnNaN']
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        is_list = isinstance(caller, keras.callbacks.CallbackList)
+        members = caller.callbacks if caller is not None and is_list else []
+        if any(member is callback for member in members):
+            return [member for member in members if member is not callback]
+        frame = frame.f_back
+    return []

@@ -10,7 +10,7 @@ import keras
 from tf_tickets import arguments, files
 from tf_tickets.configuration import Configured
 from tf_tickets.tickets.monitor import Monitor
-from tf_tickets.training import snapshots
+from tf_tickets.training import checks, snapshots
 from tf_tickets.training.fidelity import PARTS, Fidelity
 
 
@@ -71,6 +71,11 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
         self.directory = None if directory is None else str(directory)
         self._shelf = _Shelf(directory)
         self._forget()
+
+    @property
+    def restore_best_weights(self) -> bool:
+        """Whether it may go back to an earlier epoch, as Keras's callbacks name it."""
+        return self.patience is not None
 
     def _forget(self):
         self.stopped_epoch: int | None = None
@@ -153,6 +158,7 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     # The events of `fit`.
 
     def on_train_begin(self, logs=None):
+        checks.check_unlearned(self.model)
         snapshots.built_optimizer(self.model)
         self.begin(self.model)
 

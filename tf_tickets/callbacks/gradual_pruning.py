@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Self
 
 import keras
 import numpy as np
@@ -11,6 +12,8 @@ from tf_tickets.callbacks.base import PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.training import best_epochs, checks
+from tf_tickets.training.round_callbacks import RoundCallbacks
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -73,9 +76,26 @@ class GradualPruning(PruningCallback):
         self._looked_at = 1
         self._asked = None
         self._warned = False
+        self._once_pruned = RoundCallbacks()
+
+    def once_pruned(self, *callbacks: keras.callbacks.Callback) -> Self:
+        """Adds callbacks that see what follows the last pruning as a training.
+
+        Their epochs are counted from the first one that begins with the final sparsity.
+        Pass callbacks here that keep the best epoch: `EarlyStopping` with
+        `restore_best_weights`, `ModelCheckpoint` with `save_best_only`.
+
+        Returns:
+            The callback itself.
+        """
+        self._once_pruned.add(*callbacks)
+        return self
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self._first_epoch = self._find_first_epoch()
+        best_epochs.check_beside_schedule(self, self._first_epoch)
+        self._attach()
         kernels = wrapping.kernels(self.model)
         self._asked = None
         self._start = kernels.weights
@@ -90,10 +110,23 @@ class GradualPruning(PruningCallback):
         if self.params.get("steps"):
             self._look_ahead(self._step + self.params["steps"])
 
+        if self._once_pruned and epoch >= self._first_epoch:
+            if epoch == self._first_epoch:
+                self._once_pruned.begin()
+            self._once_pruned.tell("on_epoch_begin", epoch - self._first_epoch)
+
     def on_train_batch_begin(self, batch, logs=None):
         self.advance(self._steps_before + batch + 1)
 
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self._once_pruned and epoch >= self._first_epoch:
+            seen = epoch - self._first_epoch
+            if self._once_pruned.stopped(self.model, seen, logs):
+                self.model.stop_training = True
+
     def on_train_end(self, logs=None):
+        self._once_pruned.tell("on_train_end")
         super().on_train_end(logs)
         kernels = wrapping.kernels(self.model)
         asked, reached = self._sparsity_at(self._step), kernels.sparsity
@@ -103,6 +136,33 @@ class GradualPruning(PruningCallback):
                 f"model has {reached:.4f}. Its last pruning was asked for "
                 f"{self._asked}. Lower `frequency`, or train past `end_step`."
             )
+
+    def _find_first_epoch(self):
+        """Returns the first epoch after the last pruning; None if that is unknown."""
+        steps = self.params.get("steps")
+        if not steps:
+            return None
+        planned = np.arange(1, steps * self.params["epochs"] + 1)
+        fires, sparsities = _firings(self.schedule, planned)
+        if not fires.any():
+            return 0
+        last = planned[fires][np.argmax(sparsities[fires])]
+        return -(-int(last - 1) // steps)
+
+    def _attach(self):
+        """Gives the callbacks of `once_pruned` their model and number of epochs."""
+        if not self._once_pruned:
+            return
+        checks.check_length_known(self.params)
+        epochs = self.params["epochs"] - self._first_epoch
+        if epochs < 1:
+            raise ValueError(
+                "No epoch is left for the callbacks of `once_pruned`: the schedule "
+                f"prunes last within epoch {self._first_epoch} of "
+                f"{self.params['epochs']}. Train longer, or let the schedule end "
+                "earlier."
+            )
+        self._once_pruned.attach(self.model, {**self.params, "epochs": epochs})
 
     def _warn_beforehand(self, tolerance):
         """Warns if the planned steps are too few for the schedule."""

@@ -10,11 +10,11 @@ import numpy as np
 from tf_tickets import wrapping
 from tf_tickets.environment import versions
 from tf_tickets.search.plan import RoundPlan
-from tf_tickets.search.round_callbacks import RoundCallbacks
 from tf_tickets.search.state import SearchState
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
 from tf_tickets.training.rewind import Rewind
+from tf_tickets.training.round_callbacks import RoundCallbacks
 from tf_tickets.wrapping import Kernels
 
 
@@ -55,6 +55,7 @@ class RoundEngine:
         self._kernels: Kernels | None = None
         self._steps_before = 0
         self._resumed = False
+        self._masks: dict[str, np.ndarray] = {}
 
     @property
     def model(self) -> keras.Model:
@@ -149,6 +150,7 @@ class RoundEngine:
 
     def train_begin(self) -> None:
         self._kernels = None
+        self._masks = {}
         checks.check_one_optimizer(self.model)
         self.plan.check(self)
         self._check_length()
@@ -166,6 +168,7 @@ class RoundEngine:
                 f"began at epoch {epoch}. Call fit from epoch 0, or use find_tickets "
                 "to resume."
             )
+        self._check_masks()
         if self.state.turn_due:
             self.state.turn_due = False
             self.state.round += 1
@@ -174,10 +177,11 @@ class RoundEngine:
         self.plan.before_epoch(self)
         seen = self.state.epoch_in_round - self._hidden_epochs
         if seen == 0:
-            self.callbacks.tell("on_train_begin")
+            self.callbacks.begin()
         if seen >= 0:
             self.callbacks.tell("on_epoch_begin", seen)
         self._steps_before = self.state.step
+        self._masks = self._fixed_masks()
 
     def batch_begin(self, batch: int) -> None:
         self.state.step = self._steps_before + batch
@@ -188,6 +192,7 @@ class RoundEngine:
             self._take_snapshot()
 
     def epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self._check_masks()
         state = self.state
         state.next_epoch = epoch + 1
         state.epoch_in_round += 1
@@ -200,8 +205,10 @@ class RoundEngine:
         stopped = self.plan.stops_round(self, logs) or stopped
         if stopped or state.epoch_in_round >= self.plan.epochs_of(state.round):
             self._finish_round(logs)
+        self._masks = self._fixed_masks()
 
     def train_end(self) -> None:
+        self._check_masks()
         self.plan.end(self)
         if not self.state.complete:
             warnings.warn(
@@ -223,7 +230,7 @@ class RoundEngine:
     def _finish_round(self, logs):
         state = self.state
         if state.epoch_in_round > self._hidden_epochs:
-            self.callbacks.tell("on_train_end")
+            logs = self.callbacks.end(self.model, logs)
         if state.reached is None:
             self._refuse_moment(state.step)
         state.complete = self.plan.end_round(self, logs)
@@ -254,6 +261,25 @@ class RoundEngine:
             self.state.step = snapshots.iteration(self.model) - begun
 
     # Checks.
+
+    def _fixed_masks(self):
+        """Returns the masks that only the plan may change, by kernel path."""
+        kernels = self.kernels
+        layers = kernels.mask_layers
+        masks = kernels.masks.items()
+        return {path: mask for path, mask in masks if not layers[path].learned}
+
+    def _check_masks(self):
+        """Refuses masks that a callback next to the search has changed."""
+        present = self._fixed_masks() if self._masks else {}
+        changed = [p for p in present if (present[p] != self._masks[p]).any()]
+        if changed:
+            raise ValueError(
+                f"The masks of {changed} were changed in round {self.state.round}, not "
+                "by the search. A callback that restores the weights of an earlier "
+                "epoch restores its masks too. Pass it to search.in_round(...). The "
+                "tickets so far are in search.tickets."
+            )
 
     def _check_length(self):
         if self.params["epochs"] < self.plan.epochs and not self.plan.may_end_early:

@@ -13,6 +13,7 @@ from tf_tickets.search.engine import RoundEngine
 from tf_tickets.search.plan import RoundPlan, sparsity_of
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.training import best_epochs
 from tf_tickets.training.rewind import Rewind
 
 
@@ -120,10 +121,18 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         """Adds callbacks that see each round as a separate training.
 
         Their epochs are counted from the beginning of the round. If one of them stops
-        the training, as `keras.callbacks.EarlyStopping` does, the round ends early.
+        the training, as `keras.callbacks.EarlyStopping` does, the round ends early. If
+        one of them restores an earlier epoch (`restore_best_weights`), the round prunes
+        the weights of that epoch, and its metrics are those of the ticket.
 
         Returns:
             The search itself.
+
+        Example:
+
+        >>> stop = keras.callbacks.EarlyStopping("val_loss", patience=3,
+        ...                                      restore_best_weights=True)
+        >>> search = tt.IMP(rounds=5, epochs_per_round=20).in_round(stop)
         """
         self._engine.callbacks.add(*callbacks)
         return self
@@ -159,6 +168,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
     # The events of `fit`.
 
     def on_train_begin(self, logs=None):
+        best_epochs.check_beside_search(self)
         self._engine.train_begin()
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -4,12 +4,12 @@ import copy
 import dataclasses
 import hashlib
 import os
-from typing import Self
+from typing import Any, Self
 
 import keras
 import numpy as np
 
-from tf_tickets import files, keras_internals, schema, wrapping
+from tf_tickets import arguments, files, keras_internals, schema, wrapping
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.training import snapshots
@@ -228,6 +228,50 @@ class Ticket:
         if model.compiled and model.optimizer is not None:
             snapshots.reset_optimizer(model, self.provenance.get("step", 0))
         return model
+
+    def train(
+        self, model: keras.Model, x: Any, y: Any = None, *, epochs: int, **kwargs: Any
+    ) -> keras.Model:
+        """Trains the ticket and returns the trained network as a plain Keras model.
+
+        The model is set to what the ticket starts from, trained with `fit` and
+        stripped. `EarlyStopping(restore_best_weights=True)` among the callbacks gives
+        the best epoch, since the masks do not change.
+
+        Args:
+            model: A compiled model, wrapped or plain. Its variables are trained.
+            x: The inputs, as in `model.fit`.
+            y: The targets, as in `model.fit`.
+            epochs: How many epochs.
+            **kwargs: Other arguments of `model.fit`, such as `validation_data`.
+
+        Returns:
+            The plain model, to be saved or exported, with zeros where the ticket
+            prunes. Its `history` is that of the training. It is not compiled.
+
+        Example:
+
+        >>> x, y = np.ones((8, 2)), np.ones((8, 2))
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> model = tt.wrap(model, verbose=False)
+        >>> model.compile("adam", "mse")
+        >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
+        >>> history = model.fit(x, y, epochs=2, callbacks=[search], verbose=0)
+        >>> plain = search.best.train(model, x, y, epochs=3, verbose=0)
+        >>> np.count_nonzero(plain.layers[0].kernel), plain.history.epoch
+        (2, [0, 1, 2])
+        """
+        if not isinstance(model, keras.Model) or not model.compiled:
+            raise ValueError(
+                f"A ticket is trained in a compiled Keras model. Received: {model!r}. "
+                "Call model.compile(...) first; pass build_model(), not the function."
+            )
+        arguments.check_counts(epochs=epochs)
+        wrapped = self.apply(model)
+        wrapped.fit(x, y, epochs=epochs, **kwargs)
+        plain = wrapping.strip(wrapped)
+        plain.history = wrapped.history
+        return plain
 
     def _masks_as(self, names):
         """The masks by the model's paths, which weights and masks share."""

@@ -34,15 +34,37 @@ def check_fixed(model: keras.Model) -> None:
     ...     keras.layers.Dense(1)]), verbose=False))
     """
     check_wrapped(model)
-    masks = wrapping.kernels(model).mask_layers.values()
-    learned = {type(mask).__name__ for mask in masks if mask.learned}
+    learned = _learned(model)
     if learned:
         raise ValueError(
             f"This method sets the masks itself, but those of model {model.name!r} are "
-            f"learned. Received: {', '.join(sorted(learned))}. Wrap with "
+            f"learned. Received: {learned}. Wrap with "
             'mask="fixed".'
         )
     _check_free(model)
+
+
+def check_unlearned(model: keras.Model) -> None:
+    """Refuses learned masks, whose scores no snapshot has. Plain models are accepted.
+
+    Example:
+
+    >>> check_unlearned(keras.Sequential([keras.layers.Dense(1)]))
+    """
+    learned = _learned(model)
+    if learned:
+        raise ValueError(
+            f"The scores of learned masks are not rewound, and model {model.name!r} "
+            f"has such masks. Received: {learned}. Use "
+            "keras.callbacks.EarlyStopping(restore_best_weights=True) in "
+            "search.in_round(...), which restores them."
+        )
+
+
+def _learned(model):
+    """Returns the names of the kinds of learned masks."""
+    masks = wrapping.kernels(model).mask_layers.values()
+    return ", ".join(sorted({type(mask).__name__ for mask in masks if mask.learned}))
 
 
 def _check_free(model):
