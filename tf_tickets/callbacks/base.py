@@ -1,16 +1,64 @@
-"""Base class of callbacks that prune within one training."""
+"""Base classes of callbacks that make a ticket within one training."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import schema, wrapping
 from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
 
 
-class PruningCallback(Configured, keras.callbacks.Callback):
+class ResumableCallback(Configured, keras.callbacks.Callback):
+    """A callback whose training `find_tickets` can run and resume after any epoch.
+
+    A subclass that counts anything returns it from `pack`, reads it in `unpack`, and
+    names it in `_packed`.
+    """
+
+    # The method's name in provenance, tables and files.
+    method = "training"
+    seed = 0
+    # Set by callbacks that stop the training and go back to an earlier epoch.
+    stopped_epoch: int | None = None
+    rewound_epoch: int | None = None
+    rewound_logs: Mapping[str, float] = {}
+    # The check of each field that `pack` returns.
+    _packed: Mapping[str, schema.Check] = {}
+
+    @property
+    def most_states(self) -> int:
+        """The largest number of states that `pack` returns."""
+        return 0
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+        """Returns what a training needs to continue: (content for JSON, states).
+
+        Called between two epochs, or after the last one.
+        """
+        return {}, {}
+
+    def unpack(
+        self,
+        content: dict[str, Any],
+        states: dict[str, snapshots.State],
+        fresh: snapshots.State,
+    ) -> None:
+        """Continues from what `pack` returned; refuses other content.
+
+        Args:
+            content: The first part of it.
+            states: The second part of it.
+            fresh: The state of the model when the training began.
+        """
+        schema.fields(self._packed)(content, "notes.callback")
+
+
+class PruningCallback(ResumableCallback):
     """Counts the steps of one `fit`; a subclass defines `advance(step)`.
 
     The model is accessed only where `advance` prunes. On JAX, whose trainer holds the
@@ -18,7 +66,7 @@ class PruningCallback(Configured, keras.callbacks.Callback):
     """
 
     method = "pruning"
-    seed = 0
+    _packed = {"step": schema.count}
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +87,18 @@ class PruningCallback(Configured, keras.callbacks.Callback):
         }
         weights = snapshots.start_weights(self.model, state)
         return Ticket(kernels.masks, weights, {}, provenance, kernels.scales)
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+        return {"step": self._step}, {}
+
+    def unpack(
+        self,
+        content: dict[str, Any],
+        states: dict[str, snapshots.State],
+        fresh: snapshots.State,
+    ) -> None:
+        super().unpack(content, states, fresh)
+        self._step = content["step"]
 
     def advance(self, step: int) -> None:
         """Called before each training step; prunes if it is due."""

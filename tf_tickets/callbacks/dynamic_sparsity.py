@@ -1,16 +1,17 @@
 """Sparse training from the first step to the last: SET and RigL."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 
-from tf_tickets import arguments, ranking, wrapping
+from tf_tickets import arguments, ranking, schema, wrapping
 from tf_tickets.callbacks.base import PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.training import checks
+from tf_tickets.training import checks, snapshots
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -47,6 +48,7 @@ class DynamicSparsity(PruningCallback):
 
     method = "dynamic"
     _serializers = {"grow": criteria.serialize}
+    _packed = {**PruningCallback._packed, "exchanges": schema.count}
 
     def __init__(
         self,
@@ -87,6 +89,19 @@ class DynamicSparsity(PruningCallback):
         super().on_epoch_begin(epoch, logs)
         if epoch and not self._exchanges:
             self._exchanges = max(0, self._steps_before - 1) // self.interval
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+        content, states = super().pack()
+        return {**content, "exchanges": self._exchanges}, states
+
+    def unpack(
+        self,
+        content: dict[str, Any],
+        states: dict[str, snapshots.State],
+        fresh: snapshots.State,
+    ) -> None:
+        super().unpack(content, states, fresh)
+        self._exchanges = content["exchanges"]
 
     def _first_masks(self, masks):
         rng = np.random.default_rng([self.seed, 0])

@@ -4,18 +4,20 @@ import math
 import os
 import pathlib
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
-from tf_tickets import arguments, files
-from tf_tickets.configuration import Configured
+from tf_tickets import arguments, files, schema
+from tf_tickets.callbacks.base import ResumableCallback
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import checks, snapshots
 from tf_tickets.training.fidelity import PARTS, Fidelity
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
-class EarlyStopRewind(Configured, keras.callbacks.Callback):
+class EarlyStopRewind(ResumableCallback):
     """Stops a training that no longer improves, and rewinds the whole state.
 
     A callback for any `fit`. `keras.callbacks.EarlyStopping` restores only weights;
@@ -45,6 +47,17 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     >>> stop.go_back(), stop.stopped_epoch, stop.rewound_epoch
     ({'loss': 1.0}, 3, 1)
     """
+
+    method = "early_stop"
+    _packed = {
+        "stopped_epoch": schema.optional(schema.count),
+        "rewound_epoch": schema.optional(schema.count),
+        "rewound_logs": schema.mapping(schema.number),
+        "best_merit": schema.number,
+        "best_epoch": schema.count,
+        "wait": schema.count,
+        "shelf": schema.mapping(schema.mapping(schema.number)),
+    }
 
     def __init__(
         self,
@@ -80,6 +93,7 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
     def _forget(self):
         self.stopped_epoch: int | None = None
         self.rewound_epoch: int | None = None
+        self.rewound_logs: Mapping[str, float] = {}
         # Not a number until an epoch has a merit that others can be compared with.
         self._best_merit = math.nan
         self._best_epoch = 0
@@ -123,6 +137,7 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
         snapshots.restore(self.model, state, self.fidelity, self._fresh)
         snapshots.zero_slots(self.model)
         self.rewound_epoch = epoch
+        self.rewound_logs = logs
         self._shelf.keep([])
         return logs
 
@@ -153,6 +168,57 @@ class EarlyStopRewind(Configured, keras.callbacks.Callback):
                 "improvement, so nothing was stopped or rewound: the state is that of "
                 "the last epoch. Train longer, or lower `patience`.",
                 stacklevel=2,
+            )
+
+    # What `find_tickets` stores.
+
+    @property
+    def most_states(self) -> int:
+        """The largest number of snapshots that are still needed."""
+        return 0 if self.patience is None else 1 + self._back
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+        rows = {str(epoch): self._shelf.get(epoch) for epoch in self._shelf.rows}
+        content = {
+            "stopped_epoch": self.stopped_epoch,
+            "rewound_epoch": self.rewound_epoch,
+            "rewound_logs": self.rewound_logs,
+            "best_merit": self._best_merit,
+            "best_epoch": self._best_epoch,
+            "wait": self._wait,
+            "shelf": {name: logs for name, (_, logs) in rows.items()},
+        }
+        return content, {name: state for name, (state, _) in rows.items()}
+
+    def unpack(
+        self,
+        content: dict[str, Any],
+        states: dict[str, snapshots.State],
+        fresh: snapshots.State,
+    ) -> None:
+        super().unpack(content, states, fresh)
+        self._check_shelf(content, states)
+        self.stopped_epoch = content["stopped_epoch"]
+        self.rewound_epoch = content["rewound_epoch"]
+        self.rewound_logs = content["rewound_logs"]
+        self._best_merit = content["best_merit"]
+        self._best_epoch = content["best_epoch"]
+        self._wait = content["wait"]
+        self._fresh = fresh
+        self._shelf.keep([])
+        for name, logs in content["shelf"].items():
+            self._shelf.put(int(name), states[name], logs)
+
+    def _check_shelf(self, content, states):
+        """Refuses snapshots other than those that may still be restored."""
+        shelf = content["shelf"]
+        epochs = {name for name in shelf if name.isdecimal()}
+        missing = {str(content["best_epoch"])} - epochs if self.rewind == "best" else ()
+        if not set(shelf) == set(states) == epochs or (shelf and missing):
+            raise ValueError(
+                f"The snapshots of epochs {sorted(states)} are not those that may be "
+                f"restored. Received: epochs {sorted(shelf)}, best epoch "
+                f"{content['best_epoch']}."
             )
 
     # The events of `fit`.

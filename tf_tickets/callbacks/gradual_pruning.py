@@ -2,18 +2,24 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import keras
 import numpy as np
 
-from tf_tickets import arguments, wrapping
+from tf_tickets import arguments, schema, wrapping
 from tf_tickets.callbacks.base import PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
-from tf_tickets.training import best_epochs, checks
+from tf_tickets.training import best_epochs, checks, snapshots
 from tf_tickets.training.round_callbacks import RoundCallbacks
+
+
+def _check_firing(value, name):
+    """Refuses a stored row that is not a step and a sparsity."""
+    schema.items(schema.finite, length=2)(value, name)
+    arguments.check_between(0.0, 1.0, **{name: value[1]})
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -52,6 +58,12 @@ class GradualPruning(PruningCallback):
 
     method = "gradual"
     _serializers = {"criterion": criteria.serialize}
+    _packed = {
+        **PruningCallback._packed,
+        "asked": schema.optional(schema.number),
+        "looked_at": schema.count,
+        "due": schema.items(_check_firing),
+    }
 
     def __init__(
         self,
@@ -164,6 +176,33 @@ class GradualPruning(PruningCallback):
             )
         self._once_pruned.attach(self.model, {**self.params, "epochs": epochs})
 
+    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+        content, states = super().pack()
+        content |= {
+            "asked": self._asked,
+            "looked_at": self._looked_at,
+            "due": [list(row) for row in self._due],
+        }
+        return content, states
+
+    def unpack(
+        self,
+        content: dict[str, Any],
+        states: dict[str, snapshots.State],
+        fresh: snapshots.State,
+    ) -> None:
+        super().unpack(content, states, fresh)
+        if content["looked_at"] <= content["step"]:
+            raise ValueError(
+                "The schedule must have been read beyond the present step. Received: "
+                f"step {content['step']}, next step to read {content['looked_at']}."
+            )
+        self._asked = content["asked"]
+        self._looked_at = content["looked_at"]
+        self._due = [(step, sparsity) for step, sparsity in content["due"]]
+        first = {**fresh["weights"], **fresh["statistics"]}
+        self._start = {path: first[path] for path in wrapping.kernels(self.model)}
+
     def _warn_beforehand(self, tolerance):
         """Warns if the planned steps are too few for the schedule."""
         planned = self.params["steps"] * self.params["epochs"]
@@ -195,6 +234,8 @@ class GradualPruning(PruningCallback):
 
     def _look_ahead(self, until):
         """Stores when the schedule fires, from the last checked step to `until`."""
+        if until < self._looked_at:
+            return
         steps = np.arange(self._looked_at, until + 1)
         fires, sparsities = _firings(self.schedule, steps)
         rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)

@@ -92,6 +92,7 @@ class RoundEngine:
         self._resumed = True
         if self.rewind.to_init:
             state.reached = state.fresh
+        self.plan.resume(self)
 
     def data_key(self, seed: int) -> tuple[int, int, int]:
         """Returns the key of the data order: seed, round and epoch."""

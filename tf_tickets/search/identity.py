@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tf_tickets import keras_internals, wrapping
-from tf_tickets.configuration import argument_names
+from tf_tickets.configuration import Configured, argument_names
 from tf_tickets.search.inputs import Pair
 from tf_tickets.search.model_identity import (
     as_json,
@@ -88,13 +88,19 @@ def identity_of_training(
 
 def _functions(search, model):
     """Returns digests of functions, which are otherwise described by their names."""
-    values = {name: getattr(search, name) for name in argument_names(type(search))}
-    values |= keras_internals.compile_arguments(model)
+    values = {**_values(search), **keras_internals.compile_arguments(model)}
     return {
         name: digest_of(value)
         for name, value in values.items()
         if isinstance(value, types.FunctionType)
     }
+
+
+def _values(configured):
+    """Returns the settings by name, with those of a setting that has its own."""
+    values = {n: getattr(configured, n) for n in argument_names(type(configured))}
+    inner = [_values(v) for v in values.values() if isinstance(v, Configured)]
+    return values | {name: value for part in inner for name, value in part.items()}
 
 
 def _described(callbacks):

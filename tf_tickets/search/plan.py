@@ -105,6 +105,11 @@ class RoundPlan:
         """Epochs at the beginning of a round that callbacks of rounds do not see."""
         return 0
 
+    @property
+    def most_states(self) -> int:
+        """The largest number of states that the plan keeps in `run.state.states`."""
+        return 0
+
     def prepare(self, wrapped: keras.Model) -> keras.Model:
         """Returns the model to train, from one that was just wrapped."""
         return wrapped
@@ -117,6 +122,19 @@ class RoundPlan:
 
     def begin(self, run: Run) -> None:
         """Called once after that, before the first epoch."""
+
+    def may_resume(self, run: Run) -> bool:
+        """Returns whether a search may resume at the next epoch.
+
+        The state is stored there. By default, a search resumes between its rounds.
+        """
+        return run.state.epoch_in_round == 0
+
+    def before_storing(self, run: Run) -> None:
+        """Called before the state is stored: the plan adds to its notes and states."""
+
+    def resume(self, run: Run) -> None:
+        """Called when a stored search resumes, before `fit` and `check`."""
 
     def turn(self, run: Run) -> None:
         """Called before the first epoch of every later round."""

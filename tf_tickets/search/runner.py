@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable
 import keras
 
 from tf_tickets import files
+from tf_tickets.callbacks.base import ResumableCallback
 from tf_tickets.environment import versions
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.inputs import Data
 from tf_tickets.search.lock import locked
+from tf_tickets.search.one_training import OneTraining, as_search
 from tf_tickets.search.state import (
     SearchState,
     check_content,
@@ -30,10 +32,11 @@ _FORMAT = 3
 def find_tickets(
     build_model: Callable[[], keras.Model],
     data: Data,
-    search: TicketSearch,
+    search: TicketSearch | ResumableCallback,
     directory: os.PathLike | str | None = None,
     seed: int = 0,
     *,
+    epochs: int | None = None,
     batch_size: int = 32,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
@@ -44,17 +47,24 @@ def find_tickets(
     killed, resumes when it is called again. It trains no completed round again, and
     ends with the same bits as a search that was not interrupted (on the same machine).
 
+    `GradualPruning`, `DynamicSparsity` and `EarlyStopRewind` train only once. Their one
+    ticket holds the weights at the end of that training. Every epoch is stored, and an
+    interrupted training resumes after its last complete one.
+
     Args:
         build_model: Function without arguments that returns a compiled model: plain, or
             as `search.wrap(model)` returns it.
         data: A `tf_tickets.datasets.Dataset`, or a pair or triple of (x, y) arrays for
             training, validation and optionally test.
         search: `tf_tickets.IMP` or another search. Afterwards it has `best`, `dense`
-            and `tickets`.
+            and `tickets`. Or one of the callbacks above; `callback.ticket` is then that
+            of the trained model.
         directory: Where to store the search. A directory of another search is refused.
         seed: Seed of weights, data order and random layers.
+        epochs: Epochs of the training, for callbacks only. Searches have their own.
         batch_size: Batch size.
-        callbacks: Further Keras callbacks.
+        callbacks: Further Keras callbacks. One that stops the training of a callback
+            completes it.
         verbose: As in `model.fit`.
 
     Returns:
@@ -72,8 +82,13 @@ def find_tickets(
     >>> tickets = find_tickets(build, data, search, batch_size=4, verbose=0)
     >>> tickets[0].sparsity
     0.5
+    >>> schedule = tt.schedules.ConstantSparsity(0.75, begin_step=2, frequency=1)
+    >>> pruning = tt.GradualPruning(schedule)
+    >>> [ticket] = find_tickets(build, data, pruning, epochs=2, batch_size=4, verbose=0)
+    >>> ticket.sparsity, ticket == pruning.ticket
+    (0.75, True)
     """
-    _check_search(search)
+    search = as_search(search, epochs)
     parts = inputs.split(data)
     keras.utils.set_random_seed(seed)
     model, config = inputs.build(build_model, search.wrap)
@@ -103,20 +118,19 @@ def find_tickets(
                 shuffle=False,
                 initial_epoch=engine.state.next_epoch,
                 validation_batch_size=512,
-                callbacks=[search, keeper, *callbacks],
+                callbacks=_in_order(search, keeper, callbacks),
                 verbose=verbose,
             )
     engine.context = {}
     return search.tickets
 
 
-def _check_search(search):
-    if not isinstance(search, TicketSearch):
-        raise TypeError(
-            "`search` must be a ticket search such as tf_tickets.IMP(...). Received: "
-            f"{search!r}. Callbacks that prune within one training go to "
-            "model.fit(..., callbacks=[...])."
-        )
+def _in_order(search, keeper, callbacks):
+    """Returns all callbacks of `fit`; the keeper comes after the search."""
+    if isinstance(search, OneTraining):
+        # The ticket is that of the whole epoch, after what all callbacks do in it.
+        return [search.callback, *callbacks, search, keeper]
+    return [search, keeper, *callbacks]
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -128,7 +142,7 @@ class _Keeper(keras.callbacks.Callback):
         self.directory = pathlib.Path(directory) if directory is not None else None
         self.seed = seed
         self.test = test
-        self.kept_round = None
+        self.kept_epoch = None
         self.identity: dict = {}
 
     def check(self):
@@ -158,31 +172,36 @@ class _Keeper(keras.callbacks.Callback):
         if self.directory is None or not (self.directory / STATE).exists():
             return False
         files.sweep(self.directory)
-        limit = max_bytes(model)
+        engine = self.search.engine
+        limit = max_bytes(model, engine.plan.most_states)
         content, arrays = files.read(self.directory / STATE, "search", limit)
         names = [_file(number) for number in range(1, content["tickets"] + 1)]
         tickets = [Ticket.load(self.directory / name, limit) for name in names]
         check_tickets(tickets, content["search"])
         with files.checking(self.directory / STATE, "search"):
             state = SearchState.unpack(content["search"], arrays, tickets, model)
-        self.search.engine.resume(state)
-        self.kept_round = state.round
+            engine.resume(state)
+        self.kept_epoch = state.next_epoch
         return state.complete
 
     def on_epoch_begin(self, epoch, logs=None):
         engine = self.search.engine
-        if engine.state.epoch_in_round != 0:
+        if not engine.plan.may_resume(engine):
             return
-        # Random numbers of a round must not depend on earlier rounds.
+        # Random numbers must not depend on what was trained before.
         seed, round_, _ = engine.data_key(self.seed)
-        keras.utils.set_random_seed(inputs.round_seed(seed, round_))
-        if engine.state.round != self.kept_round:
+        number = round_ + engine.state.epoch_in_round
+        keras.utils.set_random_seed(inputs.round_seed(seed, number))
+        if engine.state.next_epoch != self.kept_epoch:
             self._keep()
 
     def on_epoch_end(self, epoch, logs=None):
-        state = self.search.engine.state
+        engine = self.search.engine
+        state = engine.state
         if state.round_is_over and self.test is not None:
             state.metrics.update(inputs.test_metrics(self.model, self.test))
+        if not state.round_is_over and engine.plan.may_resume(engine):
+            self._keep()
 
     def on_train_end(self, logs=None):
         if self.search.complete:
@@ -190,10 +209,12 @@ class _Keeper(keras.callbacks.Callback):
 
     def _keep(self):
         """Writes tickets first and the state last: it says which tickets count."""
-        state = self.search.engine.state
-        self.kept_round = state.round
+        engine = self.search.engine
+        state = engine.state
+        self.kept_epoch = state.next_epoch
         if self.directory is None:
             return
+        engine.plan.before_storing(engine)
         for ticket in state.tickets[-2:]:
             ticket.save(self.directory / _file(ticket.provenance["round"]))
         content, arrays = state.pack(self.model)

@@ -19,6 +19,7 @@ _NOTES = schema.fields(
     {
         "stage_one": schema.mapping(schema.optional(schema.count)),
         "thresholds": schema.mapping(schema.finite),
+        "callback": schema.mapping(),
     },
     others=True,
 )
@@ -32,6 +33,8 @@ _KEPT = {
     "notes": _NOTES,
 }
 _TABLES = ("now", "fresh", "snapshot", "masks")
+# Prefix of the tables of states that a plan keeps.
+_KEPT_STATE = "state "
 
 
 def check_content(content: dict) -> None:
@@ -84,15 +87,16 @@ def _refuse_ticket(number, reason):
     )
 
 
-def max_bytes(model: keras.Model) -> int:
+def max_bytes(model: keras.Model, states: int = 0) -> int:
     """Returns the largest size of the arrays of a state of the model, in memory.
 
     Args:
         model: The model in training.
+        states: How many states the plan keeps, beside the search's own.
     """
     parts = [*snapshots.variables_by_part(model).values()]
     masks = [*_mask_variables(model).values()]
-    variables = [v for table in [*parts * 3, *masks] for v in table.values()]
+    variables = [v for table in [*parts * (3 + states), *masks] for v in table.values()]
     # No number takes more than 8 bytes.
     return sum(8 * math.prod(variable.shape) for variable in variables)
 
@@ -113,6 +117,7 @@ class SearchState:
         fresh: The state of the training when the search began; empty before that.
         reached: The state to rewind to, or None if the search has not reached it yet.
         notes: What a plan stores between rounds, serializable as JSON.
+        states: States of the training that a plan keeps, by name.
         scores: The scores of learned masks when their last round ended.
     """
 
@@ -127,6 +132,7 @@ class SearchState:
     fresh: snapshots.State = dataclasses.field(default_factory=dict)
     reached: snapshots.State | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    states: dict[str, snapshots.State] = dataclasses.field(default_factory=dict)
     scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
@@ -154,7 +160,7 @@ class SearchState:
         """Returns the contents of a state's file: (content for JSON, arrays).
 
         Args:
-            model: The model in training, between two rounds.
+            model: The model in training, between two epochs.
         """
         # The state that the search began with is packed only once.
         is_new = self.reached is not None and self.reached is not self.fresh
@@ -166,6 +172,7 @@ class SearchState:
                 path: {name: to_numpy(variable) for name, variable in variables.items()}
                 for path, variables in _mask_variables(model).items()
             },
+            **{_KEPT_STATE + name: state for name, state in self.states.items()},
         }
         arrays = {
             f"{kind}|{part}|{name}": array
@@ -207,11 +214,17 @@ class SearchState:
             snapshots.assign(variables, values)
         fresh = _adopted(model, tables["fresh"])
         given = tables["snapshot"]
+        states = {
+            table.removeprefix(_KEPT_STATE): _adopted(model, values)
+            for table, values in tables.items()
+            if table.startswith(_KEPT_STATE)
+        }
         return cls(
             **{name: content[name] for name in _KEPT},
             tickets=tickets,
             fresh=fresh,
             reached=_adopted(model, given) if given else None,
+            states=states,
         )
 
 
@@ -220,12 +233,13 @@ def _tables(arrays):
     tables: dict[str, snapshots.State] = {table: {} for table in _TABLES}
     for key, array in arrays.items():
         table, *names = key.split("|", 2)
-        if table not in tables or len(names) != 2:
+        is_known = table in _TABLES or table.startswith(_KEPT_STATE)
+        if not is_known or len(names) != 2:
             raise ValueError(
                 f"An array has the unknown name {key!r}. Expected TABLE|PART|NAME with "
-                f"a table of {_TABLES}."
+                f"a table of {_TABLES} or {_KEPT_STATE!r} and a name."
             )
-        tables[table].setdefault(names[0], {})[names[1]] = array
+        tables.setdefault(table, {}).setdefault(names[0], {})[names[1]] = array
     return tables
 
 
