@@ -459,7 +459,6 @@ def test_a_forged_state_is_refused_with_the_name_of_the_field(
     tmp_path, interrupted, case, field, value, message
 ):
     def change(content, arrays):
-        notes = content["search"]["notes"]
         table, name = content["search"]["notes"], "callback"
         if field is not None:
             table, name = table["callback"], field
