@@ -8,6 +8,8 @@ import collections
 import io
 import json
 import shutil
+import tempfile
+import warnings
 import zipfile
 
 import keras
@@ -129,6 +131,38 @@ def make_stored_ticket(folder):
     return folder / "round_02.ticket"
 
 
+class Interruption(keras.callbacks.Callback):
+    changes_results = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def training_in(folder, callbacks=()):
+    """Trains with a callback whose counters and snapshots are in the state."""
+    keras.utils.clear_session()
+    stop = tt.EarlyStopRewind(2, rewind=1)
+    arguments = {"epochs": 3, "batch_size": 16, "verbose": 0, "callbacks": callbacks}
+    return tt.find_tickets(
+        tiny.build_compiled, tiny.splits(), stop, folder, 3, **arguments
+    )
+
+
+def make_training(folder):
+    with pytest.raises(KeyboardInterrupt):
+        training_in(folder, [Interruption()])
+    return folder / "search.state"
+
+
+def read_training(path, capsys):
+    # In a copy, since the training goes on.
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shutil.copytree(path.parent, scratch, dirs_exist_ok=True)
+        return [(ticket.id, ticket.metrics) for ticket in training_in(scratch)]
+
+
 def make_npz(folder):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(256, size=(40, 4, 4)), np.arange(40) % 2
@@ -178,11 +212,12 @@ KINDS = {
     "ticket": (make_ticket, read_ticket),
     "state": (make_state, read_state),
     "ticket of a search": (make_stored_ticket, read_state),
+    "training": (make_training, read_training),
     "npz": (make_npz, read_npz),
     "model": (make_model, read_model),
     "results": (make_results, read_results),
 }
-SLOW = ("state", "ticket of a search", "model", "results")
+SLOW = ("state", "training", "ticket of a search", "model", "results")
 # JSON has no checksum, and a forger may write other content that is valid.
 MAY_DIFFER = [("results", flipped), *((kind, forged) for kind in KINDS)]
 CASES = [
@@ -191,6 +226,7 @@ CASES = [
     for damage in (truncated, flipped, swapped, forged)
     if (kind, damage) not in [("results", swapped), ("npz", forged)]
 ]
+BY_DEFAULT = [case for case in CASES if case[0] != "training"]
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +280,10 @@ def check(kind, damage, originals, folder, capsys, tries):
         assert counts["different"] == 0
 
 
-@pytest.mark.parametrize("kind, damage", CASES)
+@pytest.mark.parametrize(
+    "kind, damage",
+    tiny.marked(CASES, [case for case in CASES if case[0] != "training"]),
+)
 def test_a_damaged_file_is_refused_or_nothing_has_changed(
     kind, damage, originals, tmp_path, capsys
 ):
