@@ -42,6 +42,12 @@ def gradual(criterion="movement", frequency=3):
     return tt.GradualPruning(schedule, criterion)
 
 
+def until_best(*callbacks):
+    """Prunes in epoch 0, so that the callbacks see the epochs from 1 on."""
+    schedule = schedules.ConstantSparsity(0.5, 3, end_step=3, frequency=1)
+    return tt.GradualPruning(schedule).once_pruned(*callbacks)
+
+
 def rigl():
     return tt.DynamicSparsity(
         0.6, tt.saliency.DenseGradient(*tiny.data(), batch_size=16), interval=3
@@ -51,6 +57,9 @@ def rigl():
 CALLBACKS = {
     "gradual": gradual,
     "gradual, random": lambda: gradual("random", 2),
+    "gradual, once pruned": lambda: until_best(
+        keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)
+    ),
     "SET": lambda: tt.DynamicSparsity(0.6, interval=3),
     "RigL": rigl,
     "early stop": lambda: Scripted(2),
@@ -141,7 +150,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
         find(CALLBACKS[case](), tmp_path, [Interruption(epoch, moment)])
     resumed, watch = CALLBACKS[case](), Interruption(None, None)
     [result] = find(resumed, tmp_path, [watch])
-    assert watch.begun[0] == epoch
+    assert watch.begun[0] == (min(epoch, 1) if "once pruned" in case else epoch)
     assert test_finding.contents(tmp_path) == test_finding.contents(directory)
     assert result == ticket and result.metrics == ticket.metrics
     assert (resumed.stopped_epoch, resumed.rewound_epoch) == (
@@ -348,6 +357,33 @@ def test_a_callback_that_stops_the_training_completes_it(tmp_path):
     watch.changes_results = False
     [again] = find(gradual(), tmp_path, [Stop(), watch])
     assert again == ticket and watch.begun == []
+
+
+class Best(keras.callbacks.Callback):
+    """Restores the weights of its second epoch when it ends."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            self.weights = self.model.get_weights()
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self.weights)
+
+
+def test_a_training_resumes_where_the_callbacks_of_once_pruned_begin(tmp_path):
+    pruning, watch = until_best(Best()), Interruption(None, None)
+    with pytest.raises(KeyboardInterrupt):
+        find(until_best(Best()), tmp_path, [Interruption(4, "step")])
+    with pytest.raises(ValueError, match="callbacks.0 Best"):
+        find(until_best(), tmp_path)
+    [ticket] = find(pruning, tmp_path, [watch])
+    assert watch.begun == [1, 2, 3, 4]
+    straight, note = until_best(Best()), keras.callbacks.History()
+    [expected] = find(straight, callbacks=[note])
+    assert ticket == expected == pruning.ticket
+    assert ticket.metrics == expected.metrics
+    assert ticket.metrics["val_loss"] == note.history["val_loss"][2]
+    assert ticket.metrics["val_loss"] != note.history["val_loss"][-1]
 
 
 # Refusals.

@@ -1,6 +1,6 @@
 """Base classes of callbacks that make a ticket within one training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -34,6 +34,27 @@ class ResumableCallback(Configured, keras.callbacks.Callback):
     def most_states(self) -> int:
         """The largest number of states that `pack` returns."""
         return 0
+
+    @property
+    def callbacks(self) -> Iterable[keras.callbacks.Callback]:
+        """Callbacks that this one calls."""
+        return ()
+
+    def may_resume(self, epoch: int) -> bool:
+        """Returns whether a training may resume at an epoch.
+
+        Args:
+            epoch: The epoch that comes next.
+        """
+        return True
+
+    def end_training(self, logs: dict[str, float]) -> Mapping[str, float]:
+        """Called before the ticket is made; returns the logs of its weights.
+
+        Args:
+            logs: The logs of the last epoch.
+        """
+        return self.rewound_logs or logs
 
     def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
         """Returns what a training needs to continue: (content for JSON, states).

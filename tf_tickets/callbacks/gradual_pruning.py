@@ -1,7 +1,7 @@
 """Gradual pruning within one training run (Zhu and Gupta 2017)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import keras
@@ -89,6 +89,7 @@ class GradualPruning(PruningCallback):
         self._asked = None
         self._warned = False
         self._once_pruned = RoundCallbacks()
+        self._runs_them = False
 
     def once_pruned(self, *callbacks: keras.callbacks.Callback) -> Self:
         """Adds callbacks that see what follows the last pruning as a training.
@@ -108,6 +109,7 @@ class GradualPruning(PruningCallback):
         self._first_epoch = self._find_first_epoch()
         best_epochs.check_beside_schedule(self, self._first_epoch)
         self._attach()
+        self._runs_them = False
         kernels = wrapping.kernels(self.model)
         self._asked = None
         self._start = kernels.weights
@@ -124,6 +126,7 @@ class GradualPruning(PruningCallback):
 
         if self._once_pruned and epoch >= self._first_epoch:
             if epoch == self._first_epoch:
+                self._runs_them = True
                 self._once_pruned.begin()
             self._once_pruned.tell("on_epoch_begin", epoch - self._first_epoch)
 
@@ -138,7 +141,8 @@ class GradualPruning(PruningCallback):
                 self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        self._once_pruned.tell("on_train_end")
+        if self._runs_them:
+            self._once_pruned.tell("on_train_end")
         super().on_train_end(logs)
         kernels = wrapping.kernels(self.model)
         asked, reached = self._sparsity_at(self._step), kernels.sparsity
@@ -175,6 +179,23 @@ class GradualPruning(PruningCallback):
                 "earlier."
             )
         self._once_pruned.attach(self.model, {**self.params, "epochs": epochs})
+
+    # What `find_tickets` stores and asks for.
+
+    @property
+    def callbacks(self) -> Iterable[keras.callbacks.Callback]:
+        """The callbacks of `once_pruned`."""
+        return self._once_pruned
+
+    def may_resume(self, epoch: int) -> bool:
+        """Returns whether the callbacks of `once_pruned` have not begun yet."""
+        return not self._once_pruned or epoch <= self._first_epoch
+
+    def end_training(self, logs: dict[str, float]) -> Mapping[str, float]:
+        if not self._runs_them:
+            return logs
+        self._runs_them = False
+        return self._once_pruned.end(self.model, logs)
 
     def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
         content, states = super().pack()

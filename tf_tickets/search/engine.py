@@ -265,6 +265,8 @@ class RoundEngine:
 
     def _fixed_masks(self):
         """Returns the masks that only the plan may change, by kernel path."""
+        if self.plan.prunes_in_rounds:
+            return {}
         kernels = self.kernels
         layers = kernels.mask_layers
         masks = kernels.masks.items()

@@ -34,10 +34,14 @@ class TrainOnce(RoundPlan):
     def most_states(self) -> int:
         return self.callback.most_states
 
+    @property
+    def prunes_in_rounds(self) -> bool:
+        return True
+
     # What is stored.
 
     def may_resume(self, run: Run) -> bool:
-        return True
+        return self.callback.may_resume(run.state.next_epoch)
 
     def before_storing(self, run: Run) -> None:
         run.state.notes[_NOTE], run.state.states = self.callback.pack()
@@ -62,10 +66,11 @@ class TrainOnce(RoundPlan):
         return bool(run.model.stop_training)
 
     def end_round(self, run: Run, logs: dict) -> bool:
+        logs = dict(self.callback.end_training(logs))
         model = run.model
         state, step = snapshots.record(model), snapshots.iteration(model)
         run.add_ticket(self.masks(run), state, step)
-        run.note_metrics({**self.measures(run), **(self.callback.rewound_logs or logs)})
+        run.note_metrics({**self.measures(run), **logs})
         return super().end_round(run, logs)
 
     def end(self, run: Run) -> None:

@@ -106,6 +106,11 @@ class RoundPlan:
         return 0
 
     @property
+    def prunes_in_rounds(self) -> bool:
+        """Whether masks change within a round, by a callback of the plan."""
+        return False
+
+    @property
     def most_states(self) -> int:
         """The largest number of states that the plan keeps in `run.state.states`."""
         return 0

@@ -104,7 +104,7 @@ def find_tickets(
     keeper = _Keeper(search, directory, seed, parts.get("test"))
     if directory is not None:
         keeper.identity = identity.identity_of(
-            search, model, data, parts, seed, batch_size, callbacks
+            search, model, data, parts, seed, batch_size, _with_inner(search, callbacks)
         )
     with locked(directory):
         keeper.check()
@@ -123,6 +123,12 @@ def find_tickets(
             )
     engine.context = {}
     return search.tickets
+
+
+def _with_inner(search, callbacks):
+    """Returns callbacks, with those that the callback of a training calls."""
+    inner = search.callback.callbacks if isinstance(search, OneTraining) else ()
+    return [*callbacks, *inner]
 
 
 def _in_order(search, keeper, callbacks):
