@@ -295,6 +295,26 @@ def test_a_schedule_that_leaves_no_epoch_is_refused():
         fit([pruning])
 
 
+def find(pruning, directory=None, callbacks=()):
+    return tt.find_tickets(
+        tiny.build_compiled,
+        tiny.splits(),
+        pruning,
+        directory,
+        epochs=6,
+        batch_size=16,
+        callbacks=callbacks,
+        verbose=0,
+    )
+
+
+def test_find_tickets_refuses_to_restore_another_epoch_than_that_of_the_ticket():
+    with pytest.raises(ValueError, match="another epoch than that of the ticket"):
+        find(tt.DynamicSparsity(0.8, interval=4), callbacks=[best_weights()])
+    with pytest.raises(ValueError, match="next to GradualPruning"):
+        find(gradual(), callbacks=[best_weights()])
+
+
 def test_dynamic_sparsity_may_keep_its_best_epoch():
     training = tt.DynamicSparsity(0.8, interval=4)
     model, _ = fit([training, best_weights()])

@@ -36,7 +36,7 @@ class ResumableCallback(Configured, keras.callbacks.Callback):
         return 0
 
     @property
-    def callbacks(self) -> Iterable[keras.callbacks.Callback]:
+    def inner_callbacks(self) -> Iterable[keras.callbacks.Callback]:
         """Callbacks that this one calls."""
         return ()
 

@@ -183,7 +183,7 @@ class GradualPruning(PruningCallback):
     # What `find_tickets` stores and asks for.
 
     @property
-    def callbacks(self) -> Iterable[keras.callbacks.Callback]:
+    def inner_callbacks(self) -> Iterable[keras.callbacks.Callback]:
         """The callbacks of `once_pruned`."""
         return self._once_pruned
 

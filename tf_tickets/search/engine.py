@@ -182,7 +182,7 @@ class RoundEngine:
         if seen >= 0:
             self.callbacks.tell("on_epoch_begin", seen)
         self._steps_before = self.state.step
-        self._masks = self._fixed_masks()
+        self._masks = self.plan.settled_masks(self)
 
     def batch_begin(self, batch: int) -> None:
         self.state.step = self._steps_before + batch
@@ -206,7 +206,7 @@ class RoundEngine:
         stopped = self.plan.stops_round(self, logs) or stopped
         if stopped or state.epoch_in_round >= self.plan.epochs_of(state.round):
             self._finish_round(logs)
-        self._masks = self._fixed_masks()
+        self._masks = self.plan.settled_masks(self)
 
     def train_end(self) -> None:
         self._check_masks()
@@ -263,18 +263,9 @@ class RoundEngine:
 
     # Checks.
 
-    def _fixed_masks(self):
-        """Returns the masks that only the plan may change, by kernel path."""
-        if self.plan.prunes_in_rounds:
-            return {}
-        kernels = self.kernels
-        layers = kernels.mask_layers
-        masks = kernels.masks.items()
-        return {path: mask for path, mask in masks if not layers[path].learned}
-
     def _check_masks(self):
         """Refuses masks that a callback next to the search has changed."""
-        present = self._fixed_masks() if self._masks else {}
+        present = self.plan.settled_masks(self) if self._masks else {}
         changed = [p for p in present if (present[p] != self._masks[p]).any()]
         if changed:
             raise ValueError(

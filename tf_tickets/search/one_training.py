@@ -3,13 +3,14 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.callbacks.base import ResumableCallback
 from tf_tickets.configuration import described
 from tf_tickets.search.plan import RoundPlan, Run
 from tf_tickets.search.ticket_search import TicketSearch
-from tf_tickets.training import snapshots
+from tf_tickets.training import best_epochs, snapshots
 
 # Where a state's notes have what the callback needs to continue.
 _NOTE = "callback"
@@ -34,10 +35,6 @@ class TrainOnce(RoundPlan):
     def most_states(self) -> int:
         return self.callback.most_states
 
-    @property
-    def prunes_in_rounds(self) -> bool:
-        return True
-
     # What is stored.
 
     def may_resume(self, run: Run) -> bool:
@@ -58,6 +55,10 @@ class TrainOnce(RoundPlan):
     def _continue(self, run):
         state = run.state
         self.callback.unpack(state.notes.get(_NOTE), state.states, state.fresh)
+
+    def settled_masks(self, run: Run) -> dict[str, np.ndarray]:
+        """Returns nothing: the callback prunes within epochs."""
+        return {}
 
     # The end of the training.
 
@@ -114,6 +115,7 @@ class OneTraining(TicketSearch):
     # The events of `fit`. The metric to monitor is the callback's.
 
     def on_train_begin(self, logs: Any = None) -> None:
+        best_epochs.check_beside_training(self, self.callback)
         self._engine.train_begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

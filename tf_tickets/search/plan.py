@@ -106,11 +106,6 @@ class RoundPlan:
         return 0
 
     @property
-    def prunes_in_rounds(self) -> bool:
-        """Whether masks change within a round, by a callback of the plan."""
-        return False
-
-    @property
     def most_states(self) -> int:
         """The largest number of states that the plan keeps in `run.state.states`."""
         return 0
@@ -150,6 +145,12 @@ class RoundPlan:
     def masks(self, run: Run) -> dict[str, np.ndarray]:
         """Returns the hard masks of the network in training, by kernel path."""
         return run.kernels.masks
+
+    def settled_masks(self, run: Run) -> dict[str, np.ndarray]:
+        """Returns the masks that do not change within an epoch, by kernel path."""
+        layers = run.kernels.mask_layers
+        masks = run.kernels.masks.items()
+        return {path: mask for path, mask in masks if not layers[path].learned}
 
     def measures(self, run: Run) -> dict[str, float]:
         """Returns what the search adds to the logs of an epoch."""

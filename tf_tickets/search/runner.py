@@ -127,7 +127,7 @@ def find_tickets(
 
 def _with_inner(search, callbacks):
     """Returns callbacks, with those that the callback of a training calls."""
-    inner = search.callback.callbacks if isinstance(search, OneTraining) else ()
+    inner = search.callback.inner_callbacks if isinstance(search, OneTraining) else ()
     return [*callbacks, *inner]
 
 

@@ -50,6 +50,25 @@ def check_beside_schedule(
         )
 
 
+def check_beside_training(
+    search: keras.callbacks.Callback, training: keras.callbacks.Callback
+) -> None:
+    """Refuses callbacks that restore another epoch than that of the ticket.
+
+    Args:
+        search: The search that makes the ticket when the last epoch ends.
+        training: The callback whose training it is, which may restore an epoch.
+    """
+    for callback, what in _keepers(search):
+        if callback is training or not getattr(callback, _ARGUMENTS[0], False):
+            continue
+        raise ValueError(
+            f"{what} would restore another epoch than that of the ticket, which is "
+            "made at the end of the last epoch. Leave the callback out, or call "
+            f"model.fit with it and {type(training).__name__}."
+        )
+
+
 def _keepers(callback) -> Iterator[tuple[keras.callbacks.Callback, str]]:
     """Yields the callbacks beside one that keep the best epoch, with a description."""
     for other in keras_internals.callbacks_beside(callback):
