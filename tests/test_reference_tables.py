@@ -57,7 +57,7 @@ def mask_of(digits, shape):
 
 
 def close(found, expected, tolerance):
-    """Asserts that the greatest difference is below a fraction of the greatest value."""
+    """Asserts that all differences are below a fraction of the largest value."""
     expected = np.asarray(expected)
     difference = np.abs(np.asarray(found).reshape(expected.shape) - expected).max()
     assert difference <= tolerance * np.abs(expected).max()
@@ -197,7 +197,7 @@ def convolutional(decay=None):
     """Returns the network of the CS runs: a convolution, a mean, a dense layer."""
 
     def regularizer():
-        # PyTorch's decay d adds d * w to the gradient, like a penalty of d / 2 * w ** 2.
+        # PyTorch's decay d adds d * w to the gradient, as d / 2 * w ** 2 in the loss.
         return decay and keras.regularizers.L2(decay / 2)
 
     conv = kl.Conv2D(
@@ -456,7 +456,7 @@ def test_exchanges_happen_at_the_steps_and_with_the_fractions_of_rigl_and_jaxpru
         training.advance(step)
     theirs = entries("jaxpruner")
     assert list(training.seen) == theirs["firings"]["steps"]
-    # In rigl this needs begin_step=interval. From 0 on it begins one step into training.
+    # In rigl this needs begin_step=interval. With 0, the first exchange is at step 1.
     assert list(training.seen) == entries("rigl")["firings"]["begin 10"]
     assert entries("rigl")["firings"]["begin 0"] == [s - 9 for s in range(10, 81, 10)]
     for cosine in (theirs["cosine"], entries("rigl")["cosine"]):
@@ -488,7 +488,7 @@ def test_an_exchange_is_that_of_jaxpruner(name):
     case = entries("jaxpruner")["update"]["cases"][name]
     after, _ = exchanged(case, case["fraction"])
     assert (after == mask_of(case["after"], after.shape)).all()
-    assert 0 < (after & ~mask_of(case["before"], after.shape)).sum()
+    assert (after & ~mask_of(case["before"], after.shape)).any()
 
 
 @pytest.mark.parametrize("name", ["half", "nearly dense", "rounded down"])
@@ -630,16 +630,12 @@ def test_values_and_gradients_of_distillation_losses(repository, name):
 
 def test_relations_are_weighted_as_in_repdistiller():
     entry = entries("RepDistiller")["relations"]
-    parts = [
-        (25.0, dl.DistanceDistillation()),
-        (50.0, dl.AngleDistillation()),
-    ]
+    distance, angle = dl.DistanceDistillation(), dl.AngleDistillation()
     variable = keras.Variable(STUDENT)
 
     def loss():
-        return sum(
-            w * part.compute_loss([TEACHER], variable.value) for w, part in parts
-        )
+        distances = distance.compute_loss([TEACHER], variable.value)
+        return 25.0 * distances + 50.0 * angle.compute_loss([TEACHER], variable.value)
 
     assert float(loss()) == pytest.approx(entry["loss"], rel=2e-6)
     close(gradient(loss, variable), np.reshape(entry["gradient"], STUDENT.shape), 5e-6)
