@@ -171,18 +171,18 @@ def test_zeros_are_not_kept_otherwise():
     assert wrapping.kernels(wrapped(plain)).sparsity == 0
 
 
-def test_zeros_that_are_kept_stay_in_training():
+@pytest.mark.parametrize("keep_zeros", [True, False])
+def test_zeros_that_are_kept_stay_in_training(keep_zeros):
     model = samples.sequential()
-    model.layers[0].kernel.assign(model.layers[0].kernel * 0.0)
     kernel = samples.array(model.layers[-1].kernel)
     kernel[0] = 0
     model.layers[-1].kernel.assign(kernel)
-    model = wrapped(model, keep_zeros=True)
+    model = wrapped(model, keep_zeros=keep_zeros)
     x, y = samples.data(model)
     model.compile("adam", "mse")
     model.fit(x, y, verbose=0)
     table = samples.array(tt.strip(model).layers[-1].kernel)
-    assert not table[0].any()
+    assert bool(table[0].any()) is not keep_zeros
     assert table[1:].all()
 
 
