@@ -1,4 +1,4 @@
-"""What every model of the zoo must pass. Each check builds models of its own."""
+"""What every model of the zoo must pass. Each check takes a case of its own."""
 
 import math
 import pathlib
@@ -13,16 +13,14 @@ from tf_tickets.wrapping import to_numpy
 from zoo.case import Builder, Case
 
 
-def wrap_equal(build: Builder, folder: pathlib.Path) -> None:
+def wrap_equal(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """The wrapped model predicts the same as the plain one, bit for bit."""
-    case = build()
     before = predicted(case.model, case)
     equal(predicted(case.wrap(case.model), case), before)
 
 
-def fit(build: Builder, folder: pathlib.Path) -> None:
+def fit(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """Training keeps masks and zeros, changes other weights, and the loss is finite."""
-    case = build()
     model = pruned(case)
     kernels = tt.kernels(model)
     masks, before = kernels.masks, kernels.weights
@@ -37,9 +35,8 @@ def fit(build: Builder, folder: pathlib.Path) -> None:
     assert any((after[path] != before[path]).any() for path in masks)
 
 
-def strip_exact(build: Builder, folder: pathlib.Path) -> None:
+def strip_exact(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """The stripped model has the zeros and predicts the same, bit for bit."""
-    case = build()
     model = pruned(case)
     before = predicted(model, case)
     kernels = tt.kernels(model)
@@ -53,9 +50,8 @@ def strip_exact(build: Builder, folder: pathlib.Path) -> None:
     equal(predicted(plain, case), before)
 
 
-def keras_file(build: Builder, folder: pathlib.Path) -> None:
+def keras_file(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """The wrapped model is saved as `.keras` and loaded with masks and predictions."""
-    case = build()
     model = pruned(case)
     again = through_file(model, case, folder)
     equal(
@@ -64,16 +60,14 @@ def keras_file(build: Builder, folder: pathlib.Path) -> None:
     equal(predicted(again, case), predicted(model, case))
 
 
-def stripped_file(build: Builder, folder: pathlib.Path) -> None:
+def stripped_file(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """The stripped model is saved as `.keras` and loaded by Keras alone."""
-    case = build()
     plain = tt.strip(pruned(case))
     equal(predicted(through_file(plain, case, folder), case), predicted(plain, case))
 
 
-def ticket(build: Builder, folder: pathlib.Path) -> None:
+def ticket(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """A ticket of IMP, saved and loaded, gives a fresh model its masks and weights."""
-    case = build()
     model = case.wrap(case.model)
     search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
     model.fit(
@@ -91,17 +85,17 @@ def ticket(build: Builder, folder: pathlib.Path) -> None:
     equal(predicted(fresh, case), predicted(loaded.apply(model), case))
 
 
-def saved_model(build: Builder, folder: pathlib.Path) -> None:
+def saved_model(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """`tf_tickets.export` writes a SavedModel, which it verifies."""
-    exported(build, folder / "saved_model")
+    exported(case, folder / "saved_model")
 
 
-def tflite(build: Builder, folder: pathlib.Path) -> None:
+def tflite(case: Case, build: Builder, folder: pathlib.Path) -> None:
     """`tf_tickets.export` writes a `.tflite` file, which it verifies."""
-    exported(build, folder / "model.tflite")
+    exported(case, folder / "model.tflite")
 
 
-CHECKS: dict[str, Callable[[Builder, pathlib.Path], None]] = {
+CHECKS: dict[str, Callable[[Case, Builder, pathlib.Path], None]] = {
     check.__name__: check
     for check in (
         *(wrap_equal, fit, strip_exact, keras_file, stripped_file, ticket),
@@ -117,12 +111,13 @@ def run(name: str, build: Builder, folder: pathlib.Path) -> str | None:
         None if it passed, or the reason why it cannot pass, after it has failed with
         the message that the case names.
     """
-    limit = build().limits.get(name)
+    case = build()
+    limit = case.limits.get(name)
     if limit is None:
-        CHECKS[name](build, folder)
+        CHECKS[name](case, build, folder)
         return None
     try:
-        CHECKS[name](build, folder)
+        CHECKS[name](case, build, folder)
     except Exception as error:
         if re.search(limit.message, str(error)) is None:
             raise
@@ -165,8 +160,7 @@ def through_file(model: keras.Model, case: Case, folder: pathlib.Path) -> keras.
     )
 
 
-def exported(build: Builder, path: pathlib.Path) -> None:
-    case = build()
+def exported(case: Case, path: pathlib.Path) -> None:
     plain = tt.strip(pruned(case))
     report = tt.export(plain, path, data=case.x, **case.export)
     assert path.exists() and report.errors
