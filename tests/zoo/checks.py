@@ -1,5 +1,10 @@
-"""What every model of the zoo must pass. Each check takes a case of its own."""
+"""What every model of the zoo must pass.
 
+A check takes a `Bench`, which holds the models that the checks before it have made:
+tracing takes most of the time. Each check makes what is missing, and runs alone, too.
+"""
+
+import functools
 import math
 import pathlib
 import re
@@ -9,24 +14,87 @@ import keras
 import numpy as np
 
 import tf_tickets as tt
-from tf_tickets.wrapping import to_numpy
+from tf_tickets.wrapping import paths, to_numpy
 from zoo.case import Builder, Case
 
 
-def wrap_equal(case: Case, build: Builder, folder: pathlib.Path) -> None:
+class Bench:
+    """The models of one case in all their states.
+
+    Args:
+        build: Builds the case.
+        folder: A folder for files.
+    """
+
+    def __init__(self, build: Builder, folder: pathlib.Path) -> None:
+        self.build = build
+        self.folder = folder
+        self.case: Case = build()
+
+    @functools.cached_property
+    def wrapped(self) -> keras.Model:
+        """The wrapped model."""
+        return self.case.wrap(self.case.model)
+
+    @functools.cached_property
+    def pruned(self) -> keras.Model:
+        """The wrapped model without the smaller half of every kernel."""
+        kernels = tt.kernels(self.wrapped)
+        kernels.set_masks({p: _larger_half(k) for p, k in kernels.weights.items()})
+        return self.wrapped
+
+    @functools.cached_property
+    def stripped(self) -> keras.Model:
+        """The pruned model without wrappers; a subclassed one is changed in place."""
+        return tt.strip(self.pruned)
+
+    def outputs(self, model: keras.Model) -> list[np.ndarray]:
+        """Returns the predictions of the compiled graph; resets the model's state."""
+        predict = functools.partial(model.predict, batch_size=self.case.batch_size)
+        return _stateless(model, lambda: predict(self.case.x, verbose=0))
+
+    def called(self, model: keras.Model) -> list[np.ndarray]:
+        """Returns the outputs for a batch without tracing; resets the model's state."""
+        rows = self.case.batch_size
+        x = keras.tree.map_structure(lambda array: array[:rows], self.case.x)
+        return _stateless(model, lambda: model(x, training=False))
+
+    def fit(self, **more: object) -> dict[str, list[float]]:
+        """Trains the pruned model for an epoch."""
+        settings = {"batch_size": self.case.batch_size, "verbose": 0, **more}
+        return self.pruned.fit(self.case.x, self.case.y, **settings).history
+
+    def through_file(self, model: keras.Model) -> keras.Model:
+        """Saves a model as `.keras` and loads it."""
+        path = self.folder / "model.keras"
+        model.save(path)
+        return keras.saving.load_model(path, custom_objects=self.case.custom_objects)
+
+    def export(self, name: str) -> None:
+        """Exports the stripped model. The export verifies itself."""
+        path = self.folder / name
+        report = tt.export(self.stripped, path, data=self.case.x, **self.case.export)
+        assert path.exists() and report.errors
+
+
+def wrap_equal(bench: Bench) -> None:
     """The wrapped model predicts the same as the plain one, bit for bit."""
-    before = predicted(case.model, case)
-    equal(predicted(case.wrap(case.model), case), before)
+    before = bench.outputs(bench.case.model)
+    equal(bench.outputs(bench.wrapped), before)
 
 
-def fit(case: Case, build: Builder, folder: pathlib.Path) -> None:
+def keras_file(bench: Bench) -> None:
+    """The wrapped model is saved as `.keras` and loaded with masks and predictions."""
+    again = bench.through_file(bench.pruned)
+    equal(_masks(again), _masks(bench.pruned))
+    equal(bench.called(again), bench.called(bench.pruned))
+
+
+def fit(bench: Bench) -> None:
     """Training keeps masks and zeros, changes other weights, and the loss is finite."""
-    model = pruned(case)
-    kernels = tt.kernels(model)
+    kernels = tt.kernels(bench.pruned)
     masks, before = kernels.masks, kernels.weights
-    logs = model.fit(
-        case.x, case.y, batch_size=case.batch_size, epochs=1, verbose=0
-    ).history
+    logs = bench.fit()
     assert logs and all(math.isfinite(value[0]) for value in logs.values()), logs
     equal(kernels.masks, masks)
     after = kernels.weights
@@ -35,89 +103,73 @@ def fit(case: Case, build: Builder, folder: pathlib.Path) -> None:
     assert any((after[path] != before[path]).any() for path in masks)
 
 
-def strip_exact(case: Case, build: Builder, folder: pathlib.Path) -> None:
+def ticket(bench: Bench) -> None:
+    """A ticket of IMP, saved and loaded, gives a fresh model its masks and weights."""
+    kernels = tt.kernels(bench.wrapped)
+    kernels.set_masks({path: np.ones_like(m) for path, m in kernels.masks.items()})
+    search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
+    bench.fit(epochs=search.epochs, callbacks=[search])
+    search.tickets[-1].save(bench.folder / "a.ticket")
+    loaded = tt.Ticket.load(bench.folder / "a.ticket")
+    assert loaded == search.tickets[-1] and 0.4 < loaded.sparsity < 0.6
+    fresh = loaded.apply(bench.build().model)
+    equal(_masks(fresh), list(loaded.masks.values()))
+    equal(bench.called(fresh), bench.called(loaded.apply(bench.wrapped)))
+
+
+def strip_exact(bench: Bench) -> None:
     """The stripped model has the zeros and predicts the same, bit for bit."""
-    model = pruned(case)
-    before = predicted(model, case)
-    kernels = tt.kernels(model)
+    before = bench.outputs(bench.pruned)
+    kernels = tt.kernels(bench.pruned)
     masks, stored = kernels.masks, kernels.variables
-    plain = tt.strip(model)
+    plain = bench.stripped
     assert not tt.kernels(plain)
     held = {id(variable) for variable in plain.variables}
     for path, mask in masks.items():
-        assert id(stored[path]) in held
+        assert id(stored[path]) in held and not mask.all()
         assert not to_numpy(stored[path])[~mask].any()
-    equal(predicted(plain, case), before)
+    equal(bench.outputs(plain), before)
 
 
-def keras_file(case: Case, build: Builder, folder: pathlib.Path) -> None:
-    """The wrapped model is saved as `.keras` and loaded with masks and predictions."""
-    model = pruned(case)
-    again = through_file(model, case, folder)
-    equal(
-        list(tt.kernels(again).masks.values()), list(tt.kernels(model).masks.values())
-    )
-    equal(predicted(again, case), predicted(model, case))
-
-
-def stripped_file(case: Case, build: Builder, folder: pathlib.Path) -> None:
+def stripped_file(bench: Bench) -> None:
     """The stripped model is saved as `.keras` and loaded by Keras alone."""
-    plain = tt.strip(pruned(case))
-    equal(predicted(through_file(plain, case, folder), case), predicted(plain, case))
+    again = bench.through_file(bench.stripped)
+    equal(bench.called(again), bench.called(bench.stripped))
 
 
-def ticket(case: Case, build: Builder, folder: pathlib.Path) -> None:
-    """A ticket of IMP, saved and loaded, gives a fresh model its masks and weights."""
-    model = case.wrap(case.model)
-    search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
-    model.fit(
-        *(case.x, case.y),
-        batch_size=case.batch_size,
-        epochs=search.epochs,
-        callbacks=[search],
-        verbose=0,
-    )
-    search.tickets[-1].save(folder / "a.ticket")
-    loaded = tt.Ticket.load(folder / "a.ticket")
-    assert loaded == search.tickets[-1] and 0.4 < loaded.sparsity < 0.6
-    fresh = loaded.apply(build().model)
-    equal(list(tt.kernels(fresh).masks.values()), list(loaded.masks.values()))
-    equal(predicted(fresh, case), predicted(loaded.apply(model), case))
-
-
-def saved_model(case: Case, build: Builder, folder: pathlib.Path) -> None:
+def saved_model(bench: Bench) -> None:
     """`tf_tickets.export` writes a SavedModel, which it verifies."""
-    exported(case, folder / "saved_model")
+    bench.export("saved_model")
 
 
-def tflite(case: Case, build: Builder, folder: pathlib.Path) -> None:
+def tflite(bench: Bench) -> None:
     """`tf_tickets.export` writes a `.tflite` file, which it verifies."""
-    exported(case, folder / "model.tflite")
+    bench.export("model.tflite")
 
 
-CHECKS: dict[str, Callable[[Case, Builder, pathlib.Path], None]] = {
+# In this order, since a subclassed model is stripped in place.
+CHECKS: dict[str, Callable[[Bench], None]] = {
     check.__name__: check
     for check in (
-        *(wrap_equal, fit, strip_exact, keras_file, stripped_file, ticket),
+        *(wrap_equal, keras_file, fit, ticket, strip_exact, stripped_file),
         *(saved_model, tflite),
     )
 }
 
 
-def run(name: str, build: Builder, folder: pathlib.Path) -> str | None:
+def run(name: str, bench: Bench) -> str | None:
     """Runs a check.
 
     Returns:
         None if it passed, or the reason why it cannot pass, after it has failed with
         the message that the case names.
     """
-    case = build()
-    limit = case.limits.get(name)
+    limit = bench.case.limits.get(name)
     if limit is None:
-        CHECKS[name](case, build, folder)
+        CHECKS[name](bench)
         return None
     try:
-        CHECKS[name](case, build, folder)
+        CHECKS[name](bench)
     except Exception as error:
         if re.search(limit.message, str(error)) is None:
             raise
@@ -127,52 +179,40 @@ def run(name: str, build: Builder, folder: pathlib.Path) -> str | None:
     )
 
 
-def pruned(case: Case) -> keras.Model:
-    """Wraps the model and prunes the smaller half of every kernel."""
-    model = case.wrap(case.model)
-    kernels = tt.kernels(model)
-    kernels.set_masks({path: _half(kernel) for path, kernel in kernels.weights.items()})
-    return model
-
-
-def _half(kernel):
-    mask = np.ones(kernel.size, bool)
-    mask[np.argsort(np.abs(kernel), axis=None, kind="stable")[: kernel.size // 2]] = (
-        False
-    )
-    return mask.reshape(kernel.shape)
-
-
-def predicted(model: keras.Model, case: Case) -> list[np.ndarray]:
-    """Returns the predictions, and leaves the state of the model as it is."""
-    state = [(v, to_numpy(v)) for v in model.non_trainable_variables]
-    outputs = model.predict(case.x, batch_size=case.batch_size, verbose=0)
-    for variable, value in state:
-        variable.assign(value)
-    return keras.tree.flatten(outputs)
-
-
-def through_file(model: keras.Model, case: Case, folder: pathlib.Path) -> keras.Model:
-    """Saves a model as `.keras` and loads it."""
-    model.save(folder / "model.keras")
-    return keras.saving.load_model(
-        folder / "model.keras", custom_objects=case.custom_objects
-    )
-
-
-def exported(case: Case, path: pathlib.Path) -> None:
-    plain = tt.strip(pruned(case))
-    report = tt.export(plain, path, data=case.x, **case.export)
-    assert path.exists() and report.errors
-
-
 def equal(found, expected) -> None:
     """Compares arrays, alone, in lists or in dicts, bit for bit."""
     one, other = keras.tree.flatten(found), keras.tree.flatten(expected)
     assert len(one) == len(other)
     for left, right in zip(one, other, strict=True):
-        left, right = np.asarray(left), np.asarray(right)
         assert left.dtype == right.dtype and left.shape == right.shape
         if left.tobytes() != right.tobytes():
             gap = np.abs(left.astype("float64") - right.astype("float64")).max()
             raise AssertionError(f"The arrays differ by up to {gap:.3g}.")
+
+
+def _larger_half(kernel):
+    mask = np.ones(kernel.size, bool)
+    smaller = np.argsort(np.abs(kernel), axis=None, kind="stable")[: kernel.size // 2]
+    mask[smaller] = False
+    return mask.reshape(kernel.shape)
+
+
+def _masks(model):
+    return list(tt.kernels(model).masks.values())
+
+
+def _stateless(model, compute):
+    """Returns the outputs of a model as arrays, and its state to what it was."""
+    recurrent = [x for x in paths.walk(model) if isinstance(x, keras.layers.RNN)]
+    for layer in recurrent:
+        if layer.stateful:
+            layer.reset_state()
+    state = [(v, to_numpy(v)) for v in model.non_trainable_variables]
+    outputs = [np.array(x) for x in map(_array, keras.tree.flatten(compute()))]
+    for variable, value in state:
+        variable.assign(value)
+    return outputs
+
+
+def _array(output):
+    return keras.ops.convert_to_numpy(output)
