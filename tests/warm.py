@@ -31,6 +31,9 @@ def run(job):
     try:
         if sys.argv[0] == "-c":
             exec(sys.argv.pop(1), {"__name__": "__main__"})
+        elif sys.argv[0] == "-m":
+            sys.argv.pop(0)
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
             sys.path[0] = os.path.dirname(sys.argv[0])
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -49,6 +52,7 @@ for line in sys.stdin:
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
+_EXPORT = "tf_tickets.exporting.tensorflow_process"
 _run = subprocess.run
 _servers = {}
 
@@ -56,11 +60,12 @@ _servers = {}
 def run(command, **kwargs):
     """Replaces `subprocess.run` for Python programs that need Keras.
 
-    These are programs passed as text, and the one that runs an exported file. All other
-    programs run as usual.
+    These are programs passed as text, the one that exports by TensorFlow, and the one
+    that runs an exported file. All other programs run as usual.
     """
     arguments = [os.fspath(part) for part in command[1:]]
-    if arguments[0] != "-c" and not arguments[0].endswith("artefact_runner.py"):
+    known = arguments[0] == "-c" or arguments[:2] == ["-m", _EXPORT]
+    if not known and not arguments[0].endswith("artefact_runner.py"):
         return _run(command, **kwargs)
     environment = dict(kwargs.get("env") or os.environ)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,12 +82,23 @@ def run(command, **kwargs):
 
 def _asked(backend, job):
     """Sends a program to the backend's server; returns the exit status."""
-    if backend not in _servers:
-        _servers[backend] = _started(job["env"] | {"KERAS_BACKEND": backend})
+    start(backend, job["env"])
     server = _servers[backend]
     server.stdin.write(json.dumps(job) + "\n")
     server.stdin.flush()
     return int(server.stdout.readline())
+
+
+def start(backend, environment=os.environ):
+    """Starts the server of a backend, unless it runs."""
+    if backend not in _servers:
+        _servers[backend] = _started({**environment, "KERAS_BACKEND": backend})
+
+
+def stop():
+    """Ends all servers."""
+    while _servers:
+        _servers.popitem()[1].kill()
 
 
 def _started(environment):

@@ -4,6 +4,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     at_init,
     exports,
     learned_masks,
+    models,
     others,
     penalties,
     steps,

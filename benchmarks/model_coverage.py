@@ -1,21 +1,24 @@
 """Runs all checks of tests/zoo on all of its models, each in a process of its own.
 
-    KERAS_BACKEND=tensorflow python benchmarks/coverage.py
-    KERAS_BACKEND=jax python benchmarks/coverage.py
+    KERAS_BACKEND=tensorflow python benchmarks/model_coverage.py
+    KERAS_BACKEND=jax python benchmarks/model_coverage.py
 
 The JSON file of the backend is written after every model. A model that is in the file
-is not run again, unless the library or the zoo has changed since, or `--again` is given.
-`--failed` runs only models that are missing or have failed, whatever has changed. A
-process that crashes or exceeds the time limit fails the check it was in; the other
-checks of the model go on in a new process.
+is not run again, unless the library or the zoo has changed since, or `--again` is
+given. `--failed` runs only models that are missing or have failed, whatever has
+changed. A process that crashes or exceeds the time limit fails the check it was in; the
+other checks of the model go on in a new process.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import platform
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,41 +40,39 @@ def code(family):
     return digest.hexdigest()[:16]
 
 
-def check(family, name, checks, out):
+def check(build, names, out):
     """Runs checks on a model. Writes each check's name, then its result, to a file."""
-    sys.path[:0] = [str(TESTS)]
     import keras
-    from zoo import checks as zoo_checks
-    from zoo import families
+    import warm
+    from zoo.checks import Bench, run
 
-    build = families()[family][name]
-    with out.open("a") as file:
-        for one in checks:
-            print(json.dumps([one]), file=file, flush=True)
-            keras.utils.clear_session()
-            keras.utils.set_random_seed(0)
-            result = _result(zoo_checks, one, build)
-            print(json.dumps([one, result]), file=file, flush=True)
-
-
-def _result(zoo_checks, name, build):
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            limit = zoo_checks.run(name, build, pathlib.Path(folder))
-        except Exception as error:
-            traceback.print_exc()
-            return {"error": f"{type(error).__name__}: {error}"[:1000]}
-    return {"passed": True} if limit is None else {"limit": limit}
+    # An exported file is tried in a process that has imported Keras already.
+    subprocess.run = warm.run
+    keras.utils.set_random_seed(0)
+    with out.open("a") as file, tempfile.TemporaryDirectory() as folder:
+        bench = None
+        for name in names:
+            print(json.dumps([name]), file=file, flush=True)
+            try:
+                bench = bench or Bench(build, pathlib.Path(folder))
+                limit = run(name, bench)
+                result = {"passed": True} if limit is None else {"limit": limit}
+            except Exception as error:
+                traceback.print_exc()
+                result = {"error": f"{type(error).__name__}: {error}"[:1000]}
+                bench = None
+            print(json.dumps([name, result]), file=file, flush=True)
 
 
-def row(family, name, checks, options):
+def row(family, name, build, checks, options):
     """Runs all checks on a model in child processes."""
-    results = {}
+    log = options.logs / f"{BACKEND}-{family}-{re.sub('[^A-Za-z0-9]+', '-', name)}.txt"
+    limit, results = options.limit, {}
     while left := [one for one in checks if one not in results]:
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder, "results")
             out.touch()
-            ended = _child(family, name, left, out, options)
+            ended = _in_child(functools.partial(check, build, left, out), log, limit)
             found = [json.loads(line) for line in out.read_text().splitlines()]
         results |= {line[0]: line[1] for line in found if len(line) == 2}
         # What a process had begun, or could not begin, when it ended early.
@@ -85,23 +86,45 @@ def row(family, name, checks, options):
     }
 
 
-def _child(family, name, checks, out, options):
-    command = [sys.executable, __file__, "--child", family, name, str(out), *checks]
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    log = options.logs / f"{BACKEND}-{family}-{name.replace('/', '-')}.txt"
-    with log.open("a") as file:
-        try:
-            status = subprocess.run(
-                command,
-                env=environment,
-                stdout=file,
-                stderr=file,
-                timeout=options.limit,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return f"The process was ended after {options.limit} seconds."
-    return f"The process ended with status {status}."
+def _in_child(function, log, limit):
+    """Runs a function in a forked process; returns how it ended."""
+    import warm
+
+    warm.start("tensorflow")
+    warm.start(BACKEND)
+    child = os.fork()
+    if not child:
+        _run_and_exit(function, log)
+    end = time.monotonic() + limit
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            warm.stop()
+            return f"The process was ended after {limit} seconds."
+        time.sleep(0.1)
+    if status:
+        # It may have died while a program ran for it.
+        warm.stop()
+    return f"The process ended with status {os.waitstatus_to_exitcode(status)}."
+
+
+def _run_and_exit(function, log):
+    status = 1
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        function()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def show(made, seconds):
@@ -139,27 +162,27 @@ def parsed():
     add("--again", action="store_true", help="run models that are in the file, too")
     add("--failed", action="store_true", help="run only what failed or is missing")
     add("--limit", type=float, default=900, help="seconds per process")
-    add("--logs", type=pathlib.Path, default=HERE / "runs" / "coverage")
+    add("--logs", type=pathlib.Path, default=HERE / "runs" / "model_coverage")
     add("--out", type=pathlib.Path, default=HERE / "results")
     return parser.parse_args()
 
 
 def main():
-    if sys.argv[1:2] == ["--child"]:
-        family, name, out, *checks = sys.argv[2:]
-        return check(family, name, checks, pathlib.Path(out))
     options = parsed()
     options.logs.mkdir(parents=True, exist_ok=True)
     sys.path[:0] = [str(ROOT), str(TESTS)]
+    paths = [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
+    # For the processes of the export.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     from zoo import models
     from zoo.checks import CHECKS
 
     from tf_tickets.environment import versions
 
-    out = options.out / f"coverage_{BACKEND}.json"
+    out = options.out / f"model_coverage_{BACKEND}.json"
     rows = json.loads(out.read_text())["rows"] if out.exists() else []
     rows = {(made["family"], made["name"]): made for made in rows}
-    for family, name in models():
+    for (family, name), build in models().items():
         if options.families and family not in options.families:
             continue
         if options.models and name not in options.models:
@@ -167,10 +190,10 @@ def main():
         if not _due(rows.get((family, name)), options):
             continue
         begun = time.monotonic()
-        made = rows[family, name] = row(family, name, list(CHECKS), options)
+        made = rows[family, name] = row(family, name, build, list(CHECKS), options)
         show(made, time.monotonic() - begun)
         found = {
-            "command": f"KERAS_BACKEND={BACKEND} python benchmarks/coverage.py",
+            "command": f"KERAS_BACKEND={BACKEND} python benchmarks/model_coverage.py",
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
             "versions": versions(),
             "rows": [rows[key] for key in models() if key in rows],
