@@ -5,8 +5,8 @@ from result_tables.reading import exists, grid, load, table
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX"}
 _CHECKS = {
     "wrap_equal": "wrap",
-    "keras_file": "`.keras`, wrapped",
     "fit": "fit",
+    "keras_file": "`.keras`, wrapped",
     "ticket": "ticket",
     "strip_exact": "strip",
     "stripped_file": "`.keras`, stripped",

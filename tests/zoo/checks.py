@@ -83,13 +83,6 @@ def wrap_equal(bench: Bench) -> None:
     equal(bench.outputs(bench.wrapped), before)
 
 
-def keras_file(bench: Bench) -> None:
-    """The wrapped model is saved as `.keras` and loaded with masks and predictions."""
-    again = bench.through_file(bench.pruned)
-    equal(_masks(again), _masks(bench.pruned))
-    equal(bench.called(again), bench.called(bench.pruned))
-
-
 def fit(bench: Bench) -> None:
     """Training keeps masks and zeros, changes other weights, and the loss is finite."""
     kernels = tt.kernels(bench.pruned)
@@ -101,6 +94,13 @@ def fit(bench: Bench) -> None:
     for path, mask in masks.items():
         assert not after[path][~mask].any(), f"{path} has lost its zeros"
     assert any((after[path] != before[path]).any() for path in masks)
+
+
+def keras_file(bench: Bench) -> None:
+    """The wrapped model is saved as `.keras` and loaded with masks and predictions."""
+    again = bench.through_file(bench.pruned)
+    equal(_masks(again), _masks(bench.pruned))
+    equal(bench.called(again), bench.called(bench.pruned))
 
 
 def ticket(bench: Bench) -> None:
@@ -151,7 +151,7 @@ def tflite(bench: Bench) -> None:
 CHECKS: dict[str, Callable[[Bench], None]] = {
     check.__name__: check
     for check in (
-        *(wrap_equal, keras_file, fit, ticket, strip_exact, stripped_file),
+        *(wrap_equal, fit, keras_file, ticket, strip_exact, stripped_file),
         *(saved_model, tflite),
     )
 }

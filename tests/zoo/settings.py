@@ -5,7 +5,7 @@ import functools
 import keras
 from keras import layers as kl
 
-from zoo.case import Builder, Case, compiled, floats, numbers
+from zoo.case import Builder, Case, Limit, compiled, floats, numbers
 
 
 def _network():
@@ -21,13 +21,24 @@ def _case(model, **more):
     return Case(model, floats(8, 8, 8, 3), numbers(3, 8), **more)
 
 
+NOT_MIXED = Limit(
+    "LiteRT's converter has no convolution in half precision. The error says to build "
+    "the model in float32.",
+    "Build mixed-precision models in float32",
+)
+
+
 def under_policy(name, tolerance):
     """Returns the network built under a global dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
         # The export compares with other kernels than those of the model.
-        return _case(compiled(_network()), export={"tolerance": tolerance})
+        return _case(
+            compiled(_network()),
+            export={"tolerance": tolerance},
+            limits={"tflite": NOT_MIXED},
+        )
     finally:
         keras.config.set_dtype_policy(before)
 
