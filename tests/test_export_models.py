@@ -1,5 +1,6 @@
 """Models and inputs of users: which are exported correctly, which raise errors."""
 
+import importlib
 import json
 
 import keras
@@ -353,3 +354,49 @@ def test_a_subclassed_model_is_not_handed_over(tmp_path):
     model(X)
     with pytest.raises(ValueError, match="passed to the TensorFlow process"):
         tt.export(model, tmp_path / "a", data=X)
+
+
+on_others = pytest.mark.skipif(ON_TENSORFLOW, reason="there nothing is handed over")
+_MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable("theirs")
+def cubed(x):
+    return x ** 3
+
+@keras.saving.register_keras_serializable("theirs")
+class Halve(keras.layers.Layer):
+    def call(self, x):
+        return x / 2
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A module next to a script, which no other process finds by itself."""
+    (tmp_path / "their_layers.py").write_text(_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("their_layers")
+
+
+def halving(theirs):
+    layers = [keras.Input((20,)), theirs.Halve(), kl.Dense(4, theirs.cubed)]
+    return keras.Sequential(layers)
+
+
+@on_others
+def test_the_process_of_tensorflow_imports_the_layers_of_a_module(tmp_path, theirs):
+    pytest.importorskip("tensorflow")
+    report = tt.export(halving(theirs), tmp_path / "a")
+    assert max(report.errors.values()) < 1e-5
+
+
+@on_others
+def test_layers_that_only_the_running_program_has_are_refused(
+    tmp_path, theirs, monkeypatch
+):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(theirs.Halve, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move them to a module"):
+        tt.export(halving(theirs), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

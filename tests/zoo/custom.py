@@ -284,7 +284,7 @@ def lora():
         [
             keras.Input((6,), dtype="int32"),
             kl.Embedding(12, 8, name="table"),
-            kl.EinsumDense("abc,cd->abd", (None, 8), bias_axes="d", name="einsum"),
+            kl.EinsumDense("abc,cd->abd", (6, 8), bias_axes="d", name="einsum"),
             kl.Flatten(),
             kl.Dense(8, activation="relu", name="hidden"),
             kl.Dense(3, name="classes"),

@@ -202,10 +202,10 @@ def diffusion():
     x = kl.Add()([x, kl.Conv2D(8, 3, padding="same")(y)])
     x = kl.Conv2D(1, 1, kernel_initializer="zeros")(x)
     network = keras.Model([image, amount], x)
-    parts = {
-        "normalizer": kl.Normalization(mean=0.5, variance=0.25),
-        "network": network,
-    }
+    normalizer = kl.Normalization(mean=0.5, variance=0.25)
+    # Keras cannot build it in the graph in which it builds the whole model.
+    normalizer.build((None, 8, 8, 1))
+    parts = {"normalizer": normalizer, "network": network}
     model = called(Diffusion(parts, name="diffusion"), _images())
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-4, use_ema=True))
     return Case(model, _images(), limits=SUBCLASSED)
