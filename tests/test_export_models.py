@@ -397,6 +397,14 @@ def test_layers_that_only_the_running_program_has_are_refused(
 ):
     pytest.importorskip("tensorflow")
     monkeypatch.setattr(theirs.Halve, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move them to a module"):
+    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move .*=tensorflow"):
         tt.export(halving(theirs), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_keras_file_of_own_layers_is_verified(tmp_path, theirs, monkeypatch):
+    report = tt.export(halving(theirs), tmp_path / "a.keras")
+    assert max(report.errors.values()) < 1e-5
+    monkeypatch.setattr(theirs.Halve, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move .*verify=False"):
+        tt.export(halving(theirs), tmp_path / "b.keras")

@@ -48,6 +48,9 @@ def _keras(path, job):
     if job["trainable"]:
         # The file contains layers of tf_tickets.
         importlib.import_module("tf_tickets")
+    sys.path += [folder for folder in job["path"] if folder not in sys.path]
+    for module in job["modules"]:
+        importlib.import_module(module)
     # A trainable file may be compiled with objects that are not available here.
     model = keras.saving.load_model(path, compile=not job["trainable"])
 

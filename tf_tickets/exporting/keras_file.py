@@ -1,7 +1,10 @@
 """Writes compressed `.keras` files, which Keras loads but does not write itself."""
 
+import json
 import os
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -46,3 +49,46 @@ def deflate(stored: os.PathLike | str, path: os.PathLike | str) -> None:
             with old.open(name) as source, new.open(name, "w", force_zip64=True) as to:
                 while block := source.read(1 << 24):
                     to.write(block)
+
+
+def required_modules(path: os.PathLike | str, advice: str) -> list[str]:
+    """Returns the modules to import before a `.keras` file can be loaded.
+
+    Args:
+        path: Path of the file.
+        advice: What to do if a class exists in the running program only.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> model.save(tmp_path / "a.keras")
+    >>> required_modules(tmp_path / "a.keras", "pass verify=False")
+    []
+    """
+    with zipfile.ZipFile(path) as file:
+        found = dict(_registered(json.loads(file.read("config.json"))))
+    own = sorted(name for name, module in found.items() if module == "__main__")
+    if own:
+        raise ValueError(
+            f"Another process cannot import {own}, which the running program defines "
+            "itself. Move them to a module that it imports, register them there by "
+            f"keras.saving.register_keras_serializable, or {advice}."
+        )
+    known = ("keras", "builtins", "tf_tickets")
+    return sorted({m for m in found.values() if m.split(".")[0] not in known})
+
+
+def _registered(config: Any) -> Iterator[tuple[str, str]]:
+    """Yields the registered names in a configuration, with their modules."""
+    if isinstance(config, dict):
+        name = config.get("registered_name")
+        if isinstance(name, str):
+            # Keras stores another module of functions, and none of running programs.
+            registered = keras.saving.get_registered_object(name)
+            module = getattr(registered, "__module__", config.get("module"))
+            yield name, module or "__main__"
+        # Files are loaded without their losses and metrics.
+        config = [part for key, part in config.items() if key != "compile_config"]
+    if isinstance(config, list):
+        for value in config:
+            yield from _registered(value)

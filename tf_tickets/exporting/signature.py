@@ -59,6 +59,16 @@ class Interface:
                 "of the model."
             )
 
+    def renamed(self, names: list[str]) -> "Interface":
+        """Returns the interface with other names of the inputs.
+
+        Args:
+            names: The new names, in the order of `inputs`.
+        """
+        pairs = zip(self.inputs, names, strict=True)
+        specs = [dataclasses.replace(spec, name=name) for spec, name in pairs]
+        return Interface(keras.tree.pack_sequence_as(self.structure, specs))
+
     def nested(self, named: dict[str, Any]) -> Any:
         """Returns values in the structure of the model's inputs.
 

@@ -10,9 +10,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
@@ -68,7 +65,8 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
 
 def _write_order(order, folder):
     keras_file.save_for_inference(order.subject.plain, folder / "plain.keras")
-    modules = _modules(folder / "plain.keras")
+    advice = "export with KERAS_BACKEND=tensorflow"
+    modules = keras_file.required_modules(folder / "plain.keras", advice)
     masks = {str(index): mask for index, mask in order.subject.masks.items()}
     np.savez(folder / "masks.npz", **masks)
     for part in _PARTS:
@@ -76,37 +74,8 @@ def _write_order(order, folder):
     settings = {name: getattr(order, name) for name in _SETTINGS}
     settings["provenance"] = order.subject.provenance
     settings["modules"], settings["path"] = modules, sys.path
+    settings["names"] = [spec.name for spec in order.takes.inputs]
     (folder / "order.json").write_text(json.dumps(settings, default=str))
-
-
-def _modules(path):
-    """Returns the modules whose classes and functions a `.keras` file needs."""
-    with zipfile.ZipFile(path) as file:
-        config = json.loads(file.read("config.json"))
-    found = dict(_objects(config))
-    here = sorted(name for name, module in found.items() if module == "__main__")
-    if here:
-        raise ValueError(
-            f"The TensorFlow process cannot import {here}, which the running program "
-            "defines itself. Move them to a module that the program imports, or export "
-            "with KERAS_BACKEND=tensorflow."
-        )
-    known = ("keras", "builtins", "tf_tickets")
-    return sorted({m for m in found.values() if m.split(".")[0] not in known})
-
-
-def _objects(config: Any) -> Iterator[tuple[str, str]]:
-    """Yields the registered names in a configuration, with their modules."""
-    if isinstance(config, dict):
-        name, module = config.get("registered_name"), config.get("module")
-        if isinstance(name, str) and isinstance(module, str):
-            # Of functions, Keras stores another module.
-            registered = keras.saving.get_registered_object(name)
-            yield name, getattr(registered, "__module__", module)
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from _objects(value)
 
 
 def _read_order(folder):
@@ -118,7 +87,8 @@ def _read_order(folder):
     masks = {int(index): mask for index, mask in _arrays(folder, "masks").items()}
     subject = Subject(plain, plain, masks, settings.pop("provenance"))
     parts = {part: _arrays(folder, part) for part in _PARTS}
-    takes = signature.of_model(plain)
+    # Keras may name the inputs of a loaded model in another way.
+    takes = signature.of_model(plain).renamed(settings.pop("names"))
     return Order(subject, takes, **parts, **settings)
 
 

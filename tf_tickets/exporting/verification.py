@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets.exporting import artefact_runner
+from tf_tickets.exporting import artefact_runner, keras_file
 from tf_tickets.exporting.signature import Interface
 
 BATCHES = (1, 32)
@@ -82,7 +82,12 @@ def check(
         "batches": _batches(takes, _rows(inputs)),
         "trainable": trainable,
         "time": "dense" in artefacts,
+        "modules": [],
+        "path": sys.path,
     }
+    if format == "keras":
+        path, advice = artefacts["sparse"], "pass verify=False"
+        job["modules"] = keras_file.required_modules(path, advice)
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     ratios = _run(job, folder)
     with np.load(folder / "outputs.npz") as stored:
