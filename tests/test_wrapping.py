@@ -544,13 +544,87 @@ def test_the_weights_of_a_wrapped_subclassed_model_go_through_a_file(tmp_path):
     np.testing.assert_equal(result, list(masks.values()))
 
 
-@pytest.mark.parametrize(
-    "save",
-    [lambda model, path: model.save(path), lambda model, _: copy.deepcopy(model)],
-)
-def test_a_wrapped_subclassed_model_refuses_a_file_of_no_use(save, tmp_path):
-    with pytest.raises(NotImplementedError, match="save_weights"):
-        save(wrapped(samples.subclassed()), tmp_path / "model.keras")
+@pytest.fixture
+def known():
+    with keras.saving.custom_object_scope({"Subclassed": samples.Subclassed}):
+        yield
+
+
+def through_a_file(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("mask", ["fixed", "soft"])
+@pytest.mark.parametrize("again", [through_a_file, lambda m, _: copy.deepcopy(m)])
+def test_a_wrapped_subclassed_model_is_loaded_wrapped(mask, again, known, tmp_path):
+    plain = samples.subclassed()
+    before = type(plain)
+    model = tt.wrap(plain, filters="stem|b1|inner", mask=mask, verbose=False)
+    if mask == "fixed":
+        wrapping.kernels(model).set_masks(samples.half_masks(model))
+    loaded = again(model, tmp_path)
+    assert isinstance(loaded, before) and len(wrapping.kernels(loaded)) == 4
+    masks = [list(wrapping.kernels(m).masks.values()) for m in (model, loaded)]
+    np.testing.assert_equal(*masks)
+    np.testing.assert_array_equal(samples.outputs(loaded, X), samples.outputs(model, X))
+    assert type(tt.strip(loaded)) is type(tt.strip(model)) is before
+
+
+def test_a_wrapped_subclassed_model_is_loaded_with_its_optimizer(known, tmp_path):
+    model = wrapped(samples.compiled(samples.subclassed()))
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
+    samples.fit(model, X, X[:, :4])
+    loaded = through_a_file(model, tmp_path)
+    values = [m.optimizer.variables for m in (model, loaded)]
+    np.testing.assert_equal(*[[np.array(v) for v in vs] for vs in values])
+    samples.fit(loaded, X, X[:, :4])
+    masks = [list(wrapping.kernels(m).masks.values()) for m in (model, loaded)]
+    np.testing.assert_equal(*masks)
+
+
+class WithoutConfig(keras.Model):
+    """A class that Keras cannot save either."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.only = layers[0]
+
+    def call(self, inputs):
+        return self.only(inputs)
+
+
+def test_a_class_without_configuration_is_named(tmp_path):
+    model = wrapped(called(WithoutConfig([kl.Dense(2)])))
+    with pytest.raises(NotImplementedError, match="WithoutConfig.*save_weights"):
+        model.save(tmp_path / "model.keras")
+
+
+class BuiltByNobody(keras.Model):
+    """Keras cannot build it when it loads a file."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.only = kl.Dense(2)
+
+    def call(self, inputs):
+        return self.only(inputs["x"] if isinstance(inputs, dict) else inputs)
+
+    def get_build_config(self):
+        return None
+
+
+def test_a_model_that_keras_cannot_build_says_how_to_load_it(tmp_path):
+    model = wrapped(called(BuiltByNobody()))
+    model.save(tmp_path / "model.keras")
+    with keras.saving.custom_object_scope({"BuiltByNobody": BuiltByNobody}):
+        message = "do not fit a new BuiltByNobody.*load_weights"
+        with pytest.raises((ValueError, TypeError), match=message):
+            keras.saving.load_model(tmp_path / "model.keras")
+    again = wrapped(called(BuiltByNobody()))
+    again.load_weights(tmp_path / "model.keras")
+    np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(model, X))
 
 
 def test_a_stripped_subclassed_model_can_be_saved(tmp_path):

@@ -7,18 +7,13 @@ from keras import ops
 from zoo.case import Builder, Case, Limit, compiled, floats, numbers
 from zoo.steps import OwnStep
 
-IN_PLACE = Limit(
-    "A subclassed model is wrapped in place, and its class makes plain layers. Save "
-    "weights or a ticket, or strip the model first.",
-    "subclassed model with layers wrapped in place",
-)
 ON_JAX = Limit(
     "On JAX, a subclassed model cannot be handed to TensorFlow, which writes the file.",
     "passed to the TensorFlow process",
 )
-SUBCLASSED = {"keras_file": IN_PLACE}
+SUBCLASSED = {}
 if keras.config.backend() == "jax":
-    SUBCLASSED |= {"saved_model": ON_JAX, "tflite": ON_JAX}
+    SUBCLASSED = {"saved_model": ON_JAX, "tflite": ON_JAX}
 
 
 def called(model, x):

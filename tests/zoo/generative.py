@@ -122,7 +122,7 @@ class GANInTurns(GAN):
     def train_step(self, data):
         import tensorflow as tf
 
-        data = data[0]
+        data = keras.utils.unpack_x_y_sample_weight(data)[0]
         with tf.GradientTape() as tape:
             made = self.discriminator(self.generator(data["codes"]), training=True)
             real = self.discriminator(data["images"], training=True)
@@ -193,9 +193,15 @@ class Diffusion(_OfParts):
         return ops.mean(ops.abs(gap))
 
 
+@keras.saving.register_keras_serializable("zoo")
+def sine(x):
+    """The activation by which an amount of noise becomes waves."""
+    return ops.sin(x)
+
+
 def diffusion():
     image, amount = keras.Input((8, 8, 1)), keras.Input((1, 1, 1))
-    waves = kl.UpSampling2D(8)(kl.Dense(4, activation=ops.sin)(amount))
+    waves = kl.UpSampling2D(8)(kl.Dense(4, activation=sine)(amount))
     x = kl.Concatenate()([kl.Conv2D(4, 1)(image), waves])
     y = kl.BatchNormalization(center=False, scale=False)(x)
     y = kl.Conv2D(8, 3, padding="same", activation="swish")(y)

@@ -52,9 +52,9 @@ class Subject:
             return self.given
         if not rebuilding.is_graph(self.plain):
             raise ValueError(
-                f"{self.plain.name!r} is a subclassed model, whose `.keras` file would "
-                "not contain the wrappers. Save its weights and a ticket, or export a "
-                "trainable SavedModel."
+                f"{self.plain.name!r} is a subclassed model, which can only be wrapped "
+                "in place. Wrap it and call its save(path), or export a trainable "
+                "SavedModel."
             )
         variables = self.plain.variables
         masks = {i: mask for i, mask in self.masks.items() if not mask.all()}

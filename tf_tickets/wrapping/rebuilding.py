@@ -224,28 +224,99 @@ def _transform_in_place(model, change):
     keras_internals.sort_tracked_layers(model, lambda layer: order[id(layer)])
     for step in ("train_function", "test_function", "predict_function"):
         setattr(model, step, None)
-    _set_config(model)
+    _set_class(model)
     return model
 
 
-def _set_config(model):
-    """Makes `get_config` raise for a wrapped subclassed model.
+def _set_class(model):
+    """Gives a model that is wrapped in place a class that can be saved and loaded."""
+    is_wrapped = any(isinstance(layer, Prunable) for layer in paths.walk(model))
+    kind = type(model)
+    plain = kind.plain_class if issubclass(kind, WrappedInPlace) else kind
+    # Keras would take the class for an attribute to track.
+    object.__setattr__(model, "__class__", _in_place(plain) if is_wrapped else plain)
 
-    A file saved from such a model could not be loaded.
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class WrappedInPlace:
+    """Saves and loads a subclassed model whose layers are wrapped in place.
+
+    The class of the model makes plain layers. While it is wrapped, a model is of a
+    class made of this one and its own. The configuration contains that of the plain
+    model, which is loaded, built and wrapped again.
     """
-    if any(isinstance(layer, Prunable) for layer in paths.walk(model)):
-        model.get_config = functools.partial(_refuse_config, model.name)
-    elif "get_config" in vars(model):
-        del model.get_config
+
+    plain_class: type = object
+
+    def get_config(self):
+        wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
+        kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
+        masks = [mask for w in wrappers for mask in w.kernel_masks]
+        state = {id(v) for mask in masks for v in mask.variables}
+        table = paths.plain_paths([v for v in self.variables if id(v) not in state], {})
+        return {
+            "original": _plain_config(self),
+            "kernels": [path for path, v in table.items() if id(v) in kernels],
+            "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
+        }
+
+    def get_build_config(self):
+        # The plain model inside is built before it is wrapped.
+        return None
+
+    @classmethod
+    def from_config(cls, config):
+        model = keras.saving.deserialize_keras_object(config["original"])
+        table = paths.plain_paths(model.variables, {})
+        names = paths.match(config["kernels"], table)
+        if names is None:
+            raise ValueError(
+                f"The kernels of the file do not fit a new {type(model).__name__}. "
+                f"Received: {config['kernels']}. Its variables: {list(table)}. If "
+                "Keras cannot build the class when it loads a file, build and wrap a "
+                "new model, and call its load_weights(path) with this file."
+            )
+        kernels = {id(table[path]) for path in names.values()}
+        return transform(model, functools.partial(_wrap, kernels, config["mask"]))
 
 
-def _refuse_config(name):
-    raise NotImplementedError(
-        f"Model {name!r} is a subclassed model with layers wrapped in place. Its class "
-        "does not create the wrappers, so a .keras file, clone or deep copy would lose "
-        "the masks. Use model.save_weights(...) and load them into a model wrapped in "
-        "the same way, save a Ticket, or call tf_tickets.strip(model) first."
-    )
+@functools.cache
+def _in_place(kind):
+    names = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "plain_class": kind,
+    }
+    wrapped = type(kind)(kind.__name__, (WrappedInPlace, kind), names)
+    register = keras.saving.register_keras_serializable
+    return register("tf_tickets", WrappedInPlace.__name__)(wrapped)
+
+
+def _plain_config(model):
+    """Returns the configuration of a wrapped model as that of a plain one."""
+    wrapped = type(model)
+    object.__setattr__(model, "__class__", wrapped.plain_class)
+    try:
+        with as_if_not_compiled(model):
+            return keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"The class of model {model.name!r}, {type(model).__name__}, has no "
+            "configuration, so a .keras file, clone or deep copy is impossible. Define "
+            "get_config, as Keras requires it of plain models too, or use "
+            "model.save_weights(...), or save a Ticket."
+        ) from error
+    finally:
+        object.__setattr__(model, "__class__", wrapped)
+
+
+def _wrap(kernels, mask, layer):
+    """Wraps a layer if it has some of the kernels, a set of ids."""
+    owned = paths.variables_of(layer)
+    chosen = [o.path for o in owned if id(o.variable) in kernels]
+    mask = keras.saving.deserialize_keras_object(mask)
+    return Prunable(layer, kernels=chosen, mask=mask) if chosen else layer
 
 
 def _check_replaceable(model, replaced, attributes):

@@ -66,7 +66,7 @@ def wrap(
         The model of wrapped layers. It shares the variables of `model` and is compiled
         as `model` is. Learned masks get an optimizer of their own beside the model's
         (`tf_tickets.optimizers.with_scores`). A subclassed model is changed in place
-        and returned; while it is wrapped, only its weights can be saved.
+        and returned; its class gets the methods that its `.keras` file needs.
 
     Example:
 
