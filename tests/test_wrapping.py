@@ -252,27 +252,168 @@ def test_a_kernel_of_two_layers_can_be_excluded():
 
 
 class OwnConstructor(keras.Model):
-    def __init__(self):
+    def __init__(self, units=2, **kwargs):
         inputs = keras.Input((6,))
-        super().__init__(inputs, kl.Dense(2)(inputs))
+        x = kl.Dense(units, name="hidden")(inputs)
+        super().__init__(inputs, kl.Dense(2, name="out")(x), **kwargs)
+        self.units = units
+        self.words = kl.Normalization(name="words")
+        self.words.adapt(X)
+
+    def compile(self, more=1, **kwargs):
+        super().compile(**{"optimizer": "sgd", "loss": "mse", **kwargs})
+        self.more = more
+
+    def get_config(self):
+        return {"units": self.units}
 
 
-def test_a_functional_model_with_a_constructor_of_its_own_says_what_to_wrap():
-    with pytest.raises(ValueError, match="OwnConstructor.*Model.model.inputs, model.o"):
-        tt.wrap(OwnConstructor())
+class OwnStack(keras.Sequential):
+    def __init__(self):
+        super().__init__([keras.Input((6,)), kl.Dense(2)])
+
+
+class Configless(OwnConstructor):
+    def __init__(self, function):
+        super().__init__(function(4))
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+OWN = {"OwnConstructor": OwnConstructor, "OwnStack": OwnStack}
+OWN["Configless"] = lambda: Configless(lambda units: units)
+
+
+def half_pruned(model, **kwargs):
+    model = wrapped(model, **kwargs)
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
+    return model
 
 
 @pytest.mark.both
-def test_a_model_of_its_inputs_and_outputs_prunes_it():
-    model = OwnConstructor()
-    plain = keras.Model(model.inputs, model.outputs)
-    with pytest.raises(ValueError, match=r"Model.model.inputs, model.outputs"):
-        tt.PruneAtInit(0.5, criterion="random").prune(wrapped(plain)).apply(model)
-    sparse = wrapped(plain)
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_with_a_constructor_of_its_own_comes_back_sparse(name):
+    model = OWN[name]()
+    model.compile(optimizer="sgd", loss="mse")
+    before = samples.outputs(model, X)
+    sparse = wrapped(model)
+    assert isinstance(sparse, keras.Model) and not isinstance(sparse, type(model))
+    np.testing.assert_array_equal(samples.outputs(sparse, X), before)
     wrapping.kernels(sparse).set_masks(samples.half_masks(sparse))
-    expected = samples.outputs(tt.strip(sparse), [X])
-    assert not samples.array(model.layers[1].kernel).all()
+    masks = wrapping.kernels(sparse).masks
+    sparse.fit(X, np.ones((len(X), 2)), verbose=0)
+    expected = samples.outputs(sparse, X)
+    assert tt.strip(sparse) is model
     np.testing.assert_array_equal(samples.outputs(model, X), expected)
+    for path, mask in masks.items():
+        kernel = wrapping.plain_paths(model)[path]
+        assert not samples.array(kernel)[~mask].any()
+    assert wrapping.kernels(wrapped(model, keep_zeros=True)).sparsity == 0.5
+
+
+@pytest.mark.both
+def test_the_file_of_such_a_model_contains_the_model(tmp_path):
+    sparse = half_pruned(OwnConstructor())
+    sparse.save(tmp_path / "a.keras")
+    again = keras.models.load_model(
+        tmp_path / "a.keras", custom_objects={"OwnConstructor": OwnConstructor}
+    )
+    masks = wrapping.kernels(sparse).masks.values()
+    np.testing.assert_equal(list(wrapping.kernels(again).masks.values()), list(masks))
+    plain, original = tt.strip(again), tt.strip(sparse)
+    assert type(plain) is OwnConstructor
+    np.testing.assert_array_equal(
+        samples.outputs(plain, X), samples.outputs(original, X)
+    )
+    # A layer that the model does not call is in the file, too.
+    assert samples.array(plain.words.mean).any()
+    np.testing.assert_array_equal(plain.words.mean, original.words.mean)
+
+
+@pytest.mark.parametrize("name", ["OwnStack", "Configless"])
+def test_the_file_of_a_model_without_a_configuration_contains_its_layers(
+    name, tmp_path
+):
+    sparse = half_pruned(OWN[name]())
+    sparse.save(tmp_path / "a.keras")
+    again = keras.models.load_model(
+        tmp_path / "a.keras", custom_objects={"OwnStack": OwnStack}
+    )
+    np.testing.assert_array_equal(samples.outputs(again, X), samples.outputs(sparse, X))
+    np.testing.assert_array_equal(
+        samples.outputs(tt.strip(again), X), samples.outputs(sparse, X)
+    )
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_learned_masks_are_stripped_to_a_copy_of_such_a_model(name):
+    model = OWN[name]()
+    before = model.get_weights()
+    sparse = wrapped(model, mask="soft")
+    plain = tt.strip(sparse)
+    assert plain is not model and not wrapping.prunables(plain)
+    assert (type(plain) is OwnConstructor) == (name == "OwnConstructor")
+    np.testing.assert_equal(model.get_weights(), before)
+
+
+@pytest.mark.both
+def test_a_ticket_is_applied_to_a_model_with_a_constructor_of_its_own():
+    ticket = tt.PruneAtInit(0.5, criterion="random").prune(wrapped(OwnConstructor()))
+    model = OwnConstructor()
+    sparse = ticket.apply(model)
+    assert wrapping.kernels(sparse).sparsity == 0.5
+    assert tt.strip(sparse) is model
+
+
+def test_what_becomes_of_such_a_model_is_printed(capsys):
+    tt.wrap(OwnConstructor())
+    lines = capsys.readouterr().out.splitlines()
+    assert "layers of this OwnConstructor. After training, tf_tickets.strip" in lines[1]
+    assert "['words']: pass what a preprocessor returns" in lines[1]
+
+
+def test_such_a_model_inside_a_subclassed_one_comes_back():
+    class Around(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = OwnConstructor()
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+    model = Around()
+    inner = model.inner
+    before = samples.outputs(model, X)
+    half_pruned(model)
+    assert not isinstance(model.inner, OwnConstructor)
+    assert tt.strip(model).inner is inner
+    assert (samples.outputs(model, X) != before).any()
+
+
+class OwnCall(OwnConstructor):
+    def call(self, inputs):
+        return 2.0 * super().call(inputs)
+
+
+class OwnLoss(OwnConstructor):
+    def compute_loss(self, *args, **kwargs):
+        return 2.0 * super().compute_loss(*args, **kwargs)
+
+
+def test_a_model_whose_layers_do_not_define_it_says_what_to_do():
+    with pytest.raises(ValueError, match=r"OwnCall overrides `call`.*Move it into a"):
+        tt.wrap(OwnCall())
+    inputs = keras.Input((6,))
+    with pytest.raises(ValueError, match="OwnCall overrides `call`"):
+        tt.wrap(keras.Model(inputs, kl.Dense(2)(OwnCall()(inputs))))
+    model = OwnLoss()
+    with pytest.raises(ValueError, match=r"`compute_loss`.*Model\(model.inputs, mod"):
+        tt.wrap(model)
+    tt.strip(half_pruned(keras.Model(model.inputs, model.outputs)))
+    assert not samples.array(model.layers[1].kernel).all()
+    # Inside another model the loss is not used.
+    assert wrapped(keras.Model(inputs, kl.Dense(2)(OwnLoss()(inputs))))
 
 
 class Autoencoder(keras.Model):

@@ -107,6 +107,55 @@ def unlocked(layer: keras.layers.Layer) -> Iterator[Callable]:
         tracker.lock()
 
 
+def graph_class(kind: type) -> type | None:
+    """Returns the class by which Keras runs a Sequential or functional model.
+
+    The class of functional models has no public name. It is inserted between a
+    subclass and `keras.Model` when the first model of the subclass is made.
+
+    Args:
+        kind: The class of a model.
+
+    Returns:
+        The class, or None for other subclasses of `keras.Model`.
+
+    Example:
+
+    >>> inputs = keras.Input((2,))
+    >>> graph_class(type(keras.Model(inputs, inputs))).__name__
+    'Functional'
+    """
+    if issubclass(kind, keras.Sequential):
+        return keras.Sequential
+    graphs = [base for base in kind.__mro__ if issubclass(base, keras.Function)]
+    models = [base for base in graphs if issubclass(base, keras.Model)]
+    return models[-1] if models else None
+
+
+def is_rebuilt_as_itself(kind: type) -> bool:
+    """Whether Keras rebuilds a Sequential or functional model in its own class.
+
+    Keras compares the arguments of the constructor with those of functional models. If
+    they differ, the new model is a plain functional model.
+
+    Args:
+        kind: The class of a Sequential or functional model.
+
+    Example:
+
+    >>> inputs = keras.Input((2,))
+    >>> is_rebuilt_as_itself(type(keras.Model(inputs, inputs)))
+    True
+    """
+    plain = graph_class(kind)
+    if plain is None or plain is keras.Sequential:
+        return kind is plain
+    own = inspect.getfullargspec(kind.__init__)
+    if own.varargs is None or own.varkw is None:
+        return own.args == inspect.getfullargspec(plain.__init__).args
+    return True
+
+
 def is_attention_output(layer: keras.layers.Layer) -> bool:
     """Whether a layer inside an attention layer projects the attended values.
 

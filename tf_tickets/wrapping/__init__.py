@@ -7,8 +7,8 @@ from tf_tickets.wrapping.kernels import (
     plain_paths,
     prunables,
     to_numpy,
-    units,
 )
+from tf_tickets.wrapping.rebuilding import units
 from tf_tickets.wrapping.wrap import (
     Filters,
     strip,

@@ -9,7 +9,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from tf_tickets.masks.base import Mask
-from tf_tickets.wrapping import paths, prunable, rebuilding
+from tf_tickets.wrapping import paths, prunable
 from tf_tickets.wrapping.prunable import Prunable
 
 
@@ -212,22 +212,3 @@ def to_numpy(variable: keras.Variable) -> np.ndarray:
     [1.0]
     """
     return np.array(ops.convert_to_numpy(variable.value), copy=True)
-
-
-def units(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers that are wrapped as one: leaves of the tree of nested models.
-
-    Example:
-
-    >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
-    >>> [layer.name for layer in units(keras.Sequential([keras.Input((3,)), inner]))]
-    ['d']
-    """
-    layers = []
-    for layer in paths.children(model):
-        layers += units(layer) if rebuilding.is_graph(layer) else [layer]
-    return [
-        layer
-        for layer in {id(layer): layer for layer in layers}.values()
-        if not isinstance(layer, keras.layers.InputLayer)
-    ]

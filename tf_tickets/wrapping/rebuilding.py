@@ -5,15 +5,19 @@ changed in place, in the attributes that hold their layers.
 """
 
 import contextlib
+import copy as copies
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 
 from tf_tickets import keras_internals
+from tf_tickets import masks as masks_module
+from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -98,15 +102,201 @@ def transform(
     return _transform_in_place(model, once)
 
 
+def units(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers that are wrapped as one: leaves of the tree of nested models.
+
+    Example:
+
+    >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    >>> [layer.name for layer in units(keras.Sequential([keras.Input((3,)), inner]))]
+    ['d']
+    """
+    layers = []
+    for layer in paths.children(model):
+        layers += units(layer) if is_graph(layer) else [layer]
+    return [
+        layer
+        for layer in {id(layer): layer for layer in layers}.values()
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+
+
+def wrap_variables(
+    model: keras.Model, variables: Iterable[keras.Variable], mask: Mask
+) -> keras.Model:
+    """Returns the model with the layers that own the variables in Prunable layers.
+
+    Args:
+        model: A built model without Prunable layers.
+        variables: The kernels to make prunable.
+        mask: The mask parametrization, which is copied for every kernel.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> mask = tt.masks.get("fixed")
+    >>> model = wrap_variables(model, [model.layers[0].kernel], mask)
+    >>> type(model.layers[0]).__name__
+    'Prunable'
+    """
+    wanted = {id(variable) for variable in variables}
+    kernels = {
+        id(unit): [o.path for o in paths.variables_of(unit) if id(o.variable) in wanted]
+        for unit in units(model)
+    }
+
+    def wrapped(layer):
+        chosen = kernels.get(id(layer))
+        return Prunable(layer, kernels=chosen, mask=mask) if chosen else layer
+
+    return transform(model, wrapped)
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+class WrappedModel(keras.Model):
+    """The wrapped layers of a model whose class Keras cannot rebuild.
+
+    These are functional and Sequential models of a class with its own constructor, such
+    as the tasks and backbones of KerasHub. A wrapped model of them shares their layers,
+    but is of this class. `tf_tickets.strip` returns the original model, which is then
+    sparse. A saved file contains the configuration of the original model.
+    """
+
+    _plain: SimpleNamespace | None = None
+
+    @property
+    def unused_layers(self) -> list[keras.layers.Layer]:
+        """The layers of the plain model outside its graph, such as a preprocessor.
+
+        Keras saves the state of layers in properties, so a file includes theirs.
+        """
+        model = original(self)
+        if model is None:
+            return []
+        graph = (
+            model.layers if isinstance(model, keras.Sequential) else model.operations
+        )
+        used = {id(layer) for layer in graph}
+        return [child for child in paths.children(model) if id(child) not in used]
+
+    def get_config(self):
+        model = original(self)
+        config = None if model is None else _config_of(model)
+        if config is None:
+            return super().get_config()
+        names = paths.plain_paths(model.variables, {})
+        wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
+        kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
+        return {
+            "original": config,
+            "kernels": [path for path, v in names.items() if id(v) in kernels],
+            "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        if "original" not in config:
+            return super().from_config(config, custom_objects)
+        model = keras.saving.deserialize_keras_object(
+            config["original"], custom_objects
+        )
+        table = paths.plain_paths(model.variables, {})
+        names = paths.match(config["kernels"], table)
+        if names is None:
+            raise ValueError(
+                f"The kernels of the file do not fit a new {type(model).__name__}. "
+                f"Received: {config['kernels']}. Its variables: {list(table)}. Load "
+                "the file with the versions of the libraries that wrote it."
+            )
+        kernels = [table[path] for path in names.values()]
+        mask = masks_module.get(config["mask"])
+        return wrap_variables(model, kernels, mask)
+
+
+def original(model: keras.Model) -> keras.Model | None:
+    """Returns the plain model that a `WrappedModel` was made from, otherwise None.
+
+    It is no property of the model, because Keras would save it a second time.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> original(tt.wrap(model, verbose=False)) is None
+    True
+    """
+    plain = model._plain if isinstance(model, WrappedModel) else None
+    return None if plain is None else plain.model
+
+
+def _config_of(model):
+    """Returns the configuration of a model, or None if its class defines none."""
+    if type(model).get_config is keras.Sequential.get_config:
+        # It is one of `keras.Sequential`, which other constructors do not take.
+        return None
+    with as_if_not_compiled(model):
+        try:
+            return keras.saving.serialize_keras_object(model)
+        except NotImplementedError:
+            return None
+
+
 def _rebuild(model, change):
     """Rebuilds a functional or Sequential model, without compiling it."""
-    if not _takes_a_graph(type(model)):
-        raise _cannot_rebuild(model)
-    with as_if_not_compiled(model):
-        new = keras.models.clone_model(model, clone_function=change, recursive=True)
-    if type(new) is not type(model):
-        raise _cannot_rebuild(model)
+    plain = original(model)
+    if plain is not None:
+        return plain
+    if not loses_class(model):
+        return _clone(model, change)
+    new = _clone(graph_of(model), change)
+    new = WrappedModel(new.input, new.output, name=model.name)
+    # The namespace hides the model from Keras, which would count its layers twice.
+    new._plain = SimpleNamespace(model=model)
     return new
+
+
+def _clone(model, change):
+    with as_if_not_compiled(model):
+        return keras.models.clone_model(model, clone_function=change, recursive=True)
+
+
+def graph_of(model: keras.Model) -> keras.Model:
+    """Returns the layers that a model calls as `keras.Model`, if Keras rebuilds it so.
+
+    Args:
+        model: A model of any kind. If it keeps its class, it is returned itself.
+
+    Example:
+
+    >>> inputs = keras.Input((3,))
+    >>> model = keras.Model(inputs, keras.layers.Dense(4)(inputs))
+    >>> graph_of(model) is model
+    True
+    """
+    if not is_graph(model) or not loses_class(model):
+        return model
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def loses_class(model: keras.Model) -> bool:
+    """Returns whether a rebuilt functional or Sequential model has another class.
+
+    Keras rebuilds a functional model by the constructor `(inputs, outputs, name)`. A
+    model whose class has another constructor becomes a `keras.Model`.
+
+    Example:
+
+    >>> class Net(keras.Model):
+    ...     def __init__(self, units):
+    ...         inputs = keras.Input((3,))
+    ...         super().__init__(inputs, keras.layers.Dense(units)(inputs))
+    >>> net = Net(2)
+    >>> loses_class(net), loses_class(keras.Model(net.inputs, net.outputs))
+    (True, False)
+    """
+    kind = type(model)
+    return not (keras_internals.is_rebuilt_as_itself(kind) and _takes_a_graph(kind))
 
 
 def _takes_a_graph(kind):
@@ -118,15 +308,43 @@ def _takes_a_graph(kind):
     return True
 
 
-def _cannot_rebuild(model):
-    same = "keras.Model(model.inputs, model.outputs)"
-    if isinstance(model, keras.Sequential):
-        same = "keras.Sequential(model.layers)"
+# What a class may define to predict, and to train, other than its layers do.
+_PREDICTS = ("call",)
+_TRAINS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+
+
+def check_rebuilds(model: keras.Model) -> None:
+    """Raises an error if a rebuilt model would predict or train in another way.
+
+    Args:
+        model: A model of any kind.
+    """
+    for part in paths.walk(model):
+        if isinstance(part, keras.Model) and is_graph(part) and loses_class(part):
+            names = _PREDICTS if part is not model else (*_PREDICTS, *_TRAINS)
+            plain = keras_internals.graph_class(type(part))
+            for name in names:
+                if getattr(type(part), name) is not getattr(plain, name):
+                    raise _cannot_rebuild(part, name)
+
+
+def _cannot_rebuild(model, name):
     kind = type(model).__name__
+    if name in _PREDICTS:
+        advice = (
+            "Move it into a layer of the model, or into a subclassed model without "
+            "`inputs` and `outputs`."
+        )
+    else:
+        advice = (
+            "To train by the loss and metrics passed to `compile`, wrap "
+            "keras.Model(model.inputs, model.outputs) and compile that. It shares the "
+            f"variables, so this {kind} is sparse too after tf_tickets.strip."
+        )
     return ValueError(
-        f"Keras cannot rebuild a model of class {kind} because its constructor does "
-        f"not take (inputs, outputs). Wrap {same} instead, and compile that. It shares "
-        f"the variables, so that this {kind} is sparse too after tf_tickets.strip."
+        f"Model {model.name!r} cannot be rebuilt from wrapped layers, because its "
+        f"class {kind} overrides `{name}`, and its constructor does not take (inputs, "
+        f"outputs, name). {advice} Or give {kind} such a constructor."
     )
 
 
@@ -169,16 +387,17 @@ def compile_like(
     """Compiles a model with the settings of another model.
 
     The metrics are copied. The optimizer is shared, because its configuration does not
-    contain all its settings (`exclude_from_weight_decay`).
+    contain all its settings (`exclude_from_weight_decay`). Settings that the class of
+    `model` adds to those of `keras.Model.compile` are left out.
 
     Args:
         new: The model to compile.
         model: The compiled model.
         change: Returns the optimizer to use from that of `model`.
     """
-    if type(model).compile is not keras.Model.compile:
+    if type(new).compile is not keras.Model.compile:
         warnings.warn(
-            f"{type(model).__name__} overrides `compile`, so the new model is not "
+            f"{type(new).__name__} overrides `compile`, so the new model is not "
             "compiled. Call compile(...) on it.",
             stacklevel=4,
         )
@@ -190,6 +409,12 @@ def compile_like(
 
 def copy(model: keras.Model) -> keras.Model:
     """Returns a copy of a plain model with its own variables."""
+    if loses_class(model) and _config_of(model) is not None:
+        # Through a file, which includes the vocabulary of a preprocessor.
+        own = {type(model).__name__: type(model)}
+        with as_if_not_compiled(model), keras.saving.custom_object_scope(own):
+            return copies.deepcopy(model)
+    model = graph_of(model)
     new = keras.models.clone_model(model)
     for variable, old in zip(new.variables, model.variables, strict=True):
         # Copied because JAX may reuse the memory of the arguments of a training step.

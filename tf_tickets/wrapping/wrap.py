@@ -16,13 +16,9 @@ from tf_tickets import masks as masks_module
 from tf_tickets import optimizers
 from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths, rebuilding
-from tf_tickets.wrapping.kernels import (
-    kernels,
-    plain_paths,
-    prunables,
-    units,
-)
+from tf_tickets.wrapping.kernels import kernels, plain_paths, prunables
 from tf_tickets.wrapping.prunable import Prunable, why_not
+from tf_tickets.wrapping.rebuilding import units
 
 # A regular expression, a list of names or a function of the layer.
 Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
@@ -66,7 +62,9 @@ def wrap(
         The model of wrapped layers. It shares the variables of `model` and is compiled
         as `model` is. Learned masks get an optimizer of their own beside the model's
         (`tf_tickets.optimizers.with_scores`). A subclassed model is changed in place
-        and returned; its class gets the methods that its `.keras` file needs.
+        and returned; its class gets the methods that its `.keras` file needs. A
+        functional model of a class with its own constructor, such as a task of
+        KerasHub, is not changed: the wrapped model is a `keras.Model` of its layers.
 
     Example:
 
@@ -84,11 +82,12 @@ def wrap(
     if not any(chosen.values()):
         raise ValueError(_nothing_to_prune(model, embeddings))
     _check_untied(chosen)
-    wrapped = _wrap_chosen(model, chosen, mask, score_optimizer)
+    variables = [variable for found in chosen.values() for variable in found]
+    wrapped = _wrap_variables(model, variables, mask, score_optimizer)
     if keep_zeros:
         _prune_zeros(wrapped)
     if verbose:
-        print(_one_line(wrapped))
+        print("\n".join([_one_line(wrapped), *_about_original(wrapped)]))
     return wrapped
 
 
@@ -105,16 +104,7 @@ def wrap_kernels(
     1
     """
     _check_model(model)
-    wanted = {id(v) for v in variables}
-    chosen = {
-        id(unit): [
-            (o.path, o.variable)
-            for o in paths.variables_of(unit)
-            if id(o.variable) in wanted
-        ]
-        for unit in units(model)
-    }
-    return _wrap_chosen(model, chosen, masks_module.get(mask))
+    return _wrap_variables(model, variables, masks_module.get(mask))
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -129,6 +119,8 @@ def strip(model: keras.Model) -> keras.Model:
         `model`, unless masks are learned or scale the kept weights: then it has its
         own. It is not compiled, which keeps the optimizer out of its file; compile it
         to evaluate or train it. A subclassed model is changed in place and returned.
+        If the wrapped model was made from a class with its own constructor, such as a
+        task of KerasHub, that model itself is returned, compiled as it was.
 
     Example:
 
@@ -187,12 +179,12 @@ def _scaled(value, factor):
 
 
 def _choose(model, accept, embeddings):
-    """Returns a dict from each unit's id to its prunable (path, variable) pairs."""
+    """Returns a dict from each unit's id to its prunable variables."""
     chosen = {}
     for unit in units(model):
         owned = paths.variables_of(unit)
         chosen[id(unit)] = [
-            (o.path, o.variable)
+            o.variable
             for o in owned
             if why_not(o, embeddings) is None and accept(unit, _way(unit, o))
         ]
@@ -219,10 +211,8 @@ def _filter(filters):
     )
 
 
-def _wrap_chosen(model, chosen, mask, score_optimizer=None):
-    wrapped = rebuilding.transform(
-        model, lambda layer: _wrap_layer(layer, chosen, mask)
-    )
+def _wrap_variables(model, variables, mask, score_optimizer=None):
+    wrapped = rebuilding.wrap_variables(model, variables, mask)
     if model.compiled and mask.learned:
         rebuilding.compile_like(
             wrapped, model, lambda given: optimizers.with_scores(given, score_optimizer)
@@ -230,13 +220,6 @@ def _wrap_chosen(model, chosen, mask, score_optimizer=None):
     elif model.compiled and wrapped is not model:
         rebuilding.compile_like(wrapped, model)
     return wrapped
-
-
-def _wrap_layer(layer, chosen, mask):
-    found = chosen.get(id(layer))
-    if not found:
-        return layer
-    return Prunable(layer, kernels=[path for path, _ in found], mask=mask)
 
 
 def _unwrap_layer(layer):
@@ -261,6 +244,7 @@ def _check_model(model):
         )
     if prunables(model):
         raise ValueError(f"Model {model.name!r} is wrapped already.")
+    rebuilding.check_rebuilds(model)
 
 
 def _check_callable(model):
@@ -303,7 +287,7 @@ def _prune_zeros(wrapped):
 def _check_untied(chosen):
     owners: dict[int, int] = {}
     for unit, found in chosen.items():
-        for _, variable in found:
+        for variable in found:
             if owners.setdefault(id(variable), unit) != unit:
                 raise ValueError(
                     f"Kernel {variable.path!r} is used by two layers. It can be "
@@ -330,6 +314,22 @@ def _one_line(model):
         f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable; "
         f"{_count(rest, 'variable')} not."
     )
+
+
+def _about_original(wrapped):
+    """Returns a line about a wrapped model that is not of the class of the model."""
+    original = rebuilding.original(wrapped)
+    if original is None:
+        return []
+    unused = [layer.name for layer in wrapped.unused_layers]
+    line = (
+        f"tf_tickets: the wrapped model is a keras.Model of the layers of this "
+        f"{type(original).__name__}. After training, tf_tickets.strip returns the "
+        f"{type(original).__name__} itself, which is then sparse."
+    )
+    if unused:
+        line += f" It is trained without {unused}: pass what a preprocessor returns."
+    return [line]
 
 
 def _count(variables, noun):
