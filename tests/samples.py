@@ -336,7 +336,8 @@ class Twins(NamedTuple):
 def twins(make, count, **kwargs):
     """Trains both models, then prunes half of the wrapped one and trains it further."""
     plain = compiled(built(make), **kwargs)
-    wrapped = compiled(wrapping.wrap(built(make), verbose=False), **kwargs)
+    wrapped = wrapping.wrap(built(make), depthwise=True, verbose=False)
+    wrapped = compiled(wrapped, **kwargs)
     inputs, targets = data(plain)
     losses = [fit(model, inputs, targets, epochs=2) for model in (plain, wrapped)]
     values = [weights(model) for model in (plain, wrapped)]

@@ -105,7 +105,7 @@ def drawn(seed):
         x = kl.Add()([x, kl.Conv2D(x.shape[-1], 1)(x)])
     x = kl.Flatten()(x)
     outputs = [kl.Dense(int(n), "tanh")(x) for n in rng.integers(3, 90, 2)]
-    model = tt.wrap(keras.Model(image, outputs), verbose=False)
+    model = tt.wrap(keras.Model(image, outputs), depthwise=True, verbose=False)
     sparsity = rng.choice([0.0, 0.4, 0.9, 0.97, 0.99])
     masks = wrapping.kernels(model).masks.items()
     wrapping.kernels(model).set_masks(

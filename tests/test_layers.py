@@ -258,7 +258,7 @@ def test_a_layer_after_multiplication_by_a_constant_is_wrapped(name, policy):
     keras.config.set_dtype_policy(policy)
     inputs = keras.Input((8, 8, 2))
     plain = keras.Model(inputs, AFTER_A_PRODUCT[name]()(inputs * 2.0))
-    model = wrapping.wrap(plain, verbose=False)
+    model = wrapping.wrap(plain, depthwise=True, verbose=False)
     assert (model.output.shape, model.output.dtype) == (
         plain.output.shape,
         plain.output.dtype,

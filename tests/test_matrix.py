@@ -80,7 +80,7 @@ def test_a_keras_file_gives_the_same_model_again(case, tmp_path):
 
 def through_a_file(model, make, folder):
     model.save_weights(folder / "model.weights.h5")
-    again = tt.wrap(make(), verbose=False)
+    again = tt.wrap(make(), depthwise=True, verbose=False)
     again.load_weights(folder / "model.weights.h5")
     return again
 

@@ -145,14 +145,21 @@ FLOPS = {
 }
 
 
+DEPTHWISE = {f"{kind}Conv{n}D" for kind in ("Depthwise", "Separable") for n in (1, 2)}
+
+
 @pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", FLOPS)
 def test_flops_are_those_worked_out_by_hand_plain_and_wrapped(name):
     make, flops = FLOPS[name]
     model = make()
     plain = tt.summary(model)
-    assert [row.flops for row in plain.rows] == flops
-    assert tt.summary(tt.wrap(model, verbose=False)).rows == plain.rows
+    wrapped = tt.summary(tt.wrap(model, depthwise=True, verbose=False))
+    assert [row.flops for row in wrapped.rows] == flops
+    depthwise = [row for row in plain.skipped if "depthwise" in row.reason]
+    assert (name in DEPTHWISE) == bool(depthwise)
+    paths = {row.path for row in depthwise}
+    assert plain.rows == [row for row in wrapped.rows if row.path not in paths]
 
 
 def test_an_embedding_is_looked_up_and_multiplies_nothing():

@@ -550,6 +550,72 @@ def test_a_shared_layer_has_one_mask():
     assert len(model.get_layer("shared_tower").layers) == 1
 
 
+# Depthwise convolutions
+
+
+def separable():
+    layers = [kl.Conv2D(4, 3, name="conv"), kl.DepthwiseConv2D(3, name="depthwise")]
+    layers += [kl.Conv2D(4, 1, groups=4, name="grouped"), kl.Conv2D(4, 1, groups=2)]
+    layers[-1].name = "halves"
+    layers += [kl.SeparableConv2D(2, 2, name="separable")]
+    return keras.Sequential([keras.Input((8, 8, 2)), *layers], name="net")
+
+
+SPARED = {"depthwise/kernel", "grouped/kernel", "separable/depthwise_kernel"}
+REST = {"conv/kernel", "halves/kernel", "separable/pointwise_kernel"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, REST),
+        ({"depthwise": True}, REST | SPARED),
+        ({"filters": lambda layer: layer.name != "conv"}, REST - {"conv/kernel"}),
+        ({"filters": "^(?!conv)"}, REST - {"conv/kernel"}),
+        (
+            {"filters": "^(?!conv)", "depthwise": True},
+            (REST | SPARED) - {"conv/kernel"},
+        ),
+        ({"filters": "depth"}, {"depthwise/kernel"}),
+        ({"filters": ["grouped", "conv"]}, {"grouped/kernel", "conv/kernel"}),
+        (
+            {"filters": ["separable"]},
+            {"separable/depthwise_kernel", "separable/pointwise_kernel"},
+        ),
+    ],
+)
+def test_depthwise_kernels_are_wrapped_on_request(arguments, expected):
+    model = tt.PruneAtInit(0.5, criterion="random").wrap(
+        separable(), verbose=False, **arguments
+    )
+    paths = {path.removeprefix("net/") for path in wrapping.kernels(model)}
+    assert paths == expected
+
+
+def test_depthwise_kernels_left_alone_are_said(capsys):
+    tt.wrap(separable())
+    assert (
+        "tf_tickets: 3 depthwise kernels of 56 weights are left alone; pass "
+        "depthwise=True to prune them.\n"
+    ) in capsys.readouterr().out
+    tt.wrap(separable(), depthwise=True)
+    assert "depthwise" not in capsys.readouterr().out
+    only = keras.Sequential([keras.Input((8, 8, 2)), kl.DepthwiseConv2D(3)])
+    with pytest.raises(ValueError, match="pass depthwise=True to prune it"):
+        tt.wrap(only)
+
+
+@pytest.mark.both
+def test_a_ticket_of_depthwise_kernels_is_applied_to_a_plain_model():
+    ticket = tt.PruneAtInit(0.5, criterion="random", allocation="uniform").prune(
+        wrapped(separable(), depthwise=True)
+    )
+    masks = wrapping.kernels(ticket.apply(separable())).masks
+    np.testing.assert_equal(masks, ticket.masks)
+    plain = tt.strip(ticket.apply(separable()))
+    assert tt.summary(plain).sparsity == ticket.sparsity
+
+
 # Paths
 
 

@@ -311,8 +311,12 @@ def _kernels(model, names):
         names[id(o.variable)]: (o.variable, _count_nonzero(o.variable))
         for unit in wrapping.units(model)
         for o in paths.variables_of(unit)
-        if why_not(o) is None
+        if why_not(o, depthwise=_has_zeros(o.variable)) is None
     }
+
+
+def _has_zeros(variable):
+    return _count_nonzero(variable) < _size(variable)
 
 
 def _count_nonzero(variable):

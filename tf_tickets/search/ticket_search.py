@@ -102,6 +102,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         filters: wrapping.Filters = None,
         embeddings: bool = False,
         verbose: bool = True,
+        depthwise: bool = False,
     ) -> keras.Model:
         """Wraps a model with the masks that this search needs.
 
@@ -111,10 +112,19 @@ class TicketSearch(Configured, keras.callbacks.Callback):
             filters: As in `tf_tickets.wrap`.
             embeddings: As in `tf_tickets.wrap`.
             verbose: As in `tf_tickets.wrap`.
+            depthwise: As in `tf_tickets.wrap`.
         """
         plan = self._engine.plan
         scores = getattr(self, "score_optimizer", None) if model.compiled else None
-        wrapped = wrapping.wrap(model, filters, embeddings, plan.mask, verbose, scores)
+        wrapped = wrapping.wrap(
+            model,
+            filters,
+            embeddings,
+            plan.mask,
+            verbose,
+            scores,
+            depthwise=depthwise,
+        )
         return plan.prepare(wrapped)
 
     def in_round(self, *callbacks: keras.callbacks.Callback) -> Self:

@@ -18,6 +18,8 @@ __all__ = [
 ]
 
 NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 class ReadOverlay(keras.StatelessScope):
@@ -200,7 +202,8 @@ class Prunable(keras.layers.Wrapper):
     def _find_kernels(self):
         owned = paths.variables_of(self.layer)
         if self.kernels is None:
-            return {o.path: o.variable for o in owned if why_not(o) is None}
+            chosen = [o for o in owned if why_not(o, depthwise=True) is None]
+            return {o.path: o.variable for o in chosen}
         table = {o.path: o.variable for o in owned}
         matches = paths.match(self.kernels, table)
         if matches is None:
@@ -320,7 +323,9 @@ class Prunable(keras.layers.Wrapper):
         return config
 
 
-def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
+def why_not(
+    owned: paths.Owned, embeddings: bool = False, depthwise: bool = False
+) -> str | None:
     """Returns why a variable is not a prunable kernel, or None if it is one."""
     variable = owned.variable
     if len(variable.shape) < 2:
@@ -333,7 +338,28 @@ def why_not(owned: paths.Owned, embeddings: bool = False) -> str | None:
         return "a bias, normalization or activation parameter"
     if "embedding" in variable.name and not embeddings:
         return "an embedding: pass embeddings=True to prune it"
+    if is_depthwise(owned) and not depthwise:
+        return "a depthwise kernel: pass depthwise=True to prune it"
     return None
+
+
+def is_depthwise(owned: paths.Owned) -> bool:
+    """Returns whether each filter of a kernel sees a single channel.
+
+    Example:
+
+    >>> layer = keras.layers.SeparableConv1D(2, 3)
+    >>> layer.build((None, 8, 2))
+    >>> [o.path for o in paths.variables_of(layer) if is_depthwise(o)]
+    ['depthwise_kernel']
+    """
+    layer, variable = owned.owner, owned.variable
+    if "depthwise_kernel" in variable.name:
+        return True
+    if isinstance(layer, GROUPED):
+        single = layer.groups > 1 and variable.shape[-2] == 1
+        return single and variable.name == "kernel"
+    return isinstance(layer, DEPTHWISE) and variable.name == "kernel"
 
 
 def zero_pruned(variable: keras.Variable, mask: Mask) -> None:

@@ -32,11 +32,13 @@ def wrap(
     verbose: bool = True,
     score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
     keep_zeros: bool = False,
+    depthwise: bool = False,
 ) -> keras.Model:
     """Makes the kernels of a built model prunable.
 
     Every trainable floating variable of rank 2 or more is a kernel, whatever its
-    layer, apart from biases, normalization parameters and embeddings.
+    layer, apart from biases, normalization parameters, embeddings and the kernels of
+    depthwise convolutions.
     `tf_tickets.summary` lists the kernels, and what was left alone and why.
 
     Args:
@@ -57,6 +59,10 @@ def wrap(
         keep_zeros: Whether zeros in the kernels are pruned in the masks, as in a model
             that was pruned and stripped. A kernel of zeros only is kept whole. Requires
             masks that are not learned.
+        depthwise: Whether all kernels of depthwise convolutions are kernels too. They
+            have few weights, and global pruning can remove whole layers of them.
+            `filters` selects them too: by a list of names, or by a regular expression
+            other than one that excludes names (and so matches an empty name).
 
     Returns:
         The model of wrapped layers. It shares the variables of `model` and is compiled
@@ -78,16 +84,19 @@ def wrap(
     mask = masks_module.get(mask)
     _check_score_optimizer(model, mask, score_optimizer)
     _check_keeps_zeros(mask, keep_zeros)
-    chosen = _choose(model, _filter(filters), embeddings)
+    depthwise = depthwise or _names_layers(filters)
+    chosen = _choose(model, _filter(filters), embeddings, depthwise)
     if not any(chosen.values()):
-        raise ValueError(_nothing_to_prune(model, embeddings))
+        raise ValueError(_nothing_to_prune(model, embeddings, depthwise))
     _check_untied(chosen)
     variables = [variable for found in chosen.values() for variable in found]
     wrapped = _wrap_variables(model, variables, mask, score_optimizer)
     if keep_zeros:
         _prune_zeros(wrapped)
     if verbose:
-        print("\n".join([_one_line(wrapped), *_about_original(wrapped)]))
+        spared = [] if depthwise else _depthwise(model)
+        notes = [*_about_depthwise(spared), *_about_original(wrapped)]
+        print("\n".join([_one_line(wrapped), *notes]))
     return wrapped
 
 
@@ -178,7 +187,7 @@ def _scaled(value, factor):
     return ops.where(factor == 0, ops.zeros_like(value), scaled)
 
 
-def _choose(model, accept, embeddings):
+def _choose(model, accept, embeddings, depthwise):
     """Returns a dict from each unit's id to its prunable variables."""
     chosen = {}
     for unit in units(model):
@@ -186,7 +195,7 @@ def _choose(model, accept, embeddings):
         chosen[id(unit)] = [
             o.variable
             for o in owned
-            if why_not(o, embeddings) is None and accept(unit, _way(unit, o))
+            if why_not(o, embeddings, depthwise) is None and accept(unit, _way(unit, o))
         ]
     return chosen
 
@@ -209,6 +218,13 @@ def _filter(filters):
         "`filters` must be a regular expression, a list of layer names or a "
         f"function of the layer. Received: {filters!r}"
     )
+
+
+def _names_layers(filters):
+    """Returns whether `filters` names layers, rather than which ones to leave out."""
+    if isinstance(filters, str):
+        return re.search(filters, "") is None
+    return isinstance(filters, list | tuple | set)
 
 
 def _wrap_variables(model, variables, mask, score_optimizer=None):
@@ -296,9 +312,10 @@ def _check_untied(chosen):
                 )
 
 
-def _nothing_to_prune(model, embeddings):
+def _nothing_to_prune(model, embeddings, depthwise):
+    excluded = "excluded by filters"
     lines = [
-        f"  {o.variable.path}: {why_not(o, embeddings) or 'excluded by filters'}"
+        f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
         for unit in units(model)
         for o in paths.variables_of(unit)
     ]
@@ -314,6 +331,25 @@ def _one_line(model):
         f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable; "
         f"{_count(rest, 'variable')} not."
     )
+
+
+def _depthwise(model):
+    """Returns the depthwise kernels that are left alone by default."""
+    owned = [o for unit in units(model) for o in paths.variables_of(unit)]
+    return [
+        o.variable
+        for o in owned
+        if why_not(o) is not None and why_not(o, depthwise=True) is None
+    ]
+
+
+def _about_depthwise(kernels):
+    if not kernels:
+        return []
+    return [
+        f"tf_tickets: {_count(kernels, 'depthwise kernel')} left alone; pass "
+        "depthwise=True to prune them."
+    ]
 
 
 def _about_original(wrapped):
