@@ -146,6 +146,7 @@ FLOPS = {
 
 
 DEPTHWISE = {f"{kind}Conv{n}D" for kind in ("Depthwise", "Separable") for n in (1, 2)}
+DEPTHWISE.add("Conv2D in groups")
 
 
 @pytest.mark.on("tensorflow")

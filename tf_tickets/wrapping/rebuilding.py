@@ -105,6 +105,8 @@ def transform(
 def units(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the layers that are wrapped as one: leaves of the tree of nested models.
 
+    Layers that a functional model holds and does not call are left out.
+
     Example:
 
     >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
@@ -112,7 +114,7 @@ def units(model: keras.Model) -> list[keras.layers.Layer]:
     ['d']
     """
     layers = []
-    for layer in paths.children(model):
+    for layer in paths.children(graph_of(model)):
         layers += units(layer) if is_graph(layer) else [layer]
     return [
         layer
