@@ -5,7 +5,7 @@ import importlib.util
 
 import numpy as np
 
-from zoo.case import Builder, Case, compiled, floats, numbers
+from zoo.case import Builder, Case, Limit, compiled, floats, numbers
 
 WORDS, LENGTH, BATCH = 40, 6, 4
 
@@ -73,6 +73,18 @@ _TASKS = {
 }
 
 
+NO_SLICE = Limit(
+    "LiteRT has no operator for how its attention mask is sliced. Keras's own export "
+    "uses one of TensorFlow, which LiteRT alone cannot run.",
+    "StridedSlice",
+)
+
+
+def _case(name, model, x, y):
+    sliced = name.startswith(("Gemma", "Llama", "T5"))
+    return Case(model, x, y, limits={"tflite": NO_SLICE} if sliced else {})
+
+
 def backbone(name):
     """Returns a backbone and inputs for it."""
     from keras_hub import models
@@ -84,7 +96,8 @@ def backbone(name):
 def _backbone_case(name):
     model, x = backbone(name)
     y = {key: floats(*_shape(output)) for key, output in _outputs(model).items()}
-    return Case(compiled(model, "mse"), x, y if set(y) != {""} else y[""])
+    y = y if set(y) != {""} else y[""]
+    return _case(name, compiled(model, "mse"), x, y)
 
 
 def _outputs(model):
@@ -109,7 +122,7 @@ def _task_case(name):
     model, x = task(name)
     *_, classes = _TASKS[name]
     positions = (LENGTH,) if classes == WORDS else ()
-    return Case(compiled(model), x, numbers(classes, BATCH, *positions))
+    return _case(name, compiled(model), x, numbers(classes, BATCH, *positions))
 
 
 MODELS: dict[str, Builder] = {}
