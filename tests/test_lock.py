@@ -81,7 +81,7 @@ def test_a_killed_process_leaves_a_stale_lock(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", ["", "[1]", json.dumps({"host": "elsewhere"})])
+@pytest.mark.parametrize("content", ["[1]", json.dumps({"host": "elsewhere"})])
 def test_what_may_be_in_use_is_refused_and_kept(tmp_path, content):
     (tmp_path / lock.LOCK).write_text(content)
     assert_refused(tmp_path, r"delete .*search\.lock")

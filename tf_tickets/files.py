@@ -6,6 +6,7 @@ executed. Every entry has a checksum, and files are written atomically.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -113,15 +114,70 @@ def replacing(path: os.PathLike | str) -> Iterator[pathlib.Path]:
     'whole'
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield draft
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        remove(draft)
+
+
+@contextlib.contextmanager
+def writing(path: os.PathLike | str) -> Iterator[None]:
+    """Names the file in an OSError of the block that writes it, and what to do.
+
+    Args:
+        path: The file or folder that the block writes.
+
+    Example:
+
+    >>> with writing("a.ticket"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] a.ticket could not be written: No space left on device. Free
+        some space and run it again. Files that were complete before are unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or " ".join(str(error).split())).removesuffix(".")
+        advice = _ADVICE.get(error.errno or 0, "Mend this and run it again.")
+        text = f"{path} could not be written: {reason}. {advice} {_UNCHANGED}"
+        raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
+
+
+_UNCHANGED = "Files that were complete before are unchanged."
+_NO_SPACE = "Free some space and run it again."
+_NO_RIGHT = "Choose a folder that you may write to, or change its permissions."
+_NO_FOLDER = "Choose another path: a file stands where a folder is needed."
+_ADVICE = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EFBIG: _NO_SPACE,
+    errno.EROFS: _NO_RIGHT,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+}
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, if it exists and can be removed.
+
+    A file on a disk that has become read-only stays, so that the error which the disk
+    caused before is the one that is raised. `sweep` removes it later.
+
+    Example:
+
+    >>> remove(tmp_path / "a.txt")
+    """
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def sweep(folder: os.PathLike | str) -> None:

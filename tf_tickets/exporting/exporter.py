@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 from typing import Any
 
 import keras
 import numpy as np
 
+from tf_tickets import files
 from tf_tickets.environment import versions
 from tf_tickets.exporting import (
     artefact_runner,
@@ -201,7 +201,11 @@ def _perform(order, path, overwrite):
     by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
     perform = tensorflow_process.perform if by_other else writer.perform
     beside = {"prefix": f".{path.name}.", "dir": path.parent}
-    with _made(path.parent), tempfile.TemporaryDirectory(**beside) as name:
+    with (
+        files.writing(path),
+        _made(path.parent),
+        tempfile.TemporaryDirectory(**beside) as name,
+    ):
         folder = pathlib.Path(name)
         report = perform(order, folder)
         # Another process may have written to the path in the meantime.
@@ -227,14 +231,17 @@ def _made(folder):
 
 def _move(written, path, folder):
     """Moves the export to its path. The previous one goes with the folder."""
+    if written.is_file() and not path.is_dir():
+        os.replace(written, path)
+        return
     aside = folder / "before"
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, aside)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, aside)
         os.rename(written, path)
-    except OSError:
-        if aside.exists():
-            shutil.move(aside, path)
+    except BaseException:  # Ctrl-C may come between the two.
+        if aside.exists() and not path.exists():
+            os.rename(aside, path)
         raise
 
 

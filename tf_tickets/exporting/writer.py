@@ -1,6 +1,8 @@
 """Writes a model in the requested format, verifies it and creates the report."""
 
+import contextlib
 import dataclasses
+import errno
 import gzip
 import io
 import os
@@ -67,7 +69,8 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
     """
     suffix = SUFFIXES[order.format]
     artefacts = {kind: folder / f"{kind}{suffix}" for kind in ("sparse", "dense")}
-    tensors = _WRITERS[order.format](order, artefacts)
+    with _with_errors_of_the_system(order.format):
+        tensors = _WRITERS[order.format](order, artefacts)
     artefacts = {kind: path for kind, path in artefacts.items() if path.exists()}
     result = _check(order, artefacts) if order.verify else verification.Check({}, {})
     return ExportReport(
@@ -82,6 +85,28 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
         remarks=_remarks(order, result.ratios),
         provenance=order.subject.provenance,
     )
+
+
+@contextlib.contextmanager
+def _with_errors_of_the_system(format):
+    """Turns TensorFlow's errors about a full or read-only disk into OSErrors."""
+    if format not in ("saved_model", "tflite"):
+        yield
+        return
+    import tensorflow as tf
+
+    codes = {
+        tf.errors.OutOfRangeError: errno.EFBIG,
+        tf.errors.PermissionDeniedError: errno.EACCES,
+        tf.errors.ResourceExhaustedError: errno.ENOSPC,
+    }
+    try:
+        yield
+    except tuple(codes) as error:
+        if "OOM" in str(error):  # Memory is exhausted, not the disk.
+            raise
+        code = codes[type(error)]
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _remarks(order, ratios):

@@ -1,5 +1,6 @@
 """Plots of searches and frontiers."""
 
+import io
 import itertools
 import math
 import os
@@ -153,8 +154,10 @@ def _format(path):
 def _save(figure, path):
     suffix = _format(path)
     format, metadata = suffix.removeprefix("."), _FORMATS[suffix]
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=format, dpi=150, metadata=metadata)
     with files.replacing(path) as draft:
-        figure.savefig(draft, format=format, dpi=150, metadata=metadata)
+        draft.write_bytes(drawn.getvalue())
 
 
 def _figure():

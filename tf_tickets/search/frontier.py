@@ -328,7 +328,6 @@ class _Trainings:
         self.path = None
         self.known = {}
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
             self.path = directory / "trainings.json"
             if self.path.exists():
                 self.known = files.read_json(self.path, _CHECK_TRAININGS, _REMEDY)

@@ -7,14 +7,22 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import time
+import uuid
 from collections.abc import Iterator
 
+from tf_tickets import files
+
 LOCK = "search.lock"
+# The tokens of the locks that this process holds, or is about to.
+_HELD: set[str] = set()
+# Seconds after which an empty lock is one that was never written.
+_PATIENCE = 1.0
 
 
 @contextlib.contextmanager
 def locked(directory: os.PathLike | str | None) -> Iterator[None]:
-    """Locks a directory inside a `with` block.
+    """Locks a directory inside a `with` block, and removes temporary files in it.
 
     The lock is a file with the host, the process id and the start time of the process.
     A lock whose process has ended on this host is replaced. Without a directory nothing
@@ -32,29 +40,37 @@ def locked(directory: os.PathLike | str | None) -> Iterator[None]:
         yield
         return
     path = pathlib.Path(directory) / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _acquire(path)
+    token = uuid.uuid4().hex
+    text = json.dumps(_this_process() | {"token": token})
+    _HELD.add(token)
+    # Ctrl-C may come at any instant, also between creating the lock and the block.
     try:
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while not _created(path, text, token):
+                _remove_stale(path)
+            files.sweep(path.parent)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        _HELD.discard(token)
+        if _text(path) == text:
+            files.remove(path)
 
 
-def _acquire(path):
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(_this_process()))
+def _created(path, text, token):
+    """Creates the lock with its content in one step; returns False if there is one."""
+    draft = path.with_name(f".{path.name}.{token}.tmp")
     try:
-        while not _linked(draft, path):
-            _remove_stale(path)
+        draft.write_text(text)
+        return _linked(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        files.remove(draft)
 
 
 def _linked(draft, path):
-    """Creates the lock with its content in one step; fails if there is one."""
     try:
         os.link(draft, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # The holder sweeps drafts.
         return False
     except OSError:  # The file system has no hard links.
         return _written(draft, path)
@@ -62,22 +78,39 @@ def _linked(draft, path):
 
 
 def _written(draft, path):
+    text, created = _text(draft), False
     try:
         with open(path, "x") as file:
-            file.write(draft.read_text())
+            created = True
+            file.write(text)
     except FileExistsError:
         return False
+    except BaseException:
+        if created:
+            files.remove(path)
+        raise
     return True
+
+
+def _text(path):
+    """Returns the text of a file; an empty one if there is none."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _remove_stale(path):
     """Removes the lock of a process that has ended; raises if it may be running."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
+    if not path.exists():
         return
+    text = _text(path)
+    if not text:
+        # Its process is about to write it, or was killed before it did.
+        time.sleep(_PATIENCE)
+        text = _text(path)
     holder = _parsed(text)
-    if _may_run(holder):
+    if text and _may_run(holder):
         raise ValueError(
             f"{path.parent} is in use by process {holder.get('pid')} on host "
             f"{holder.get('host')}. Wait until it ends, or use another directory. If "
@@ -107,7 +140,10 @@ def _may_run(holder):
         return True
     pid = holder.get("pid")
     started = _started(pid) if isinstance(pid, int) else None
-    return started is not None and started == holder.get("started")
+    if started is None or started != holder.get("started"):
+        return False
+    # Of this process, an interrupted search may have left it.
+    return pid != os.getpid() or holder.get("token") in _HELD
 
 
 def _this_process():

@@ -177,7 +177,6 @@ class _Keeper(keras.callbacks.Callback):
         """Loads what is stored; returns whether the search is complete."""
         if self.directory is None or not (self.directory / STATE).exists():
             return False
-        files.sweep(self.directory)
         engine = self.search.engine
         limit = max_bytes(model, engine.plan.most_states)
         content, arrays = files.read(self.directory / STATE, "search", limit)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_tickets import arguments, files, schema
 from tf_tickets.search import identity, inputs
+from tf_tickets.search.lock import locked
 from tf_tickets.training import batches
 
 # Far from a search's round numbers, so no teacher shares its data order.
@@ -60,21 +61,22 @@ def train_teachers(
     parts = inputs.split(data)
     folder = None if directory is None else pathlib.Path(directory)
     teachers = []
-    for index, count in enumerate(epochs):
-        keras.utils.set_random_seed(seed)
-        model = build_model()
-        if index == 0:
-            _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
-        path = folder and folder / f"teacher_{index}.npz"
-        if path and path.exists():
-            with files.reading(path, "the weights of a teacher", _REMEDY):
-                _load(model, path)
-        else:
-            watching = (watch or inputs.unwatched)(f"teacher {index + 1}")
-            key = (seed, _ORDER + index)
-            _train(model, parts, key, batch_size, count, watching, verbose)
-            _keep(model, path)
-        teachers.append(model)
+    with locked(folder):
+        for index, count in enumerate(epochs):
+            keras.utils.set_random_seed(seed)
+            model = build_model()
+            if index == 0:
+                _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
+            path = folder and folder / f"teacher_{index}.npz"
+            if path and path.exists():
+                with files.reading(path, "the weights of a teacher", _REMEDY):
+                    _load(model, path)
+            else:
+                watching = (watch or inputs.unwatched)(f"teacher {index + 1}")
+                key = (seed, _ORDER + index)
+                _train(model, parts, key, batch_size, count, watching, verbose)
+                _keep(model, path)
+            teachers.append(model)
     return teachers
 
 
@@ -133,6 +135,5 @@ def _check_folder(folder, expected):
                 "directory."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as draft:
         draft.write_text(json.dumps(expected, indent=1))

@@ -89,17 +89,26 @@ def _tensorflow_feed(x, y, batch_size, key):
     steps = len(x) // batch_size
     with tf.device("cpu"):
         x, y = tf.constant(x), tf.constant(y)
+
+    def batches(order):
+        rows = tf.data.Dataset.from_tensor_slices(order)
+        # Threads that run ahead must not run Python: its garbage collection could
+        # delete their own iterator in them, which then waits for itself forever.
+        return rows.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(4)
+
     orders = tf.data.Dataset.from_generator(
-        lambda: iter([_order(len(x), batch_size, key())]),
+        lambda: _orders(len(x), batch_size, key),
         output_signature=tf.TensorSpec((steps, batch_size), tf.int64),
     )
-    rows = orders.flat_map(tf.data.Dataset.from_tensor_slices)
-    batches = rows.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
     return (
-        batches.apply(tf.data.experimental.assert_cardinality(steps))
-        .prefetch(4)
+        orders.flat_map(batches)
+        .apply(tf.data.experimental.assert_cardinality(steps))
         .with_options(options)
     )
+
+
+def _orders(size, batch_size, key):
+    yield _order(size, batch_size, key())

@@ -1,0 +1,194 @@
+"""Kills, interrupts and failing disks: files stay whole, and searches go on.
+
+`benchmarks/faults.py` does the same at many more random instants.
+"""
+
+import errno
+import os
+import shutil
+
+import faults
+import keras
+import numpy as np
+import pytest
+import tiny
+from faults import Disk, Fault
+
+import tf_tickets as tt
+from tf_tickets import files
+from tf_tickets.search import frontier, lock, teachers
+
+pytestmark = pytest.mark.turns("jax")
+
+ACTIONS = ("kill", "kill", "interrupt", "ENOSPC", "EROFS")
+
+# Kills and interrupts.
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    return faults.Searches(tmp_path_factory.mktemp("faults"))
+
+
+def first(events, kind, name=""):
+    """Returns the number of the first event of a kind, of a file with that name."""
+    return next(
+        n for n, event in enumerate(events) if event[0] == kind and name in event[1]
+    )
+
+
+@pytest.mark.parametrize("name", tiny.marked(list(faults.SEARCHES), ["train_teachers"]))
+def test_a_search_killed_while_it_writes_ends_with_the_same_bytes(searches, name):
+    _, events, _ = searches.reference(name)
+    kills = [
+        # Nothing complete is there yet, and a temporary file stays.
+        Fault("kill", first(events, "fsync")),
+        Fault("kill", first(events, "write") + 3, "within"),
+        Fault("kill", first(events, "rename"), "after"),
+    ]
+    assert len(searches.survived(name, kills)) == len(kills)
+
+
+@pytest.mark.parametrize("name", tiny.marked(list(faults.SEARCHES), ["train_teachers"]))
+def test_a_search_goes_on_after_ctrl_c_and_after_a_full_or_read_only_disk(
+    searches, name
+):
+    _, events, seconds = searches.reference(name)
+    found = [
+        Fault("interrupt", first(events, "rename"), "before"),
+        Fault("ENOSPC", first(events, "write") + 5, "within"),
+        Fault("EROFS", first(events, "unlink")),
+        Fault("interrupt", delay=seconds / 2),
+    ]
+    assert len(searches.survived(name, found)) >= 3
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", faults.SEARCHES)
+def test_a_search_with_faults_at_random_instants_ends_with_the_same_bytes(
+    searches, name
+):
+    rng = faults.generator(0, name)
+    occurred = [
+        fault
+        for _ in range(3)
+        for fault in searches.survived(name, searches.drawn(name, rng, 3, ACTIONS))
+    ]
+    assert len(occurred) >= 3
+
+
+def test_the_lock_of_a_file_system_without_links_survives_a_kill(tmp_path, monkeypatch):
+    def link(*paths):
+        raise PermissionError("no hard links")
+
+    # A kill between the creation of the lock and its content.
+    (tmp_path / lock.LOCK).touch()
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(lock, "_PATIENCE", 0.01)
+    with lock.locked(tmp_path):
+        assert (tmp_path / lock.LOCK).read_text()
+    assert os.listdir(tmp_path) == []
+
+
+# Disks that are full or read-only.
+
+
+def ticket():
+    masks = {"a/kernel": np.arange(12).reshape(3, 4) % 2}
+    return tt.Ticket(masks, {"a/kernel": np.ones((3, 4), "float32")})
+
+
+def points():
+    point = frontier.Point("a", 1, 0.5, 3, {"accuracy": 0.9}, ticket())
+    return frontier.Frontier([point], {"accuracy": 0.9}, "accuracy")
+
+
+def keras_file(folder):
+    with files.replacing(folder / "a.keras") as draft:
+        tiny.build().save(draft)
+
+
+def exported(suffix, **settings):
+    def write(folder):
+        path = folder / f"m{suffix}"
+        return tt.export(
+            tiny.build(), path, verify=False, overwrite=True, seed=0, **settings
+        )
+
+    return write
+
+
+# By the name of what is written, functions of a folder.
+WRITERS = {
+    "ticket": lambda folder: ticket().save(folder / "a.ticket"),
+    "frontier.json": lambda folder: points().save(folder / "frontier.json"),
+    "frontier.png": lambda folder: points().plot(folder / "frontier.png"),
+    "frontier.pdf": lambda folder: points().plot(folder / "frontier.pdf"),
+    "report": lambda folder: tt.summary(tiny.build()).to_json(folder / "a.json"),
+    "CSV": lambda folder: tt.summary(tiny.build()).to_csv(folder / "a.csv"),
+    "teacher": lambda folder: teachers._keep(tiny.build(), folder / "teacher_0.npz"),
+    ".keras": keras_file,
+    "export .keras": exported(".keras"),
+    "export .tflite": exported(".tflite"),
+    "export .onnx": exported(".onnx"),
+    "export SavedModel": exported(""),
+}
+ON_TENSORFLOW = ["export .tflite", "export .onnx", "export SavedModel"]
+
+
+def whole(folder):
+    """Returns the bytes of all files, without temporary ones."""
+    table = faults.contents(folder)
+    return {n: data for n, data in table.items() if not n.startswith(".")}
+
+
+def forget_drafts(folder):
+    for draft in folder.glob(".*"):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def events_of(write, folder):
+    with Disk(folder) as disk:
+        write(folder)
+    return disk.events
+
+
+def failures(write, folder, error):
+    """Writes with a fault at each event, and checks the files; returns the messages."""
+    said, number, occurred = set(), 0, True
+    while occurred:
+        for when in ("before", "within"):
+            before = whole(folder)
+            with Disk(folder, Fault(error, number, when)) as disk:
+                try:
+                    write(folder)
+                    before = None
+                except OSError as failure:
+                    said.add(str(failure))
+            occurred = disk.occurred
+            forget_drafts(folder)
+            assert before in (None, whole(folder)), (number, when)
+            # Without an error, only a temporary file could not be removed.
+            late = {kind for kind, _ in disk.events[number:]}
+            assert before is not None or not occurred or late == {"unlink"}
+        number += 1
+    return said
+
+
+ADVICE = {"ENOSPC": "Free some space", "EROFS": "Choose a folder"}
+DEFAULT = [("ticket", "ENOSPC"), ("ticket", "EROFS"), ("teacher", "ENOSPC")]
+
+
+@pytest.mark.parametrize(
+    "name, error",
+    tiny.marked([(name, error) for name in WRITERS for error in ADVICE], DEFAULT),
+)
+def test_a_disk_that_fails_at_any_event_leaves_the_earlier_file(tmp_path, name, error):
+    if name in ON_TENSORFLOW and keras.config.backend() != "tensorflow":
+        pytest.skip("TensorFlow writes it, in another process")
+    write = WRITERS[name]
+    write(tmp_path)
+    [message] = failures(write, tmp_path, error)
+    reason = os.strerror(getattr(errno, error))
+    assert f"could not be written: {reason}. {ADVICE[error]}" in message
+    assert str(tmp_path) in message
