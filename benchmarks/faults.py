@@ -20,6 +20,7 @@ import collections
 import json
 import pathlib
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -27,8 +28,11 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]
 
+# First, since it sets variables of the environment for JAX.
+import conftest  # noqa: E402, I001
 import faults  # noqa: E402
 import keras  # noqa: E402
+import test_damaged_files as damages  # noqa: E402
 
 from tf_tickets import files  # noqa: E402
 from tf_tickets.environment import versions  # noqa: E402
@@ -38,32 +42,43 @@ ACTIONS = ("kill", "kill", "kill", "interrupt", "ENOSPC", "EROFS")
 
 
 class Figures:
-    """The figures of all runs with a seed, kept in a JSON file."""
+    """The figures of all runs with a seed, kept in a JSON file.
 
-    def __init__(self, path, seed):
-        self.path = path
-        self.content = json.loads(path.read_text()) if path.exists() else {}
-        if self.content.get("seed", seed) != seed:
+    Args:
+        path: The file.
+        part: "searches" or "damaged": what this run adds to.
+        seed: Seed of all runs.
+    """
+
+    def __init__(self, path, part, seed):
+        self.path, self.part = path, part
+        stored = self._stored()
+        if stored.get("seed", seed) != seed:
             raise ValueError(
-                f"{path} has the figures of seed {self.content['seed']}. Pass "
-                f"--seed {self.content['seed']}, or another --out."
+                f"{path} has the figures of seed {stored['seed']}. Pass --seed "
+                f"{stored['seed']}, or another --out."
             )
-        self.content |= {
-            "seed": seed,
+        self.seed = seed
+        self.table = stored.get(part, {})
+        self.failures = stored.get("failures", [])
+
+    def _stored(self):
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def save(self):
+        """Writes the figures; those of the other part may have changed since."""
+        content = self._stored() | {
+            "command": f"python benchmarks/faults.py --seconds N --seed {self.seed}",
+            "seed": self.seed,
             "backend": keras.config.backend(),
             "versions": versions(),
             "machine": platform.machine(),
+            self.part: self.table,
         }
-        for part in ("searches", "damaged"):
-            self.content.setdefault(part, {})
-        self.content.setdefault("failures", [])
-        self.content["command"] = (
-            f"python benchmarks/faults.py --seconds N --seed {seed}"
-        )
-
-    def save(self):
+        if self.part == "searches":
+            content["failures"] = self.failures
         with files.replacing(self.path) as draft:
-            draft.write_text(json.dumps(self.content, indent=1) + "\n")
+            draft.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def kill(figures, seconds, names):
@@ -72,9 +87,10 @@ def kill(figures, seconds, names):
     with tempfile.TemporaryDirectory() as folder:
         searches = faults.Searches(folder)
         while time.monotonic() - began < seconds:
-            table = figures.content["searches"]
-            name = min(names, key=lambda n: table.get(n, {}).get("runs", 0))
-            row = table.setdefault(name, {"runs": 0, "tried": {}, "survived": {}})
+            name = min(names, key=lambda n: figures.table.get(n, {}).get("runs", 0))
+            row = figures.table.setdefault(
+                name, {"runs": 0, "tried": {}, "survived": {}}
+            )
             _try(searches, name, row, figures)
             figures.save()
             print(f"{name}: {row['survived']}", flush=True)
@@ -82,8 +98,8 @@ def kill(figures, seconds, names):
 
 def _try(searches, name, row, figures):
     """Runs a search with up to four faults, and counts them."""
-    rng = faults.generator(figures.content["seed"], name, row["runs"])
-    drawn = searches.drawn(name, rng, rng.randint(1, 4), ACTIONS)
+    rng = faults.generator(figures.seed, name, row["runs"])
+    drawn = searches.drawn(name, rng, rng.randint(2, 4), ACTIONS)
     _, events, _ = searches.reference(name)
     row["runs"] += 1
     occurred = []
@@ -91,7 +107,7 @@ def _try(searches, name, row, figures):
         searches.survived(name, drawn, occurred)
     except AssertionError as error:
         failure = {"search": name, "run": row["runs"] - 1, "error": str(error)}
-        figures.content["failures"].append(failure)
+        figures.failures.append(failure)
         print(failure, flush=True)
     else:
         _count(row["survived"], occurred, events)
@@ -104,6 +120,36 @@ def _count(counts, occurred, events):
     counts.update(sorted(counted.items()))
 
 
+def damage(figures, seconds):
+    """Damages files of all kinds in turn, for about so many seconds."""
+    conftest.disable_graph_optimization()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        folder, originals = pathlib.Path(folder), {}
+        while time.monotonic() - began < seconds:
+            kind, how = min(damages.CASES, key=lambda case: _row(figures, case)["runs"])
+            if kind not in originals:
+                home = folder / "originals" / kind
+                home.mkdir(parents=True)
+                originals[kind] = damages.KINDS[kind][0](home)
+            row = _row(figures, (kind, how))
+            copy = folder / f"{kind} {how.__name__} {row['runs']}"
+            # Reading some kinds trains networks.
+            tries = damages.TRIES[kind][0]
+            seed = [figures.seed, damages.CASES.index((kind, how)), row["runs"]]
+            counts = damages.campaign(kind, how, originals[kind], copy, tries, seed)
+            shutil.rmtree(copy)
+            row["runs"] += 1
+            row.update(collections.Counter(row) + counts)
+            figures.save()
+            print(f"{kind}, {how.__name__}: {row}", flush=True)
+
+
+def _row(figures, case):
+    kind, how = case
+    return figures.table.setdefault(kind, {}).setdefault(how.__name__, {"runs": 0})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0)
@@ -111,11 +157,17 @@ def main():
     parser.add_argument(
         "--searches", nargs="+", choices=faults.SEARCHES, default=list(faults.SEARCHES)
     )
+    parser.add_argument("--damaged", action="store_true")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     name = f"faults_{keras.config.backend()}.json"
-    figures = Figures(options.out or HERE / "results" / name, options.seed)
-    kill(figures, options.seconds, options.searches)
+    path = options.out or HERE / "results" / name
+    part = "damaged" if options.damaged else "searches"
+    figures = Figures(path, part, options.seed)
+    if options.damaged:
+        damage(figures, options.seconds)
+    else:
+        kill(figures, options.seconds, options.searches)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def read(source):
 
 
 def test_the_order_depends_only_on_the_key():
-    first, other, again = (read(feed(lambda: (3, epoch))) for epoch in (0, 1, 0))
+    first, other, again = (read(feed(lambda e=epoch: (3, e))) for epoch in (0, 1, 0))
     assert first.shape == (4, BATCH) and len(set(first.ravel())) == 4 * BATCH
     assert (first == again).all() and (first != other).any()
     expected = np.random.default_rng([3, 0]).permutation(SIZE)[: 4 * BATCH]

@@ -320,7 +320,6 @@ CASES = [
     if not (damage is swapped and kind in JSON)
     and not (damage is forged and kind in ("npz", "teacher"))
 ]
-BY_DEFAULT = [case for case in CASES if case[0] != "training"]
 
 
 @pytest.fixture(scope="module")

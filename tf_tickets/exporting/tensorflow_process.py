@@ -14,7 +14,7 @@ import sys
 import keras
 import numpy as np
 
-from tf_tickets.exporting import keras_file, signature, writer
+from tf_tickets.exporting import artefact_runner, keras_file, signature, writer
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.source import Subject
 from tf_tickets.exporting.verification import ExportError
@@ -108,4 +108,5 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    artefact_runner.end_with_parent()
     main(pathlib.Path(sys.argv[1]))
