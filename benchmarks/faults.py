@@ -5,7 +5,7 @@
 
 The first command runs every kind of search that can be resumed in processes in which
 faults occur: they are killed or interrupted at random instants, or while they write a
-file, or their disk becomes full or read-only. They are started again, up to four
+file, or their disk becomes full or read-only. They are started again, up to six
 times, until they end. All files must then be equal, byte for byte, to those of a search
 without faults.
 
@@ -37,8 +37,8 @@ import test_damaged_files as damages  # noqa: E402
 from tf_tickets import files  # noqa: E402
 from tf_tickets.environment import versions  # noqa: E402
 
-# Half of the faults are kills.
-ACTIONS = ("kill", "kill", "kill", "interrupt", "ENOSPC", "EROFS")
+# Most faults are kills.
+ACTIONS = (*["kill"] * 4, "interrupt", "ENOSPC", "EROFS")
 
 
 class Figures:
@@ -97,9 +97,9 @@ def kill(figures, seconds, names):
 
 
 def _try(searches, name, row, figures):
-    """Runs a search with up to four faults, and counts them."""
+    """Runs a search with up to six faults, and counts them."""
     rng = faults.generator(figures.seed, name, row["runs"])
-    drawn = searches.drawn(name, rng, rng.randint(2, 4), ACTIONS)
+    drawn = searches.drawn(name, rng, rng.randint(3, 6), ACTIONS)
     _, events, _ = searches.reference(name)
     row["runs"] += 1
     occurred = []

@@ -35,6 +35,8 @@ ERRORS = {"ENOSPC": FULL, "EROFS": READ_ONLY}
 LOCK = "search.lock"
 # Seconds after which a search is said to hang.
 PATIENCE = 240.0
+# How many of the last characters of a failed search's output are shown.
+_SHOWN = 1500
 # The functions of `os` that are counted, by event.
 _CALLS = {
     "rename": ("rename", "replace"),
@@ -110,7 +112,12 @@ class Disk:
         if fault.when != "after" or fault.action in ERRORS:
             self._occur(kind, path)
         result = act()
-        self._occur(kind, path)
+        try:
+            self._occur(kind, path)
+        except BaseException:
+            if isinstance(result, io.IOBase):
+                result.close()
+            raise
         return result
 
     def _is_due(self, kind, number):
@@ -122,8 +129,7 @@ class Disk:
         if self.fault.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault.action == "interrupt":
-            signal.raise_signal(signal.SIGINT)
-            return
+            raise KeyboardInterrupt
         code = getattr(errno, self.fault.action)
         names = [] if kind in ("write", "fsync") else [os.fspath(path)]
         raise OSError(code, os.strerror(code), *names)
@@ -293,7 +299,8 @@ class Searches:
             outcome |= json.loads(report.read_text())
         expected = (0, None) if fault is None else _OUTCOMES[fault.action]
         if (outcome["status"], outcome.get("error")) not in [(0, None), expected]:
-            raise AssertionError(f"{name}, {fault}: {outcome}\n{log.read_text()}")
+            said = log.read_text()[-_SHOWN:]
+            raise AssertionError(f"{name}, {fault}: {outcome}\n{said}")
         return outcome
 
     def reference(self, name):
@@ -351,7 +358,11 @@ class Searches:
             actions: The actions to draw from.
         """
         _, events, seconds = self.reference(name)
-        return [_drawn(rng, events, seconds, rng.choice(actions)) for _ in range(count)]
+        # A search that goes on has less to do.
+        shares = [1.0 / (1.0 + 0.5 * attempt) for attempt in range(count)]
+        return [
+            _drawn(rng, events, seconds, rng.choice(actions), share) for share in shares
+        ]
 
     def _started(self):
         server = subprocess.Popen(
@@ -365,15 +376,16 @@ class Searches:
         return server
 
 
-def _drawn(rng, events, seconds, action):
+def _drawn(rng, events, seconds, action, share):
     if action not in ERRORS and rng.random() < 0.4:
-        return Fault(action, delay=rng.uniform(0.0, seconds))
+        return Fault(action, delay=rng.uniform(0.0, seconds * share))
     kinds = {kind for kind, _ in events} & set(ERRORS.get(action, READ_ONLY))
     kind = rng.choice(sorted(kinds))
     numbers = [number for number, event in enumerate(events) if event[0] == kind]
     whens = ["before"] if action in ERRORS else ["before", "after"]
     whens += ["within"] * (kind == "write")
-    return Fault(action, rng.choice(numbers), rng.choice(whens))
+    first = numbers[: max(1, int(len(numbers) * share))]
+    return Fault(action, rng.choice(first), rng.choice(whens))
 
 
 def label(fault, events):
@@ -466,8 +478,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
 
 
 def _serve():
-    sys.path.insert(1, str(TESTS))
-    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:0] = [str(TESTS), str(TESTS.parent)]
     # The signal is for the searches.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # First, since it sets variables of the environment for JAX.

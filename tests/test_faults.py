@@ -6,6 +6,9 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import faults
 import keras
@@ -16,6 +19,7 @@ from faults import Disk, Fault
 
 import tf_tickets as tt
 from tf_tickets import files
+from tf_tickets.exporting import artefact_runner, exporter
 from tf_tickets.search import frontier, lock, teachers
 
 pytestmark = pytest.mark.turns("jax")
@@ -88,6 +92,51 @@ def test_the_lock_of_a_file_system_without_links_survives_a_kill(tmp_path, monke
     with lock.locked(tmp_path):
         assert (tmp_path / lock.LOCK).read_text()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.on("jax")
+def test_ctrl_c_while_an_export_is_moved_leaves_the_old_one_or_the_new_one(tmp_path):
+    def made(name, content):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").write_text(content)
+        return folder
+
+    for number in range(2):
+        for when in ("before", "after"):
+            path = made(f"{number}{when}/m", "old")
+            new = made(f"{number}{when}/.m/sparse", "new")
+            disk = Disk(tmp_path, Fault("interrupt", number, when))
+            with pytest.raises(KeyboardInterrupt), disk:
+                exporter._move(new, path, new.parent)
+            moved = (number, when) == (1, "after")
+            assert (path / "saved_model.pb").read_text() == ("new" if moved else "old")
+
+
+@pytest.mark.on("jax")
+def test_processes_of_an_export_end_with_it(tmp_path):
+    runner = f"""if True:
+        import os, runpy, time
+        runpy.run_path({artefact_runner.__file__!r})["end_with_parent"]()
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    """
+    starter = f"""if True:
+        import subprocess, sys
+        subprocess.run([sys.executable, "-c", {runner!r}])
+    """
+    command = [sys.executable, "-c", starter]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        assert lock._started(child)
+        parent.kill()
+        # The pipe is closed when the last process that writes to it has ended.
+        began = time.monotonic()
+        assert parent.stdout.read() == ""
+        assert time.monotonic() - began < 30
+    while lock._started(child):
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
 
 
 # Disks that are full or read-only.

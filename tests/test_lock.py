@@ -1,5 +1,6 @@
 """Two searches cannot run in one directory."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import keras
 import pytest
 import tiny
+from faults import Disk, Fault
 
 import tf_tickets as tt
 from tf_tickets.search import lock
@@ -38,6 +40,28 @@ def test_an_error_releases_the_lock(tmp_path):
     with pytest.raises(KeyboardInterrupt), lock.locked(tmp_path):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_at_any_event_leaves_nothing_that_refuses_this_process(tmp_path):
+    number, occurred = 0, True
+    while occurred:
+        for when in ("before", "after"):
+            disk = Disk(tmp_path, Fault("interrupt", number, when))
+            with disk, contextlib.suppress(KeyboardInterrupt), lock.locked(tmp_path):
+                pass
+            occurred = disk.occurred
+            with lock.locked(tmp_path):
+                pass
+            assert os.listdir(tmp_path) == []
+        number += 1
+    assert number > 4
+
+
+def test_temporary_files_are_removed_under_the_lock(tmp_path):
+    for name in (".round_01.7.tmp.ticket", ".search.lock.7.tmp", ".a", "a.tmp"):
+        (tmp_path / name).touch()
+    with lock.locked(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".a", "a.tmp", "search.lock"]
 
 
 def ended_process():

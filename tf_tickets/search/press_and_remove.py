@@ -137,7 +137,6 @@ class PressAndRemove(RoundPlan):
 
     def begin(self, run: Run) -> None:
         run.state.notes["stage_one"] = {}
-        self.early_stop.begin(run.model)
         if run.state.round:
             self._choose(run)
 
@@ -145,6 +144,9 @@ class PressAndRemove(RoundPlan):
         self._choose(run)
 
     def before_epoch(self, run: Run) -> None:
+        # Not in `begin`: a search that was killed in stage one begins it again.
+        if run.state.round == 0 and run.state.epoch_in_round == 0:
+            self.early_stop.begin(run.model)
         if self._removal_is_due(run) and self.trains_ticket(run.state.round):
             self._remove(run, self._without_chosen(run))
 
