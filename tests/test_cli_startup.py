@@ -183,6 +183,32 @@ KERAS = """
 """
 
 
+# Libraries in which Ctrl-C comes in a destructor, and that turn it into an error.
+SWALLOWS = """
+    import os, signal
+    class Object:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+    Object()
+"""
+REPORTS = """
+    import os, signal
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ImportError("cannot be imported")
+"""
+
+
+@pytest.mark.parametrize("library", [SWALLOWS, REPORTS])
+def test_ctrl_c_that_a_library_swallows_ends_the_command(tmp_path, library):
+    (tmp_path / "tf_tickets.py").write_text(textwrap.dedent(library))
+    (tmp_path / "keras.py").write_text(textwrap.dedent(KERAS))
+    shown = run(["-m", "tf_tickets_cli", "report", "no.ticket"], [tmp_path])
+    assert shown.returncode == 130
+    assert shown.stderr.splitlines()[-1] == "tf-tickets: Interrupted."
+
+
 def test_backend_logs_are_shown_on_demand(tmp_path):
     (tmp_path / "tf_tickets.py").write_text(textwrap.dedent(LIBRARY))
     (tmp_path / "keras.py").write_text(textwrap.dedent(KERAS))

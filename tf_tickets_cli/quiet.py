@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 _STANDARD_ERROR = 2
@@ -27,9 +28,39 @@ def import_library(show_logs: bool, with_tensorflow: bool) -> None:
         importlib.import_module("tf_tickets")
         return
     os.environ.setdefault(*_LOG_LEVEL)
-    with standard_error_held_back():
+    with interrupts_kept(), standard_error_held_back():
         importlib.import_module("tf_tickets")
         _start_backend(importlib.import_module("keras"), with_tensorflow)
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raises a KeyboardInterrupt after the block if libraries swallowed one in it.
+
+    Python cannot raise it from a destructor, for instance, and imports run many.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.default_int_handler:
+        yield
+        return
+    came: list[bool] = []
+
+    def note(*arguments):
+        came.append(True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _start_backend(keras, with_tensorflow):
