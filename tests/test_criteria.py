@@ -109,7 +109,9 @@ def test_blocks_are_pruned_whole_by_any_search():
 
 
 def test_blocks_have_rows_and_columns():
-    with pytest.raises(ValueError, match="rows=0, columns=1"):
+    with pytest.raises(
+        ValueError, match="`rows` must be a whole number of 1 or more. Received: 0"
+    ):
         criteria.in_blocks("magnitude", 0)
     with pytest.raises(ValueError, match="Received: 'unheard in 4x1 blocks'"):
         criteria.get("unheard in 4x1 blocks")

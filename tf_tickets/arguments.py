@@ -1,10 +1,41 @@
-"""Checks of constructor arguments that many classes share."""
+"""Checks of arguments that many classes and functions share.
 
+A message names the argument, the received value and what is expected.
+"""
+
+import inspect
 import math
-from collections.abc import Collection, Mapping
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
+
+# Messages show at most so many characters of a value.
+_SHOWN = 200
+_KINDS: dict[type, str] = {
+    bool: "True or False",
+    dict: "a dict",
+    list: "a list",
+    str: "a string",
+    Mapping: "a dict",
+}
+
+
+def shown(value: Any) -> str:
+    """Returns a value as messages show it; a long one is cut off.
+
+    Example:
+
+    >>> shown("x" * 300)[-6:]
+    'xxx...'
+    """
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def check_counts(**counts: Any) -> None:
@@ -15,9 +46,10 @@ def check_counts(**counts: Any) -> None:
     >>> check_counts(rounds=3)
     """
     for name, count in counts.items():
-        if not is_whole(count) or count < 1:
+        if not is_whole(count) or not 1 <= count < 2**63:
             raise ValueError(
-                f"`{name}` must be a whole number of 1 or more. Received: {count!r}"
+                f"`{name}` must be a whole number of 1 or more. Received: "
+                f"{shown(count)}"
             )
 
 
@@ -29,26 +61,29 @@ def check_not_negative(**counts: Any) -> None:
     >>> check_not_negative(epochs=0)
     """
     for name, count in counts.items():
-        if not is_whole(count) or count < 0:
+        if not is_whole(count) or not 0 <= count < 2**63:
             raise ValueError(
-                f"`{name}` must be a whole number of 0 or more. Received: {count!r}"
+                f"`{name}` must be a whole number of 0 or more. Received: "
+                f"{shown(count)}"
             )
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses seeds that NumPy's generators do not take.
+    """Refuses seeds that the random generators of NumPy and Keras do not take.
 
     Example:
 
     >>> check_seed(0)
     """
-    check_not_negative(seed=seed)
+    if not is_whole(seed) or not 0 <= seed < 2**32:
+        raise ValueError(
+            "`seed` must be a whole number from 0 to 2**32 - 1. Received: "
+            f"{shown(seed)}"
+        )
 
 
 def check_fraction(**fractions: Any) -> None:
-    """Refuses sparsities and rates outside [0, 1), and patterns of them.
-
-    A value may also be a dict from regular expressions over kernel paths to numbers.
+    """Refuses sparsities and rates outside [0, 1).
 
     Example:
 
@@ -58,15 +93,68 @@ def check_fraction(**fractions: Any) -> None:
     ValueError: `rate` must lie in [0, 1). Received: rate=20. For percent, divide by
         100.
     """
+    for name, fraction in fractions.items():
+        _check_fraction(fraction, name, fraction)
+
+
+def check_fractions(**fractions: Any) -> None:
+    """Refuses sparsities and rates outside [0, 1), and patterns of them.
+
+    A value may also be a dict from regular expressions over kernel paths to numbers.
+
+    Example:
+
+    >>> check_fractions(rate={"output": 0.1, ".": 0.2})
+    """
     for name, value in fractions.items():
-        numbers = value.values() if isinstance(value, Mapping) else [value]
-        for number in numbers:
-            if not _is_number(number) or not 0.0 <= number < 1.0:
-                hint = _is_number(number) and number >= 1.0
-                raise ValueError(
-                    f"`{name}` must lie in [0, 1). Received: {name}={value!r}."
-                    + (" For percent, divide by 100." if hint else "")
-                )
+        if isinstance(value, Mapping):
+            check_patterns(**{name: value})
+        for number in value.values() if isinstance(value, Mapping) else [value]:
+            _check_fraction(number, name, value)
+
+
+def _check_fraction(number, name, value):
+    if not is_number(number) or not 0.0 <= number < 1.0:
+        hint = is_number(number) and number >= 1.0
+        raise ValueError(
+            f"`{name}` must lie in [0, 1). Received: {name}={shown(value)}."
+            + (" For percent, divide by 100." if hint else "")
+        )
+
+
+def check_patterns(**tables: Any) -> None:
+    """Refuses what is no dict from regular expressions to values, or is empty.
+
+    Example:
+
+    >>> check_patterns(rate={"output": 0.1, ".": 0.2})
+    """
+    for name, table in tables.items():
+        if not isinstance(table, Mapping) or not table:
+            raise ValueError(
+                f"`{name}` must be a dict from a regular expression to a value, with "
+                f"at least one entry. Received: {shown(table)}"
+            )
+        for pattern in table:
+            check_pattern(**{name: pattern})
+
+
+def check_pattern(**patterns: Any) -> None:
+    """Refuses strings that are not regular expressions.
+
+    Example:
+
+    >>> check_pattern(filters="^conv")
+    """
+    for name, pattern in patterns.items():
+        check_type(str, **{name: pattern})
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"`{name}` must be a regular expression. Received: {shown(pattern)}, "
+                f"which is none: {error}. Escape characters such as '(' by '\\('."
+            ) from None
 
 
 def check_between(low: float, high: float, **values: Any) -> None:
@@ -77,9 +165,25 @@ def check_between(low: float, high: float, **values: Any) -> None:
     >>> check_between(0.0, 1.0, until=0.75)
     """
     for name, value in values.items():
-        if not _is_number(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise ValueError(
-                f"`{name}` must lie in [{low:g}, {high:g}]. Received: {name}={value!r}"
+                f"`{name}` must lie in [{low:g}, {high:g}]. Received: "
+                f"{name}={shown(value)}"
+            )
+
+
+def check_positive(**values: Any) -> None:
+    """Refuses what is not a finite number above 0.
+
+    Example:
+
+    >>> check_positive(width=0.5)
+    """
+    for name, value in values.items():
+        if not _is_finite(value) or value <= 0:
+            raise ValueError(
+                f"`{name}` must be a finite number above 0. Received: "
+                f"{name}={shown(value)}"
             )
 
 
@@ -91,9 +195,9 @@ def check_numbers(**values: Any) -> None:
     >>> check_numbers(power=3)
     """
     for name, value in values.items():
-        if not _is_number(value) or math.isinf(value):
+        if not _is_finite(value):
             raise ValueError(
-                f"`{name}` must be a finite number. Received: {name}={value!r}"
+                f"`{name}` must be a finite number. Received: {name}={shown(value)}"
             )
 
 
@@ -105,9 +209,179 @@ def check_choice(choices: Collection[Any], **values: Any) -> None:
     >>> check_choice(["step", "epoch"], per="step")
     """
     for name, value in values.items():
-        if value not in choices:
+        if not is_one_of(value, choices):
             known = ", ".join(repr(choice) for choice in choices)
-            raise ValueError(f"`{name}` must be one of {known}. Received: {value!r}")
+            raise ValueError(
+                f"`{name}` must be one of {known}. Received: {shown(value)}"
+            )
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuses values other than True and False, and 1 and 0.
+
+    Example:
+
+    >>> check_flags(rewind=True)
+    """
+    for name, flag in flags.items():
+        is_flag = isinstance(flag, bool | np.bool_) or is_whole(flag)
+        if not is_flag or flag not in (0, 1):
+            raise ValueError(f"`{name}` must be True or False. Received: {shown(flag)}")
+
+
+def check_type(kind: type, **values: Any) -> None:
+    """Refuses values of another type.
+
+    Example:
+
+    >>> check_type(str, title=3)
+    Traceback (most recent call last):
+    TypeError: `title` must be a string. Received: 3
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            is_class = inspect.isclass(value) and issubclass(value, kind)
+            raise TypeError(
+                f"`{name}` must be {_described(kind)}. Received: {shown(value)}"
+                + (". Pass an instance, not the class." if is_class else "")
+            )
+
+
+def _described(kind):
+    if kind in _KINDS:
+        return _KINDS[kind]
+    return f"an instance of {kind.__module__.partition('.')[0]}'s {kind.__name__}"
+
+
+def check_functions(count: int, **functions: Any) -> None:
+    """Refuses what cannot be called with so many arguments, and classes.
+
+    Example:
+
+    >>> check_functions(1, watch=lambda: [])
+    Traceback (most recent call last):
+    TypeError: `watch` must be a function of 1 argument. Received: <function ...
+    """
+    for name, function in functions.items():
+        if inspect.isclass(function) or not is_callable(function, count):
+            plural = "" if count == 1 else "s"
+            raise TypeError(
+                f"`{name}` must be a function of {count or 'no'} argument{plural}. "
+                f"Received: {shown(function)}"
+            )
+
+
+def is_callable(function: Any, count: int) -> bool:
+    """Returns whether a function can be called with so many arguments.
+
+    Example:
+
+    >>> is_callable(lambda step: step, 1), is_callable(lambda: 0, 1)
+    (True, False)
+    """
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # Some functions of C have no signature.
+        return True
+    return True
+
+
+def check_build(build_model: Any) -> None:
+    """Refuses what cannot be called without arguments, such as a model itself.
+
+    Example:
+
+    >>> check_build(lambda: keras.Sequential())
+    """
+    is_layer = isinstance(build_model, keras.layers.Layer)
+    if is_layer or not is_callable(build_model, 0):
+        raise TypeError(
+            "`build_model` must be a function without arguments that returns a new "
+            f"Keras model. Received: {shown(build_model)}"
+        )
+
+
+def check_path(**paths: Any) -> pathlib.Path:
+    """Returns a path; refuses what names no file or folder.
+
+    Example:
+
+    >>> check_path(directory="results").name
+    'results'
+    """
+    [(name, path)] = paths.items()
+    is_path = isinstance(path, str | os.PathLike)
+    text = os.fspath(path) if is_path else ""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise TypeError(
+            f"`{name}` must be a path: a string that is not empty, or a "
+            f"pathlib.Path. Received: {shown(path)}"
+        )
+    return pathlib.Path(text)
+
+
+def listed(kind: type, **values: Any) -> list:
+    """Returns the items of an iterable; refuses items of another type.
+
+    Example:
+
+    >>> listed(str, names=("a", "b"))
+    ['a', 'b']
+    """
+    [(name, items)] = values.items()
+    single = isinstance(items, str | bytes | Mapping) or inspect.isclass(items)
+    scalar = isinstance(items, np.ndarray) and not items.ndim
+    if single or scalar or not isinstance(items, Iterable):
+        raise TypeError(
+            f"`{name}` must be a list. Each item must be {_described(kind)}. "
+            f"Received: {shown(items)}"
+        )
+    found = list(items)
+    for item in found:
+        check_type(kind, **{name: item})
+    return found
+
+
+def array(**values: Any) -> np.ndarray:
+    """Returns numbers as an array; refuses everything else.
+
+    Example:
+
+    >>> array(x=[1.0, 2.0])
+    array([1., 2.])
+    """
+    [(name, value)] = values.items()
+    try:
+        found = np.asarray(value)
+    except Exception:
+        found = np.asarray(None)
+    if found.dtype.kind not in "biufV" or isinstance(value, Mapping):
+        kind = f" of type {found.dtype}" if isinstance(value, np.ndarray) else ""
+        raise TypeError(
+            f"`{name}` must be an array of numbers. Received: {shown(value)}{kind}"
+        )
+    return found
+
+
+def is_one_of(value: Any, choices: Collection[Any]) -> bool:
+    """Returns whether a value is among the choices; it need not be hashable.
+
+    Example:
+
+    >>> is_one_of([], ["a", "b"])
+    False
+    """
+    kinds = {type(choice) for choice in choices}
+    fits = type(value) in kinds if isinstance(value, bool) else _is_any(value, kinds)
+    return fits and any(value == choice for choice in choices)
+
+
+def _is_any(value, kinds):
+    return isinstance(value, tuple(kinds))
 
 
 def is_whole(value: Any) -> bool:
@@ -121,6 +395,29 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _is_number(value):
-    numeric = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return numeric and not math.isnan(value)
+def is_number(value: Any) -> bool:
+    """Returns whether a value is a real number that a float can hold, and not NaN.
+
+    Example:
+
+    >>> is_number(0.5), is_number(float("nan")), is_number(10**400)
+    (True, False, False)
+    """
+    return is_real(value) and not math.isnan(value)
+
+
+def is_real(value: Any) -> bool:
+    """Returns whether a value is a real number that a float can hold, or NaN.
+
+    Example:
+
+    >>> is_real(0.5), is_real(float("nan")), is_real("0.5")
+    (True, True, False)
+    """
+    if is_whole(value):
+        return abs(int(value)) <= sys.float_info.max
+    return isinstance(value, float | np.floating)
+
+
+def _is_finite(value):
+    return is_number(value) and not math.isinf(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets import keras_internals
+from tf_tickets import arguments, keras_internals
 
 __all__ = [
     "Grouped",
@@ -47,14 +47,16 @@ class Grouped(keras.optimizers.Optimizer):
         groups: dict[str, str | dict | keras.optimizers.Optimizer],
         name: str = "grouped",
     ) -> None:
-        super().__init__(learning_rate=0.0, name=name)
-        if not isinstance(groups, dict) or not groups:
+        arguments.check_type(str, name=name)
+        if not isinstance(groups, dict):
             raise ValueError(
                 "`groups` must be a dict from a regular expression for variable paths "
-                f"to an optimizer. Received: {groups!r}"
+                f"to an optimizer. Received: {arguments.shown(groups)}"
             )
-        self.default = keras.optimizers.get(default)
-        self.groups = {p: keras.optimizers.get(o) for p, o in groups.items()}
+        arguments.check_patterns(groups=groups)
+        super().__init__(learning_rate=0.0, name=name)
+        self.default = get(default)
+        self.groups = {pattern: get(member) for pattern, member in groups.items()}
         self._known: list[keras.Variable] = []
 
     @property
@@ -85,6 +87,7 @@ class Grouped(keras.optimizers.Optimizer):
 
     def optimizer_of(self, variable: keras.Variable) -> keras.optimizers.Optimizer:
         """Returns the optimizer that trains a variable."""
+        arguments.check_type(keras.Variable, variable=variable)
         for pattern, optimizer in self.groups.items():
             if re.search(pattern, variable.path):
                 return optimizer
@@ -156,6 +159,29 @@ class Grouped(keras.optimizers.Optimizer):
         return cls(get(config["default"]), groups, config["name"])
 
 
+def get(
+    identifier: str | dict | keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer from its name, its configuration or an instance.
+
+    Example:
+
+    >>> type(get("sgd")).__name__
+    'SGD'
+    """
+    config = isinstance(identifier, dict) and {"class_name", "config"} <= set(
+        identifier
+    )
+    if isinstance(identifier, str) or config:
+        return keras.optimizers.get(identifier)
+    if not isinstance(identifier, keras.optimizers.Optimizer):
+        raise ValueError(
+            "An optimizer must be the name of one in keras.optimizers, an instance or "
+            f"its configuration. Received: {arguments.shown(identifier)}"
+        )
+    return identifier
+
+
 def with_scores(
     optimizer: str | dict | keras.optimizers.Optimizer,
     scores: str | dict | keras.optimizers.Optimizer | None = None,
@@ -177,7 +203,7 @@ def with_scores(
     >>> [type(optimizer).__name__ for optimizer in both.members]
     ['AdamW', 'SGD']
     """
-    optimizer = keras.optimizers.get(optimizer)
+    optimizer = get(optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         inner = with_scores(optimizer.inner_optimizer, scores)
         config = {**optimizer.get_config(), "inner_optimizer": inner}
@@ -187,18 +213,15 @@ def with_scores(
     if SCORES in groups:
         _check_equal(groups[SCORES], scores)
         return optimizer
-    if scores is None:
-        own = _without_decay(default)
-    else:
-        own = twin(keras.optimizers.get(scores))
+    own = _without_decay(default) if scores is None else twin(get(scores))
     return Grouped(default, {SCORES: own, **groups})
 
 
 def _check_equal(present, wanted):
-    if wanted is not None and not same(present, keras.optimizers.get(wanted)):
+    if wanted is not None and not same(present, get(wanted)):
         raise ValueError(
             "The scores have an optimizer already, and it differs from `scores`. "
-            f"Received: {settings(keras.optimizers.get(wanted))}; present: "
+            f"Received: {settings(get(wanted))}; present: "
             f"{settings(present)}. Compile with the optimizer of the weights only."
         )
 

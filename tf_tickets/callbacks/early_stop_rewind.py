@@ -72,16 +72,21 @@ class EarlyStopRewind(ResumableCallback):
         if patience is not None:
             arguments.check_counts(patience=patience)
         arguments.check_between(0.0, float("inf"), min_delta=min_delta)
-        if rewind != "best":
+        arguments.check_type(str, monitor=monitor)
+        if not isinstance(rewind, str):
             arguments.check_counts(rewind=rewind)
+        else:
+            arguments.check_choice(("best",), rewind=rewind)
         # How many epochs to go back, or 0 for the best.
-        self._back = 0 if rewind == "best" else int(rewind)
+        self._back = 0 if isinstance(rewind, str) else int(rewind)
         self.patience = patience
         self.min_delta = min_delta
         self.rewind = rewind
         self.monitor = monitor
         self.fidelity = Fidelity.get(fidelity)
-        self.directory = None if directory is None else str(directory)
+        if directory is not None:
+            directory = str(arguments.check_path(directory=directory))
+        self.directory = directory
         self._shelf = _Shelf(directory)
         self._forget()
 
@@ -101,6 +106,7 @@ class EarlyStopRewind(ResumableCallback):
 
     def begin(self, model: keras.Model) -> None:
         """Resets the callback at the beginning of a training."""
+        arguments.check_type(keras.Model, model=model)
         self.set_model(model)
         self._forget()
         self._shelf.keep([])
@@ -108,6 +114,7 @@ class EarlyStopRewind(ResumableCallback):
 
     def watch(self, epoch: int, logs: dict[str, float]) -> bool:
         """Records a finished epoch; returns whether to stop the training."""
+        arguments.check_not_negative(epoch=epoch)
         merit = Monitor(self.monitor).merit(logs)
         known = not math.isnan(self._best_merit)
         improves = not known or merit > self._best_merit + self.min_delta

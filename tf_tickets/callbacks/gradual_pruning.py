@@ -1,5 +1,6 @@
 """Gradual pruning within one training run (Zhu and Gupta 2017)."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -74,10 +75,10 @@ class GradualPruning(PruningCallback):
     ) -> None:
         super().__init__()
         arguments.check_seed(seed)
-        if not callable(schedule):
+        if inspect.isclass(schedule) or not arguments.is_callable(schedule, 1):
             raise TypeError(
                 "`schedule` must be called as schedule(step) -> (should_prune, "
-                f"sparsity). Received: {schedule!r}"
+                f"sparsity). Received: {arguments.shown(schedule)}"
             )
         self.schedule = schedule
         self.criterion = criteria.get(criterion)

@@ -67,16 +67,18 @@ class Distiller(keras.Model):
         name: str = "distiller",
         **kwargs: Any,
     ) -> None:
-        arguments.check_between(0.0, 1e30, student_loss_weight=student_loss_weight)
+        arguments.check_between(0.0, 1.0, student_loss_weight=student_loss_weight)
+        arguments.check_type(str, name=name)
+        teachers = _as_list(teacher, keras.Model, "teacher")
+        losses = _as_list(distillation_losses, DistillationLoss, "distillation_losses")
+        _check_built("student", student)
+        weights = distillation_loss_weights
+        weights = [1.0] * len(losses) if weights is None else check_weights(weights)
         super().__init__(name=name, **kwargs)
         self.student = student
-        self.distillation_losses = _as_list(distillation_losses)
-        weights = distillation_loss_weights
-        count = len(self.distillation_losses)
-        weights = [1.0] * count if weights is None else weights
-        self.distillation_loss_weights = [float(weight) for weight in weights]
+        self.distillation_losses = losses
+        self.distillation_loss_weights = weights
         self.student_loss_weight = float(student_loss_weight)
-        teachers = _as_list(teacher)
         self._check(teachers)
         self._teacher_views = _Views(teachers, self._layer_names("teacher"))
         self._student_view = _Views([student], self._layer_names("student"))
@@ -100,37 +102,14 @@ class Distiller(keras.Model):
                 "`teacher` must be a model or a list with at least one model. "
                 "Received: an empty list."
             )
-        for model in (*teachers, self.student):
-            if not isinstance(model, keras.Model) or not model.built:
-                raise TypeError(
-                    "Teachers and student must be built Keras models. "
-                    f"Received: {model!r}"
-                )
+        for model in teachers:
+            _check_built("teacher", model)
         self._check_not_shared(teachers)
-        for loss in self.distillation_losses:
-            if not isinstance(loss, DistillationLoss):
-                raise TypeError(
-                    "Distillation losses must be instances of "
-                    f"tf_tickets.distillation.DistillationLoss. Received: {loss!r}"
-                )
-        self._check_weights()
-
-    def _check_weights(self):
         if len(self.distillation_loss_weights) != len(self.distillation_losses):
             raise ValueError(
                 "`distillation_loss_weights` must have one weight per loss. Received: "
                 f"{len(self.distillation_losses)} losses, "
                 f"distillation_loss_weights={self.distillation_loss_weights}"
-            )
-        if not all(0.0 <= w < float("inf") for w in self.distillation_loss_weights):
-            raise ValueError(
-                "`distillation_loss_weights` must be finite and 0 or more. Received: "
-                f"{self.distillation_loss_weights}"
-            )
-        if not 0.0 <= self.student_loss_weight <= 1.0:
-            raise ValueError(
-                "`student_loss_weight` must be in [0, 1]. Received: "
-                f"{self.student_loss_weight}"
             )
 
     def _check_not_shared(self, teachers):
@@ -228,8 +207,9 @@ class Distiller(keras.Model):
         Returns:
             Dict of the inputs and the outputs of the teachers.
         """
+        arguments.check_counts(batch_size=batch_size)
         parts = []
-        size = len(keras.tree.flatten(x)[0])
+        size = _rows(x)
         for begin in range(0, size, batch_size):
             rows = slice(begin, begin + batch_size)
             batch = keras.tree.map_structure(lambda a, rows=rows: a[rows], x)
@@ -357,8 +337,49 @@ def _layer(model, name):
     return model.get_layer(name)
 
 
-def _as_list(value):
-    return list(value) if isinstance(value, Iterable) else [value]
+def _as_list(value, kind, name):
+    """Returns a list of instances, from one of them or several."""
+    items = value if isinstance(value, Iterable) else [value]
+    return arguments.listed(kind, **{name: items})
+
+
+def _check_built(role, model):
+    if not isinstance(model, keras.Model) or not model.built:
+        raise TypeError(
+            f"Teachers and student must be built Keras models. Received: {role}="
+            f"{arguments.shown(model)}"
+        )
+
+
+def check_weights(weights: Sequence[float]) -> list[float]:
+    """Returns the weights of distillation losses; refuses other values.
+
+    Example:
+
+    >>> check_weights([1, 0.5])
+    [1.0, 0.5]
+    """
+    if not isinstance(weights, list | tuple | np.ndarray) or not all(
+        arguments.is_number(weight) and 0.0 <= weight < float("inf")
+        for weight in np.atleast_1d(np.array(weights, object)).flat
+    ):
+        raise ValueError(
+            "`distillation_loss_weights` must be a list of finite numbers of 0 or "
+            f"more. Received: {arguments.shown(weights)}"
+        )
+    return [float(weight) for weight in weights]
+
+
+def _rows(x):
+    """Returns the number of examples of a nest of arrays."""
+    arrays = keras.tree.flatten(x)
+    shapes = [np.shape(arguments.array(x=array)) for array in arrays]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1:
+        raise ValueError(
+            "`x` must be an array, or a nest of arrays, with one row per example. "
+            f"Received: {arguments.shown(x)} with the shapes {shapes}"
+        )
+    return shapes[0][0]
 
 
 def _key(name):

@@ -36,6 +36,8 @@ class DistillationLoss(keras.layers.Layer):
         student_layer_name: str | int | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_place(teacher_layer_name=teacher_layer_name)
+        _check_place(student_layer_name=student_layer_name)
         super().__init__(**kwargs)
         self.teacher_layer_name = teacher_layer_name
         same = student_layer_name is None
@@ -111,11 +113,8 @@ class LogitsDistillation(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(teacher_layer_name, student_layer_name, **kwargs)
-        arguments.check_numbers(temperature=temperature)
-        if not 0.0 < temperature < float("inf"):
-            raise ValueError(
-                f"`temperature` must be above 0. Received: temperature={temperature}"
-            )
+        arguments.check_positive(temperature=temperature)
+        arguments.check_flags(reverse=reverse, from_logits=from_logits)
         self.temperature = float(temperature)
         self.reverse = reverse
         self.from_logits = from_logits
@@ -192,10 +191,8 @@ class FeatureDistillation(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(teacher_layer_name, student_layer_name, **kwargs)
-        if normalize not in ("l2", "standard", None):
-            raise ValueError(
-                f"`normalize` must be 'l2', 'standard' or None. Received: {normalize!r}"
-            )
+        arguments.check_choice(("l2", "standard", None), normalize=normalize)
+        arguments.check_flags(project=project)
         self.normalize = normalize
         self.project = project
         self.projection: Any = None
@@ -247,6 +244,17 @@ class FeatureDistillation(DistillationLoss):
             "normalize": self.normalize,
             "project": self.project,
         }
+
+
+def _check_place(**places):
+    """Refuses what is neither a layer's name, nor its index, nor None."""
+    for argument, place in places.items():
+        named = place is None or isinstance(place, str)
+        if not named and not arguments.is_whole(place):
+            raise TypeError(
+                f"`{argument}` must be the name of a layer, its index, or None for the "
+                f"output of the model. Received: {arguments.shown(place)}"
+            )
 
 
 def mean_over_rows(values: Tensor, weight: Tensor | None = None) -> Tensor:

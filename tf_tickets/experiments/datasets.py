@@ -15,7 +15,7 @@ from typing import Self
 import keras
 import numpy as np
 
-from tf_tickets import files
+from tf_tickets import arguments, files
 from tf_tickets.training import batches
 
 __all__ = [
@@ -58,6 +58,11 @@ class Dataset:
     y_val: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+
+    def __post_init__(self):
+        arguments.check_type(str, name=self.name)
+        for part in ("train", "val", "test"):
+            _check_part(self, f"x_{part}", f"y_{part}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -112,10 +117,10 @@ class Dataset:
         >>> small.name, len(small.x_train), len(small.x_val)
         ('digits[:100]', 100, 287)
         """
-        if not 1 <= n <= len(self.x_train):
+        if not arguments.is_whole(n) or not 1 <= n <= len(self.x_train):
             raise ValueError(
                 f"`n` must be between 1 and the {len(self.x_train)} training rows "
-                f"of {self.name}. Received: n={n}"
+                f"of {self.name}. Received: n={arguments.shown(n)}"
             )
         return dataclasses.replace(
             self,
@@ -140,6 +145,8 @@ class Dataset:
         >>> np.bincount(y).tolist()
         [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
         """
+        arguments.check_counts(each=each)
+        arguments.check_seed(seed)
         rng = np.random.default_rng(seed)
         rows: list[np.ndarray] = []
         for label in np.unique(self.y_train):
@@ -153,6 +160,19 @@ class Dataset:
             f"<Dataset {self.name}: {len(self.x_train)} train, {len(self.x_val)} "
             f"validation, {len(self.x_test)} test, {self.input_shape}, "
             f"{self.num_classes} classes>"
+        )
+
+
+def _check_part(data, images, labels):
+    """Refuses what is no array of numbers, and numbers of rows that differ."""
+    for name in (images, labels):
+        arguments.check_type(np.ndarray, **{name: getattr(data, name)})
+        arguments.array(**{name: getattr(data, name)})
+    shapes = [np.shape(getattr(data, name)) for name in (images, labels)]
+    if () in shapes or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+        raise ValueError(
+            f"`{images}` and `{labels}` must have the same number of rows, at least 1. "
+            f"Received arrays of shape {shapes[0]} and {shapes[1]}"
         )
 
 
@@ -194,13 +214,13 @@ def load(
     >>> data.x_train.shape, data.x_val.shape, data.x_test.shape
     ((1337, 8, 8, 1), (100, 8, 8, 1), (360, 8, 8, 1))
     """
-    title, arrays = _read(os.fspath(name), data_dir)
+    arguments.check_seed(seed)
+    arguments.check_choice(sorted(_SCALERS), scaling=scaling)
+    if data_dir is not None:
+        data_dir = arguments.check_path(data_dir=data_dir)
+    title, arrays = _read(str(arguments.check_path(name=name)), data_dir)
     x, y, x_test, y_test = _checked(arrays, source=title)
     train, held_out = _split(y, _validation_rows(validation, len(y)), seed)
-    if scaling not in _SCALERS:
-        raise ValueError(
-            f"`scaling` must be one of {sorted(_SCALERS)}. Received: {scaling!r}"
-        )
     scale = _SCALERS[scaling](x[train], source=title)
     return Dataset(
         name=title,
@@ -369,10 +389,10 @@ def _labels(y, rows, source):
 
 def _validation_rows(validation, rows):
     count = min(5000, rows // 5) if validation is None else validation
-    if not isinstance(count, int | np.integer) or not 1 <= count < rows:
+    if not arguments.is_whole(count) or not 1 <= count < rows:
         raise ValueError(
             "`validation` must be a number of training rows, at least 1 and less "
-            f"than {rows}. Received: validation={validation}"
+            f"than {rows}. Received: validation={arguments.shown(validation)}"
         )
     return count
 

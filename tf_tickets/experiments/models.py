@@ -8,6 +8,8 @@ models output logits without a softmax, so use losses with `from_logits=True`. C
 import keras
 from keras import layers
 
+from tf_tickets import arguments
+
 __all__ = [
     "conv2",
     "conv4",
@@ -39,6 +41,7 @@ def lenet300(
     >>> [layer.name for layer in lenet300().layers]
     ['image', 'flatten', 'fc1', 'fc2', 'output']
     """
+    _check(input_shape, classes, width, ranks=(1, 2, 3))
     image = keras.Input(input_shape, name="image")
     x = layers.Flatten(name="flatten")(image)
     x = _hidden(x, _scaled(300, width), "fc1")
@@ -182,6 +185,7 @@ def vgg16(
     >>> [layer.name for layer in vgg16(width=0.01).layers][1:4]
     ['conv1', 'bn1', 'relu1']
     """
+    _check(input_shape, classes, width)
     image = x = keras.Input(input_shape, name="image")
     number = 0
     for stage, (channels, convolutions) in enumerate(_VGG16_STAGES, start=1):
@@ -195,7 +199,22 @@ def vgg16(
     return _classifier(image, x, classes, "vgg16", "he_normal")
 
 
+def _check(input_shape, classes, width, ranks=(3,)):
+    arguments.check_counts(classes=classes)
+    arguments.check_positive(width=width)
+    is_shape = isinstance(input_shape, tuple | list) and all(
+        size is None or (arguments.is_whole(size) and 1 <= size < 2**31)
+        for size in input_shape
+    )
+    if not is_shape or len(input_shape) not in ranks:
+        raise ValueError(
+            "`input_shape` must be a tuple of whole numbers, (height, width, "
+            f"channels). Received: {arguments.shown(input_shape)}"
+        )
+
+
 def _conv_net(name, stages, input_shape, classes, width):
+    _check(input_shape, classes, width)
     image = x = keras.Input(input_shape, name="image")
     for stage, channels in enumerate(stages, start=1):
         for number in (2 * stage - 1, 2 * stage):
@@ -215,6 +234,7 @@ def _conv_net(name, stages, input_shape, classes, width):
 
 
 def _resnet(name, stages, blocks, input_shape, classes, width):
+    _check(input_shape, classes, width)
     image = keras.Input(input_shape, name="image")
     x = _conv_bn(image, _scaled(stages[0], width), "stem", "stem_bn")
     x = layers.ReLU(name="stem_relu")(x)
@@ -271,6 +291,4 @@ def _classifier(image, x, classes, name, initializer):
 
 
 def _scaled(units, width):
-    if width <= 0:
-        raise ValueError(f"`width` must be above 0. Received: width={width}")
     return max(1, round(units * width))

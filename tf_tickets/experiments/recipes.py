@@ -10,8 +10,10 @@ from typing import Self
 import keras
 import numpy as np
 
+from tf_tickets import arguments
 from tf_tickets.experiments import models
 from tf_tickets.pruning import allocation
+from tf_tickets.training.rewind import Rewind
 
 __all__ = [
     "Recipe",
@@ -34,10 +36,12 @@ def spare_output(
     >>> spare_output(scores, masks, 4)
     {'conv/kernel': 2, 'output/kernel': 2}
     """
+    allocation.check_tables(scores, masks, keep)
     pruned = {path: m for path, m in masks.items() if "output" not in path.split("/")}
     spared = {path: int(masks[path].sum()) for path in masks.keys() - pruned.keys()}
     left = max(0, keep - sum(spared.values()))
-    return allocation.global_(scores, pruned, left) | spared
+    counts = allocation.global_(scores, pruned, left) if pruned else {}
+    return counts | spared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,20 @@ class Recipe:
     rewind_to: str
     source: str
 
+    def __post_init__(self):
+        arguments.check_type(str, name=self.name, source=self.source)
+        arguments.check_functions(3, build=self.build)
+        arguments.check_functions(1, optimizer=self.optimizer)
+        arguments.check_counts(batch_size=self.batch_size, epochs=self.epochs)
+        arguments.check_fractions(rate=self.rate)
+        if self.allocation is not None:
+            allocation.get(self.allocation)
+        if Rewind(self.rewind_to).count and Rewind(self.rewind_to).unit != "epochs":
+            raise ValueError(
+                "`rewind_to` of a recipe must be 'init' or a number of epochs, such as "
+                f"'10 epochs'. Received: {self.rewind_to!r}"
+            )
+
     def with_epochs(self, epochs: int) -> Self:
         """Returns the recipe with another round length and a scaled rewind point.
 
@@ -82,8 +100,7 @@ class Recipe:
         >>> short.epochs, short.rewind_to
         (32, '2 epochs')
         """
-        if epochs < 1:
-            raise ValueError(f"`epochs` must be 1 or more. Received: epochs={epochs}")
+        arguments.check_counts(epochs=epochs)
         changed = dataclasses.replace(self, epochs=epochs)
         if self.rewind_to == "init":
             return changed
@@ -223,13 +240,13 @@ def recipe(name: str) -> Recipe:
     >>> recipe("conv6").batch_size, recipe("conv6").epochs
     (60, 40)
     """
-    if name not in RECIPES:
+    if not arguments.is_one_of(name, RECIPES):
         raise ValueError(
-            f"Unknown network. Received: {name!r}. Expected one of: "
+            f"Unknown network. Received: {arguments.shown(name)}. Expected one of: "
             f"{', '.join(RECIPES)}. For your own network, call `tf_tickets.wrap` on "
             "the Keras model."
         )
-    return RECIPES[name]
+    return RECIPES[str(name)]
 
 
 def build(
@@ -266,6 +283,8 @@ def build(
     ('Adam', True)
     """
     settings = recipe(name)
+    counts = {"steps_per_epoch": steps_per_epoch, "epochs": epochs}
+    arguments.check_counts(**{k: n for k, n in counts.items() if n is not None})
     optimizer = settings.optimizer(_steps(steps_per_epoch, epochs or settings.epochs))
     model = settings.build(input_shape, classes, width)
     model.compile(

@@ -5,7 +5,7 @@ import json
 import os
 from typing import Any
 
-from tf_tickets import files
+from tf_tickets import arguments, files, schema
 from tf_tickets.reports import tables
 
 _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
@@ -73,6 +73,16 @@ class ExportReport:
     remarks: list[str] = dataclasses.field(default_factory=list)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        texts = {name: getattr(self, name) for name in ("path", "format", "precision")}
+        arguments.check_type(str, **texts)
+        arguments.check_between(0.0, 1.0, sparsity=self.sparsity)
+        arguments.check_not_negative(**_checked_sizes(self.sizes))
+        arguments.listed(Stored, tensors=self.tensors)
+        arguments.listed(str, remarks=self.remarks)
+        tables_ = {name: getattr(self, name) for name in ("errors", "ratios")}
+        arguments.check_type(dict, **tables_, provenance=self.provenance)
+
     @property
     def over_bound(self) -> float:
         """The size relative to the theoretical minimum."""
@@ -86,7 +96,7 @@ class ExportReport:
     @classmethod
     def from_json(cls, text: str) -> "ExportReport":
         """Returns a report from the output of `to_json`."""
-        content = json.loads(text)
+        content = _parsed(text)
         content["tensors"] = [
             Stored(**{**row, "shape": tuple(row["shape"])})
             for row in content["tensors"]
@@ -97,7 +107,7 @@ class ExportReport:
 
     def save(self, path: os.PathLike | str) -> None:
         """Writes the report as JSON."""
-        with files.replacing(path) as draft:
+        with files.replacing(arguments.check_path(path=path)) as draft:
             draft.write_text(self.to_json())
 
     def __str__(self):
@@ -140,3 +150,32 @@ class ExportReport:
         low, high = self.ratios[batch]["quartiles"]
         median = self.ratios[batch]["median"]
         return f", latency relative to dense {median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _checked_sizes(sizes):
+    arguments.check_type(dict, sizes=sizes)
+    if not {"sparse", "bound"} <= set(sizes):
+        raise ValueError(
+            '`sizes` must be a dict with the sizes in bytes of "sparse" and "bound". '
+            f"Received: {arguments.shown(sizes)}"
+        )
+    return {f"sizes: {name}": size for name, size in sizes.items()}
+
+
+def _parsed(text):
+    """Returns the content of a report in JSON; refuses everything else."""
+    arguments.check_type(str, text=text)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            "`text` must be the output of `to_json`. Received: "
+            f"{arguments.shown(text)}: {error}"
+        ) from None
+    names = {field.name for field in dataclasses.fields(ExportReport)}
+    checks: dict[str, schema.Check] = dict.fromkeys(names, schema.accept)
+    row = {field.name: schema.accept for field in dataclasses.fields(Stored)}
+    checks["tensors"] = schema.items(schema.fields(row))
+    checks["errors"] = checks["ratios"] = schema.mapping()
+    schema.fields(checks)(content, "text")
+    return content

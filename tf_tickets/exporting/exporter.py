@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import files
+from tf_tickets import arguments, files
 from tf_tickets.environment import versions
 from tf_tickets.exporting import (
     artefact_runner,
@@ -86,7 +86,11 @@ def export(
     >>> report.format, (tmp_path / "model.keras").exists()
     ('keras', True)
     """
-    path = pathlib.Path(path)
+    path = arguments.check_path(path=path)
+    arguments.check_flags(trainable=trainable, verify=verify, overwrite=overwrite)
+    arguments.check_seed(seed)
+    if tolerance is not None:
+        arguments.check_between(0.0, float("inf"), tolerance=tolerance)
     format = formats.choose(path, format)
     _check_place(path, overwrite)
     _check_options(format, precision, trainable, data)
@@ -140,10 +144,7 @@ def _check_stateless(model, format):
 def _check_options(format, precision, trainable, data):
     if format == "onnx":
         onnx_file.check_installed()
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"`precision` must be one of {PRECISIONS}. Received: {precision!r}"
-        )
+    arguments.check_choice(PRECISIONS, precision=precision)
     if precision != "float32" and format != "tflite":
         raise ValueError(
             "`precision` applies to TFLite files only; other formats keep the model's "

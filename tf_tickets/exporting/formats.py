@@ -2,6 +2,8 @@
 
 import pathlib
 
+from tf_tickets import arguments
+
 SUFFIXES = {"saved_model": "", "tflite": ".tflite", "keras": ".keras", "onnx": ".onnx"}
 
 
@@ -22,10 +24,10 @@ def choose(path: pathlib.Path, format: str | None = None) -> str:
     """
     if format is None:
         return _inferred(path)
-    if format not in SUFFIXES:
+    if not arguments.is_one_of(format, SUFFIXES):
         raise ValueError(
             f"`format` must be one of {sorted(SUFFIXES)}, or None to infer it from the "
-            f"suffix of the path. Received: {format!r}"
+            f"suffix of the path. Received: {arguments.shown(format)}"
         )
     _check_suffix(path, format)
     return format

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths, rebuilding
 
@@ -77,7 +77,7 @@ def of(exported: keras.Model | Ticket, model: keras.Model | None = None) -> Subj
     if not isinstance(exported, keras.Model):
         raise TypeError(
             "Pass a Keras model, or a Ticket and its `model`. Received: "
-            f"{type(exported).__name__}"
+            f"{arguments.shown(exported)}"
         )
     if model is not None:
         raise TypeError(
@@ -110,7 +110,8 @@ def _of_ticket(ticket, model):
     if not isinstance(model, keras.Model):
         raise TypeError(
             "A ticket is exported with the model that was trained from it: "
-            f"export(ticket, path, model=model). Received: model={model!r}"
+            "export(ticket, path, model=model). Received: "
+            f"model={arguments.shown(model)}"
         )
     subject = _of_model(model)
     masks = _by_index(ticket.masks, subject.plain)

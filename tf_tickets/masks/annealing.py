@@ -5,6 +5,7 @@ counts from the start of a round, or from the start of its penalized part.
 """
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -31,11 +32,15 @@ def called(name: str, schedule: Any) -> Any:
     """
     function = schedule
     if isinstance(schedule, dict):
-        function = keras.saving.deserialize_keras_object(copy.deepcopy(schedule))
-    if not callable(function):
+        function = None
+        if {"class_name", "config"} <= set(schedule):
+            function = keras.saving.deserialize_keras_object(copy.deepcopy(schedule))
+    is_class = inspect.isclass(function)
+    if is_class or not arguments.is_callable(function, 3):
         raise TypeError(
             f"`{name}` must be a callable with the signature {name}(step, steps, "
-            f"epochs). Received: {schedule!r}"
+            f"epochs). Received: {arguments.shown(schedule)}"
+            + (". Pass an instance, not the class." if is_class else "")
         )
     return function
 
@@ -72,8 +77,7 @@ class ExponentialTemperature:
                 "`initial` must be above 0 and `final` finite and at least `initial`. "
                 f"Received: initial={initial}, final={final}"
             )
-        if per not in ("step", "epoch"):
-            raise ValueError(f"`per` must be 'step' or 'epoch'. Received: {per!r}")
+        arguments.check_choice(("step", "epoch"), per=per)
         self.initial = float(initial)
         self.final = float(final)
         self.per = per

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
+
 # The tensor classes of the backends have no common base class.
 Tensor = Any
 
@@ -61,7 +63,7 @@ class Mask(keras.layers.Layer):
 
 def checked(mask: ArrayLike, path: str = "") -> np.ndarray:
     """Returns the mask as booleans; raises a ValueError for values besides 0 and 1."""
-    mask = np.asarray(mask)
+    mask = arguments.array(mask=mask)
     if not np.isin(mask, (0, 1)).all():
         location = f" for {path!r}" if path else ""
         raise ValueError(

@@ -52,9 +52,7 @@ class BudgetMask(SoftMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, 0.0, temperature, scale_mask, **kwargs)
-        arguments.check_numbers(strength=strength)
-        if not 0.0 < strength < math.inf:
-            raise ValueError(f"`strength` must be above 0. Received: {strength!r}")
+        arguments.check_positive(strength=strength)
         self.strength = float(strength)
         self._budget = _Budget()
 
@@ -80,7 +78,7 @@ class BudgetMask(SoftMask):
         Args:
             masks: All masks that share the budget, including this one.
         """
-        self._budget.masks = list(masks)
+        self._budget.masks = arguments.listed(BudgetMask, masks=masks)
 
     # Not a property: Keras would save the masks a second time as sublayers.
     def in_charge(self) -> list["BudgetMask"]:
@@ -93,6 +91,7 @@ class BudgetMask(SoftMask):
         Args:
             keep: Number of weights to keep.
         """
+        arguments.check_not_negative(keep=keep)
         self.multiplier.assign(0.0)
         self.target.assign(keep / self._budget.size)
 

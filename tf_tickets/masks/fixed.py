@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Mask, Tensor, checked
 
 
@@ -30,6 +31,7 @@ class FixedMask(Mask):
     """
 
     def __init__(self, scaled: bool = False, **kwargs: Any) -> None:
+        arguments.check_flags(scaled=scaled)
         super().__init__(**kwargs)
         self.scaled = scaled
 
@@ -60,6 +62,7 @@ class FixedMask(Mask):
 
     def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
         mask = checked(mask)
+        arguments.check_numbers(**({} if scale is None else {"scale": scale}))
         if self.scaled and scale is not None:
             self.scale.assign(scale)
         elif scale not in (None, 1.0):

@@ -1,6 +1,5 @@
 """The base class of masks that are learned from trained scores."""
 
-import math
 from typing import Any
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Mask, Tensor, checked
 from tf_tickets.masks.clock import Clock
 
@@ -42,13 +42,18 @@ class LearnedMask(Mask):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
         for name, value in (("initial_score", initial_score), ("penalty", penalty)):
-            if not isinstance(value, int | float | np.floating):
-                raise TypeError(f"`{name}` must be a number. Received: {value!r}")
-        if not (math.isfinite(initial_score) and 0.0 <= penalty < math.inf):
+            if not (
+                arguments.is_whole(value) or isinstance(value, float | np.floating)
+            ):
+                raise TypeError(
+                    f"`{name}` must be a number. Received: {arguments.shown(value)}"
+                )
+        arguments.check_numbers(initial_score=initial_score, penalty=penalty)
+        if penalty < 0.0:
             raise ValueError(
-                "`initial_score` must be finite and `penalty` 0 or more. Received: "
-                f"initial_score={initial_score!r}, penalty={penalty!r}"
+                f"`penalty` must be 0 or more. Received: penalty={penalty!r}"
             )
+        arguments.check_flags(dynamic_scaling=dynamic_scaling)
         self.initial_score = float(initial_score)
         self.penalty = float(penalty)
         self.dynamic_scaling = dynamic_scaling
@@ -152,6 +157,7 @@ class LearnedMask(Mask):
     def assign(self, mask: ArrayLike, scale: float | None = None) -> None:
         """Sets the hard mask by scores that training cannot change."""
         mask = checked(mask)
+        arguments.check_numbers(**({} if scale is None else {"scale": scale}))
         if scale is not None and self.dynamic_scaling:
             self._check_scale(mask, scale)
         elif scale is not None:

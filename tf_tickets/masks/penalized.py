@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
 from tf_tickets.masks import annealing
 from tf_tickets.masks.base import Tensor, checked
 from tf_tickets.masks.clock import Clock
@@ -45,7 +46,7 @@ class PenalizedMask(FixedMask):
         self, penalty: Callable[..., Tensor] | dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        schedule = penalty or annealing.GrowingPenalty()
+        schedule = annealing.GrowingPenalty() if penalty is None else penalty
         self.penalty: Any = annealing.called("penalty", schedule)
         self.clock = Clock()
 
@@ -79,6 +80,8 @@ class PenalizedMask(FixedMask):
             steps: Number of training steps for growth and hold.
             epochs: Number of epochs that contain these steps.
         """
+        arguments.check_not_negative(steps=steps)
+        arguments.check_counts(epochs=epochs)
         self.chosen.assign(checked(chosen))
         self.clock.start(steps, epochs)
 
@@ -111,7 +114,13 @@ class PenalizedMask(FixedMask):
 
     def present_penalty(self, kernel: ArrayLike) -> float:
         """Returns the penalty on a kernel at the strength of the last training step."""
-        kernel = ops.convert_to_tensor(np.asarray(kernel, "float32"))
+        kernel = arguments.array(kernel=kernel).astype("float32")
+        if kernel.shape != tuple(self.chosen.shape):
+            raise ValueError(
+                f"`kernel` must have the shape {tuple(self.chosen.shape)}, that of the "
+                f"mask. Received: an array of shape {kernel.shape}"
+            )
+        kernel = ops.convert_to_tensor(kernel)
         return float(ops.convert_to_numpy(self._penalty(kernel)))
 
     @property

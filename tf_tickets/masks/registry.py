@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import keras
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Mask
 from tf_tickets.masks.budget import BudgetMask
 from tf_tickets.masks.fixed import FixedMask
@@ -34,10 +35,23 @@ def get(identifier: str | dict | keras.layers.Layer) -> Mask:
     if isinstance(identifier, Mask):
         return identifier
     if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
-    if identifier not in _MASKS:
+        return _restored(identifier)
+    if not arguments.is_one_of(identifier, _MASKS):
         raise ValueError(
-            f"Unknown mask parametrization. Received: {identifier!r}. Expected one of "
-            f"{sorted(_MASKS)}, or an instance such as FixedMask()."
+            "Unknown mask parametrization. Received: "
+            f"{arguments.shown(identifier)}. Expected one of {sorted(_MASKS)}, or an "
+            "instance such as FixedMask()."
         )
-    return _MASKS[identifier]()
+    return _MASKS[str(identifier)]()
+
+
+def _restored(config):
+    mask = None
+    if {"class_name", "config"} <= set(config):
+        mask = keras.saving.deserialize_keras_object(config)
+    if not isinstance(mask, Mask):
+        raise ValueError(
+            "A dict must be the serialized configuration of a mask, with the keys "
+            f"'class_name' and 'config'. Received: {arguments.shown(config)}"
+        )
+    return mask

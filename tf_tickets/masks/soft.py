@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tf_tickets import arguments
 from tf_tickets.masks import annealing
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.learned import LearnedMask
@@ -49,7 +50,9 @@ class SoftMask(LearnedMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
-        schedule = temperature or annealing.ExponentialTemperature()
+        arguments.check_flags(scale_mask=scale_mask)
+        default = annealing.ExponentialTemperature
+        schedule = default() if temperature is None else temperature
         self.temperature: Any = annealing.called("temperature", schedule)
         self.scale_mask = scale_mask
         if scale_mask and self.initial_score < -20.0:

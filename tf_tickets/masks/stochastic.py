@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.learned import LearnedMask
 
@@ -45,11 +46,9 @@ class StochasticMask(LearnedMask):
         **kwargs: Any,
     ) -> None:
         super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
-        if evaluation not in ("sample", "threshold"):
-            raise ValueError(
-                "`evaluation` must be 'sample' or 'threshold'. Received: "
-                f"{evaluation!r}"
-            )
+        arguments.check_choice(("sample", "threshold"), evaluation=evaluation)
+        if seed is not None:
+            arguments.check_seed(seed)
         self.evaluation = evaluation
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)

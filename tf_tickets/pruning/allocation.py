@@ -4,9 +4,11 @@ An allocation is a function `(scores, masks, keep) -> counts` of dicts by kernel
 `keep` is the number of prunable weights that the whole model keeps.
 """
 
+import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import numpy as np
 
@@ -34,6 +36,8 @@ def global_(
     >>> global_(scores, masks, 3)
     {'a': 2, 'b': 1}
     """
+    check_tables(scores, masks, keep)
+    _check_scores(scores, masks)
     all_scores = np.concatenate([scores[p].ravel() for p in masks])
     alive = np.concatenate([masks[p].ravel() for p in masks])
     kept = ranking.keep_largest(all_scores, keep, within=alive)
@@ -53,6 +57,7 @@ def uniform(
     >>> uniform({}, masks, 20)
     {'a': 5, 'b': 15}
     """
+    check_tables(scores, masks, keep)
     return _apportion({p: float(m.size) for p, m in masks.items()}, masks, keep)
 
 
@@ -71,7 +76,39 @@ def erk(
     >>> erk({}, masks, 24)
     {'a': 20, 'b': 4}
     """
+    check_tables(scores, masks, keep)
     return _apportion({p: float(sum(m.shape)) for p, m in masks.items()}, masks, keep)
+
+
+def check_tables(scores: object, masks: object, keep: object) -> None:
+    """Refuses what are no tables of arrays by path, and counts that are none.
+
+    Example:
+
+    >>> check_tables({}, {"a": np.ones(4, bool)}, 2)
+    """
+    arguments.check_not_negative(keep=keep)
+    for name, table in (("masks", masks), ("scores", scores)):
+        if not isinstance(table, Mapping) or (name == "masks" and not table):
+            raise TypeError(
+                f"`{name}` must be a dict from kernel path to array, with an entry for "
+                f"each kernel. Received: {arguments.shown(table)}"
+            )
+        for path, array in table.items():
+            arguments.check_type(str, **{name: path})
+            arguments.check_type(np.ndarray, **{name: array})
+
+
+def _check_scores(scores, masks):
+    if any(
+        path not in scores or scores[path].shape != mask.shape
+        for path, mask in masks.items()
+    ):
+        shapes = {path: array.shape for path, array in scores.items()}
+        raise ValueError(
+            "`scores` must have an array for each mask, in its shape. Received: "
+            f"{shapes}. The masks: { {p: mask.shape for p, mask in masks.items()} }."
+        )
 
 
 def _apportion(shares, masks, keep):
@@ -162,14 +199,14 @@ def get(identifier: str | Allocation) -> Allocation:
     >>> get("erk") is erk
     True
     """
-    if callable(identifier):
-        return identifier
-    if identifier not in _ALLOCATIONS:
+    if not inspect.isclass(identifier) and arguments.is_callable(identifier, 3):
+        return cast(Allocation, identifier)
+    if not arguments.is_one_of(identifier, _ALLOCATIONS):
         raise ValueError(
-            f"Unknown allocation. Received: {identifier!r}. Expected one of "
-            f"{sorted(_ALLOCATIONS)}, or a function (scores, masks, keep)."
+            f"Unknown allocation. Received: {arguments.shown(identifier)}. Expected "
+            f"one of {sorted(_ALLOCATIONS)}, or a function (scores, masks, keep)."
         )
-    return _ALLOCATIONS[identifier]
+    return _ALLOCATIONS[str(identifier)]
 
 
 def after_rates(

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets import arguments
+
 __all__ = [
     "get",
     "in_blocks",
@@ -47,6 +49,11 @@ def register(criterion: Criterion) -> Criterion:
     True
     """
     _check_arguments(criterion)
+    if not hasattr(criterion, "__name__"):
+        raise TypeError(
+            "`criterion` must have a name to be registered under. Received: "
+            f"{arguments.shown(criterion)}. Define it with `def`."
+        )
     _CRITERIA[criterion.__name__] = criterion
     return criterion
 
@@ -62,13 +69,13 @@ def get(identifier: str | Criterion) -> Criterion:
     if callable(identifier):
         _check_arguments(identifier)
         return identifier
-    blocks = _BLOCKS.fullmatch(str(identifier))
+    blocks = isinstance(identifier, str) and _BLOCKS.fullmatch(identifier)
     if blocks and blocks[1] in _CRITERIA:
         return in_blocks(blocks[1], int(blocks[2]), int(blocks[3]))
-    if identifier not in _CRITERIA:
+    if not arguments.is_one_of(identifier, _CRITERIA):
         raise ValueError(
-            f"Unknown criterion. Received: {identifier!r}. Expected one of "
-            f"{sorted(_CRITERIA)}, a block criterion such as 'magnitude in 4x1 "
+            f"Unknown criterion. Received: {arguments.shown(identifier)}. Expected one "
+            f"of {sorted(_CRITERIA)}, a block criterion such as 'magnitude in 4x1 "
             f"blocks', or a function with arguments from {_INPUTS} or "
             f"{_INPUTS_OF_MODEL}."
         )
@@ -97,12 +104,7 @@ def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Cr
     [2.0, 2.0, 3.0, 3.0]
     """
     inner = get(criterion)
-    for count in (rows, columns):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                "`rows` and `columns` must be integers of 1 or more. Received: "
-                f"rows={rows!r}, columns={columns!r}"
-            )
+    arguments.check_counts(rows=rows, columns=columns)
 
     # `wraps` keeps the signature, which decides the arguments of a criterion.
     @functools.wraps(inner)
@@ -143,6 +145,8 @@ def serialize(criterion: Criterion) -> str:
     blocks = _BLOCKS.fullmatch(identifier)
     if blocks and _CRITERIA.get(blocks[1]) is getattr(criterion, "__wrapped__", None):
         return identifier
+    if not callable(criterion):
+        _check_arguments(criterion)
     if _CRITERIA.get(identifier) is not criterion:
         raise ValueError(
             f"Criterion {identifier!r} is not registered, so a configuration that "
@@ -235,6 +239,11 @@ def score_all(
 
 
 def _check_arguments(criterion):
+    if not callable(criterion) or inspect.isclass(criterion):
+        raise TypeError(
+            f"`criterion` must be a function with arguments from {_INPUTS} or "
+            f"{_INPUTS_OF_MODEL}. Received: {arguments.shown(criterion)}"
+        )
     try:
         parameters = set(inspect.signature(criterion).parameters)
     except ValueError:  # some NumPy functions have no signature
@@ -269,7 +278,7 @@ def magnitude(weight: np.ndarray) -> np.ndarray:
     >>> magnitude(np.array([-2.0, 0.5]))
     array([2. , 0.5])
     """
-    return np.abs(weight)
+    return np.abs(arguments.array(weight=weight))
 
 
 @register
@@ -281,6 +290,7 @@ def magnitude_increase(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
     >>> magnitude_increase(np.array([-2.0]), np.array([0.5]))
     array([1.5])
     """
+    _check_pair(weight, start)
     return np.abs(weight) - np.abs(start)
 
 
@@ -293,7 +303,17 @@ def movement(weight: np.ndarray, start: np.ndarray) -> np.ndarray:
     >>> movement(np.array([-2.0]), np.array([0.5]))
     array([2.5])
     """
-    return np.abs(weight - start)
+    _check_pair(weight, start)
+    return np.abs(np.subtract(weight, start))
+
+
+def _check_pair(weight, start):
+    shapes = [arguments.array(weight=weight).shape, arguments.array(start=start).shape]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "`weight` and `start` must have the same shape. Received arrays of shape "
+            f"{shapes[0]} and {shapes[1]}"
+        )
 
 
 @register
@@ -305,4 +325,5 @@ def random(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     >>> random(np.zeros(3), np.random.default_rng(0)).shape
     (3,)
     """
-    return rng.random(np.shape(weight))
+    arguments.check_type(np.random.Generator, rng=rng)
+    return rng.random(arguments.array(weight=weight).shape)

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import derivatives
 from tf_tickets.pruning.derivatives import (
     batches,
@@ -29,6 +29,7 @@ from tf_tickets.pruning.derivatives import (
     outputs_at,
     scope,
 )
+from tf_tickets.training import checks, snapshots
 
 __all__ = [
     "OBD",
@@ -79,11 +80,8 @@ class OBD:
         draws: int | None = None,
         seed: int = 0,
     ) -> None:
-        if curvature not in _ESTIMATES:
-            raise ValueError(
-                f"`curvature` must be one of {sorted(_ESTIMATES)}. Received: "
-                f"{curvature!r}"
-            )
+        arguments.check_choice(sorted(_ESTIMATES), curvature=curvature)
+        arguments.check_seed(seed)
         draws = _DRAWS[curvature] if draws is None else draws
         derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
         self.x = x
@@ -142,6 +140,8 @@ def hutchinson(
     [1.0, 4.0]
     """
 
+    _check(model, x, y, batch_size, draws, seed)
+
     @compiled
     def product(values, signs, x, y):
         return hessian_product(loss_at(model, x, y), values, signs)
@@ -191,6 +191,8 @@ def gauss_newton(
     [1.0, 4.0]
     """
 
+    _check(model, x, y, batch_size, draws, seed)
+
     @compiled
     def pull(values, drawn, x):
         outputs = outputs_at(model, x)
@@ -224,6 +226,13 @@ _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
     "hutchinson": hutchinson,
     "gauss_newton": gauss_newton,
 }
+
+
+def _check(model, x, y, batch_size, draws, seed):
+    derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
+    arguments.check_seed(seed)
+    snapshots.built_optimizer(model)
+    checks.check_wrapped(model)
 
 
 def _check_one_output(model):

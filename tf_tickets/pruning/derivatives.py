@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import keras_internals, wrapping
+from tf_tickets import arguments, keras_internals, wrapping
 from tf_tickets.masks.base import Tensor
 
 
@@ -91,16 +91,13 @@ def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
 
     >>> check_batches([1.0], [0.0], batch_size=8)
     """
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`{name}` must be an integer of 1 or more. Received: {count!r}"
-            )
-    rows = np.shape(x)[:1]
-    if rows in [(), (0,)] or rows != np.shape(y)[:1]:
+    arguments.check_counts(**counts)
+    shapes = [arguments.array(x=x).shape, arguments.array(y=y).shape]
+    rows = shapes[0][:1]
+    if rows in [(), (0,)] or rows != shapes[1][:1]:
         raise ValueError(
             "`x` and `y` must have the same number of rows, at least 1. "
-            f"Received shapes: {np.shape(x)}, {np.shape(y)}"
+            f"Received shapes: {shapes[0]}, {shapes[1]}"
         )
 
 

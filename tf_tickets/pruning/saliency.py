@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import criteria, derivatives
 from tf_tickets.pruning.derivatives import (
     gradient,
@@ -20,7 +20,7 @@ from tf_tickets.pruning.derivatives import (
     kernel_values,
     numpy,
 )
-from tf_tickets.training import batches
+from tf_tickets.training import batches, checks
 from tf_tickets.wrapping import rebuilding
 
 __all__ = [
@@ -136,10 +136,7 @@ class GraSP:
         temperature: float = 200.0,
     ) -> None:
         derivatives.check_batches(x, y, batch_size=batch_size)
-        if not 0.0 < temperature < float("inf"):
-            raise ValueError(
-                f"`temperature` must be above 0. Received: temperature={temperature}"
-            )
+        arguments.check_positive(temperature=temperature)
         self.x = x
         self.y = y
         self.batch_size = batch_size
@@ -204,6 +201,7 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
     [1.0, 2.0]
     """
     kernels = wrapping.kernels(model).variables
+    checks.check_wrapped(model)
     kernel_ids = {id(variable) for variable in kernels.values()}
     positive = {
         v.path: _positive(v)

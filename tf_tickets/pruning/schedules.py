@@ -54,19 +54,13 @@ class _Schedule:
 def _check_steps(begin_step, end_step, frequency):
     arguments.check_not_negative(begin_step=begin_step)
     arguments.check_counts(frequency=frequency)
-    if end_step == -1:
+    if arguments.is_whole(end_step) and end_step == -1:
         return
-    if not arguments.is_whole(end_step) or end_step < begin_step:
+    if not arguments.is_whole(end_step) or not begin_step <= end_step < 2**63:
         raise ValueError(
             "`end_step` must be -1 (no end), or a whole number from `begin_step` on. "
-            f"Received: begin_step={begin_step}, end_step={end_step}"
+            f"Received: begin_step={begin_step}, end_step={arguments.shown(end_step)}"
         )
-
-
-def _check_power(power):
-    arguments.check_numbers(power=power)
-    if power <= 0:
-        raise ValueError(f"`power` must be above 0. Received: power={power}")
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -143,7 +137,7 @@ class PolynomialDecay(_Schedule):
         arguments.check_fraction(initial_sparsity=initial_sparsity)
         arguments.check_fraction(final_sparsity=final_sparsity)
         _check_steps(begin_step, end_step, frequency)
-        _check_power(power)
+        arguments.check_positive(power=power)
         if end_step <= begin_step:
             raise ValueError(
                 "`end_step` must be greater than `begin_step`. Received: "

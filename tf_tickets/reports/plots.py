@@ -4,12 +4,11 @@ import io
 import itertools
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tf_tickets import files
+from tf_tickets import arguments, files
 
 _LINES = (
     ("shuffled", "shuffled masks", {"color": "#3a8f5c", "marker": "^"}),
@@ -52,7 +51,8 @@ def plot_search(
     True
     """
     _format(path)
-    results = list(results)
+    _check_texts(dense, title=title)
+    results = _checked_results(results)
     rounds = [r for r in results if r["sparsity"] < 1]
     if not rounds:
         raise ValueError(
@@ -96,6 +96,10 @@ def plot_frontier(
     True
     """
     _format(path)
+    _check_texts(dense, metric=metric, title=title)
+    arguments.check_type(Mapping, lines=lines)
+    lines = {name: _pairs(lines=line) for name, line in lines.items()}
+    optimal = _pairs(optimal=optimal)
     lines = {name: sorted(p for p in line if p[0] > 0) for name, line in lines.items()}
     kept = [point[0] for line in lines.values() for point in line]
     if not kept:
@@ -116,6 +120,37 @@ def plot_frontier(
     _label_axes(axes, _spaced(kept), title, metric)
     _keep_in_view(axes, [value for line in lines.values() for _, value in line])
     _save(figure, path)
+
+
+def _check_texts(dense, **texts):
+    arguments.check_type(str, **texts)
+    if dense is not None:
+        arguments.check_numbers(dense=dense)
+
+
+def _checked_results(results):
+    rows = arguments.listed(Mapping, results=results)
+    for row in rows:
+        if not arguments.is_number(row.get("sparsity")):
+            raise ValueError(
+                'Each of `results` must be a dict with a number "sparsity". '
+                f"Received: {arguments.shown(row)}"
+            )
+    return rows
+
+
+def _pairs(**lines):
+    """Returns pairs of numbers; refuses everything else."""
+    [(name, line)] = lines.items()
+    pairs = arguments.listed(object, **{name: line})
+    for pair in pairs:
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not is_pair or not all(map(arguments.is_real, pair)):
+            raise ValueError(
+                f"`{name}` must have pairs of the fraction of weights kept and the "
+                f"metric. Received: {arguments.shown(pair)}"
+            )
+    return pairs
 
 
 def _keep_in_view(axes, values):
@@ -142,7 +177,7 @@ def _draw_dense(axes, dense):
 
 def _format(path):
     """The format of a plot by its suffix."""
-    suffix = pathlib.Path(path).suffix.lower()
+    suffix = arguments.check_path(path=path).suffix.lower()
     if suffix not in _FORMATS:
         raise ValueError(
             f"The suffix of a plot must be one of {sorted(_FORMATS)}. Received: "

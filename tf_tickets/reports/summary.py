@@ -10,7 +10,7 @@ import os
 import keras
 import numpy as np
 
-from tf_tickets import files, wrapping
+from tf_tickets import arguments, files, wrapping
 from tf_tickets.reports import flops, tables
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.prunable import why_not
@@ -163,7 +163,7 @@ class Report:
 
     def to_json(self, path: os.PathLike | str) -> None:
         """Writes `to_dict()` to a JSON file, atomically."""
-        with files.replacing(path) as draft:
+        with files.replacing(arguments.check_path(path=path)) as draft:
             draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
 
     def to_csv(self, path: os.PathLike | str) -> None:
@@ -178,7 +178,7 @@ class Report:
             cells = {"path": left.path, "shape": tables.shape_text(left.shape)}
             cells |= {"size": left.size, "skipped_because": left.reason}
             writer.writerow(cells)
-        with files.replacing(path) as draft:
+        with files.replacing(arguments.check_path(path=path)) as draft:
             draft.write_text(text.getvalue(), "utf-8")
 
     def __str__(self):

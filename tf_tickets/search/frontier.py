@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -81,6 +80,11 @@ class Frontier:
     monitor: str
     provenance: dict = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        arguments.listed(Point, points=self.points)
+        arguments.check_type(dict, dense=self.dense, provenance=self.provenance)
+        Monitor(self.monitor)
+
     @property
     def optimal(self) -> list[Point]:
         """The Pareto-optimal points, sparsest first."""
@@ -102,6 +106,8 @@ class Frontier:
             sparsity: Minimum sparsity.
             tolerance: Maximum drop below the dense network.
         """
+        arguments.check_between(0.0, 1.0, sparsity=sparsity)
+        arguments.check_numbers(tolerance=tolerance)
         least = self._merit(self.dense) - tolerance
         good = [p for p in self.points if p.sparsity >= sparsity]
         good = [p for p in good if self._merit(p.metrics) >= least]
@@ -145,6 +151,7 @@ class Frontier:
 
     def save(self, path: os.PathLike | str) -> None:
         """Writes points, dense metrics and provenance as JSON."""
+        path = arguments.check_path(path=path)
         content = {
             "monitor": self.monitor,
             "dense": self.dense,
@@ -222,8 +229,15 @@ def find_frontier(
     ['initial_score=-0.1', 'initial_score=0.1']
     """
     _check(searches, epochs)
+    seed, batch_size = inputs.check_fit(seed, batch_size, verbose)
+    inputs.check_watch(watch)
+    callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
+    if monitor is not None:
+        arguments.check_type(str, monitor=monitor)
     monitor = monitor or _monitor(data, searches)
-    place = None if directory is None else pathlib.Path(directory)
+    place = None
+    if directory is not None:
+        place = arguments.check_path(directory=directory)
     trainer = TicketTrainer(build_model, data, seed, batch_size)
     watch = watch or inputs.unwatched
     trainings = _Trainings(trainer, epochs, place, watch)
@@ -261,8 +275,12 @@ def _check(searches, epochs):
     if not isinstance(searches, Mapping) or not searches:
         raise ValueError(
             "`searches` must be a dict from a label to a search, such as "
-            f"search.varied(initial_score=[-0.1, 0.1]). Received: {searches!r}"
+            "search.varied(initial_score=[-0.1, 0.1]). Received: "
+            f"{arguments.shown(searches)}"
         )
+    for label, search in searches.items():
+        arguments.check_type(str, **{"searches: label": label})
+        arguments.check_type(TicketSearch, searches=search)
     slugs = [_slug(label) for label in searches]
     if len(set(slugs)) < len(slugs):
         raise ValueError(

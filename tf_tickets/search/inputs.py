@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.experiments import datasets
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -33,9 +33,20 @@ def split(data: Data) -> dict[str, Pair]:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(
                 f"`data` must be a pair or triple of (x, y) pairs, {_DATA_PARTS}. "
-                f"Received for {name}: {type(pair)}"
+                f"Received for {name}: {arguments.shown(pair)}"
             )
+        _check_rows(name, *pair)
     return parts
+
+
+def _check_rows(part, x, y):
+    shapes = [arguments.array(data=one).shape for one in (x, y)]
+    if () in shapes or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+        raise ValueError(
+            f"The arrays (x, y) of `data` {_DATA_PARTS} must have the same number of "
+            f"rows, at least 1. Received for {part}: arrays of shape {shapes[0]} and "
+            f"{shapes[1]}"
+        )
 
 
 def _split_dataset(data):
@@ -48,8 +59,8 @@ def _split_dataset(data):
     except AttributeError:
         raise TypeError(
             "`data` must be a tf_tickets Dataset or a pair or triple of (x, y) arrays, "
-            f"{_DATA_PARTS}. Received: {type(data)}. For a tf.data.Dataset use "
-            "model.fit(..., callbacks=[search])."
+            f"{_DATA_PARTS}. Received: {arguments.shown(data)}. For a tf.data.Dataset "
+            "use model.fit(..., callbacks=[search])."
         ) from None
 
 
@@ -62,11 +73,13 @@ def build(
         build_model: Function without arguments that returns a compiled model.
         wrap: Function that wraps it if it is plain: `wrap(model, verbose=False)`.
     """
+    arguments.check_build(build_model)
     model = build_model()
     if not isinstance(model, keras.Model) or not model.compiled:
         raise ValueError(
             "`build_model` must return a compiled Keras model. Received: "
-            f"{model!r}. Call model.compile(...) in it."
+            f"{arguments.shown(build_model)}, which returns {arguments.shown(model)}. "
+            "Call model.compile(...) in it."
         )
     rebuilds = isinstance(model, keras.Sequential | keras.Function)
     if wrapping.prunables(model):
@@ -77,6 +90,26 @@ def build(
     return wrap(model, verbose=False), config
 
 
+def check_fit(seed: int, batch_size: int, verbose: str | int = 0) -> tuple[int, int]:
+    """Returns seed and batch size as integers; refuses what `fit` would not take.
+
+    Example:
+
+    >>> check_fit(seed=0, batch_size=32, verbose="auto")
+    (0, 32)
+    """
+    arguments.check_seed(seed)
+    arguments.check_counts(batch_size=batch_size)
+    arguments.check_choice(("auto", 0, 1, 2, True, False), verbose=verbose)
+    return int(seed), int(batch_size)
+
+
+def check_watch(watch: Watch | None) -> None:
+    """Refuses what is neither None nor a function of a name."""
+    if watch is not None:
+        arguments.check_functions(1, watch=watch)
+
+
 def round_seed(seed: int, round_: int) -> int:
     """Returns the global seed under which a round trains.
 
@@ -85,7 +118,7 @@ def round_seed(seed: int, round_: int) -> int:
     >>> round_seed(0, 3)
     3
     """
-    return seed * 1_000_003 + round_
+    return (seed * 1_000_003 + round_) % 2**32
 
 
 def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import optimizers, wrapping
+from tf_tickets import arguments, optimizers, wrapping
 from tf_tickets.masks import SoftMask
 from tf_tickets.masks.learned import LearnedMask
 from tf_tickets.search.plan import RoundPlan, Run, sparsity_of
@@ -43,6 +43,14 @@ class LearnMasks(RoundPlan):
         rewind: bool = False,
         score_optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
+        arguments.check_type(LearnedMask, mask=mask)
+        arguments.check_flags(rewind=rewind)
+        if reset_scores is not None:
+            arguments.check_functions(1, reset_scores=reset_scores)
+        if score_optimizer is not None:
+            arguments.check_type(
+                keras.optimizers.Optimizer, score_optimizer=score_optimizer
+            )
         super().__init__(rounds, epochs_per_round, mask=mask)
         self.reset_scores = reset_scores
         self.rewind = rewind
@@ -178,4 +186,4 @@ def optimizer_or_none(
     >>> optimizer_or_none(None) is None
     True
     """
-    return None if identifier is None else keras.optimizers.get(identifier)
+    return None if identifier is None else optimizers.get(identifier)

@@ -145,7 +145,7 @@ def as_search(search: Any, epochs: int | None) -> TicketSearch:
         raise TypeError(
             "`search` must be a ticket search such as tf_tickets.IMP(...), or one of "
             "the callbacks GradualPruning, DynamicSparsity and EarlyStopRewind. "
-            f"Received: {search!r}"
+            f"Received: {arguments.shown(search)}"
         )
     if epochs is not None:
         raise ValueError(

@@ -8,7 +8,7 @@ import keras
 from tf_tickets import arguments
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.configuration import restored, serialized
-from tf_tickets.masks.annealing import GrowingPenalty
+from tf_tickets.masks.annealing import called
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -37,11 +37,8 @@ class PenaltyPhase:
 
     def __post_init__(self):
         arguments.check_not_negative(penalty_epochs=self.epochs)
-        if self.strength is not None and not callable(self.strength):
-            raise TypeError(
-                "`strength` must be called as strength(step, steps, epochs). Received: "
-                f"{self.strength!r}"
-            )
+        if self.strength is not None:
+            called("strength", self.strength)
         if not self.epochs and getattr(self.strength, "cap", None) != 0.0:
             raise ValueError(
                 "A penalty phase without epochs leaves the penalty no time to grow. "
@@ -53,13 +50,14 @@ class PenaltyPhase:
             arguments.check_between(0.0, 1e30, learning_rate=rate)
 
     @classmethod
-    def get(cls, identifier: "int | PenaltyPhase", default: GrowingPenalty) -> Any:
+    def get(cls, identifier: "int | PenaltyPhase", default: Any) -> Any:
         """Returns a phase, whose strength is `default` unless it has one.
 
         Args:
             identifier: A number of epochs, or a `PenaltyPhase`.
             default: The method's default strength.
         """
+        called("default", default)
         phase = identifier if isinstance(identifier, PenaltyPhase) else cls(identifier)
         if phase.strength is None:
             return dataclasses.replace(phase, strength=default)

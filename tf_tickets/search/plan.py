@@ -5,6 +5,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from tf_tickets import arguments
+from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
 from tf_tickets.search.state import SearchState
 from tf_tickets.tickets.ticket import Ticket
@@ -71,6 +73,9 @@ class RoundPlan:
         first_round: int = 1,
         mask: str | Mask = "fixed",
     ) -> None:
+        arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
+        arguments.check_choice((0, 1), first_round=first_round)
+        masks_module.get(mask)  # Raises an error if there is no such mask.
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
         self.first_round = first_round

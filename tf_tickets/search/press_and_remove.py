@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_tickets import optimizers
+from tf_tickets import arguments, optimizers
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.masks import PenalizedMask
 from tf_tickets.pruning import allocation as allocations
@@ -69,6 +69,12 @@ class PressAndRemove(RoundPlan):
         rewind_to: Rewind,
         train: str,
     ) -> None:
+        arguments.check_fractions(final_sparsity=final_sparsity)
+        arguments.check_type(PenaltyPhase, penalty=penalty)
+        arguments.check_type(StageOne, stage_one=stage_one)
+        arguments.check_type(Rewind, rewind_to=rewind_to)
+        arguments.check_choice(("each", "last", "none"), train=train)
+        criterion, allocate = criteria.get(criterion), allocations.get(allocate)
         first_round = 0 if stage_one.epochs else 1
         mask = PenalizedMask(penalty.strength)
         super().__init__(rounds, epochs_per_round, first_round, mask)

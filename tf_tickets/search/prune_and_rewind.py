@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tf_tickets import arguments
 from tf_tickets.pruning import allocation, criteria, selection
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import RoundPlan, Run
@@ -43,6 +44,7 @@ class PruneAndRewind(RoundPlan):
         stop_at: float | str | None = None,
         monitor: str | Monitor = "val_accuracy",
     ) -> None:
+        arguments.check_functions(1, next_masks=next_masks)
         super().__init__(rounds, epochs_per_round, first_round=0)
         self.next_masks = next_masks
         self.rewind = Rewind.get(rewind_to)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
-from tf_tickets import files
+from tf_tickets import arguments, files
 from tf_tickets.callbacks.base import ResumableCallback
 from tf_tickets.environment import versions
 from tf_tickets.search import identity, inputs
@@ -89,6 +89,10 @@ def find_tickets(
     (0.75, True)
     """
     search = as_search(search, epochs)
+    seed, batch_size = inputs.check_fit(seed, batch_size, verbose)
+    callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
+    if directory is not None:
+        directory = arguments.check_path(directory=directory)
     parts = inputs.split(data)
     keras.utils.set_random_seed(seed)
     model, config = inputs.build(build_model, search.wrap)
@@ -100,7 +104,6 @@ def find_tickets(
         "build_seed": seed,
         "model": config,
     }
-    callbacks = list(callbacks)
     keeper = _Keeper(search, directory, seed, parts.get("test"))
     if directory is not None:
         keeper.identity = identity.identity_of(

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from tf_tickets import arguments
 from tf_tickets.experiments import models, recipes
 from tf_tickets.masks.annealing import ExponentialTemperature, GrowingPenalty
 from tf_tickets.search.methods.continuous import ContinuousSparsification
@@ -54,6 +55,20 @@ class SearchRecipe:
     filters: str | None
     source: str
 
+    def __post_init__(self):
+        arguments.check_type(str, name=self.name, source=self.source)
+        arguments.check_functions(3, network=self.network)
+        arguments.check_functions(1, optimizer=self.optimizer)
+        arguments.check_type(dict, settings=self.settings)
+        arguments.check_counts(batch_size=self.batch_size)
+        if not callable(self.method):
+            raise TypeError(
+                "`method` must be the class of a search, such as tf_tickets.IMP. "
+                f"Received: {arguments.shown(self.method)}"
+            )
+        if self.filters is not None:
+            arguments.check_pattern(filters=self.filters)
+
     def search(self, **changes: Any) -> Any:
         """Returns the search.
 
@@ -77,6 +92,7 @@ class SearchRecipe:
             steps_per_epoch: Number of batches per epoch.
             width: Factor of the number of units, for narrow networks.
         """
+        arguments.check_counts(steps_per_epoch=steps_per_epoch)
         model = self.network(input_shape, classes, width)
         search = self.search()
         steps = steps_per_epoch * self.settings["epochs_per_round"]
@@ -163,9 +179,9 @@ def recipe(name: str) -> SearchRecipe:
     >>> recipe("cs_resnet20").filters
     '^(?!output|.*_shortcut)'
     """
-    if name not in RECIPES:
+    if not arguments.is_one_of(name, RECIPES):
         raise ValueError(
-            f"Unknown recipe of a search. Received: {name!r}. Expected one of: "
-            f"{', '.join(RECIPES)}."
+            f"Unknown recipe of a search. Received: {arguments.shown(name)}. Expected "
+            f"one of: {', '.join(RECIPES)}."
         )
-    return RECIPES[name]
+    return RECIPES[str(name)]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 import keras
@@ -56,15 +55,21 @@ def train_teachers(
     >>> len(teachers)
     2
     """
+    epochs = arguments.listed(object, epochs=epochs)
     for count in epochs:
         arguments.check_counts(epochs=count)
+    arguments.check_build(build_model)
+    seed, batch_size = inputs.check_fit(seed, batch_size, verbose)
+    inputs.check_watch(watch)
     parts = inputs.split(data)
-    folder = None if directory is None else pathlib.Path(directory)
+    folder = None
+    if directory is not None:
+        folder = arguments.check_path(directory=directory)
     teachers = []
     with locked(folder):
         for index, count in enumerate(epochs):
             keras.utils.set_random_seed(seed)
-            model = build_model()
+            model = _built(build_model)
             if index == 0:
                 _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
             path = folder and folder / f"teacher_{index}.npz"
@@ -80,6 +85,16 @@ def train_teachers(
     return teachers
 
 
+def _built(build_model):
+    model = build_model()
+    if not isinstance(model, keras.Model) or not model.compiled:
+        raise ValueError(
+            "`build_model` must return a compiled Keras model. Received: "
+            f"{arguments.shown(build_model)}, which returns {arguments.shown(model)}"
+        )
+    return model
+
+
 def _identity(model, parts, epochs, seed, batch_size):
     trained_on = {"train": parts["train"]}
     content = identity.identity_of_training(model, trained_on, seed, batch_size)
@@ -92,7 +107,7 @@ def _train(model, parts, key, batch_size, epochs, watching, verbose):
         on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
     )
     x, y = parts["train"]
-    keras.utils.set_random_seed(inputs.round_seed(*key) % 2**32)
+    keras.utils.set_random_seed(inputs.round_seed(*key))
     model.fit(
         batches.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
         validation_data=parts["validation"],

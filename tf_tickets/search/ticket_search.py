@@ -43,6 +43,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        arguments.check_type(RoundPlan, plan=plan)
         arguments.check_seed(seed)
         self.rewind_to = Rewind.get(rewind_to)
         self.monitor = Monitor.get(monitor)
@@ -114,6 +115,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
             verbose: As in `tf_tickets.wrap`.
             depthwise: As in `tf_tickets.wrap`.
         """
+        arguments.check_type(keras.Model, model=model)
         plan = self._engine.plan
         scores = getattr(self, "score_optimizer", None) if model.compiled else None
         wrapped = wrapping.wrap(
@@ -144,6 +146,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         ...                                      restore_best_weights=True)
         >>> search = tt.IMP(rounds=5, epochs_per_round=20).in_round(stop)
         """
+        arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         self._engine.callbacks.add(*callbacks)
         return self
 
@@ -169,6 +172,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
                 "the varied searches instead."
             )
         [(name, choices)] = values.items()
+        choices = arguments.listed(object, **{name: choices})
         settings = {other: getattr(self, other) for other in names}
         return {
             f"{name}={value}": type(self)(**{**settings, name: value})

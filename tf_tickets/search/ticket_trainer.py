@@ -49,8 +49,7 @@ class TicketTrainer:
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
-        arguments.check_seed(seed)
-        arguments.check_counts(batch_size=batch_size)
+        seed, batch_size = inputs.check_fit(seed, batch_size)
         self.parts = inputs.split(data)
         self.seed = seed
         self.batch_size = batch_size
@@ -94,6 +93,10 @@ class TicketTrainer:
         Returns:
             Dict of the metrics after the last epoch; `test_*` with test data.
         """
+        arguments.check_type(Ticket, ticket=ticket)
+        arguments.check_counts(epochs=epochs)
+        inputs.check_fit(self.seed, self.batch_size, verbose)
+        callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         origin = ticket.provenance
         self._choose("scaled" if ticket.scales else "fixed")
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
@@ -165,6 +168,9 @@ def train_ticket(
     Returns:
         The trained, wrapped model, and the dict of its metrics.
     """
+    arguments.check_type(Ticket, ticket=ticket)
+    arguments.check_counts(epochs=epochs)
+    inputs.check_fit(seed, batch_size, verbose)
     trainer = TicketTrainer(build_model, data, seed, batch_size)
     metrics = trainer.train(ticket, epochs, verbose=verbose)
     return trainer.model, metrics

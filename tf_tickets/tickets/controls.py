@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import allocation, selection
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths
@@ -48,6 +48,7 @@ def reinit(
     >>> bool(reinit(ticket, build).weights["net/d/kernel"][0, 0] == 1)
     False
     """
+    _check(ticket, seed)
     keras.utils.set_random_seed(seed)
     model = _build(ticket, build_model)
     new = wrapping.plain_paths(model)
@@ -62,9 +63,22 @@ def reinit(
     return _derived(ticket, "reinit", seed, weights=weights)
 
 
+def _check(ticket, seed):
+    arguments.check_type(Ticket, ticket=ticket)
+    arguments.check_seed(seed)
+
+
 def _build(ticket, build_model):
     if build_model is not None:
-        return build_model()
+        arguments.check_build(build_model)
+        model = build_model()
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                "`build_model` must return a Keras model. Received: "
+                f"{arguments.shown(build_model)}, which returns "
+                f"{arguments.shown(model)}"
+            )
+        return model
     config = ticket.provenance.get("model")
     if config is None:
         raise ValueError(
@@ -85,6 +99,7 @@ def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
     >>> shuffle_masks(ticket).kept
     {'k': 2}
     """
+    _check(ticket, seed)
     rng = np.random.default_rng(seed)
     masks = {
         path: rng.permutation(mask.ravel()).reshape(mask.shape)
@@ -108,6 +123,8 @@ def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
     >>> random_masks(ticket).kept, random_masks(ticket, "uniform").kept
     ({'a': 16, 'b': 0}, {'a': 8, 'b': 8})
     """
+    _check(ticket, seed)
+    arguments.check_choice(("same", "global", "uniform", "erk"), spread=spread)
     rng = np.random.default_rng(seed)
     everything = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
     scores = {path: rng.random(mask.shape) for path, mask in ticket.masks.items()}

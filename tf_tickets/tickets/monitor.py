@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -43,8 +43,9 @@ class Monitor:
         if not isinstance(self.metric, str):
             raise TypeError(
                 "`monitor` must be the name of a metric or a Monitor. Received: "
-                f"{self.metric!r}"
+                f"{arguments.shown(self.metric)}"
             )
+        object.__setattr__(self, "metric", str(self.metric))
         arguments.check_between(0.0, float("inf"), tolerance=self.tolerance)
 
     @classmethod
@@ -64,13 +65,15 @@ class Monitor:
         If none qualifies, returns the best-scoring ticket. If a search trains no dense
         network, tickets are compared with the best ticket.
         """
+        tickets = arguments.listed(Ticket, tickets=tickets)
+        _check_metrics(self.metric, dense=dense)
         trained = [t for t in tickets if self.metric in t.metrics]
         if not trained or (dense and self.metric not in dense):
             logged = {name for t in tickets for name in t.metrics} | set(dense)
             raise ValueError(
                 f"No trained ticket has the metric {self.metric!r}. Logged: "
-                f"{sorted(logged)}. Set `monitor` to one of them, and let the search "
-                "train at least one round."
+                f"{sorted(logged, key=str)}. Set `monitor` to one of them, and let the "
+                "search train at least one round."
             )
         reference = dense or max((t.metrics for t in trained), key=self.merit)
         good = [t for t in trained if not self.falls_below(t.metrics, reference)]
@@ -80,6 +83,7 @@ class Monitor:
 
     def falls_below(self, metrics: dict[str, float], dense: dict[str, float]) -> bool:
         """Whether a metric is worse than the dense one by more than the tolerance."""
+        _check_metrics(self.metric, metrics=metrics, dense=dense)
         return self.merit(metrics) < self.merit(dense) - self.tolerance
 
     def check_logged(self, logs: dict[str, float]) -> None:
@@ -91,11 +95,12 @@ class Monitor:
         Args:
             logs: The logs of the first epoch.
         """
+        _check_metrics(self.metric, logs=logs)
         if self.metric in logs or self.metric.startswith("test_"):
             return
         message = (
             f"The first epoch did not log the monitored metric {self.metric!r}. "
-            f"Logged: {sorted(logs)}. Set `monitor` to one of them, or pass "
+            f"Logged: {sorted(logs, key=str)}. Set `monitor` to one of them, or pass "
             "validation_data."
         )
         validated = any(name.startswith("val_") for name in logs)
@@ -111,10 +116,11 @@ class Monitor:
         >>> Monitor("val_loss").merit({"val_loss": 0.3})
         -0.3
         """
+        _check_metrics(self.metric, metrics=metrics)
         if self.metric not in metrics:
             raise ValueError(
-                f"There is no metric {self.metric!r}. Received: {sorted(metrics)}. Set "
-                "`monitor` to one of them."
+                f"There is no metric {self.metric!r}. Received: "
+                f"{sorted(metrics, key=str)}. Set `monitor` to one of them."
             )
         value = metrics[self.metric]
         return -value if _SMALLER_IS_BETTER.search(self.metric) else value
@@ -125,3 +131,17 @@ class Monitor:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Monitor":
         return cls(**config)
+
+
+def _check_metrics(metric, **tables):
+    """Refuses what is not a dict of metrics, and a metric that is no number."""
+    for name, table in tables.items():
+        arguments.check_type(Mapping, **{name: table})
+        for key in table:
+            arguments.check_type(str, **{name: key})
+        value = table.get(metric, 0.0)
+        if not arguments.is_real(value):
+            raise TypeError(
+                f"`{name}` must be a dict from a metric's name to a number. Received: "
+                f"{metric!r}: {arguments.shown(value)}"
+            )

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
@@ -61,6 +62,8 @@ class Ticket:
     scales: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        arguments.check_type(Mapping, masks=self.masks, scales=self.scales)
+        arguments.check_type(dict, metrics=self.metrics, provenance=self.provenance)
         self.masks = {path: checked(mask, path) for path, mask in self.masks.items()}
         if not self.masks:
             raise ValueError(
@@ -68,16 +71,25 @@ class Ticket:
                 "from kernel path to boolean array."
             )
         _check_masks(self.masks)
+        _check_metrics(self.metrics)
         if self.weights is not None:
-            self.weights = {path: np.asarray(w) for path, w in self.weights.items()}
+            arguments.check_type(Mapping, weights=self.weights)
+            for path in self.weights:
+                schema.text(path, "weights: path")
+            self.weights = {
+                p: arguments.array(weights=w) for p, w in self.weights.items()
+            }
             _check_shapes(self.masks, self.weights)
         # The type after loading from a file: the id must not depend on saving.
-        self.scales = {path: float(scale) for path, scale in self.scales.items()}
+        self.scales = {
+            path: float(scale) if arguments.is_number(scale) else scale
+            for path, scale in self.scales.items()
+        }
         unknown = set(self.scales) - set(self.masks)
         if unknown:
             raise ValueError(
-                f"`scales` has paths without a mask. Received: {sorted(unknown)}. "
-                f"Paths with a mask: {list(self.masks)}."
+                "`scales` has paths without a mask. Received: "
+                f"{sorted(unknown, key=str)}. Paths with a mask: {list(self.masks)}."
             )
         for path, scale in self.scales.items():
             schema.finite(scale, f"scales.{path}")
@@ -158,6 +170,8 @@ class Ticket:
                 one bit per weight. Seed and model configuration must then reproduce
                 the start weights, which is checked before anything is written.
         """
+        path = arguments.check_path(path=path)
+        arguments.check_flags(weights=weights)
         if not weights:
             self._check_rebuilds()
         arrays = {f"masks/{path_}": mask for path_, mask in self.masks.items()}
@@ -189,6 +203,9 @@ class Ticket:
         >>> Ticket.load(tmp_path / "a.ticket").kept
         {'k': 2}
         """
+        path = arguments.check_path(path=path)
+        if max_bytes is not None:
+            arguments.check_not_negative(max_bytes=max_bytes)
         content, arrays = files.read(path, "ticket", max_bytes)
         with files.checking(path, "ticket"):
             _CHECK_CONTENT(content, "content")
@@ -212,6 +229,7 @@ class Ticket:
             The wrapped model. If it is compiled, its optimizer is reset and its
             learning-rate schedule is set to the ticket's first step.
         """
+        arguments.check_type(keras.Model, model=model)
         start = self.start_weights()
         table = _trainable_state(model)
         names = _fit(start, table, "weights")
@@ -330,6 +348,7 @@ class Ticket:
         >>> a.compare(b)
         {'k': 0.5, 'all': 0.5}
         """
+        arguments.check_type(Ticket, other=other)
         names = _fit(self.masks, other.masks, "masks")
         pairs = {p: (self.masks[p], other.masks[q]) for p, q in names.items()}
         both = {p: int((a & b).sum()) for p, (a, b) in pairs.items()}
@@ -345,6 +364,15 @@ def _check_masks(masks):
             raise ValueError(
                 f"A mask needs at least one weight. Received: shape {mask.shape} for "
                 f"{path!r}. Leave out kernels without weights."
+            )
+
+
+def _check_metrics(metrics):
+    for name, value in metrics.items():
+        schema.text(name, "metrics: name")
+        if not arguments.is_real(value):
+            raise ValueError(
+                f"`metrics.{name}` must be a number. Received: {arguments.shown(value)}"
             )
 
 

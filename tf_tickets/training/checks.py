@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from tf_tickets import optimizers, wrapping
+from tf_tickets import arguments, optimizers, wrapping
 from tf_tickets.masks.base import Mask
 from tf_tickets.masks.penalized import own_regularizer
 from tf_tickets.wrapping import paths
@@ -18,6 +18,7 @@ def check_wrapped(model: keras.Model) -> None:
     >>> check_wrapped(tt.wrap(keras.Sequential([keras.Input((2,)),
     ...     keras.layers.Dense(1)]), verbose=False))
     """
+    arguments.check_type(keras.Model, model=model)
     if not wrapping.prunables(model):
         raise ValueError(
             f"Model {model.name!r} has no Prunable layers. Wrap it before compiling: "
@@ -225,12 +226,12 @@ def check_stop(stop_at: str | float | None) -> str | float | None:
     >>> check_stop(0.9)
     0.9
     """
-    valid = stop_at in (None, "below_dense") or (
+    valid = arguments.is_one_of(stop_at, (None, "below_dense")) or (
         isinstance(stop_at, float) and 0.0 < stop_at < 1.0
     )
     if not valid:
         raise ValueError(
             "`stop_at` must be None, a sparsity in (0, 1) or 'below_dense'. "
-            f"Received: {stop_at!r}"
+            f"Received: {arguments.shown(stop_at)}"
         )
     return stop_at

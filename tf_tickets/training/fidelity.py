@@ -4,6 +4,8 @@ import dataclasses
 
 import keras
 
+from tf_tickets import arguments
+
 PARTS = ("weights", "statistics", "optimizer", "learning_rate", "seeds")
 
 
@@ -39,11 +41,7 @@ class Fidelity:
     def __post_init__(self):
         for part in PARTS:
             allowed = ["rewind", "keep"] + ["fresh"] * (part == "optimizer")
-            if getattr(self, part) not in allowed:
-                raise ValueError(
-                    f"Fidelity {part!r} must be one of {allowed}. Received: "
-                    f"{getattr(self, part)!r}"
-                )
+            arguments.check_choice(allowed, **{part: getattr(self, part)})
 
     def get_config(self):
         return dataclasses.asdict(self)
@@ -76,13 +74,22 @@ class Fidelity:
         if isinstance(identifier, Fidelity):
             return identifier
         if isinstance(identifier, dict):
-            return Fidelity(**identifier)
-        if identifier not in FIDELITIES:
+            return _from_parts(identifier)
+        if not arguments.is_one_of(identifier, FIDELITIES):
             raise ValueError(
-                f"Unknown fidelity. Received: {identifier!r}. Expected one of "
-                f"{sorted(FIDELITIES)}, or an instance of Fidelity."
+                f"Unknown fidelity. Received: {arguments.shown(identifier)}. Expected "
+                f"one of {sorted(FIDELITIES)}, or an instance of Fidelity."
             )
-        return FIDELITIES[identifier]
+        return FIDELITIES[str(identifier)]
+
+
+def _from_parts(parts):
+    if not set(parts) <= set(PARTS):
+        raise ValueError(
+            f"The parts of a fidelity must be some of {', '.join(PARTS)}. Received: "
+            f"{arguments.shown(parts)}"
+        )
+    return Fidelity(**parts)
 
 
 FIDELITIES = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tf_tickets import arguments
 from tf_tickets.training.fidelity import FIDELITIES, Fidelity
 
 
@@ -34,10 +35,13 @@ class Rewind:
 
     def __post_init__(self):
         _parse(self.moment)
+        object.__setattr__(self, "moment", str(self.moment))
         object.__setattr__(self, "fidelity", Fidelity.get(self.fidelity))
 
     @classmethod
-    def get(cls, identifier: "str | Rewind", fidelity: str = "weights") -> "Rewind":
+    def get(
+        cls, identifier: "str | Rewind", fidelity: str | dict | Fidelity = "weights"
+    ) -> "Rewind":
         """Returns a `Rewind` from a moment or an instance.
 
         Args:
@@ -70,6 +74,7 @@ class Rewind:
 
     def check_within(self, epochs: int) -> None:
         """Raises an error if the moment lies after the first round."""
+        arguments.check_not_negative(epochs=epochs)
         if self.unit == "epochs" and self.count >= epochs:
             raise ValueError(
                 "`rewind_to` must lie before the end of the first round. Received: "
@@ -103,13 +108,14 @@ def fidelity_name(fidelity: Fidelity) -> "str | Fidelity":
 
 
 def _parse(moment):
-    if moment == "init":
+    is_text = isinstance(moment, str)
+    if is_text and moment == "init":
         return "steps", 0
-    match = re.fullmatch(r"(\d+) (step|epoch)s?", str(moment))
+    match = re.fullmatch(r"(\d{1,18}) (step|epoch)s?", moment) if is_text else None
     if match is None:
         raise ValueError(
             "`rewind_to` must be 'init', 'N steps' or 'N epochs', such as "
-            f"'500 steps'. Received: {moment!r}"
+            f"'500 steps'. Received: {arguments.shown(moment)}"
         )
     count = int(match[1])
     return (f"{match[2]}s" if count else "steps"), count

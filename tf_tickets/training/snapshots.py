@@ -12,7 +12,7 @@ The state has five parts. Masks are not among them:
 import keras
 import numpy as np
 
-from tf_tickets import keras_internals, optimizers, wrapping
+from tf_tickets import arguments, keras_internals, optimizers, wrapping
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
@@ -64,6 +64,7 @@ def start_weights(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     >>> list(start_weights(model, record(model)))
     ['net/d/kernel', 'net/d/bias']
     """
+    _check_state({"weights", "statistics"}, state=state)
     values = {**state["weights"], **state["statistics"]}
     names = wrapping.plain_paths(network(model))
     return {path: values[path] for path in names if path in values}
@@ -93,6 +94,7 @@ def network(model: keras.Model) -> keras.Model:
     >>> network(model) is model
     True
     """
+    arguments.check_type(keras.Model, model=model)
     return model.student if isinstance(model, Distiller) else model
 
 
@@ -126,6 +128,8 @@ def restore(
     >>> iteration(model)
     0
     """
+    _check_state(set(PARTS), snapshot=snapshot, fresh=fresh)
+    arguments.check_type(Fidelity, fidelity=fidelity)
     for part, variables in variables_by_part(model).items():
         source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
             getattr(fidelity, part)
@@ -171,6 +175,19 @@ def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]
     return table
 
 
+def _check_state(parts, **states):
+    """Refuses what is not a state as `record` returns it."""
+    for argument, state in states.items():
+        arguments.check_type(dict, **{argument: state})
+        if not parts <= set(state) <= set(PARTS) or not all(
+            isinstance(values, dict) for values in state.values()
+        ):
+            raise ValueError(
+                f"`{argument}` must be a state that `record` returns: a dict with the "
+                f"parts {', '.join(PARTS)}. Received: {arguments.shown(state)}"
+            )
+
+
 def iteration(model: keras.Model) -> int:
     """Returns the number of steps that the optimizer has taken.
 
@@ -203,6 +220,7 @@ def _part(variable, trainable):
 
 def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
     """Returns the model's optimizer, and builds it first if necessary."""
+    arguments.check_type(keras.Model, model=model)
     if not model.compiled or model.optimizer is None:
         raise ValueError(
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
@@ -253,6 +271,8 @@ def reset_optimizer(model: keras.Model, step: int) -> None:
     >>> iteration(model)
     500
     """
+    arguments.check_not_negative(step=step)
+    arguments.check_between(0, 2**31 - 1, step=step)
     optimizer = built_optimizer(model)
     twin = optimizers.twin(optimizer)
     twin.build(model.trainable_variables)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
 from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths, prunable
 from tf_tickets.wrapping.prunable import Prunable
@@ -49,6 +50,7 @@ class Kernels(Mapping[str, Kernel]):
     """
 
     def __init__(self, model: keras.Model) -> None:
+        arguments.check_type(keras.Model, model=model)
         self.model = model
         self.layers = prunables(model)
         names = {id(v): path for path, v in _plain_paths(model, self.layers).items()}
@@ -134,11 +136,15 @@ class Kernels(Mapping[str, Kernel]):
             scales: Dict from path to the factor of the kept weights, where it is not
                 1; None leaves all factors as they are.
         """
+        arguments.check_type(Mapping, masks=masks)
+        if scales is not None:
+            arguments.check_type(Mapping, scales=scales)
+            arguments.check_numbers(**{f"scales: {p}": s for p, s in scales.items()})
         unknown = set(masks) - set(self._rows)
         if unknown:
             raise ValueError(
                 "`masks` has paths that are no kernels of the model. Received: "
-                f"{sorted(unknown)}. The kernels: {list(self._rows)}."
+                f"{sorted(unknown, key=str)}. The kernels: {list(self._rows)}."
             )
         for path, mask in masks.items():
             row = self._rows[path]

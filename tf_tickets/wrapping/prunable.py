@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import arguments
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask, Tensor
 from tf_tickets.wrapping import paths
@@ -132,6 +133,8 @@ class Prunable(keras.layers.Wrapper):
         mask: str | dict | Mask = "fixed",
         **kwargs: object,
     ) -> None:
+        arguments.check_type(keras.layers.Layer, layer=layer)
+        kernels = None if kernels is None else arguments.listed(str, kernels=kernels)
         mask = masks_module.get(mask)
         # Keras inspects both signatures, and that of `call` inside `Layer.__new__`.
         self.call = _Call(self, layer, mask.counts_steps)
@@ -142,7 +145,7 @@ class Prunable(keras.layers.Wrapper):
         # Without autocast, mask and kernel are multiplied in the variable's dtype.
         super().__init__(layer, autocast=False, **kwargs)
         self.supports_masking = layer.supports_masking
-        self.kernels = kernels if kernels is None else list(kernels)
+        self.kernels = kernels
         self.kernel_masks: list[Mask] = []
         # The namespace hides its contents from Keras. Keras would count tracked
         # variables twice, and rebuild a model with an unbuilt layer in every `fit`.
@@ -259,11 +262,12 @@ class Prunable(keras.layers.Wrapper):
             masks: Dict from the relative path of a kernel to its 0/1 mask.
         """
         table = self._masks_by_kernel()
+        arguments.check_type(Mapping, masks=masks)
         unknown = set(masks) - set(table)
         if unknown:
             raise ValueError(
-                f"Layer {self.layer.name!r} has no kernels {sorted(unknown)}. Use some "
-                f"of {list(table)}."
+                f"Layer {self.layer.name!r} has no kernels of these names. Received: "
+                f"{sorted(unknown, key=str)}. Expected some of {list(table)}."
             )
         for name, mask in masks.items():
             table[name].assign(mask)

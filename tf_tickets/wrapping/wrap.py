@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_tickets import arguments, optimizers
 from tf_tickets import masks as masks_module
-from tf_tickets import optimizers
 from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths, rebuilding
 from tf_tickets.wrapping.kernels import kernels, plain_paths, prunables
@@ -81,13 +81,14 @@ def wrap(
     'Prunable'
     """
     _check_model(model)
+    arguments.check_flags(embeddings=embeddings, verbose=verbose, keep_zeros=keep_zeros)
     mask = masks_module.get(mask)
     _check_score_optimizer(model, mask, score_optimizer)
     _check_keeps_zeros(mask, keep_zeros)
     depthwise = depthwise or _names_layers(filters)
     chosen = _choose(model, _filter(filters), embeddings, depthwise)
     if not any(chosen.values()):
-        raise ValueError(_nothing_to_prune(model, embeddings, depthwise))
+        raise ValueError(_nothing_to_prune(model, filters, embeddings, depthwise))
     _check_untied(chosen)
     variables = [variable for found in chosen.values() for variable in found]
     wrapped = _wrap_variables(model, variables, mask, score_optimizer)
@@ -209,14 +210,17 @@ def _filter(filters):
     if filters is None:
         return lambda unit, way: True
     if isinstance(filters, str):
+        arguments.check_pattern(filters=filters)
         return lambda unit, way: re.search(filters, "/".join(way)) is not None
     if callable(filters):
+        arguments.check_functions(1, filters=filters)
         return lambda unit, way: bool(filters(unit))
     if isinstance(filters, list | tuple | set):
+        arguments.listed(str, filters=filters)
         return lambda unit, way: any(name in filters for name in way)
     raise TypeError(
         "`filters` must be a regular expression, a list of layer names or a "
-        f"function of the layer. Received: {filters!r}"
+        f"function of the layer. Received: {arguments.shown(filters)}"
     )
 
 
@@ -276,6 +280,8 @@ def _check_callable(model):
 
 
 def _check_score_optimizer(model, mask, score_optimizer):
+    if score_optimizer is not None:
+        optimizers.get(score_optimizer)
     if score_optimizer is not None and not (mask.learned and model.compiled):
         raise ValueError(
             "`score_optimizer` is for a compiled model and a learned mask. Received: "
@@ -312,7 +318,7 @@ def _check_untied(chosen):
                 )
 
 
-def _nothing_to_prune(model, embeddings, depthwise):
+def _nothing_to_prune(model, filters, embeddings, depthwise):
     excluded = "excluded by filters"
     lines = [
         f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
@@ -320,7 +326,11 @@ def _nothing_to_prune(model, embeddings, depthwise):
         for o in paths.variables_of(unit)
     ]
     return "\n".join(
-        [f"Model {model.name!r} has nothing to prune. Its variables:", *lines]
+        [
+            f"Model {model.name!r} has nothing to prune. Received: filters="
+            f"{arguments.shown(filters)}. Its variables:",
+            *lines,
+        ]
     )
 
 

@@ -82,6 +82,7 @@ class ContinuousSparsification(TicketSearch):
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_choice(("paper", "code"), between_rounds=between_rounds)
+        arguments.check_flags(rewind=rewind)
         temperature = _temperature(final_temperature, epochs_per_round)
         mask = SoftMask(initial_score, penalty, temperature, scale_mask)
         self.rounds = rounds
@@ -113,6 +114,7 @@ class ContinuousSparsification(TicketSearch):
 
 def _temperature(final, epochs_per_round):
     if not isinstance(final, ExponentialTemperature):
+        arguments.check_positive(final_temperature=final)
         return ExponentialTemperature(1.0, final)
     if final.per == "epoch" and epochs_per_round == 1:
         raise ValueError(

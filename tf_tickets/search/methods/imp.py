@@ -74,7 +74,7 @@ class IMP(TicketSearch):
         seed: int = 0,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
-        arguments.check_fraction(rate=rate)
+        arguments.check_fractions(rate=rate)
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
         self.rate = rate

@@ -10,7 +10,7 @@ from tf_tickets import arguments, distillation
 from tf_tickets import masks as masks_module
 from tf_tickets.configuration import described
 from tf_tickets.distillation import DistillationLoss
-from tf_tickets.distillation.distiller import Distiller
+from tf_tickets.distillation.distiller import Distiller, check_weights
 from tf_tickets.masks import BudgetMask, SoftMask, TopKMask
 from tf_tickets.masks.learned import LearnedMask
 from tf_tickets.pruning import allocation as allocations
@@ -108,7 +108,9 @@ class KDLTS(TicketSearch):
     ) -> None:
         arguments.check_counts(epochs=epochs)
         arguments.check_fraction(final_sparsity=final_sparsity)
-        arguments.check_between(0.0, 1e30, student_loss_weight=student_loss_weight)
+        arguments.check_between(0.0, 1.0, student_loss_weight=student_loss_weight)
+        arguments.check_flags(train_weights=train_weights)
+        _check_losses(distillation_losses, distillation_loss_weights)
         self.final_sparsity = final_sparsity
         self.distillation_losses = distillation_losses
         self.distillation_loss_weights = distillation_loss_weights
@@ -137,7 +139,8 @@ class KDLTS(TicketSearch):
         Returns:
             The search itself.
         """
-        self._plan.teachers = list(teachers)
+        arguments.check_not_negative(epochs=epochs)
+        self._plan.teachers = arguments.listed(keras.Model, teachers=teachers)
         self._plan.teacher_epochs = epochs
         return self
 
@@ -273,9 +276,11 @@ def _scores(run):
 
 
 def _mask(identifier, allocation):
-    if identifier == "topk":
+    is_global = allocations.get(allocation) is allocations.global_
+    name = identifier if isinstance(identifier, str) else None
+    if name == "topk":
         identifier = TopKMask(0.0, absolute=False)
-    elif identifier == "soft":
+    elif name == "soft":
         identifier = SoftMask(penalty=1e-6, scale_mask=False)
     mask = masks_module.get(identifier)
     if not isinstance(mask, BudgetMask | SoftMask | TopKMask):
@@ -283,12 +288,24 @@ def _mask(identifier, allocation):
             "`mask` must be 'budget', 'soft', 'topk', or an instance of BudgetMask, "
             f"SoftMask or TopKMask. Received: {type(mask).__name__}"
         )
-    if isinstance(mask, TopKMask) and allocation in ("global", allocations.global_):
+    if isinstance(mask, TopKMask) and is_global:
         raise ValueError(
             "mask='topk' keeps a fixed number of weights in each kernel. Received: "
             f"allocation={allocation!r}. Use 'erk' or 'uniform'."
         )
     return mask
+
+
+def _check_losses(losses, weights):
+    if losses is not None:
+        losses = arguments.listed(DistillationLoss, distillation_losses=losses)
+    if weights is not None:
+        weights = check_weights(weights)
+    if losses is not None and weights is not None and len(weights) != len(losses):
+        raise ValueError(
+            "`distillation_loss_weights` must have one weight per loss. Received: "
+            f"{len(losses)} losses, {len(weights)} weights"
+        )
 
 
 def _default_losses(student):

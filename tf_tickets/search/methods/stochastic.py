@@ -6,7 +6,7 @@ import numpy as np
 from tf_tickets import arguments
 from tf_tickets.masks import StochasticMask
 from tf_tickets.masks.learned import FAR, LearnedMask
-from tf_tickets.search.learn_masks import LearnMasks, learned
+from tf_tickets.search.learn_masks import LearnMasks, learned, optimizer_or_none
 from tf_tickets.search.plan import Run
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
@@ -72,6 +72,7 @@ class StochasticSparsification(TicketSearch):
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_choice(("sample", "threshold"), ticket_by=ticket_by)
+        arguments.check_flags(rewind=rewind)
         mask = StochasticMask(initial_score, penalty, evaluation)
         self.rounds = rounds
         self.epochs_per_round = epochs_per_round
@@ -80,8 +81,8 @@ class StochasticSparsification(TicketSearch):
         self.rewind = rewind
         self.evaluation = evaluation
         self.ticket_by = ticket_by
-        self.score_optimizer = keras.optimizers.get(
-            score_optimizer or keras.optimizers.SGD(20.0)
+        self.score_optimizer = optimizer_or_none(
+            keras.optimizers.SGD(20.0) if score_optimizer is None else score_optimizer
         )
         super().__init__(_StochasticRounds(self, mask), rewind_to, monitor, seed)
 

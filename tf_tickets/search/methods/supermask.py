@@ -63,6 +63,7 @@ class Supermask(TicketSearch):
         seed: int = 0,
     ) -> None:
         arguments.check_counts(epochs=epochs)
+        arguments.check_flags(signed_constant=signed_constant)
         self.mask = masks_module.get(mask)
         if not self.mask.learned:
             raise ValueError(

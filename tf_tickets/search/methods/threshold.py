@@ -128,12 +128,13 @@ class _ThresholdRounds(PruneAndRewind):
 
 
 def _check_numbers(quality, learning_rate_factor):
-    values = quality.values() if isinstance(quality, dict) else [quality]
-    for value in values:
-        if not isinstance(value, int | float) or not 0.0 <= value < float("inf"):
+    if isinstance(quality, dict):
+        arguments.check_patterns(quality=quality)
+    for value in quality.values() if isinstance(quality, dict) else [quality]:
+        if not arguments.is_number(value) or not 0.0 <= value < float("inf"):
             raise ValueError(
                 "`quality` is the factor of the standard deviation and must be 0 or "
-                f"more. Received: quality={quality}"
+                f"more. Received: quality={arguments.shown(quality)}"
             )
     arguments.check_numbers(learning_rate_factor=learning_rate_factor)
     if not 0.0 < learning_rate_factor <= 1.0:

@@ -91,7 +91,7 @@ class UniLTH(TicketSearch):
         seed: int = 0,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
-        arguments.check_fraction(final_sparsity=final_sparsity)
+        arguments.check_fractions(final_sparsity=final_sparsity)
         arguments.check_choice(("each", "last", "none"), train=train)
         self.final_sparsity = final_sparsity
         self.rounds = rounds

@@ -1,0 +1,590 @@
+"""A working call of every public callable, for the tests of bad arguments.
+
+`CALLS` maps a name such as "Ticket.save" to a function that returns a callable and
+arguments with which it works. `HOOKS` lists the public callables that have none, since
+Keras or the round engine passes the arguments.
+"""
+
+import inspect
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from test_contracts import TABLE
+
+import tf_tickets as tt
+from tf_tickets import masks, optimizers
+from tf_tickets.exporting.export_report import Stored
+from tf_tickets.reports import plots
+from tf_tickets.search.frontier import Point
+from tf_tickets.search.plan import RoundPlan
+
+X, Y = np.ones((8, 4), "float32"), np.ones((8, 2), "float32")
+DATA = ((X, Y), (X, Y))
+KERNEL = "net/d/kernel"
+# Removed when the program ends.
+_FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+HERE = pathlib.Path(_FOLDER.name)
+
+
+class Began(Exception):
+    """Raised in place of a training or an export: all arguments were accepted."""
+
+
+def plain():
+    layers = [keras.Input((4,)), keras.layers.Dense(2, name="d")]
+    return keras.Sequential(layers, name="net")
+
+
+def compiled(model=None):
+    model = plain() if model is None else model
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    return model
+
+
+def wrapped(mask="fixed"):
+    return tt.wrap(plain(), mask=mask, verbose=False)
+
+
+def trained(mask="fixed"):
+    return compiled(wrapped(mask))
+
+
+def ticket(**changes):
+    mask = np.array([[1, 0]] * 4)
+    start = {KERNEL: np.ones((4, 2), "float32"), "net/d/bias": np.zeros(2, "float32")}
+    return tt.Ticket(**{"masks": {KERNEL: mask}, "weights": start, **changes})
+
+
+def imp():
+    return tt.IMP(1, 1, 0.5, monitor="val_loss")
+
+
+def taught():
+    return tt.KDLTS(0.5, 1, monitor="val_loss")
+
+
+def one_mask(kind):
+    mask = tt.masks.get(kind)
+    mask.build((4, 2))
+    return mask
+
+
+def budget():
+    mask = one_mask("budget")
+    mask.share([mask])
+    return mask
+
+
+def state():
+    return tt.snapshots.record(trained())
+
+
+def frontier():
+    points = [Point("a", 1, 0.5, 3, {"accuracy": 0.9}, ticket())]
+    return tt.Frontier(points, {"accuracy": 0.95}, "accuracy")
+
+
+def report():
+    sizes = {"sparse": 50, "dense": 100, "bound": 40}
+    tensors = [Stored("d", (4, 2), 0.5, "packed", "smaller")]
+    return tt.ExportReport("a.keras", "keras", "float32", 0.5, sizes, tensors)
+
+
+def dataset():
+    x, y = np.ones((8, 2, 2, 1), "float32"), np.arange(8, dtype="int32") % 2
+    return tt.datasets.Dataset("ones", x, y, x, y, x, y)
+
+
+def distiller():
+    loss = tt.distillation.LogitsDistillation()
+    return tt.Distiller(plain(), plain(), loss)
+
+
+def grouped():
+    return optimizers.Grouped("adam", {"bias": "sgd"})
+
+
+def early_stop():
+    stop = tt.EarlyStopRewind(monitor="loss")
+    stop.begin(trained())
+    return stop
+
+
+def schedule(step, steps, epochs):
+    return 1.0
+
+
+def no_callbacks(name):
+    return []
+
+
+def next_masks(run):
+    return run.kernels.masks
+
+
+def reset_scores(mask):
+    """Leaves them as they are."""
+
+
+def path(suffix):
+    return HERE / f"new{suffix}"
+
+
+def stored_ticket():
+    ticket().save(HERE / "stored.ticket")
+    return HERE / "stored.ticket"
+
+
+def sizes_of(name):
+    return {name: {"a": np.ones(4)}, "masks": {"a": np.ones(4, bool)}, "keep": 2}
+
+
+def method(make, name, **arguments):
+    """Returns a call of a method of a new object."""
+    return lambda: (getattr(make(), name), dict(arguments))
+
+
+def call(function, **arguments):
+    return lambda: (function, dict(arguments))
+
+
+def built(function, **makers):
+    """Returns a call whose arguments are made anew by functions, where they are."""
+    return lambda: (
+        function,
+        {k: v() if inspect.isroutine(v) else v for k, v in makers.items()},
+    )
+
+
+def same(function):
+    """Returns a function whose result is a function, for `built`."""
+    return lambda: function
+
+
+WEIGHT = np.array([[1.0, -2.0]])
+OF_DATA = {"x": X, "y": Y, "batch_size": 4}
+NETWORK = {"input_shape": (8, 8, 1), "classes": 3, "width": 0.02}
+FIT = {"data": DATA, "seed": 1, "batch_size": 4, "verbose": 0}
+
+CALLS = {
+    **{name: call(cls, **arguments) for name, (cls, arguments) in TABLE.items()},
+    # Searches and plans.
+    "TicketSearch.wrap": lambda: (
+        imp().wrap,
+        {"model": compiled(), "filters": "d", "embeddings": True, "verbose": False},
+    ),
+    "TicketSearch.in_round": method(
+        imp, "in_round", callbacks=[keras.callbacks.Callback()]
+    ),
+    "TicketSearch.varied": method(imp, "varied", rate=[0.1, 0.2]),
+    "TicketSearch": lambda: (
+        tt.TicketSearch,
+        {
+            "plan": RoundPlan(1, 3),
+            "rewind_to": "1 epochs",
+            "monitor": "loss",
+            "seed": 1,
+        },
+    ),
+    "KDLTS.taught_by": lambda: (
+        taught().taught_by,
+        {"teachers": [plain()], "epochs": 3},
+    ),
+    "PruneAtInit.prune": lambda: (
+        tt.PruneAtInit(0.5, 1).prune,
+        {"model": wrapped()},
+    ),
+    "RoundPlan": call(
+        RoundPlan, rounds=2, epochs_per_round=3, first_round=0, mask="fixed"
+    ),
+    "LearnMasks": lambda: (
+        tt.LearnMasks,
+        {
+            "mask": masks.SoftMask(),
+            "rounds": 2,
+            "epochs_per_round": 3,
+            "reset_scores": reset_scores,
+            "rewind": True,
+            "score_optimizer": keras.optimizers.SGD(),
+        },
+    ),
+    "PruneAndRewind": call(
+        tt.PruneAndRewind,
+        rounds=2,
+        epochs_per_round=3,
+        next_masks=next_masks,
+        rewind_to="1 steps",
+        stop_at=0.5,
+        monitor="loss",
+    ),
+    "PressAndRemove": lambda: (
+        tt.PressAndRemove,
+        {
+            "final_sparsity": 0.5,
+            "rounds": 2,
+            "epochs_per_round": 3,
+            "penalty": tt.PenaltyPhase(3),
+            "stage_one": tt.StageOne(0),
+            "criterion": tt.criteria.magnitude,
+            "allocate": tt.allocation.erk,
+            "rewind_to": tt.Rewind(),
+            "train": "last",
+        },
+    ),
+    "PenaltyPhase.get": call(
+        tt.PenaltyPhase.get, identifier=3, default=tt.schedules.GrowingPenalty()
+    ),
+    "StageOne.get": call(tt.StageOne.get, identifier=3),
+    "Fidelity.get": call(tt.Fidelity.get, identifier="exact"),
+    "Rewind.get": call(tt.Rewind.get, identifier="1 epochs", fidelity="exact"),
+    "Rewind.check_within": method(
+        lambda: tt.Rewind("1 epochs"), "check_within", epochs=3
+    ),
+    "Monitor.get": call(tt.Monitor.get, identifier="loss"),
+    "Monitor.best": lambda: (
+        tt.Monitor("loss").best,
+        {"tickets": [ticket(metrics={"loss": 0.3})], "dense": {"loss": 0.2}},
+    ),
+    "Monitor.check_logged": method(
+        lambda: tt.Monitor("loss"), "check_logged", logs={"loss": 0.3}
+    ),
+    "Monitor.falls_below": method(
+        lambda: tt.Monitor("loss"),
+        "falls_below",
+        metrics={"loss": 0.3},
+        dense={"loss": 0.2},
+    ),
+    "Monitor.merit": method(lambda: tt.Monitor("loss"), "merit", metrics={"loss": 0.3}),
+    "EarlyStopRewind.begin": lambda: (
+        tt.EarlyStopRewind(monitor="loss").begin,
+        {"model": trained()},
+    ),
+    "EarlyStopRewind.watch": method(early_stop, "watch", epoch=0, logs={"loss": 0.5}),
+    # Trainings.
+    "find_tickets": lambda: (
+        tt.find_tickets,
+        {
+            **FIT,
+            "build_model": compiled,
+            "search": imp(),
+            "directory": path(".search"),
+            "callbacks": [keras.callbacks.Callback()],
+        },
+    ),
+    "find_frontier": lambda: (
+        tt.find_frontier,
+        {
+            **FIT,
+            "build_model": compiled,
+            "searches": {"a": imp()},
+            "directory": path(".frontier"),
+            "epochs": 1,
+            "monitor": "val_loss",
+            "callbacks": [keras.callbacks.Callback()],
+            "watch": no_callbacks,
+        },
+    ),
+    "train_teachers": call(
+        tt.train_teachers,
+        **FIT,
+        build_model=compiled,
+        epochs=[1, 2],
+        directory=path(".teachers"),
+        watch=no_callbacks,
+    ),
+    "train_ticket": lambda: (
+        tt.train_ticket,
+        {**FIT, "build_model": compiled, "ticket": ticket(), "epochs": 1},
+    ),
+    "TicketTrainer": call(
+        tt.TicketTrainer, build_model=compiled, data=DATA, seed=1, batch_size=4
+    ),
+    "TicketTrainer.train": lambda: (
+        tt.TicketTrainer(compiled, DATA).train,
+        {
+            "ticket": ticket(),
+            "epochs": 1,
+            "callbacks": [keras.callbacks.Callback()],
+            "verbose": 0,
+        },
+    ),
+    # Models.
+    "wrap": lambda: (
+        tt.wrap,
+        {
+            "model": compiled(),
+            "filters": "d",
+            "embeddings": True,
+            "mask": "soft",
+            "verbose": False,
+            "score_optimizer": "sgd",
+            "keep_zeros": False,
+        },
+    ),
+    "strip": lambda: (tt.strip, {"model": wrapped()}),
+    "summary": lambda: (tt.summary, {"model": wrapped()}),
+    "kernels": lambda: (tt.kernels, {"model": wrapped()}),
+    "Kernels.set_masks": lambda: (
+        tt.kernels(wrapped("scaled")).set_masks,
+        {"masks": {KERNEL: [[1, 0]] * 4}, "scales": {KERNEL: 2.0}},
+    ),
+    "layers.Prunable": lambda: (
+        tt.layers.Prunable,
+        {"layer": keras.layers.Dense(2), "kernels": ["kernel"], "mask": "fixed"},
+    ),
+    "layers.Prunable.set_masks": lambda: (
+        wrapped().layers[0].set_masks,
+        {"masks": {"kernel": [[1, 0]] * 4}},
+    ),
+    "Distiller": lambda: (
+        tt.Distiller,
+        {
+            "teacher": [plain()],
+            "student": plain(),
+            "distillation_losses": [tt.distillation.LogitsDistillation()],
+            "distillation_loss_weights": [0.5],
+            "student_loss_weight": 0.25,
+            "name": "taught",
+        },
+    ),
+    "Distiller.remember": method(distiller, "remember", x=X, batch_size=4),
+    "distillation.DistillationLoss": call(
+        tt.distillation.DistillationLoss, teacher_layer_name="a", student_layer_name=2
+    ),
+    # Masks.
+    "masks.get": call(masks.get, identifier="soft"),
+    "masks.LearnedMask": call(
+        masks.LearnedMask, initial_score=0.5, penalty=0.1, dynamic_scaling=True
+    ),
+    "masks.FixedMask.assign": method(
+        lambda: one_mask("scaled"), "assign", mask=[[1, 0]] * 4, scale=2.0
+    ),
+    "masks.LearnedMask.assign": method(
+        lambda: one_mask("soft"), "assign", mask=[[1, 0]] * 4, scale=2.0
+    ),
+    "masks.TopKMask.assign": method(
+        lambda: one_mask("topk"), "assign", mask=[[1, 0]] * 4, scale=1.0
+    ),
+    "masks.BudgetMask.allow": method(budget, "allow", keep=3),
+    "masks.BudgetMask.share": lambda: (budget().share, {"masks": [budget()]}),
+    "masks.PenalizedMask.choose": method(
+        lambda: one_mask("penalized"), "choose", chosen=[[1, 0]] * 4, steps=3, epochs=1
+    ),
+    "masks.PenalizedMask.present_penalty": method(
+        lambda: one_mask("penalized"), "present_penalty", kernel=np.ones((4, 2))
+    ),
+    # Tickets.
+    "Ticket": lambda: (
+        tt.Ticket,
+        {
+            **{"masks": ticket().masks, "weights": ticket().weights},
+            **{"metrics": {"loss": 0.5}, "provenance": {"round": 1}},
+            "scales": {KERNEL: 2.0},
+        },
+    ),
+    "Ticket.apply": lambda: (ticket().apply, {"model": compiled()}),
+    "Ticket.compare": lambda: (ticket().compare, {"other": ticket()}),
+    "Ticket.save": method(ticket, "save", path=path(".ticket"), weights=True),
+    "Ticket.load": lambda: (
+        tt.Ticket.load,
+        {"path": stored_ticket(), "max_bytes": 10**6},
+    ),
+    "controls.random_masks": lambda: (
+        tt.controls.random_masks,
+        {"ticket": ticket(), "spread": "erk", "seed": 2},
+    ),
+    "controls.reinit": lambda: (
+        tt.controls.reinit,
+        {"ticket": ticket(), "build_model": plain, "seed": 2},
+    ),
+    "controls.shuffle_masks": lambda: (
+        tt.controls.shuffle_masks,
+        {"ticket": ticket(), "seed": 2},
+    ),
+    # Criteria and allocations.
+    "allocation.get": call(tt.allocation.get, identifier="erk"),
+    "allocation.global_": call(tt.allocation.global_, **sizes_of("scores")),
+    "allocation.uniform": call(tt.allocation.uniform, **sizes_of("scores")),
+    "allocation.erk": call(tt.allocation.erk, **sizes_of("scores")),
+    "recipes.spare_output": call(tt.recipes.spare_output, **sizes_of("scores")),
+    "criteria.get": call(tt.criteria.get, identifier="magnitude"),
+    "criteria.register": call(tt.criteria.register, criterion=tt.criteria.movement),
+    "criteria.serialize": call(tt.criteria.serialize, criterion=tt.criteria.movement),
+    "criteria.in_blocks": call(
+        tt.criteria.in_blocks, criterion="magnitude", rows=4, columns=2
+    ),
+    "criteria.magnitude": call(tt.criteria.magnitude, weight=WEIGHT),
+    "criteria.magnitude_increase": call(
+        tt.criteria.magnitude_increase, weight=WEIGHT, start=WEIGHT
+    ),
+    "criteria.movement": call(tt.criteria.movement, weight=WEIGHT, start=WEIGHT),
+    "criteria.random": call(
+        tt.criteria.random, weight=WEIGHT, rng=np.random.default_rng(0)
+    ),
+    "curvature.OBD": call(
+        tt.curvature.OBD, **OF_DATA, curvature="hutchinson", draws=2, seed=1
+    ),
+    "curvature.gauss_newton": lambda: (
+        tt.curvature.gauss_newton,
+        {"model": trained(), **OF_DATA, "draws": 1, "seed": 1},
+    ),
+    "curvature.hutchinson": lambda: (
+        tt.curvature.hutchinson,
+        {"model": trained(), **OF_DATA, "draws": 1, "seed": 1},
+    ),
+    "saliency.DenseGradient": call(tt.saliency.DenseGradient, **OF_DATA),
+    "saliency.SNIP": call(tt.saliency.SNIP, **OF_DATA),
+    "saliency.GraSP": call(tt.saliency.GraSP, **OF_DATA, temperature=2.0),
+    "saliency.synflow": lambda: (tt.saliency.synflow, {"model": wrapped()}),
+    # Data, networks and recipes.
+    "datasets.Dataset": lambda: (tt.datasets.Dataset, dict(vars(dataset()))),
+    "datasets.Dataset.balanced": method(dataset, "balanced", each=2, seed=1),
+    "datasets.Dataset.take": method(dataset, "take", n=3),
+    "datasets.load": call(
+        tt.datasets.load,
+        name="digits",
+        data_dir=HERE,
+        validation=100,
+        seed=1,
+        scaling="unit",
+    ),
+    **{
+        f"models.{name}": call(getattr(tt.models, name), **NETWORK)
+        for name in tt.models.__all__
+    },
+    "recipes.Recipe": lambda: (
+        tt.recipes.Recipe,
+        dict(vars(tt.recipes.recipe("resnet20"))),
+    ),
+    "recipes.Recipe.with_epochs": method(
+        lambda: tt.recipes.recipe("resnet20"), "with_epochs", epochs=32
+    ),
+    "recipes.recipe": call(tt.recipes.recipe, name="lenet300"),
+    "recipes.build": call(
+        tt.recipes.build, name="lenet300", **NETWORK, steps_per_epoch=3, epochs=2
+    ),
+    "search_recipes.SearchRecipe": lambda: (
+        tt.search_recipes.SearchRecipe,
+        dict(vars(tt.search_recipes.recipe("cs_resnet20"))),
+    ),
+    "search_recipes.SearchRecipe.build": method(
+        lambda: tt.search_recipes.recipe("cs_conv6"),
+        "build",
+        **NETWORK,
+        steps_per_epoch=3,
+    ),
+    "search_recipes.SearchRecipe.search": method(
+        lambda: tt.search_recipes.recipe("cs_conv6"), "search", rounds=3
+    ),
+    "search_recipes.recipe": call(tt.search_recipes.recipe, name="cs_conv6"),
+    # Optimizers and snapshots.
+    "optimizers.with_scores": call(
+        optimizers.with_scores, optimizer="adam", scores="sgd"
+    ),
+    "optimizers.Grouped.optimizer_of": lambda: (
+        grouped().optimizer_of,
+        {"variable": plain().variables[0]},
+    ),
+    "snapshots.present_weights": lambda: (
+        tt.snapshots.present_weights,
+        {"model": plain()},
+    ),
+    "snapshots.record": lambda: (tt.snapshots.record, {"model": trained()}),
+    "snapshots.reset_optimizer": lambda: (
+        tt.snapshots.reset_optimizer,
+        {"model": trained(), "step": 3},
+    ),
+    "snapshots.restore": lambda: (
+        tt.snapshots.restore,
+        {
+            "model": trained(),
+            "snapshot": state(),
+            "fidelity": tt.Fidelity(),
+            "fresh": state(),
+        },
+    ),
+    "snapshots.start_weights": lambda: (
+        tt.snapshots.start_weights,
+        {"model": trained(), "state": state()},
+    ),
+    "snapshots.zero_slots": lambda: (tt.snapshots.zero_slots, {"model": trained()}),
+    # Exports, reports and plots.
+    "export": lambda: (
+        tt.export,
+        {
+            "exported": ticket(),
+            "path": path(".keras"),
+            "format": "keras",
+            "model": ticket().apply(plain()),
+            "data": X,
+            "precision": "float32",
+            "trainable": True,
+            "verify": False,
+            "tolerance": 0.5,
+            "overwrite": True,
+            "seed": 1,
+        },
+    ),
+    "ExportReport": lambda: (tt.ExportReport, dict(vars(report()))),
+    "ExportReport.from_json": lambda: (
+        tt.ExportReport.from_json,
+        {"text": report().to_json()},
+    ),
+    "ExportReport.save": method(report, "save", path=path(".json")),
+    "Frontier": lambda: (tt.Frontier, dict(vars(frontier()))),
+    "Frontier.first_matching": method(
+        frontier, "first_matching", sparsity=0.1, tolerance=0.1
+    ),
+    "Frontier.plot": method(frontier, "plot", path=path(".svg"), title="Kept"),
+    "Frontier.save": method(frontier, "save", path=path(".json")),
+    "Report.save": lambda: (tt.summary(wrapped()).save, {"path": path(".csv")}),
+    "plots.plot_search": call(
+        plots.plot_search,
+        results=[{"sparsity": 0.2, "ticket": 0.9}],
+        path=path(".svg"),
+        dense=0.9,
+        title="Kept",
+    ),
+    "plots.plot_frontier": call(
+        plots.plot_frontier,
+        lines={"a": [(0.5, 0.9), (0.2, 0.8)]},
+        optimal=[(0.5, 0.9)],
+        path=path(".svg"),
+        dense=0.9,
+        metric="accuracy",
+        title="Kept",
+    ),
+}
+
+_ENGINE = "the round engine passes its arguments"
+_STEP = "called in the compiled step, or by the layer that owns the mask"
+_TRAINING = "called by `fit`"
+# Public callables without a call of their own, and why.
+HOOKS = {
+    **{f"RoundPlan.{name}": _ENGINE for name in dir(RoundPlan) if name[0] != "_"},
+    "LearnMasks.ticket_masks": _ENGINE,
+    "LearnMasks.ticket_start": _ENGINE,
+    "PressAndRemove.trains_ticket": _ENGINE,
+    **{
+        f"masks.{cls}.{name}": _STEP
+        for cls in masks.__all__
+        for name in (
+            *("after_forward", "apply", "begin", "expected", "factor", "penalize"),
+            *("quantize", "release", "restart", "soft", "watch"),
+        )
+    },
+    "masks.Mask": "an abstract base class, whose arguments are those of Keras",
+    "masks.Mask.assign": "abstract",
+    "distillation.DistillationLoss.compute_loss": _STEP,
+    "distillation.DistillationLoss.prepare": "called by the Distiller",
+    "layers.Prunable.call_masked": _STEP,
+    "DynamicSparsity.advance": _TRAINING,
+    "DynamicSparsity.fraction": _TRAINING,
+    "GradualPruning.advance": _TRAINING,
+    "optimizers.Grouped.apply": _TRAINING,
+    "optimizers.Grouped.finalize_variable_values": _TRAINING,
+    "optimizers.Grouped.exclude_from_weight_decay": "passed on to Keras's optimizers",
+    "IMP.on_train_begin": _TRAINING,
+}
