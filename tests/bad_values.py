@@ -216,6 +216,8 @@ def stopped():
     with (
         warnings.catch_warnings(),
         np.errstate(all="ignore"),
+        # Some values are paths.
+        contextlib.chdir(calls.HERE),
         patch(keras.Model, "fit", began),
         patch(exporter, "_perform", began),
     ):
