@@ -255,9 +255,12 @@ def is_clear(error, argument, value):
     if place.startswith(KERAS):
         return received or repr(value)[:40] in message
     # With these, another argument may be at fault.
-    chosen = value is None or isinstance(value, bool)
-    named = argument in message or EXPECTED.search(message) is not None
-    return named and (received or chosen or f"={value!r}" in message)
+    words = argument.replace("_", " ")
+    named = argument in message or words in message
+    chosen = value is None or (_PLAIN[bool](value) and named)
+    if received or chosen or f"={value}" in message:
+        return named or EXPECTED.search(message) is not None
+    return f"`{argument}(" in message  # The function that was passed is at fault.
 
 
 def _is_shown(value, message):
@@ -267,12 +270,13 @@ def _is_shown(value, message):
         return True  # Its items, or its weights, are shown.
     if isinstance(value, list | tuple | dict | set | range):
         parts += [repr(part)[:20] for part in value]
-        parts += (
-            [repr(v)[:20] for v in value.values()] if isinstance(value, dict) else []
-        )
         parts.append("[]")
+    if isinstance(value, dict):
+        parts += [repr(part)[:20] for part in value.values()]
     if _is_array(value):
-        parts.append(str(np.shape(value)))
+        parts += [str(np.shape(value)), str(np.unique(value)[:5])[:20]]
+    if isinstance(value, np.ndarray) and value.ndim and value.size:
+        parts.append(repr(value[0])[:20])
     if isinstance(value, keras.layers.Layer):
         parts.append(repr(value.name))
     if callable(value):
@@ -351,10 +355,11 @@ _PLAIN = {
 
 def _usable(result):
     """Checks that an accepted object can be shown, saved and made again."""
+    if type(result) is tt.TicketSearch:  # Subclasses have the settings to show.
+        return Outcome(ACCEPTED, "")
     try:
         repr(result)
-        unsaved = isinstance(result, keras.Model) or type(result) is tt.TicketSearch
-        if unsaved or not hasattr(result, "get_config"):
+        if isinstance(result, keras.Model) or not hasattr(result, "get_config"):
             return Outcome(ACCEPTED, "")
         content = json.dumps(keras.saving.serialize_keras_object(result))
         again = keras.saving.deserialize_keras_object(json.loads(content))

@@ -5,7 +5,7 @@ arguments with which it works. `HOOKS` lists the public callables that have none
 Keras or the round engine passes the arguments.
 """
 
-import inspect
+import itertools
 import pathlib
 import tempfile
 
@@ -26,6 +26,7 @@ KERNEL = "net/d/kernel"
 # Removed when the program ends.
 _FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 HERE = pathlib.Path(_FOLDER.name)
+_NUMBERS = itertools.count()
 
 
 class Began(Exception):
@@ -129,7 +130,8 @@ def reset_scores(mask):
 
 
 def path(suffix):
-    return HERE / f"new{suffix}"
+    """Returns a path at which there is no file yet."""
+    return HERE / f"new{next(_NUMBERS)}{suffix}"
 
 
 def stored_ticket():
@@ -148,19 +150,6 @@ def method(make, name, **arguments):
 
 def call(function, **arguments):
     return lambda: (function, dict(arguments))
-
-
-def built(function, **makers):
-    """Returns a call whose arguments are made anew by functions, where they are."""
-    return lambda: (
-        function,
-        {k: v() if inspect.isroutine(v) else v for k, v in makers.items()},
-    )
-
-
-def same(function):
-    """Returns a function whose result is a function, for `built`."""
-    return lambda: function
 
 
 WEIGHT = np.array([[1.0, -2.0]])
@@ -286,13 +275,15 @@ CALLS = {
             "watch": no_callbacks,
         },
     ),
-    "train_teachers": call(
+    "train_teachers": lambda: (
         tt.train_teachers,
-        **FIT,
-        build_model=compiled,
-        epochs=[1, 2],
-        directory=path(".teachers"),
-        watch=no_callbacks,
+        {
+            **FIT,
+            "build_model": compiled,
+            "epochs": [1, 2],
+            "directory": path(".teachers"),
+            "watch": no_callbacks,
+        },
     ),
     "train_ticket": lambda: (
         tt.train_ticket,
@@ -302,7 +293,7 @@ CALLS = {
         tt.TicketTrainer, build_model=compiled, data=DATA, seed=1, batch_size=4
     ),
     "TicketTrainer.train": lambda: (
-        tt.TicketTrainer(compiled, DATA).train,
+        tt.TicketTrainer(compiled, DATA, batch_size=4).train,
         {
             "ticket": ticket(),
             "epochs": 1,
@@ -539,7 +530,8 @@ CALLS = {
     ),
     "Frontier.plot": method(frontier, "plot", path=path(".svg"), title="Kept"),
     "Frontier.save": method(frontier, "save", path=path(".json")),
-    "Report.save": lambda: (tt.summary(wrapped()).save, {"path": path(".csv")}),
+    "Report.to_csv": lambda: (tt.summary(wrapped()).to_csv, {"path": path(".csv")}),
+    "Report.to_json": lambda: (tt.summary(wrapped()).to_json, {"path": path(".json")}),
     "plots.plot_search": call(
         plots.plot_search,
         results=[{"sparsity": 0.2, "ticket": 0.9}],

@@ -27,7 +27,8 @@ def _methods(prefix, cls):
     """Yields the public methods with arguments that classes of this package define."""
     for name, member in inspect.getmembers(cls, inspect.isroutine):
         function = _underlying(member)
-        own = getattr(function, "__module__", "").startswith("tf_tickets")
+        module = getattr(function, "__module__", None) or ""
+        own = module.startswith("tf_tickets")
         if not own or name.startswith(("_", "on_")) or name in KERAS_CALLS:
             continue
         parameters = set(inspect.signature(function).parameters) - {"self", "cls"}

@@ -279,7 +279,9 @@ def is_callable(function: Any, count: int) -> bool:
     >>> is_callable(lambda step: step, 1), is_callable(lambda: 0, 1)
     (True, False)
     """
-    if not callable(function):
+    # Layers and metrics take any arguments until they are called.
+    of_keras = isinstance(function, keras.layers.Layer | keras.metrics.Metric)
+    if not callable(function) or of_keras:
         return False
     try:
         inspect.signature(function).bind(*[None] * count)
@@ -297,8 +299,7 @@ def check_build(build_model: Any) -> None:
 
     >>> check_build(lambda: keras.Sequential())
     """
-    is_layer = isinstance(build_model, keras.layers.Layer)
-    if is_layer or not is_callable(build_model, 0):
+    if not is_callable(build_model, 0):
         raise TypeError(
             "`build_model` must be a function without arguments that returns a new "
             f"Keras model. Received: {shown(build_model)}"

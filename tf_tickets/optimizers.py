@@ -172,14 +172,18 @@ def get(
     config = isinstance(identifier, dict) and {"class_name", "config"} <= set(
         identifier
     )
+    found, reason = identifier, ""
     if isinstance(identifier, str) or config:
-        return keras.optimizers.get(identifier)
-    if not isinstance(identifier, keras.optimizers.Optimizer):
+        try:
+            found = keras.optimizers.get(identifier)
+        except ValueError as error:
+            reason = f". {error}"
+    if not isinstance(found, keras.optimizers.Optimizer):
         raise ValueError(
             "An optimizer must be the name of one in keras.optimizers, an instance or "
-            f"its configuration. Received: {arguments.shown(identifier)}"
+            f"its configuration. Received: {arguments.shown(identifier)}{reason}"
         )
-    return identifier
+    return found
 
 
 def with_scores(

@@ -151,7 +151,7 @@ def serialize(criterion: Criterion) -> str:
         raise ValueError(
             f"Criterion {identifier!r} is not registered, so a configuration that "
             "contains it could not be loaded. Decorate it with "
-            "`tf_tickets.criteria.register`."
+            f"`tf_tickets.criteria.register`. Received: {arguments.shown(criterion)}"
         )
     return identifier
 

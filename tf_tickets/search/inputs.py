@@ -127,9 +127,14 @@ def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:
     return {f"test_{name}": float(value) for name, value in metrics.items()}
 
 
+def watched(watch: Watch, name: str) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks of a training; refuses what are none."""
+    return arguments.listed(keras.callbacks.Callback, **{"watch(name)": watch(name)})
+
+
 def watching(watch: Watch, name: str) -> list[keras.callbacks.Callback]:
     """Returns callbacks that show progress, marked as not belonging to a search."""
-    callbacks = list(watch(name))
+    callbacks = watched(watch, name)
     for callback in callbacks:
         callback.changes_results = False
     return callbacks

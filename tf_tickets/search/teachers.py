@@ -77,7 +77,8 @@ def train_teachers(
                 with files.reading(path, "the weights of a teacher", _REMEDY):
                     _load(model, path)
             else:
-                watching = (watch or inputs.unwatched)(f"teacher {index + 1}")
+                name = f"teacher {index + 1}"
+                watching = inputs.watched(watch or inputs.unwatched, name)
                 key = (seed, _ORDER + index)
                 _train(model, parts, key, batch_size, count, watching, verbose)
                 _keep(model, path)

@@ -71,7 +71,8 @@ class Monitor:
         if not trained or (dense and self.metric not in dense):
             logged = {name for t in tickets for name in t.metrics} | set(dense)
             raise ValueError(
-                f"No trained ticket has the metric {self.metric!r}. Logged: "
+                f"No trained ticket has the metric {self.metric!r}. Received: "
+                f"{arguments.shown(tickets)}. Logged: "
                 f"{sorted(logged, key=str)}. Set `monitor` to one of them, and let the "
                 "search train at least one round."
             )

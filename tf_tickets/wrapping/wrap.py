@@ -263,7 +263,10 @@ def _check_model(model):
             "begin it with keras.Input(shape)."
         )
     if prunables(model):
-        raise ValueError(f"Model {model.name!r} is wrapped already.")
+        raise ValueError(
+            f"Model {model.name!r} is wrapped already. Pass a plain model, or call "
+            "tf_tickets.strip(model) first."
+        )
     rebuilding.check_rebuilds(model)
 
 
