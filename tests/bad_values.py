@@ -177,7 +177,8 @@ def judge(name, argument, value):
         is_path = legal and isinstance(value, str | os.PathLike)
         return Outcome(REFUSED if is_path else WRONG, _text(error))
     except (ValueError, TypeError) as error:
-        clear = is_clear(error, argument, value)
+        of_user = legal and callable(value) and not _is_own(error)
+        clear = of_user or is_clear(error, argument, value)
         return Outcome(REFUSED if clear else UNCLEAR, _text(error))
     except Exception as error:
         return Outcome(WRONG, _text(error))
@@ -246,7 +247,7 @@ EXPECTED = re.compile(
 def is_clear(error, argument, value):
     """Whether an error tells the received value, and what is expected."""
     message = str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    place = _place(error)
     if not place.startswith((PACKAGE, KERAS)) or not message:
         return False
     if PYTHONS.match(message) or len(message) > 3000:
@@ -256,11 +257,20 @@ def is_clear(error, argument, value):
         return received or repr(value)[:40] in message
     # With these, another argument may be at fault.
     words = argument.replace("_", " ")
-    named = argument in message or words in message
+    named = argument in message.lower() or words in message
     chosen = value is None or (_PLAIN[bool](value) and named)
     if received or chosen or f"={value}" in message:
         return named or EXPECTED.search(message) is not None
     return f"`{argument}(" in message  # The function that was passed is at fault.
+
+
+def _place(error):
+    return traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def _is_own(error):
+    """Whether an error was raised in this package, not by a function passed to it."""
+    return _place(error).startswith(PACKAGE)
 
 
 def _is_shown(value, message):

@@ -5,6 +5,7 @@ arguments with which it works. `HOOKS` lists the public callables that have none
 Keras or the round engine passes the arguments.
 """
 
+import inspect
 import itertools
 import pathlib
 import tempfile
@@ -168,6 +169,10 @@ CALLS = {
         imp, "in_round", callbacks=[keras.callbacks.Callback()]
     ),
     "TicketSearch.varied": method(imp, "varied", rate=[0.1, 0.2]),
+    "KDLTS.varied": lambda: (
+        taught().taught_by(plain()).varied,
+        {"final_sparsity": [0.1, 0.2]},
+    ),
     "TicketSearch": lambda: (
         tt.TicketSearch,
         {
@@ -555,7 +560,12 @@ _STEP = "called in the compiled step, or by the layer that owns the mask"
 _TRAINING = "called by `fit`"
 # Public callables without a call of their own, and why.
 HOOKS = {
-    **{f"RoundPlan.{name}": _ENGINE for name in dir(RoundPlan) if name[0] != "_"},
+    **{
+        f"{plan.__name__}.{name}": _ENGINE
+        for plan in (RoundPlan, tt.LearnMasks, tt.PressAndRemove, tt.PruneAndRewind)
+        for name, member in inspect.getmembers(RoundPlan, inspect.isfunction)
+        if name[0] != "_"
+    },
     "LearnMasks.ticket_masks": _ENGINE,
     "LearnMasks.ticket_start": _ENGINE,
     "PressAndRemove.trains_ticket": _ENGINE,
@@ -569,8 +579,10 @@ HOOKS = {
     },
     "masks.Mask": "an abstract base class, whose arguments are those of Keras",
     "masks.Mask.assign": "abstract",
-    "distillation.DistillationLoss.compute_loss": _STEP,
-    "distillation.DistillationLoss.prepare": "called by the Distiller",
+    **{
+        f"distillation.{cls}.prepare": "called by the Distiller"
+        for cls in tt.distillation.__all__
+    },
     "layers.Prunable.call_masked": _STEP,
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,
@@ -578,5 +590,4 @@ HOOKS = {
     "optimizers.Grouped.apply": _TRAINING,
     "optimizers.Grouped.finalize_variable_values": _TRAINING,
     "optimizers.Grouped.exclude_from_weight_decay": "passed on to Keras's optimizers",
-    "IMP.on_train_begin": _TRAINING,
 }
