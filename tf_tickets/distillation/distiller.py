@@ -97,11 +97,6 @@ class Distiller(keras.Model):
         return [getattr(x, f"{role}_layer_name") for x in self.distillation_losses]
 
     def _check(self, teachers):
-        if not teachers:
-            raise ValueError(
-                "`teacher` must be a model or a list with at least one model. "
-                "Received: an empty list."
-            )
         for model in teachers:
             _check_built("teacher", model)
         self._check_not_shared(teachers)
@@ -340,7 +335,12 @@ def _layer(model, name):
 def _as_list(value, kind, name):
     """Returns a list of instances, from one of them or several."""
     items = value if isinstance(value, Iterable) else [value]
-    return arguments.listed(kind, **{name: items})
+    found = arguments.listed(kind, **{name: items})
+    if not found:
+        raise ValueError(
+            f"`{name}` must have at least one item. Received: an empty list, []."
+        )
+    return found
 
 
 def _check_built(role, model):
@@ -359,9 +359,10 @@ def check_weights(weights: Sequence[float]) -> list[float]:
     >>> check_weights([1, 0.5])
     [1.0, 0.5]
     """
-    if not isinstance(weights, list | tuple | np.ndarray) or not all(
+    is_list = isinstance(weights, list | tuple) or np.ndim(weights) == 1
+    if not is_list or not all(
         arguments.is_number(weight) and 0.0 <= weight < float("inf")
-        for weight in np.atleast_1d(np.array(weights, object)).flat
+        for weight in weights
     ):
         raise ValueError(
             "`distillation_loss_weights` must be a list of finite numbers of 0 or "
@@ -374,7 +375,8 @@ def _rows(x):
     """Returns the number of examples of a nest of arrays."""
     arrays = keras.tree.flatten(x)
     shapes = [np.shape(arguments.array(x=array)) for array in arrays]
-    if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1:
+    rows = {shape[:1] for shape in shapes}
+    if len(rows) != 1 or rows & {(), (0,)}:
         raise ValueError(
             "`x` must be an array, or a nest of arrays, with one row per example. "
             f"Received: {arguments.shown(x)} with the shapes {shapes}"

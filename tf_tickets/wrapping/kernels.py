@@ -140,11 +140,11 @@ class Kernels(Mapping[str, Kernel]):
         if scales is not None:
             arguments.check_type(Mapping, scales=scales)
             arguments.check_numbers(**{f"scales: {p}": s for p, s in scales.items()})
-        unknown = set(masks) - set(self._rows)
+        unknown = (set(masks) | set(scales or ())) - set(self._rows)
         if unknown:
             raise ValueError(
-                "`masks` has paths that are no kernels of the model. Received: "
-                f"{sorted(unknown, key=str)}. The kernels: {list(self._rows)}."
+                "`masks` or `scales` has paths that are no kernels of the model. "
+                f"Received: {sorted(unknown, key=str)}. The kernels: {list(self._rows)}."
             )
         for path, mask in masks.items():
             row = self._rows[path]
