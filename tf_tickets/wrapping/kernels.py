@@ -144,7 +144,8 @@ class Kernels(Mapping[str, Kernel]):
         if unknown:
             raise ValueError(
                 "`masks` or `scales` has paths that are no kernels of the model. "
-                f"Received: {sorted(unknown, key=str)}. The kernels: {list(self._rows)}."
+                f"Received: {sorted(unknown, key=str)}. The kernels: "
+                f"{list(self._rows)}."
             )
         for path, mask in masks.items():
             row = self._rows[path]
