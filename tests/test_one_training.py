@@ -192,7 +192,7 @@ test_one_training.find(test_one_training.CALLBACKS[{case!r}](), {directory!r})
 """
 
 
-# The lock, 5 states before the epochs, then the ticket and the last state.
+# 5 states: before the training and after epochs; then the ticket and the last state.
 @pytest.mark.matrix
 @pytest.mark.parametrize("write", range(1, EPOCHS + 3))
 @pytest.mark.parametrize("case", ["gradual", "RigL", "early stop, third"])
