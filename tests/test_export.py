@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import runpy
+import socket
 import subprocess
 import sys
 import threading
@@ -478,6 +479,7 @@ def logarithms(tmp_path_factory):
     folder, module = str(tmp_path_factory.mktemp("serve")), Logarithm()
     tf.saved_model.save(module, folder, signatures=module.serve)
     script = runpy.run_path(str(EXAMPLES / "serve_a_model.py"))
+    script["Handler"].timeout /= 10  # Three seconds.
     with script["server"](folder, 0) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield serving.server_port
@@ -536,6 +538,14 @@ def test_the_server_answers_any_body_with_valid_json(logarithms, body, status):
         status,
         ["predictions" if status == 200 else "error"],
     )
+
+
+@by_tensorflow
+def test_the_server_does_not_wait_for_a_body_that_never_comes(logarithms):
+    request = b"POST /v1/models/model:predict HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection(("localhost", logarithms), timeout=20) as connection:
+        connection.sendall(request)
+        assert connection.recv(1) == b""
 
 
 def asked(address, content):
