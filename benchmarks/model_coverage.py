@@ -59,7 +59,8 @@ def check(build, names, out):
                 result = {"passed": True} if limit is None else {"limit": limit}
             except Exception as error:
                 traceback.print_exc()
-                result = {"error": f"{type(error).__name__}: {error}"[:1000]}
+                text = re.sub(r"/\S*/", "", f"{type(error).__name__}: {error}")
+                result = {"error": text[:1000]}  # without the folders of the machine
                 bench = None
             print(json.dumps([name, result]), file=file, flush=True)
 

@@ -339,26 +339,18 @@ def test_a_report_of_nothing_is_printed():
     assert json.loads(report.to_json())["sizes"]["bound"] == 0
 
 
-@pytest.mark.skipif(ON_TENSORFLOW, reason="there it is exported as it is")
-def test_a_subclassed_model_is_not_handed_over(tmp_path):
-    class Subclassed(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = kl.Dense(4)
-
-        def call(self, x):
-            return self.dense(x)
-
-    pytest.importorskip("tensorflow")
-    model = Subclassed()
-    model(X)
-    with pytest.raises(ValueError, match="passed to the TensorFlow process"):
-        tt.export(model, tmp_path / "a", data=X)
-
-
 on_others = pytest.mark.skipif(ON_TENSORFLOW, reason="there nothing is handed over")
 _MODULE = """
 import keras
+
+@keras.saving.register_keras_serializable("theirs")
+class Sum(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, inputs):
+        return self.dense(inputs[0]) + self.dense(inputs[1])
 
 @keras.saving.register_keras_serializable("theirs")
 def cubed(x):
@@ -392,12 +384,37 @@ def test_the_process_of_tensorflow_imports_the_layers_of_a_module(tmp_path, thei
 
 
 @on_others
+def test_a_subclassed_model_of_a_module_is_exported(tmp_path, theirs):
+    pytest.importorskip("tensorflow")
+    model = theirs.Sum()
+    model([X, X])
+    report = tt.export(model, tmp_path / "a", data=[X, 2 * X])
+    assert max(report.errors.values()) < 1e-5
+
+
+@on_others
+def test_a_class_that_no_other_process_has_is_refused(tmp_path):
+    pytest.importorskip("tensorflow")
+    model = TwoLayers()
+    model(X)
+    with pytest.raises(ValueError, match=r"\['TwoLayers'\].*register.*=tensorflow"):
+        tt.export(model, tmp_path / "a", data=X)
+
+    def plus_one(x):
+        return x + 1
+
+    added = keras.Sequential([keras.Input((20,)), kl.Dense(3, plus_one)])
+    with pytest.raises(ValueError, match=r"\['plus_one'\]"):
+        tt.export(added, tmp_path / "a.tflite")
+
+
+@on_others
 def test_layers_that_only_the_running_program_has_are_refused(
     tmp_path, theirs, monkeypatch
 ):
     pytest.importorskip("tensorflow")
     monkeypatch.setattr(theirs.Halve, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move .*=tensorflow"):
+    with pytest.raises(ValueError, match=r"theirs>Halve.*Define .*=tensorflow"):
         tt.export(halving(theirs), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
@@ -406,5 +423,5 @@ def test_a_keras_file_of_own_layers_is_verified(tmp_path, theirs, monkeypatch):
     report = tt.export(halving(theirs), tmp_path / "a.keras")
     assert max(report.errors.values()) < 1e-5
     monkeypatch.setattr(theirs.Halve, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"\['theirs>Halve'\].*Move .*verify=False"):
+    with pytest.raises(ValueError, match=r"theirs>Halve.*Define .*verify=False"):
         tt.export(halving(theirs), tmp_path / "b.keras")

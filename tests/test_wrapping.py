@@ -791,6 +791,38 @@ def test_a_wrapped_subclassed_model_is_loaded_with_its_optimizer(known, tmp_path
     np.testing.assert_equal(*masks)
 
 
+@keras.saving.register_keras_serializable("tests")
+class OfParts(keras.Model):
+    """A model in its configuration, and a layer of its own."""
+
+    def __init__(self, part, **kwargs):
+        super().__init__(**kwargs)
+        self.part, self.last = part, kl.Dense(2, name="last")
+
+    def call(self, inputs):
+        return self.last(self.part(inputs))
+
+    def get_config(self):
+        part = keras.saving.serialize_keras_object(self.part)
+        return {**super().get_config(), "part": part}
+
+    @classmethod
+    def from_config(cls, config):
+        part = keras.saving.deserialize_keras_object(config.pop("part"))
+        return cls(part, **config)
+
+
+def test_parts_that_are_saved_wrapped_are_not_wrapped_twice(tmp_path):
+    part = keras.Sequential([keras.Input((6,)), kl.Dense(5), kl.Dense(4)])
+    model = wrapped(called(OfParts(part)))
+    wrapping.kernels(model).set_masks(samples.half_masks(model))
+    loaded = through_a_file(model, tmp_path)
+    masks = [list(wrapping.kernels(m).masks.values()) for m in (model, loaded)]
+    np.testing.assert_equal(*masks)
+    assert len(masks[0]) == 3
+    np.testing.assert_array_equal(samples.outputs(loaded, X), samples.outputs(model, X))
+
+
 class WithoutConfig(keras.Model):
     """A class that Keras cannot save either."""
 

@@ -7,14 +7,6 @@ from keras import ops
 from zoo.case import Builder, Case, Limit, compiled, floats, numbers
 from zoo.steps import OwnStep
 
-ON_JAX = Limit(
-    "On JAX, a subclassed model cannot be handed to TensorFlow, which writes the file.",
-    "passed to the TensorFlow process",
-)
-SUBCLASSED = {}
-if keras.config.backend() == "jax":
-    SUBCLASSED = {"saved_model": ON_JAX, "tflite": ON_JAX}
-
 
 def called(model, x):
     """Builds a subclassed model."""
@@ -58,7 +50,7 @@ def siamese():
     x = tuple(floats(8, 8, 8, 1, seed=seed) for seed in range(3))
     model = called(Siamese(embedding, name="siamese"), x)
     model.compile(keras.optimizers.Adam(1e-3))
-    return Case(model, x, limits=SUBCLASSED)
+    return Case(model, x)
 
 
 def many_inputs_and_outputs():
@@ -109,7 +101,7 @@ def recommender():
     x = numbers(9, 8, 2)
     model = compiled(called(Recommender(9, 9, 4), x), "binary_crossentropy")
     y = numbers(2, 8, 1).astype("float32")
-    return Case(model, x, y, limits=SUBCLASSED)
+    return Case(model, x, y)
 
 
 def pruned_embeddings():
@@ -147,7 +139,7 @@ class TiedModel(keras.Model):
 
 def tied_embeddings():
     x = numbers(12, 8, 5)
-    return Case(compiled(called(TiedModel(), x)), x, x, limits=SUBCLASSED)
+    return Case(compiled(called(TiedModel(), x)), x, x)
 
 
 def tied_by_reversible_embedding():
@@ -246,7 +238,7 @@ class TreeModel(keras.Model):
 
 def recursive_model():
     x = floats(8, 6)
-    return Case(compiled(called(TreeModel(), x)), x, numbers(6, 8), limits=SUBCLASSED)
+    return Case(compiled(called(TreeModel(), x)), x, numbers(6, 8))
 
 
 @keras.saving.register_keras_serializable("zoo")

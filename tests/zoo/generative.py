@@ -5,7 +5,7 @@ from keras import layers as kl
 from keras import ops
 
 from zoo.case import Builder, Case, Limit, compiled, floats
-from zoo.custom import SUBCLASSED, called
+from zoo.custom import called
 from zoo.steps import OwnStep
 
 
@@ -77,7 +77,7 @@ def vae():
     model = VAE({"encoder": _encoder(), "decoder": _decoder()}, name="vae")
     model = called(model, _images())
     model.compile(keras.optimizers.Adam(1e-3))
-    return Case(model, _images(), limits=SUBCLASSED)
+    return Case(model, _images())
 
 
 def autoencoder():
@@ -152,13 +152,13 @@ def _gan(kind, **more):
 
 
 def gan():
-    case = _gan(GAN, limits=SUBCLASSED)
+    case = _gan(GAN)
     case.model.compile(keras.optimizers.Adam(1e-3))
     return case
 
 
 def gan_in_turns():
-    case = _gan(GANInTurns, limits={**SUBCLASSED, "ticket": ONE_OPTIMIZER})
+    case = _gan(GANInTurns, limits={"ticket": ONE_OPTIMIZER})
     case.model.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3))
     return case
 
@@ -214,7 +214,7 @@ def diffusion():
     parts = {"normalizer": normalizer, "network": network}
     model = called(Diffusion(parts, name="diffusion"), _images())
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-4, use_ema=True))
-    return Case(model, _images(), limits=SUBCLASSED)
+    return Case(model, _images())
 
 
 MODELS: dict[str, Builder] = {

@@ -66,29 +66,39 @@ def required_modules(path: os.PathLike | str, advice: str) -> list[str]:
     []
     """
     with zipfile.ZipFile(path) as file:
-        found = dict(_registered(json.loads(file.read("config.json"))))
-    own = sorted(name for name, module in found.items() if module == "__main__")
-    if own:
+        found = dict(_objects(json.loads(file.read("config.json"))))
+    unknown = sorted(name for name, module in found.items() if module == "__main__")
+    if unknown:
         raise ValueError(
-            f"Another process cannot import {own}, which the running program defines "
-            "itself. Move them to a module that it imports, register them there by "
+            f"Another process cannot load {unknown}. Define them in a module, not in "
+            "the program itself, and register them there by "
             f"keras.saving.register_keras_serializable, or {advice}."
         )
     known = ("keras", "builtins", "tf_tickets")
     return sorted({m for m in found.values() if m.split(".")[0] not in known})
 
 
-def _registered(config: Any) -> Iterator[tuple[str, str]]:
-    """Yields the registered names in a configuration, with their modules."""
+def _objects(config: Any) -> Iterator[tuple[str, str]]:
+    """Yields registered names in a configuration, each with its module.
+
+    The module is "__main__" if another process cannot find the object.
+    """
     if isinstance(config, dict):
-        name = config.get("registered_name")
-        if isinstance(name, str):
-            # Keras stores another module of functions, and none of running programs.
-            registered = keras.saving.get_registered_object(name)
-            module = getattr(registered, "__module__", config.get("module"))
-            yield name, module or "__main__"
+        if isinstance(config.get("registered_name"), str):
+            yield _object(config)
         # Files are loaded without their losses and metrics.
         config = [part for key, part in config.items() if key != "compile_config"]
     if isinstance(config, list):
         for value in config:
-            yield from _registered(value)
+            yield from _objects(value)
+
+
+def _object(config):
+    name, module = config["registered_name"], config.get("module") or "__main__"
+    if name == "function":
+        name, module = config["config"], "__main__"
+    registered = keras.saving.get_registered_object(name)
+    if registered is not None and ">" in name:
+        # Otherwise it is known in the scope of `custom_objects` only.
+        return name, registered.__module__
+    return name, module if module.split(".")[0] == "keras" else "__main__"

@@ -19,7 +19,6 @@ from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.source import Subject
 from tf_tickets.exporting.verification import ExportError
 from tf_tickets.exporting.writer import Order
-from tf_tickets.wrapping import rebuilding
 
 _SETTINGS = ("format", "precision", "trainable", "verify", "tolerance")
 _PARTS = ("inputs", "expected")
@@ -39,12 +38,6 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
         raise ImportError(
             f"format={order.format!r} requires TensorFlow, which is not installed. "
             "Install it: pip install 'tf_tickets[tensorflow,tflite]'"
-        )
-    if not rebuilding.is_graph(order.subject.plain):
-        raise ValueError(
-            f"{order.subject.plain.name!r} is a subclassed model, which cannot be "
-            "passed to the TensorFlow process. Build it as keras.Model(inputs, "
-            "outputs), or export it with KERAS_BACKEND=tensorflow."
         )
     _write_order(order, folder)
     process = subprocess.run(
@@ -74,7 +67,8 @@ def _write_order(order, folder):
     settings = {name: getattr(order, name) for name in _SETTINGS}
     settings["provenance"] = order.subject.provenance
     settings["modules"], settings["path"] = modules, sys.path
-    settings["names"] = [spec.name for spec in order.takes.inputs]
+    names = keras.tree.map_structure(lambda spec: spec.name, order.takes.structure)
+    settings["names"] = names
     (folder / "order.json").write_text(json.dumps(settings, default=str))
 
 
@@ -87,8 +81,11 @@ def _read_order(folder):
     masks = {int(index): mask for index, mask in _arrays(folder, "masks").items()}
     subject = Subject(plain, plain, masks, settings.pop("provenance"))
     parts = {part: _arrays(folder, part) for part in _PARTS}
-    # Keras may name the inputs of a loaded model in another way.
-    takes = signature.of_model(plain).renamed(settings.pop("names"))
+    # Keras may name the inputs of a loaded model in another way, and a subclassed model
+    # does not know them.
+    names = settings.pop("names")
+    data = keras.tree.map_structure(lambda name: parts["inputs"][name], names)
+    takes = signature.of_model(plain, data).renamed(keras.tree.flatten(names))
     return Order(subject, takes, **parts, **settings)
 
 

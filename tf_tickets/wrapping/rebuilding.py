@@ -19,7 +19,7 @@ from tf_tickets import keras_internals
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
 from tf_tickets.wrapping import paths
-from tf_tickets.wrapping.prunable import Prunable
+from tf_tickets.wrapping.prunable import Prunable, plain_variables
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:
@@ -457,7 +457,7 @@ def _transform_in_place(model, change):
 
 def _set_class(model):
     """Gives a model that is wrapped in place a class that can be saved and loaded."""
-    is_wrapped = any(isinstance(layer, Prunable) for layer in paths.walk(model))
+    is_wrapped = bool(_wrappers(model))
     kind = type(model)
     plain = kind.plain_class if issubclass(kind, WrappedInPlace) else kind
     # Keras would take the class for an attribute to track.
@@ -476,11 +476,9 @@ class WrappedInPlace:
     plain_class: type = object
 
     def get_config(self):
-        wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
+        wrappers = _wrappers(self)
         kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
-        masks = [mask for w in wrappers for mask in w.kernel_masks]
-        state = {id(v) for mask in masks for v in mask.variables}
-        table = paths.plain_paths([v for v in self.variables if id(v) not in state], {})
+        table = plain_variables(self, wrappers)
         return {
             "original": _plain_config(self),
             "kernels": [path for path, v in table.items() if id(v) in kernels],
@@ -494,7 +492,8 @@ class WrappedInPlace:
     @classmethod
     def from_config(cls, config):
         model = keras.saving.deserialize_keras_object(config["original"])
-        table = paths.plain_paths(model.variables, {})
+        # Models in its configuration may be wrapped already.
+        table = plain_variables(model, _wrappers(model))
         names = paths.match(config["kernels"], table)
         if names is None:
             raise ValueError(
@@ -505,6 +504,10 @@ class WrappedInPlace:
             )
         kernels = {id(table[path]) for path in names.values()}
         return transform(model, functools.partial(_wrap, kernels, config["mask"]))
+
+
+def _wrappers(model):
+    return [layer for layer in paths.walk(model) if isinstance(layer, Prunable)]
 
 
 @functools.cache
@@ -540,6 +543,8 @@ def _plain_config(model):
 
 def _wrap(kernels, mask, layer):
     """Wraps a layer if it has some of the kernels, a set of ids."""
+    if isinstance(layer, Prunable):
+        return layer
     owned = paths.variables_of(layer)
     chosen = [o.path for o in owned if id(o.variable) in kernels]
     mask = keras.saving.deserialize_keras_object(mask)
