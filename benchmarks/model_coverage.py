@@ -5,7 +5,7 @@
 
 The JSON file of the backend is written after every model. A model that is in the file
 is not run again, unless the library or the zoo has changed since, or `--again` is
-given. `--failed` runs only models that are missing or have failed, whatever has
+given. `--failed` runs only checks that are missing or have failed, whatever else has
 changed. A process that crashes or exceeds the time limit fails the check it was in; the
 other checks of the model go on in a new process.
 """
@@ -65,10 +65,10 @@ def check(build, names, out):
             print(json.dumps([name, result]), file=file, flush=True)
 
 
-def row(family, name, build, checks, options):
-    """Runs all checks on a model in child processes."""
+def row(family, name, build, checks, options, known):
+    """Runs checks on a model in child processes, except those with known results."""
     log = options.logs / f"{BACKEND}-{family}-{re.sub('[^A-Za-z0-9]+', '-', name)}.txt"
-    limit, results = options.limit, {}
+    limit, results = options.limit, dict(known)
     while left := [one for one in checks if one not in results]:
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder, "results")
@@ -83,7 +83,7 @@ def row(family, name, build, checks, options):
         "family": family,
         "name": name,
         "code": code(family),
-        "checks": {one: results[one] for one in checks},
+        "checks": results,
     }
 
 
@@ -142,15 +142,23 @@ def show(made, seconds):
             print(f"    {name}: {result['error'][:300]}", flush=True)
 
 
-def _failed(made):
-    return any("error" in result for result in made["checks"].values())
+def _known(made, checks, options):
+    """Returns the results of a model that need not be found again, by check."""
+    if made is None or options.again:
+        return {}
+    if not options.failed and made["code"] != code(made["family"]):
+        return {}
+    known = made["checks"].items()
+    kept = {one: found for one, found in known if "error" not in found}
+    if not options.failed:
+        kept = dict(known)
+    return {one: kept[one] for one in [*checks, *kept] if one in kept}
 
 
-def _due(made, options):
-    """Returns whether a model must be run: it is missing, failed or out of date."""
-    if options.again or made is None:
-        return True
-    return _failed(made) if options.failed else made["code"] != code(made["family"])
+def _rows(out):
+    """Returns the rows of the JSON file, by family and name."""
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    return {(made["family"], made["name"]): made for made in rows}
 
 
 def parsed():
@@ -160,6 +168,7 @@ def parsed():
     add = parser.add_argument
     add("--families", nargs="+", help="modules of tests/zoo (default: all)")
     add("--models", nargs="+", help="names of models (default: all)")
+    add("--checks", nargs="+", help="names of checks (default: all)")
     add("--again", action="store_true", help="run models that are in the file, too")
     add("--failed", action="store_true", help="run only what failed or is missing")
     add("--limit", type=float, default=900, help="seconds per process")
@@ -180,19 +189,21 @@ def main():
 
     from tf_tickets.environment import versions
 
+    checks = options.checks or list(CHECKS)
     out = options.out / f"model_coverage_{BACKEND}.json"
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
-    rows = {(made["family"], made["name"]): made for made in rows}
     for (family, name), build in models().items():
         if options.families and family not in options.families:
             continue
         if options.models and name not in options.models:
             continue
-        if not _due(rows.get((family, name)), options):
+        known = _known(_rows(out).get((family, name)), checks, options)
+        if set(checks) <= set(known):
             continue
         begun = time.monotonic()
-        made = rows[family, name] = row(family, name, build, list(CHECKS), options)
+        made = row(family, name, build, checks, options, known)
         show(made, time.monotonic() - begun)
+        # Another run may have written other models in the meantime.
+        rows = {**_rows(out), (family, name): made}
         found = {
             "command": f"KERAS_BACKEND={BACKEND} python benchmarks/model_coverage.py",
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",

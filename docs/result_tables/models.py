@@ -58,8 +58,12 @@ def _title(name, by_backend):
 
 def _cell(by_backend, check, notes):
     """Returns one mark where all backends agree, and else one for each."""
-    marks = {b: _mark(found[check], notes) for b, found in by_backend.items()}
-    if len(set(marks.values())) == 1:
+    marks = {
+        backend: _mark(found[check], notes)
+        for backend, found in by_backend.items()
+        if check in found
+    }
+    if len(marks) == len(by_backend) and len(set(marks.values())) == 1:
         return next(iter(marks.values()))
     return ", ".join(f"{_BACKENDS[b]} {mark}" for b, mark in marks.items())
 
@@ -84,7 +88,7 @@ def model_coverage_counts():
                 by_backend[backend][check]
                 for models in _found().values()
                 for by_backend in models.values()
-                if backend in by_backend
+                if check in by_backend.get(backend, {})
             ]
             row += [sum(kind in result for result in results) for kind in kinds]
         rows.append(row)
