@@ -107,7 +107,7 @@ def unlocked(layer: keras.layers.Layer) -> Iterator[Callable]:
         tracker.lock()
 
 
-def graph_class(kind: type) -> type | None:
+def graph_class(kind: type[Any]) -> type[Any] | None:
     """Returns the class by which Keras runs a Sequential or functional model.
 
     The class of functional models has no public name. It is inserted between a
@@ -132,7 +132,7 @@ def graph_class(kind: type) -> type | None:
     return models[-1] if models else None
 
 
-def is_rebuilt_as_itself(kind: type) -> bool:
+def is_rebuilt_as_itself(kind: type[Any]) -> bool:
     """Whether Keras rebuilds a Sequential or functional model in its own class.
 
     Keras compares the arguments of the constructor with those of functional models. If

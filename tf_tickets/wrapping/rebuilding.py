@@ -184,7 +184,7 @@ class WrappedModel(keras.Model):
     def get_config(self):
         model = original(self)
         config = None if model is None else _config_of(model)
-        if config is None:
+        if model is None or config is None:
             return super().get_config()
         names = paths.plain_paths(model.variables, {})
         wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
