@@ -306,6 +306,7 @@ def test_a_model_with_a_constructor_of_its_own_comes_back_sparse(name):
     expected = samples.outputs(sparse, X)
     assert tt.strip(sparse) is model
     np.testing.assert_array_equal(samples.outputs(model, X), expected)
+    assert not model.compiled and model.optimizer is None
     for path, mask in masks.items():
         kernel = wrapping.plain_paths(model)[path]
         assert not samples.array(kernel)[~mask].any()

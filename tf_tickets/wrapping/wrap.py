@@ -130,7 +130,7 @@ def strip(model: keras.Model) -> keras.Model:
         own. It is not compiled, which keeps the optimizer out of its file; compile it
         to evaluate or train it. A subclassed model is changed in place and returned.
         If the wrapped model was made from a class with its own constructor, such as a
-        task of KerasHub, that model itself is returned, compiled as it was.
+        task of KerasHub, that model itself is returned, not compiled any more.
 
     Example:
 
@@ -150,7 +150,11 @@ def strip(model: keras.Model) -> keras.Model:
         return stripped_copy(model)
     for layer in wrapped.layers:
         layer.release()
-    return rebuilding.transform(model, _unwrap_layer)
+    plain = rebuilding.transform(model, _unwrap_layer)
+    if plain is rebuilding.original(model):
+        # The optimizer is built for the order of variables in the wrapped model.
+        plain.compiled, plain.optimizer = False, None
+    return plain
 
 
 def stripped_copy(model: keras.Model) -> keras.Model:
