@@ -5,7 +5,7 @@
 
 The first command runs every kind of search that can be resumed in processes in which
 faults occur: they are killed or interrupted at random instants, or while they write a
-file, or their disk becomes full or read-only. They are started again, up to six
+file, or their disk becomes full or read-only. They are started again, up to eight
 times, until they end. All files must then be equal, byte for byte, to those of a search
 without faults.
 
@@ -38,7 +38,7 @@ from tf_tickets import files  # noqa: E402
 from tf_tickets.environment import versions  # noqa: E402
 
 # Most faults are kills.
-ACTIONS = (*["kill"] * 4, "interrupt", "ENOSPC", "EROFS")
+ACTIONS = (*["kill"] * 6, "interrupt", "ENOSPC", "EROFS")
 
 
 class Figures:
@@ -97,9 +97,9 @@ def kill(figures, seconds, names):
 
 
 def _try(searches, name, row, figures):
-    """Runs a search with up to six faults, and counts them."""
+    """Runs a search with up to eight faults, and counts them."""
     rng = faults.generator(figures.seed, name, row["runs"])
-    drawn = searches.drawn(name, rng, rng.randint(3, 6), ACTIONS)
+    drawn = searches.drawn(name, rng, rng.randint(5, 8), ACTIONS)
     _, events, _ = searches.reference(name)
     row["runs"] += 1
     occurred = []

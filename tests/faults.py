@@ -378,10 +378,11 @@ class Searches:
 
 def _drawn(rng, events, seconds, action, share):
     if action not in ERRORS and rng.random() < 0.4:
-        return Fault(action, delay=rng.uniform(0.0, seconds * share))
+        return Fault(action, delay=rng.uniform(0.0, 0.8 * seconds * share))
     kinds = {kind for kind, _ in events} & set(ERRORS.get(action, READ_ONLY))
     kind = rng.choice(sorted(kinds))
-    numbers = [number for number, event in enumerate(events) if event[0] == kind]
+    # Without the last, which releases the lock: the search has ended then.
+    numbers = [number for number, event in enumerate(events[:-1]) if event[0] == kind]
     whens = ["before"] if action in ERRORS else ["before", "after"]
     whens += ["within"] * (kind == "write")
     first = numbers[: max(1, int(len(numbers) * share))]

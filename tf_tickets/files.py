@@ -145,7 +145,7 @@ def writing(path: os.PathLike | str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or " ".join(str(error).split())).removesuffix(".")
-        advice = _ADVICE.get(error.errno or 0, "Mend this and run it again.")
+        advice = _ADVICE.get(error.errno or 0, "Solve this problem and run it again.")
         text = f"{path} could not be written: {reason}. {advice} {_UNCHANGED}"
         raise (OSError(error.errno, text) if error.errno else OSError(text)) from error
 

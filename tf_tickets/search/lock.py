@@ -62,23 +62,23 @@ def _created(path, text, token):
     draft = path.with_name(f".{path.name}.{token}.tmp")
     try:
         draft.write_text(text)
-        return _linked(draft, path)
+        return _linked(draft, path, text)
     finally:
         files.remove(draft)
 
 
-def _linked(draft, path):
+def _linked(draft, path, text):
     try:
         os.link(draft, path)
     except (FileExistsError, FileNotFoundError):  # The holder sweeps drafts.
         return False
     except OSError:  # The file system has no hard links.
-        return _written(draft, path)
+        return _written(path, text)
     return True
 
 
-def _written(draft, path):
-    text, created = _text(draft), False
+def _written(path, text):
+    created = False
     try:
         with open(path, "x") as file:
             created = True
@@ -120,8 +120,9 @@ def _remove_stale(path):
     aside = path.with_name(f".{path.name}.{os.getpid()}.stale.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.replace(path, aside)
-        if aside.read_text() != text:
-            _linked(aside, path)
+        other = aside.read_text()
+        if other != text:
+            _linked(aside, path, other)
         aside.unlink()
 
 
