@@ -62,7 +62,7 @@ def values(argument, good, examples):
     )
     @hypothesis.given(data=st.data())
     def draw(data):
-        drawn.append(data.draw(bad_values.values(argument, good)))
+        drawn.append(data.draw(bad_values.values(argument, good))())
 
     if examples:
         draw()

@@ -124,7 +124,10 @@ SIZES = {"classes", "draws", "input_shape", "passes", "steps_per_epoch", "width"
 
 
 def values(argument, good):
-    """Returns a strategy of values for an argument: of the pool, or drawn."""
+    """Returns a strategy of functions that make a value: of the pool, or drawn.
+
+    Keras draws random numbers when it makes models, which no strategy may do.
+    """
     names = [name for name in POOL if not (argument in SIZES and name == repr(HUGE))]
     small = argument in SIZES
     numbers = st.integers(-50, 50) if small else st.integers()
@@ -139,7 +142,8 @@ def values(argument, good):
         st.dictionaries(st.text(max_size=3), floats, max_size=2),
     )
     near = st.sampled_from(_near(good)) if isinstance(good, str) else st.nothing()
-    return st.one_of(st.sampled_from(names).map(lambda name: POOL[name]()), drawn, near)
+    ready = st.one_of(drawn, near).map(lambda value: lambda: value)
+    return st.one_of(st.sampled_from(names).map(POOL.__getitem__), ready)
 
 
 def _near(text):

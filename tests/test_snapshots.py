@@ -276,7 +276,7 @@ def test_a_fidelity_survives_its_configuration(name):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_wrong_fidelity_is_refused_with_what_was_received(part):
-    with pytest.raises(ValueError, match=f"'{part}' must be one of.*'restart'"):
+    with pytest.raises(ValueError, match=f"`{part}` must be one of.*'restart'"):
         Fidelity(**{part: "restart"})
 
 

@@ -202,6 +202,7 @@ def vgg16(
 def _check(input_shape, classes, width, ranks=(3,)):
     arguments.check_counts(classes=classes)
     arguments.check_positive(width=width)
+    arguments.check_between(0.0, 100.0, width=width)
     is_shape = isinstance(input_shape, tuple | list) and all(
         size is None or (arguments.is_whole(size) and 1 <= size < 2**31)
         for size in input_shape

@@ -82,6 +82,7 @@ class PenalizedMask(FixedMask):
         """
         arguments.check_not_negative(steps=steps)
         arguments.check_counts(epochs=epochs)
+        arguments.check_between(0, 2**31 - 1, steps=steps, epochs=epochs)
         self.chosen.assign(checked(chosen))
         self.clock.start(steps, epochs)
 

@@ -108,7 +108,7 @@ def adopt(model: keras.Model, state: State) -> State:
 
 
 def restore(
-    model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State
+    model: keras.Model, snapshot: State, fidelity: Fidelity, fresh: State | None
 ) -> None:
     """Restores the parts of a state that a fidelity rewinds.
 
@@ -128,12 +128,12 @@ def restore(
     >>> iteration(model)
     0
     """
-    _check_state(set(PARTS), snapshot=snapshot, fresh=fresh)
     arguments.check_type(Fidelity, fidelity=fidelity)
+    _check_state(set(), snapshot=snapshot)
+    if fidelity.optimizer == "fresh":
+        _check_state({"optimizer"}, fresh=fresh)
     for part, variables in variables_by_part(model).items():
-        source = {"rewind": snapshot, "fresh": fresh, "keep": None}[
-            getattr(fidelity, part)
-        ]
+        source = {"rewind": snapshot, "fresh": fresh}.get(getattr(fidelity, part))
         if source is not None:
             assign(variables, source[part])
     if fidelity.optimizer == "fresh":
@@ -164,6 +164,7 @@ def _names(variables, values):
 
 def variables_by_part(model: keras.Model) -> dict[str, dict[str, keras.Variable]]:
     """Returns a dict from part to dict from name to variable."""
+    arguments.check_type(keras.Model, model=model)
     table: dict[str, dict[str, keras.Variable]] = {part: {} for part in PARTS}
     trainable = {id(v) for v in model.trainable_variables}
     for path, variable in wrapping.plain_paths(model).items():
