@@ -282,6 +282,15 @@ def test_a_mistyped_suffix_of_an_export_is_refused(tmp_path, capsys):
 
 
 @on_jax
+def test_an_export_that_needs_examples_names_the_option(tmp_path, capsys):
+    file = tmp_path / "a.keras"
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(file)
+    command = ["export", file, tmp_path / "a.tflite", "--precision", "int8"]
+    refused(capsys, command, "needs examples", "Pass a few hundred: --data FILE.npz")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@on_jax
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": []}', '{"1": 3}'])
 @pytest.mark.parametrize("name", ["results.json", "controls.json"])
 def test_damaged_results_are_named_with_the_remedy(tmp_path, capsys, found, name, text):

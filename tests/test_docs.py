@@ -9,11 +9,13 @@ import runpy
 import shlex
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tiny
 
 import tf_tickets as tt
+from tf_tickets import wrapping
 from tf_tickets_cli import main as cli
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -72,6 +74,23 @@ def test_the_python_blocks_of_a_page_run_one_after_another(page, few_digits):
     namespace = {"__name__": "__main__"}
     for block in python_blocks((ROOT / page).read_text("utf-8")):
         exec(compile(block, str(ROOT / page), "exec"), namespace)
+
+
+@pytest.mark.on("jax")
+@FEW_STEPS
+def test_the_readme_saves_the_best_ticket_trained(few_digits, monkeypatch):
+    # The rest exports the model.
+    monkeypatch.setattr(tt, "export", lambda *arguments, **kwargs: "")
+    # The last round is not the best one.
+    monkeypatch.setattr(tt.IMP, "best", property(lambda search: search.tickets[2]))
+    [block] = python_blocks((ROOT / "README.md").read_text("utf-8"))
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    best = tt.Ticket.load("best.ticket")
+    plain = keras.models.load_model("best.keras")
+    kernels = [w for w in plain.weights if w.name == "kernel"]
+    counts = [np.count_nonzero(wrapping.to_numpy(kernel)) for kernel in kernels]
+    assert counts == list(best.kept.values())
+    assert best.sparsity == pytest.approx(0.784, abs=1e-3)
 
 
 @pytest.mark.parametrize("page", QUOTING)

@@ -1,6 +1,7 @@
 """`tf-tickets export`: write a model in another format."""
 
 import argparse
+import contextlib
 import pathlib
 
 from tf_tickets_cli import choices
@@ -20,6 +21,7 @@ examples:
 RESUMES = False
 LOADS_TENSORFLOW = True
 
+_ARGUMENT, _OPTION = "export(..., data=x)", "--data FILE.npz"
 # Number of examples for calibrating int8 or comparing outputs.
 _EXAMPLES = 500
 
@@ -73,18 +75,28 @@ def run(options: argparse.Namespace) -> None:
     formats.choose(pathlib.Path(options.out))
     model = loading.load_model(options.model, compile=False)
     ticket = tt.Ticket.load(options.ticket) if options.ticket else None
-    report = tt.export(
-        model if ticket is None else ticket,
-        options.out,
-        model=None if ticket is None else model,
-        data=_examples(options.data, options.precision),
-        precision=options.precision,
-        trainable=options.trainable,
-        overwrite=options.overwrite,
-    )
+    with _option_named():
+        report = tt.export(
+            model if ticket is None else ticket,
+            options.out,
+            model=None if ticket is None else model,
+            data=_examples(options.data, options.precision),
+            precision=options.precision,
+            trainable=options.trainable,
+            overwrite=options.overwrite,
+        )
     print(report)
     if options.report:
         report.save(options.report)
+
+
+@contextlib.contextmanager
+def _option_named():
+    """Names the option in errors that ask for examples, instead of the argument."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(_ARGUMENT, _OPTION)) from error
 
 
 def _examples(file, precision):

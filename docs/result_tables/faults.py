@@ -50,7 +50,9 @@ def faults_by_instant():
     labels = sorted(
         {label for b in BACKENDS for row in _rows(b).values() for label in row["tried"]}
     )
-    lines = [[label, *(_at(backend, label) for backend in BACKENDS)] for label in labels]
+    lines = [
+        [label, *(_at(backend, label) for backend in BACKENDS)] for label in labels
+    ]
     totals = ["all", *(_all(backend) for backend in BACKENDS)]
     return grid(["fault", "TensorFlow", "JAX"], [*lines, totals])
 

@@ -151,9 +151,10 @@ def strip(model: keras.Model) -> keras.Model:
     for layer in wrapped.layers:
         layer.release()
     plain = rebuilding.transform(model, _unwrap_layer)
-    if plain is rebuilding.original(model):
+    kept = rebuilding.original(model)
+    if kept is not None:
         # The optimizer is built for the order of variables in the wrapped model.
-        plain.compiled, plain.optimizer = False, None
+        kept.compiled, kept.optimizer = False, None
     return plain
 
 
