@@ -180,7 +180,9 @@ def stripped_copy(model: keras.Model) -> keras.Model:
     plain = rebuilding.transform(model, _unwrap_layer)
     shared = plain.variables
     if plain is not model:
-        plain = rebuilding.copy(plain)
+        original, plain = plain, rebuilding.copy(plain)
+        if type(plain) is not type(original):
+            shared = rebuilding.graph_of(original).variables
     for old, new in zip(shared, plain.variables, strict=True):
         if id(old) in factors:
             new.assign(_scaled(new.value, factors[id(old)]))
