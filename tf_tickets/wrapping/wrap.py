@@ -151,10 +151,9 @@ def strip(model: keras.Model) -> keras.Model:
     for layer in wrapped.layers:
         layer.release()
     plain = rebuilding.transform(model, _unwrap_layer)
-    kept = rebuilding.original(model)
-    if kept is not None:
+    if isinstance(model, rebuilding.WrappedModel):
         # The optimizer is built for the order of variables in the wrapped model.
-        kept.compiled, kept.optimizer = False, None
+        plain.compiled, plain.optimizer = False, None
     return plain
 
 
