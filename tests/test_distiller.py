@@ -367,7 +367,7 @@ def two_outputs():
     "make, error, message",
     [
         (lambda: tt.Distiller(3, plain(), losses()), TypeError, "Received: 3"),
-        (lambda: tt.Distiller(plain(), plain(), "kl"), TypeError, "Received: 'k'"),
+        (lambda: tt.Distiller(plain(), plain(), "kl"), TypeError, "Received: 'kl'"),
         (
             lambda: tt.Distiller(plain(), plain(), losses(), [1.0]),
             ValueError,
@@ -376,7 +376,7 @@ def two_outputs():
         (
             lambda: tt.Distiller(plain(), plain(), losses(), None, 1.5),
             ValueError,
-            r"\[0, 1\]. Received: 1.5",
+            r"\[0, 1\]. Received: student_loss_weight=1.5",
         ),
         (
             lambda: tt.Distiller(plain(), plain(), [FeatureDistillation("c")]),

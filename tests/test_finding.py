@@ -387,11 +387,11 @@ def test_an_altered_ticket_of_the_same_round_is_refused(tmp_path, complete, numb
 @pytest.mark.parametrize(
     "data, message",
     [
-        ("mnist", "Received: <class 'str'>"),
-        (np.zeros((4, 2)), "Received: <class 'numpy.ndarray'>"),
-        (tiny.data(), "Received for train: <class 'numpy.ndarray'>"),
-        ((tiny.data(),), "Received: <class 'tuple'>"),
-        ((tiny.data(), None), "Received for validation: <class 'NoneType'>"),
+        ("mnist", "Received: 'mnist'"),
+        (np.zeros((4, 2)), "Received: array"),
+        (tiny.data(), "Received for train: array"),
+        ((tiny.data(),), r"Received: \(\(array"),
+        ((tiny.data(), None), "Received for validation: None"),
     ],
 )
 def test_wrong_data_are_refused(data, message):
