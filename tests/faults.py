@@ -35,8 +35,6 @@ ERRORS = {"ENOSPC": FULL, "EROFS": READ_ONLY}
 LOCK = "search.lock"
 # Seconds after which a search is said to hang.
 PATIENCE = 240.0
-# How many of the last characters of a failed search's output are shown.
-_SHOWN = 1500
 # The functions of `os` that are counted, by event.
 _CALLS = {
     "rename": ("rename", "replace"),
@@ -299,8 +297,7 @@ class Searches:
             outcome |= json.loads(report.read_text())
         expected = (0, None) if fault is None else _OUTCOMES[fault.action]
         if (outcome["status"], outcome.get("error")) not in [(0, None), expected]:
-            said = log.read_text()[-_SHOWN:]
-            raise AssertionError(f"{name}, {fault}: {outcome}\n{said}")
+            raise AssertionError(f"{name}, {fault}: {outcome}\n{_end_of(log)}")
         return outcome
 
     def reference(self, name):
@@ -405,6 +402,13 @@ def label(fault, events):
         return f"{fault.action} at any instant"
     when = "at" if fault.action in ERRORS else fault.when
     return f"{fault.action} {when} {events[fault.number][0]}"
+
+
+def _end_of(log):
+    """Returns the last lines of a log; of a crash, where it was."""
+    text = log.read_text(errors="replace")
+    crash = text.find("Fatal Python error")
+    return text[-1500:] if crash < 0 else text[crash : crash + 1500]
 
 
 def _ended(server):

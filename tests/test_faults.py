@@ -228,10 +228,19 @@ ADVICE = {"ENOSPC": "Free some space", "EROFS": "Choose a folder"}
 DEFAULT = [("ticket", "ENOSPC"), ("ticket", "EROFS"), ("teacher", "ENOSPC")]
 
 
-@pytest.mark.parametrize(
-    "name, error",
-    tiny.marked([(name, error) for name in WRITERS for error in ADVICE], DEFAULT),
-)
+# Two renames replace a folder. A disk that becomes read-only between them would also
+# keep the first folder, which this simulation lets Python delete.
+FAILURES = [
+    (name, error)
+    for name in WRITERS
+    for error in ADVICE
+    if (name, error) != ("export SavedModel", "EROFS")
+]
+
+
+# Of tf2onnx, about NumPy.
+@pytest.mark.filterwarnings("ignore:In the future:FutureWarning")
+@pytest.mark.parametrize("name, error", tiny.marked(FAILURES, DEFAULT))
 def test_a_disk_that_fails_at_any_event_leaves_the_earlier_file(tmp_path, name, error):
     if name in ON_TENSORFLOW and keras.config.backend() != "tensorflow":
         pytest.skip("TensorFlow writes it, in another process")
