@@ -24,7 +24,7 @@ import tf_tickets as tt
 from tf_tickets import distillation as dl
 from tf_tickets.environment import versions
 from tf_tickets.pruning import saliency
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import compiling
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 ROUNDS = 17
@@ -147,7 +147,7 @@ def taught(setting, teacher, weight):
         student = tt.wrap(setting.build(), verbose=False)
         losses = dl.LogitsDistillation(4.0)
         model = tt.Distiller(teacher, student, losses, student_loss_weight=weight)
-        rebuilding.compile_like(model, student)
+        compiling.compile_like(model, student)
         return model
 
     return build

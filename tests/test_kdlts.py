@@ -13,7 +13,7 @@ from tf_tickets import wrapping
 from tf_tickets.distillation.losses import FeatureDistillation
 from tf_tickets.search.methods import kdlts as kdlts_module
 from tf_tickets.training import snapshots
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import graphs
 
 pytestmark = pytest.mark.turns
 
@@ -244,8 +244,8 @@ def test_what_is_learned_by_default_fits_the_network():
     model = keras.Model(wide, keras.layers.Add()(both))
     model = tt.wrap(model, verbose=False)
     heads = {layer.name: layer for layer in model.layers if wrapping.prunables(layer)}
-    assert rebuilding.layer_before(model, heads["deep"]) is None
-    assert rebuilding.layer_before(model, heads["head"]).name == "deep"
+    assert graphs.layer_before(model, heads["deep"]) is None
+    assert graphs.layer_before(model, heads["head"]).name == "deep"
     # The last kernel is that of the head, or of the shortcut from the input.
     place = kdlts_module._before_last_kernel(model)
     assert place is None or model.layers[place].name == "deep"

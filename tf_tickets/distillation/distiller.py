@@ -10,7 +10,7 @@ from keras import ops
 from tf_tickets import arguments
 from tf_tickets.distillation.losses import DistillationLoss
 from tf_tickets.masks.base import Tensor
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import graphs
 
 _INPUTS = "distiller_inputs"
 _OUTPUTS = "distiller_outputs"
@@ -269,7 +269,7 @@ class _Views:
         return [self._shapes(view) for view in self.views]
 
     def _shapes(self, view):
-        if not rebuilding.is_graph(view):
+        if not graphs.is_graph(view):
             return {None: None}
         tensors = self._named(view.outputs)
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -280,7 +280,7 @@ class _Views:
 
 
 def _view(model, layers):
-    graph = rebuilding.is_graph(model)
+    graph = graphs.is_graph(model)
     functional = isinstance(model, keras.Function)
     if functional and not hasattr(model.output, "shape"):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import compiling
 
 
 def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:
@@ -22,7 +22,7 @@ def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:
     >>> keras.saving.load_model(tmp_path / "a.keras").compiled, model.compiled
     (False, True)
     """
-    with rebuilding.as_if_not_compiled(model):
+    with compiling.as_if_not_compiled(model):
         model.save(path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import graphs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ def of_model(model: keras.Model, data: Any = None) -> Interface:
     """
     if isinstance(model, keras.Sequential):
         return Interface(_of_tensor(model.inputs[0]))
-    if rebuilding.is_graph(model):
+    if graphs.is_graph(model):
         return Interface(keras.tree.map_structure(_of_tensor, model.input))
     return _of_subclassed(model, data)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.wrapping import paths, rebuilding
+from tf_tickets.wrapping import graphs, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Subject:
         """Returns the model with wrappers around all masked layers."""
         if wrapping.prunables(self.given):
             return self.given
-        if not rebuilding.is_graph(self.plain):
+        if not graphs.is_graph(self.plain):
             raise ValueError(
                 f"{self.plain.name!r} is a subclassed model, which can only be wrapped "
                 "in place. Wrap it and call its save(path), or export a trainable "
@@ -97,7 +97,7 @@ def _of_model(model):
         kernels = [(i, a) for i, a in enumerate(_values(model)) if a.ndim > 1]
         masks = {i: a != 0 for i, a in kernels if a.any()}
         return Subject(model, model, masks, {})
-    if not rebuilding.is_graph(model):
+    if not graphs.is_graph(model):
         raise ValueError(
             f"{model.name!r} is a wrapped subclassed model, which can only be stripped "
             "in place. Call tf_tickets.strip(model), then export it."

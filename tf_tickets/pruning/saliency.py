@@ -21,7 +21,7 @@ from tf_tickets.pruning.derivatives import (
     numpy,
 )
 from tf_tickets.training import batches, checks
-from tf_tickets.wrapping import rebuilding
+from tf_tickets.wrapping import graphs
 
 __all__ = [
     "DenseGradient",
@@ -146,7 +146,7 @@ class GraSP:
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         temperature = self.temperature
-        if temperature != 1.0 and rebuilding.gives_probabilities(model):
+        if temperature != 1.0 and graphs.gives_probabilities(model):
             warnings.warn(
                 f"GraSP with temperature={temperature} expects logits, but "
                 f"{model.name!r} outputs probabilities. Remove its last activation "
@@ -208,7 +208,7 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
         for v in model.variables
         if id(v) not in kernel_ids and keras.backend.is_float_dtype(v.dtype)
     }
-    if not rebuilding.is_graph(model):
+    if not graphs.is_graph(model):
         raise ValueError(
             "SynFlow needs a Sequential or functional model, whose input shapes are "
             f"known. Received: {model.name!r}, a {type(model).__name__}. Use another "

@@ -13,7 +13,7 @@ import numpy as np
 from tf_tickets import arguments, files, wrapping
 from tf_tickets.reports import flops, tables
 from tf_tickets.wrapping import paths
-from tf_tickets.wrapping.prunable import why_not
+from tf_tickets.wrapping.choosing import why_not
 
 _COLUMNS = (
     "path",

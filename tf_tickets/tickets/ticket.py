@@ -14,7 +14,7 @@ from tf_tickets import arguments, files, keras_internals, schema, wrapping
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.training import snapshots
-from tf_tickets.wrapping import paths, rebuilding
+from tf_tickets.wrapping import graphs, paths
 
 _CHECK_CONTENT = schema.fields(
     {"metrics": schema.mapping(schema.number), "provenance": schema.mapping()},
@@ -407,7 +407,7 @@ def _split(arrays, prefix):
 def _trainable_state(model):
     """The variables with start weights: all but masks and random generators."""
     # Without layers that a functional model holds and does not call.
-    model = rebuilding.graph_of(snapshots.network(model))
+    model = graphs.graph_of(snapshots.network(model))
     table = wrapping.plain_paths(model)
     return {p: v for p, v in table.items() if not keras_internals.is_seed_state(v)}
 

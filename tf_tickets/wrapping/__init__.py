@@ -1,5 +1,6 @@
 """How models go in and out: wrapped in Prunable layers, and plain again."""
 
+from tf_tickets.wrapping.graphs import units
 from tf_tickets.wrapping.kernels import (
     Kernel,
     Kernels,
@@ -8,7 +9,6 @@ from tf_tickets.wrapping.kernels import (
     prunables,
     to_numpy,
 )
-from tf_tickets.wrapping.rebuilding import units
 from tf_tickets.wrapping.wrap import (
     Filters,
     strip,

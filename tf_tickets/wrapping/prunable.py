@@ -12,15 +12,12 @@ from numpy.typing import ArrayLike
 from tf_tickets import arguments
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask, Tensor
-from tf_tickets.wrapping import paths
+from tf_tickets.wrapping import building, paths
+from tf_tickets.wrapping.choosing import why_not
 
 __all__ = [
     "Prunable",
 ]
-
-NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
-DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 class ReadOverlay(keras.StatelessScope):
@@ -138,7 +135,7 @@ class Prunable(keras.layers.Wrapper):
         mask = masks_module.get(mask)
         # Keras inspects both signatures, and that of `call` inside `Layer.__new__`.
         self.call = _Call(self, layer, mask.counts_steps)
-        self.build.__signature__ = _build_signature(layer)
+        self.build.__signature__ = building.build_signature(layer)
         kwargs["dtype"] = layer.variable_dtype
         # Losses, metrics and `get_layer` refer to the layer by its name.
         kwargs.setdefault("name", layer.name)
@@ -182,9 +179,9 @@ class Prunable(keras.layers.Wrapper):
 
     def build(self, *args, **kwargs):
         if not self.layer.built:
-            _build(self.layer, *args, **kwargs)
+            building.build(self.layer, *args, **kwargs)
         if not self._has_kernels():
-            _build_children(self.layer, *args, **kwargs)
+            building.build_children(self.layer, *args, **kwargs)
         table = self._find_kernels()
         if not table:
             raise ValueError(_no_kernels(self.layer))
@@ -306,7 +303,7 @@ class Prunable(keras.layers.Wrapper):
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_build_config(self):
-        return self.layer.get_build_config() if _has_build(self.layer) else None
+        return self.layer.get_build_config() if building.has_build(self.layer) else None
 
     def build_from_config(self, config):
         if not self.built:
@@ -325,45 +322,6 @@ class Prunable(keras.layers.Wrapper):
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
         return config
-
-
-def why_not(
-    owned: paths.Owned, embeddings: bool = False, depthwise: bool = False
-) -> str | None:
-    """Returns why a variable is not a prunable kernel, or None if it is one."""
-    variable = owned.variable
-    if len(variable.shape) < 2:
-        return f"rank {len(variable.shape)}"
-    if not variable.trainable:
-        return "frozen (not trainable)"
-    if not keras.backend.is_float_dtype(variable.dtype):
-        return f"not floating point ({variable.dtype})"
-    if any(word in variable.name for word in NOT_KERNELS):
-        return "a bias, normalization or activation parameter"
-    if "embedding" in variable.name and not embeddings:
-        return "an embedding: pass embeddings=True to prune it"
-    if is_depthwise(owned) and not depthwise:
-        return "a depthwise kernel: pass depthwise=True to prune it"
-    return None
-
-
-def is_depthwise(owned: paths.Owned) -> bool:
-    """Returns whether each filter of a kernel sees a single channel.
-
-    Example:
-
-    >>> layer = keras.layers.SeparableConv1D(2, 3)
-    >>> layer.build((None, 8, 2))
-    >>> [o.path for o in paths.variables_of(layer) if is_depthwise(o)]
-    ['depthwise_kernel']
-    """
-    layer, variable = owned.owner, owned.variable
-    if "depthwise_kernel" in variable.name:
-        return True
-    if isinstance(layer, GROUPED):
-        single = layer.groups > 1 and variable.shape[-2] == 1
-        return single and variable.name == "kernel"
-    return isinstance(layer, DEPTHWISE) and variable.name == "kernel"
 
 
 def plain_variables(
@@ -444,49 +402,3 @@ def _no_kernels(layer):
             *rows,
         ]
     )
-
-
-def _has_build(layer):
-    """Returns whether a layer class overrides `build`."""
-    return type(layer).build is not keras.layers.Layer.build
-
-
-def _build_signature(layer):
-    """Returns the signature of `build`, with one shape per input if possible."""
-    if _has_build(layer):
-        return inspect.signature(layer.build)
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature(
-        [
-            inspect.Parameter(f"{name}_shape", kind)
-            for name, parameter in inspect.signature(layer.call).parameters.items()
-            if parameter.kind in (kind, inspect.Parameter.KEYWORD_ONLY)
-        ]
-    )
-
-
-def _build(layer, *args, **kwargs):
-    """Builds a layer by its `build`, or by a symbolic call if it has none."""
-    if _has_build(layer):
-        layer.build(*args, **kwargs)
-    else:
-        _call_symbolically(layer, *args, **kwargs)
-
-
-def _build_children(layer, *args, **kwargs):
-    """Builds the sublayers that `build` leaves to the first call."""
-    shapes_known = bool(args or kwargs)
-    if shapes_known and not all(child.built for child in paths.walk(layer)):
-        _call_symbolically(layer, *args, **kwargs)
-
-
-def _call_symbolically(layer, *args, **kwargs):
-    if not args and len(kwargs) == 1:
-        # `build` and `call` may name their first argument differently.
-        args, kwargs = tuple(kwargs.values()), {}
-    inputs = {name.removesuffix("_shape"): _symbols(s) for name, s in kwargs.items()}
-    layer(*[_symbols(shape) for shape in args], **inputs)
-
-
-def _symbols(shape):
-    return keras.tree.map_shape_structure(keras.KerasTensor, shape)

@@ -5,8 +5,7 @@ layers. Subclassed models are changed in place, in the attributes that hold thei
 layers. In both cases the variables stay the same objects.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -15,13 +14,17 @@ from keras import ops
 from tf_tickets import arguments, optimizers
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
-from tf_tickets.wrapping import paths, rebuilding
+from tf_tickets.wrapping import (
+    choosing,
+    compiling,
+    graphs,
+    paths,
+    rebuilding,
+    transforming,
+)
+from tf_tickets.wrapping.choosing import Filters
 from tf_tickets.wrapping.kernels import kernels, plain_paths, prunables
-from tf_tickets.wrapping.prunable import Prunable, why_not
-from tf_tickets.wrapping.rebuilding import units
-
-# A regular expression, a list of names or a function of the layer.
-Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
+from tf_tickets.wrapping.prunable import Prunable
 
 
 def wrap(
@@ -85,17 +88,13 @@ def wrap(
     mask = masks_module.get(mask)
     _check_score_optimizer(model, mask, score_optimizer)
     _check_keeps_zeros(mask, keep_zeros)
-    depthwise = depthwise or _names_layers(filters)
-    chosen = _choose(model, _filter(filters), embeddings, depthwise)
-    if not any(chosen.values()):
-        raise ValueError(_nothing_to_prune(model, filters, embeddings, depthwise))
-    _check_untied(chosen)
-    variables = [variable for found in chosen.values() for variable in found]
+    depthwise = depthwise or choosing.names_layers(filters)
+    variables = choosing.choose(model, filters, embeddings, depthwise)
     wrapped = _wrap_variables(model, variables, mask, score_optimizer)
     if keep_zeros:
         _prune_zeros(wrapped)
     if verbose:
-        spared = [] if depthwise else _depthwise(model)
+        spared = [] if depthwise else choosing.depthwise_kernels(model)
         notes = [*_about_depthwise(spared), *_about_original(wrapped)]
         print("\n".join([_one_line(wrapped), *notes]))
     return wrapped
@@ -150,7 +149,7 @@ def strip(model: keras.Model) -> keras.Model:
         return stripped_copy(model)
     for layer in wrapped.layers:
         layer.release()
-    plain = rebuilding.transform(model, _unwrap_layer)
+    plain = transforming.transform(model, _unwrap_layer)
     if isinstance(model, rebuilding.WrappedModel):
         # The optimizer is built for the order of variables in the wrapped model.
         plain.compiled, plain.optimizer = False, None
@@ -176,12 +175,12 @@ def stripped_copy(model: keras.Model) -> keras.Model:
         * np.float32(kernel.mask_layer.kept_scale)
         for kernel in kernels(model).values()
     }
-    plain = rebuilding.transform(model, _unwrap_layer)
+    plain = transforming.transform(model, _unwrap_layer)
     shared = plain.variables
     if plain is not model:
         original, plain = plain, rebuilding.copy(plain)
         if type(plain) is not type(original):
-            shared = rebuilding.graph_of(original).variables
+            shared = graphs.graph_of(original).variables
     for old, new in zip(shared, plain.variables, strict=True):
         if id(old) in factors:
             new.assign(_scaled(new.value, factors[id(old)]))
@@ -194,57 +193,14 @@ def _scaled(value, factor):
     return ops.where(factor == 0, ops.zeros_like(value), scaled)
 
 
-def _choose(model, accept, embeddings, depthwise):
-    """Returns a dict from each unit's id to its prunable variables."""
-    chosen = {}
-    for unit in units(model):
-        owned = paths.variables_of(unit)
-        chosen[id(unit)] = [
-            o.variable
-            for o in owned
-            if why_not(o, embeddings, depthwise) is None and accept(unit, _way(unit, o))
-        ]
-    return chosen
-
-
-def _way(unit, owned):
-    """Returns the layer names from the unit down to the variable's owner."""
-    return [unit.name, *owned.path.split("/")[:-1]]
-
-
-def _filter(filters):
-    if filters is None:
-        return lambda unit, way: True
-    if isinstance(filters, str):
-        arguments.check_pattern(filters=filters)
-        return lambda unit, way: re.search(filters, "/".join(way)) is not None
-    if callable(filters):
-        arguments.check_functions(1, filters=filters)
-        return lambda unit, way: bool(filters(unit))
-    if isinstance(filters, list | tuple | set):
-        arguments.listed(str, filters=filters)
-        return lambda unit, way: any(name in filters for name in way)
-    raise TypeError(
-        "`filters` must be a regular expression, a list of layer names or a "
-        f"function of the layer. Received: {arguments.shown(filters)}"
-    )
-
-
-def _names_layers(filters):
-    """Returns whether `filters` names layers, rather than which ones to leave out."""
-    if isinstance(filters, str):
-        return re.search(filters, "") is None
-    return isinstance(filters, list | tuple | set)
-
-
 def _wrap_variables(model, variables, mask, score_optimizer=None):
-    wrapped = rebuilding.wrap_variables(model, variables, mask)
+    wrapped = transforming.wrap_variables(model, variables, mask)
     if model.compiled and mask.learned:
-        rebuilding.compile_like(
+        compiling.compile_like(
             wrapped, model, lambda given: optimizers.with_scores(given, score_optimizer)
         )
     elif model.compiled and wrapped is not model:
-        rebuilding.compile_like(wrapped, model)
+        compiling.compile_like(wrapped, model)
     return wrapped
 
 
@@ -261,7 +217,7 @@ def _check_model(model):
             "layer use tf_tickets.layers.Prunable(layer)."
         )
     _check_callable(model)
-    missing = [part.name for part in [model, *units(model)] if not part.built]
+    missing = [part.name for part in [model, *graphs.units(model)] if not part.built]
     if missing:
         raise ValueError(
             f"Model {model.name!r} is not built, so kernels do not exist yet in "
@@ -273,13 +229,13 @@ def _check_model(model):
             f"Model {model.name!r} is wrapped already. Pass a plain model, or call "
             "tf_tickets.strip(model) first."
         )
-    rebuilding.check_rebuilds(model)
+    graphs.check_rebuilds(model)
 
 
 def _check_callable(model):
     """Refuses a model that only trains other models, such as a VAE or GAN."""
     has_call = type(model).call is not keras.Model.call
-    if model.built or has_call or rebuilding.is_graph(model):
+    if model.built or has_call or graphs.is_graph(model):
         return
     raise ValueError(
         f"Model {model.name!r} has no `call`, so it cannot be built. Wrap the models "
@@ -315,34 +271,6 @@ def _prune_zeros(wrapped):
     prunable.set_masks({path: mask for path, mask in masks.items() if mask.any()})
 
 
-def _check_untied(chosen):
-    owners: dict[int, int] = {}
-    for unit, found in chosen.items():
-        for variable in found:
-            if owners.setdefault(id(variable), unit) != unit:
-                raise ValueError(
-                    f"Kernel {variable.path!r} is used by two layers. It can be "
-                    "masked in one place only: exclude the other layer, or both, "
-                    "with `filters`."
-                )
-
-
-def _nothing_to_prune(model, filters, embeddings, depthwise):
-    excluded = "excluded by filters"
-    lines = [
-        f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
-        for unit in units(model)
-        for o in paths.variables_of(unit)
-    ]
-    return "\n".join(
-        [
-            f"Model {model.name!r} has nothing to prune. Received: filters="
-            f"{arguments.shown(filters)}. Its variables:",
-            *lines,
-        ]
-    )
-
-
 def _one_line(model):
     prunable = kernels(model)
     rest = [v for path, v in plain_paths(model).items() if path not in prunable]
@@ -350,16 +278,6 @@ def _one_line(model):
         f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable; "
         f"{_count(rest, 'variable')} not."
     )
-
-
-def _depthwise(model):
-    """Returns the depthwise kernels that are left alone by default."""
-    owned = [o for unit in units(model) for o in paths.variables_of(unit)]
-    return [
-        o.variable
-        for o in owned
-        if why_not(o) is not None and why_not(o, depthwise=True) is None
-    ]
 
 
 def _about_depthwise(kernels):

@@ -28,7 +28,7 @@ from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.training.rewind import Rewind
-from tf_tickets.wrapping import Kernels, kernels, prunables, rebuilding, to_numpy
+from tf_tickets.wrapping import Kernels, compiling, graphs, kernels, prunables, to_numpy
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -183,7 +183,7 @@ class _TaughtRound(LearnMasks):
             return wrapped
         taught = self._distiller(wrapped)
         if wrapped.compiled:
-            rebuilding.compile_like(taught, wrapped)
+            compiling.compile_like(taught, wrapped)
             # Its optimizer is the Distiller's now, and is saved with that.
             wrapped.optimizer, wrapped.compiled = None, False
         return taught
@@ -310,7 +310,7 @@ def _check_losses(losses, weights):
 
 def _default_losses(student):
     """Returns losses on outputs, and on features and distances before the end."""
-    logits = not rebuilding.gives_probabilities(student)
+    logits = not graphs.gives_probabilities(student)
     outputs = distillation.LogitsDistillation(4.0, from_logits=logits)
     losses: list[DistillationLoss] = [outputs]
     index = _before_last_kernel(student)
@@ -321,15 +321,15 @@ def _default_losses(student):
 
 def _before_last_kernel(student):
     """Returns the index of the layer that feeds the last kernel, or None."""
-    if not rebuilding.is_graph(student):
+    if not graphs.is_graph(student):
         return None
     last = [layer for layer in student.layers if prunables(layer)][-1]
-    if rebuilding.is_graph(last):
+    if graphs.is_graph(last):
         return None
-    before = rebuilding.layer_before(student, last)
+    before = graphs.layer_before(student, last)
     # A dropped activation is no feature.
     while isinstance(before, keras.layers.Dropout):
-        before = rebuilding.layer_before(student, before)
+        before = graphs.layer_before(student, before)
     if before is None or isinstance(before, keras.layers.InputLayer):
         return None
     return [id(layer) for layer in student.layers].index(id(before))

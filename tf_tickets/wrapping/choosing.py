@@ -1,0 +1,150 @@
+"""Which variables of a model are kernels, and which of them filters choose."""
+
+import re
+from collections.abc import Callable, Collection
+
+import keras
+
+from tf_tickets import arguments
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.graphs import units
+
+# A regular expression, a list of names or a function of the layer.
+Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
+
+NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+
+def why_not(
+    owned: paths.Owned, embeddings: bool = False, depthwise: bool = False
+) -> str | None:
+    """Returns why a variable is not a prunable kernel, or None if it is one."""
+    variable = owned.variable
+    if len(variable.shape) < 2:
+        return f"rank {len(variable.shape)}"
+    if not variable.trainable:
+        return "frozen (not trainable)"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return f"not floating point ({variable.dtype})"
+    if any(word in variable.name for word in NOT_KERNELS):
+        return "a bias, normalization or activation parameter"
+    if "embedding" in variable.name and not embeddings:
+        return "an embedding: pass embeddings=True to prune it"
+    if is_depthwise(owned) and not depthwise:
+        return "a depthwise kernel: pass depthwise=True to prune it"
+    return None
+
+
+def is_depthwise(owned: paths.Owned) -> bool:
+    """Returns whether each filter of a kernel sees a single channel.
+
+    Example:
+
+    >>> layer = keras.layers.SeparableConv1D(2, 3)
+    >>> layer.build((None, 8, 2))
+    >>> [o.path for o in paths.variables_of(layer) if is_depthwise(o)]
+    ['depthwise_kernel']
+    """
+    layer, variable = owned.owner, owned.variable
+    if "depthwise_kernel" in variable.name:
+        return True
+    if isinstance(layer, GROUPED):
+        single = layer.groups > 1 and variable.shape[-2] == 1
+        return single and variable.name == "kernel"
+    return isinstance(layer, DEPTHWISE) and variable.name == "kernel"
+
+
+def choose(
+    model: keras.Model, filters: Filters, embeddings: bool, depthwise: bool
+) -> list[keras.Variable]:
+    """Returns the kernels of a model that filters choose.
+
+    Args:
+        model: A plain model.
+        filters: As in `tf_tickets.wrap`.
+        embeddings: As in `tf_tickets.wrap`.
+        depthwise: As in `tf_tickets.wrap`.
+    """
+    accept = _filter(filters)
+    chosen = {}
+    for unit in units(model):
+        owned = paths.variables_of(unit)
+        chosen[id(unit)] = [
+            o.variable
+            for o in owned
+            if why_not(o, embeddings, depthwise) is None and accept(unit, _way(unit, o))
+        ]
+    if not any(chosen.values()):
+        raise ValueError(_nothing_to_prune(model, filters, embeddings, depthwise))
+    _check_untied(chosen)
+    return [variable for found in chosen.values() for variable in found]
+
+
+def _way(unit, owned):
+    """Returns the layer names from the unit down to the variable's owner."""
+    return [unit.name, *owned.path.split("/")[:-1]]
+
+
+def _filter(filters):
+    if filters is None:
+        return lambda unit, way: True
+    if isinstance(filters, str):
+        arguments.check_pattern(filters=filters)
+        return lambda unit, way: re.search(filters, "/".join(way)) is not None
+    if callable(filters):
+        arguments.check_functions(1, filters=filters)
+        return lambda unit, way: bool(filters(unit))
+    if isinstance(filters, list | tuple | set):
+        arguments.listed(str, filters=filters)
+        return lambda unit, way: any(name in filters for name in way)
+    raise TypeError(
+        "`filters` must be a regular expression, a list of layer names or a "
+        f"function of the layer. Received: {arguments.shown(filters)}"
+    )
+
+
+def names_layers(filters: Filters) -> bool:
+    """Returns whether `filters` names layers, rather than which ones to leave out."""
+    if isinstance(filters, str):
+        return re.search(filters, "") is None
+    return isinstance(filters, list | tuple | set)
+
+
+def _check_untied(chosen):
+    owners: dict[int, int] = {}
+    for unit, found in chosen.items():
+        for variable in found:
+            if owners.setdefault(id(variable), unit) != unit:
+                raise ValueError(
+                    f"Kernel {variable.path!r} is used by two layers. It can be "
+                    "masked in one place only: exclude the other layer, or both, "
+                    "with `filters`."
+                )
+
+
+def _nothing_to_prune(model, filters, embeddings, depthwise):
+    excluded = "excluded by filters"
+    lines = [
+        f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
+        for unit in units(model)
+        for o in paths.variables_of(unit)
+    ]
+    return "\n".join(
+        [
+            f"Model {model.name!r} has nothing to prune. Received: filters="
+            f"{arguments.shown(filters)}. Its variables:",
+            *lines,
+        ]
+    )
+
+
+def depthwise_kernels(model: keras.Model) -> list[keras.Variable]:
+    """Returns the depthwise kernels that are left alone by default."""
+    owned = [o for unit in units(model) for o in paths.variables_of(unit)]
+    return [
+        o.variable
+        for o in owned
+        if why_not(o) is not None and why_not(o, depthwise=True) is None
+    ]
