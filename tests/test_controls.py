@@ -1,5 +1,6 @@
 """Controls change one property of a ticket and keep all others."""
 
+import keras
 import numpy as np
 import pytest
 import tiny
@@ -150,3 +151,37 @@ def test_a_trained_control_differs_and_keeps_its_zeros(tickets):
     assert not tiny.pruned_weights(model).any()
     assert np.isfinite(metrics["loss"])
     assert metrics["loss"] != tickets[2].metrics["loss"]
+
+
+@pytest.mark.parametrize("layers", [["first"], ["depthwise", "first"]])
+def test_a_ticket_of_other_kernels_than_those_by_default_is_trained(layers):
+    def build():
+        model = keras.Sequential(
+            [
+                keras.Input((4, 4, 2)),
+                keras.layers.Conv2D(4, 2, name="first"),
+                keras.layers.DepthwiseConv2D(2, name="depthwise"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(2, name="last"),
+            ],
+            name="net",
+        )
+        model.compile("adam", "mse")
+        return model
+
+    def build_wrapped():
+        return tt.wrap(build(), layers, verbose=False)
+
+    rng = np.random.default_rng(0)
+    pair = rng.normal(size=(16, 4, 4, 2)), rng.normal(size=(16, 2))
+    search = tt.IMP(1, 1, 0.5, monitor="val_loss")
+    data = pair, pair
+    [ticket] = tt.find_tickets(build_wrapped, data, search, batch_size=4, verbose=0)
+    trainer = TicketTrainer(build, data, batch_size=4)
+    assert [path.split("/")[1] for path in ticket.masks] == sorted(layers)[::-1]
+    assert trainer.train(ticket, 1)["val_loss"] == ticket.metrics["val_loss"]
+    dense = trainer.dense_ticket()
+    assert [path.split("/")[1] for path in dense.masks] == ["first", "last"]
+    assert list(tt.kernels(trainer.model).masks) == list(dense.masks)
+    trainer.train(ticket, 1)
+    assert list(tt.kernels(trainer.model).masks) == list(ticket.masks)

@@ -13,6 +13,7 @@ from tf_tickets.search import identity, inputs
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
+from tf_tickets.wrapping import paths
 
 
 class TicketTrainer:
@@ -54,7 +55,7 @@ class TicketTrainer:
         self.seed = seed
         self.batch_size = batch_size
         self.build_model = build_model
-        self._built: dict[str, tuple[keras.Model, snapshots.State]] = {}
+        self._built: dict[tuple, tuple[keras.Model, snapshots.State]] = {}
         self._choose("fixed")
         self._key = (seed, 0, 0)
         x, y = self.parts["train"]
@@ -63,7 +64,7 @@ class TicketTrainer:
     @functools.cached_property
     def setting(self) -> str:
         """A digest of what trainings depend on beside the ticket and its weights."""
-        model, _ = self._built["fixed"]
+        model, _ = self._built["fixed", frozenset()]
         content = identity.identity_of_training(
             model, self.parts, self.seed, self.batch_size
         )
@@ -72,14 +73,28 @@ class TicketTrainer:
         text = json.dumps(identity.without_names(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _choose(self, mask):
-        """Selects the model with such masks; each is built once, from equal weights."""
-        if mask not in self._built:
+    def _choose(self, mask, kernels=()):
+        """Selects the model with such masks; each is built once, from equal weights.
+
+        The masks are those of some kernels, by default of all that `wrap` chooses.
+        """
+        key = mask, frozenset(kernels)
+        if key not in self._built:
             keras.utils.set_random_seed(self.seed)
-            wrap = functools.partial(wrapping.wrap, mask=mask)
-            model, _ = inputs.build(self.build_model, wrap)
-            self._built[mask] = model, snapshots.record(model)
-        self.model, self._start = self._built[mask]
+            wrap = _wrapping_of(kernels) if kernels else wrapping.wrap
+            model, _ = inputs.build(
+                self.build_model, functools.partial(wrap, mask=mask)
+            )
+            self._built[key] = model, snapshots.record(model)
+        self.model, self._start = self._built[key]
+
+    def _choose_for(self, ticket):
+        """Selects the model with masks of the ticket's kernels."""
+        mask = "scaled" if ticket.scales else "fixed"
+        self._choose(mask)
+        names = paths.match(ticket.masks, self._kernels)
+        if names is None or len(names) != len(self._kernels):
+            self._choose(mask, ticket.masks)
 
     def train(
         self,
@@ -98,7 +113,7 @@ class TicketTrainer:
         inputs.check_fit(self.seed, self.batch_size, verbose)
         callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         origin = ticket.provenance
-        self._choose("scaled" if ticket.scales else "fixed")
+        self._choose_for(ticket)
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
         # Learning rate and seeds too: earlier trainings must not matter.
         snapshots.restore(self.model, self._start, Fidelity.get("exact"), self._start)
@@ -142,6 +157,20 @@ class TicketTrainer:
 
     def _follow(self, round_, epoch):
         self._key = (self.seed, round_, epoch)
+
+
+def _wrapping_of(kernels):
+    """Returns a function that wraps the kernels with some paths in a plain model."""
+
+    def wrap(model, mask, verbose):
+        table = wrapping.plain_paths(model)
+        names = paths.match(kernels, table) or {}
+        # If they are not those of the model, `Ticket.apply` names all differences.
+        if not names:
+            return wrapping.wrap(model, mask=mask, verbose=verbose)
+        return wrapping.wrap_kernels(model, [table[n] for n in names.values()], mask)
+
+    return wrap
 
 
 def train_ticket(
