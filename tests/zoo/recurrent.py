@@ -17,6 +17,11 @@ STATEFUL = Limit(
     "`stateful=False`.",
     "state that recurrent layers keep",
 )
+DRAWS = Limit(
+    "Keras advances the random numbers of recurrent dropout in inference, too. Export "
+    "with `verify=False`, as the error says.",
+    "changes .* during inference",
+)
 ROLLED = {"tflite": NEEDS_UNROLL}
 
 
@@ -70,7 +75,8 @@ def unrolled():
             kl.Dense(2),
         ]
     )
-    return Case(compiled(model), floats(8, LENGTH, 3), numbers(2, 8))
+    limits = {"saved_model": DRAWS, "tflite": DRAWS}
+    return Case(compiled(model), floats(8, LENGTH, 3), numbers(2, 8), limits=limits)
 
 
 def stacked_cells():
