@@ -342,10 +342,12 @@ class Searches:
         occurred = [] if occurred is None else occurred
         for fault in faults:
             occurred.append(fault)
+            locks = _locks(directory)
             if self.run(name, directory, fault)["status"] == 0:
                 occurred.pop()
                 break
-            left = [str(path) for path in directory.rglob(LOCK)]
+            # A lock that was there before is that of a process that was killed.
+            left = set(_locks(directory)) - set(locks)
             if fault.action == "interrupt" and left:
                 raise AssertionError(f"{name}, {fault}: {left} were not released")
         self.run(name, directory)
@@ -414,6 +416,10 @@ def label(fault, events):
         return f"{fault.action} at any instant"
     when = "at" if fault.action in ERRORS else fault.when
     return f"{fault.action} {when} {events[fault.number][0]}"
+
+
+def _locks(directory):
+    return [path.read_text() for path in directory.rglob(LOCK)]
 
 
 def _end_of(log):
