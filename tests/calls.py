@@ -165,6 +165,10 @@ CALLS = {
         imp().wrap,
         {"model": compiled(), "filters": "d", "embeddings": True, "verbose": False},
     ),
+    "GradualPruning.once_pruned": lambda: (
+        tt.GradualPruning(tt.schedules.ConstantSparsity(0.5, 1)).once_pruned,
+        {"callbacks": [keras.callbacks.Callback()]},
+    ),
     "TicketSearch.in_round": method(
         imp, "in_round", callbacks=[keras.callbacks.Callback()]
     ),
@@ -381,6 +385,15 @@ CALLS = {
         },
     ),
     "Ticket.apply": lambda: (ticket().apply, {"model": compiled()}),
+    "Ticket.train": lambda: (
+        ticket().train,
+        {
+            "model": compiled(),
+            "x": DATA[0][0],
+            "y": DATA[0][1],
+            "epochs": 1,
+        },
+    ),
     "Ticket.compare": lambda: (ticket().compare, {"other": ticket()}),
     "Ticket.save": method(ticket, "save", path=path(".ticket"), weights=True),
     "Ticket.load": lambda: (
@@ -584,6 +597,11 @@ HOOKS = {
         for cls in tt.distillation.__all__
     },
     "layers.Prunable.call_masked": _STEP,
+    **{
+        f"{callback}.{name}": "called by `find_tickets`"
+        for callback in ("DynamicSparsity", "EarlyStopRewind", "GradualPruning")
+        for name in ("end_training", "may_resume", "unpack")
+    },
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,
     "GradualPruning.advance": _TRAINING,

@@ -222,6 +222,19 @@ def _plain(make):
     return run
 
 
+def _trained(make):
+    def run(tt, tiny, directory):
+        build, data = tiny.build_compiled, tiny.splits()
+        tt.find_tickets(build, data, make(tt), directory, epochs=3, **_USUAL)
+
+    return run
+
+
+def _gradual(tt):
+    schedule = tt.schedules.PolynomialDecay(0.0, 0.75, 1, 8, frequency=2)
+    return tt.GradualPruning(schedule)
+
+
 def _teachers(tt, tiny, directory):
     build, data = tiny.build_compiled, tiny.splits()
     return tt.train_teachers(build, data, [1, 2], directory, 3, batch_size=16)
@@ -272,6 +285,9 @@ SEARCHES = {
     "UniLTH": _plain(lambda tt: tt.UniLTH(0.75, 2, 1, 1, 1, train="each")),
     "UniDLTH": _plain(lambda tt: tt.UniDLTH(0.75, 2, 1, 1, 1, train="each")),
     "KDLTS": _taught,
+    "GradualPruning": _trained(_gradual),
+    "DynamicSparsity": _trained(lambda tt: tt.DynamicSparsity(0.75, interval=3)),
+    "EarlyStopRewind": _trained(lambda tt: tt.EarlyStopRewind(1, monitor="loss")),
     "train_teachers": _teachers,
     "find_frontier": _frontier,
     "tf-tickets search": _command,

@@ -175,7 +175,7 @@ def test_ctrl_c_says_how_to_resume_what_can_be_resumed(tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     "command, message",
     [
-        (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "must be finite"),
+        (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "a finite number"),
         (
             ["frontier", "--model", "resnet20", "--methods", "imp", "unilth", *FEW],
             "Method 'unilth': ",

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -73,7 +74,8 @@ def test_the_names_in_the_help_are_those_that_the_library_knows():
     assert f"{', '.join(map(repr, choices.DATASETS))}, or a path" in str(unknown.value)
     with pytest.raises(ValueError) as unknown:
         tt.datasets.load("digits", scaling="nothing")
-    assert f"must be one of {sorted(choices.SCALINGS)}" in str(unknown.value)
+    names = ", ".join(map(repr, sorted(choices.SCALINGS)))
+    assert f"must be one of {names}" in str(unknown.value)
 
 
 def test_every_method_is_described_in_the_help_of_frontier():
@@ -200,6 +202,15 @@ REPORTS = """
 """
 
 
+@pytest.fixture
+def listening():
+    """A shell's background jobs ignore Ctrl-C, and so do the programs they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("library", [SWALLOWS, REPORTS])
 def test_ctrl_c_that_a_library_swallows_ends_the_command(tmp_path, library):
     (tmp_path / "tf_tickets.py").write_text(textwrap.dedent(library))

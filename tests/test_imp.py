@@ -418,7 +418,7 @@ def test_best_without_its_metric_says_what_was_logged():
     search = tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")
     with pytest.warns(UserWarning, match="did not log the monitored metric"):
         searched(search)
-    with pytest.raises(ValueError, match="'val_accuracy'. Logged: .*'loss'"):
+    with pytest.raises(ValueError, match="'val_accuracy'.* Logged: .*'loss'"):
         _ = search.best
 
 

@@ -433,7 +433,8 @@ def private_names_used(tree):
 
 
 # A suffix of public argument names: layers with several inputs have `build(a_shape)`.
-ALLOWED = {"_shape"}
+# Python's own `os._exit`.
+ALLOWED = {"_shape", "_exit"}
 OWN = {name for tree in TREES.values() for name in private_names_defined(tree)}
 
 

@@ -534,9 +534,9 @@ def test_train_may_keep_its_best_epoch():
 @pytest.mark.parametrize(
     "model, epochs, message",
     [
-        (tiny.build_compiled, 1, r"compiled Keras model. Received: <function.*"),
+        (tiny.build_compiled, 1, r"`model` must be .*Received: .*build_compiled"),
         (keras.Sequential([keras.Input((6,))]), 1, "Call model.compile"),
-        ("model.keras", 1, "Received: 'model.keras'"),
+        ("model.keras", 1, "`model` must be .*Received: .*model.keras"),
         (None, 0, "`epochs`"),
     ],
 )

@@ -102,6 +102,7 @@ class GradualPruning(PruningCallback):
         Returns:
             The callback itself.
         """
+        arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         self._once_pruned.add(*callbacks)
         return self
 

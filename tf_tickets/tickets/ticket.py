@@ -276,15 +276,16 @@ class Ticket:
         >>> search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
         >>> history = model.fit(x, y, epochs=2, callbacks=[search], verbose=0)
         >>> plain = search.best.train(model, x, y, epochs=3, verbose=0)
-        >>> np.count_nonzero(plain.layers[0].kernel), plain.history.epoch
+        >>> int(np.count_nonzero(plain.layers[0].kernel)), plain.history.epoch
         (2, [0, 1, 2])
         """
-        if not isinstance(model, keras.Model) or not model.compiled:
-            raise ValueError(
-                f"A ticket is trained in a compiled Keras model. Received: {model!r}. "
-                "Call model.compile(...) first; pass build_model(), not the function."
-            )
+        arguments.check_type(keras.Model, model=model)
         arguments.check_counts(epochs=epochs)
+        if not model.compiled:
+            raise ValueError(
+                f"`model` must be compiled. Received: {arguments.shown(model)}. Call "
+                "model.compile(...) first."
+            )
         wrapped = self.apply(model)
         wrapped.fit(x, y, epochs=epochs, **kwargs)
         plain = wrapping.strip(wrapped)
