@@ -41,6 +41,7 @@ def first(events, kind, name=""):
     )
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", tiny.marked(list(faults.SEARCHES), ["train_teachers"]))
 def test_a_search_killed_while_it_writes_ends_with_the_same_bytes(searches, name):
     _, events, _ = searches.reference(name)
@@ -53,6 +54,7 @@ def test_a_search_killed_while_it_writes_ends_with_the_same_bytes(searches, name
     assert len(searches.survived(name, kills)) == len(kills)
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", tiny.marked(list(faults.SEARCHES), ["train_teachers"]))
 def test_a_search_goes_on_after_ctrl_c_and_after_a_full_or_read_only_disk(
     searches, name

@@ -153,6 +153,7 @@ def test_a_function_that_refers_to_itself_has_a_digest():
     assert digest_of(factorial) == digest_of(factorial)
 
 
+@pytest.mark.on("jax")
 def test_code_is_the_same_in_every_process():
     program = (
         "from tf_tickets.search.model_identity import digest_of\n"
