@@ -43,8 +43,8 @@ _VIT = {
 }
 _RESNET = {
     **{"image_shape": (16, 16, 3), "block_type": "basic_block"},
-    **{"input_conv_filters": [8], "input_conv_kernel_sizes": [3]},
-    **{"stackwise_num_filters": [64, 8], "stackwise_num_blocks": [1, 1]},
+    **{"input_conv_filters": [64], "input_conv_kernel_sizes": [3]},
+    **{"stackwise_num_filters": [64, 64], "stackwise_num_blocks": [1, 1]},
     "stackwise_num_strides": [1, 2],
 }
 # Name of a backbone to its settings and inputs.
