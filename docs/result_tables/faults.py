@@ -11,6 +11,10 @@ ACTIONS = {
     "ENOSPC": "full disk",
     "EROFS": "read-only disk",
 }
+MISTAKES = (
+    *("wrong exception", "unclear message", "accepted by mistake"),
+    "unusable result",
+)
 OUTCOMES = "tried", "refused", "equal", "different", "wrong"
 
 
@@ -84,3 +88,13 @@ def faults_damaged():
     lines.append(["all", *(total[name] for name in OUTCOMES)])
     head = ["file", "damaged", "refused", "read as before", "forged but valid", "wrong"]
     return grid(head, lines)
+
+
+@table
+def faults_arguments():
+    """Outcomes of bad arguments of all public callables."""
+    found = load("arguments")
+    names = ["callables", "arguments", "values", "accepted", "refused"]
+    wrong = sum(found[name] for name in MISTAKES)
+    head = ["callables", "arguments", "values", "legal", "refused clearly", "otherwise"]
+    return grid(head, [[*(f"{found[name]:,}" for name in names), str(wrong)]])
