@@ -185,7 +185,7 @@ def judge(name, argument, value):
         is_path = legal and isinstance(value, str | os.PathLike)
         return Outcome(REFUSED if is_path else WRONG, _text(error))
     except (ValueError, TypeError) as error:
-        of_user = legal and callable(value) and not _is_own(error)
+        of_user = legal and callable(value) and not _is_own(error, value)
         clear = of_user or is_clear(error, argument, value)
         return Outcome(REFUSED if clear else UNCLEAR, _text(error))
     except Exception as error:
@@ -276,9 +276,12 @@ def _place(error):
     return traceback.extract_tb(error.__traceback__)[-1].filename
 
 
-def _is_own(error):
+def _is_own(error, function):
     """Whether an error was raised in this package, not by a function passed to it."""
-    return _place(error).startswith(PACKAGE)
+    code = getattr(type(function).__call__, "__code__", None)
+    frames = traceback.walk_tb(error.__traceback__)
+    passed = any(frame.f_code is code for frame, _ in frames)
+    return _place(error).startswith(PACKAGE) and not passed
 
 
 def _is_shown(value, message):

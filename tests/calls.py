@@ -163,7 +163,13 @@ CALLS = {
     # Searches and plans.
     "TicketSearch.wrap": lambda: (
         imp().wrap,
-        {"model": compiled(), "filters": "d", "embeddings": True, "verbose": False},
+        {
+            "model": compiled(),
+            "filters": "d",
+            "embeddings": True,
+            "depthwise": True,
+            "verbose": False,
+        },
     ),
     "GradualPruning.once_pruned": lambda: (
         tt.GradualPruning(tt.schedules.ConstantSparsity(0.5, 1)).once_pruned,
@@ -321,6 +327,7 @@ CALLS = {
             "verbose": False,
             "score_optimizer": "sgd",
             "keep_zeros": False,
+            "depthwise": True,
         },
     ),
     "strip": lambda: (tt.strip, {"model": wrapped()}),

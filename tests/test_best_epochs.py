@@ -289,6 +289,30 @@ def test_the_first_epoch_that_begins_with_the_final_sparsity(end_step, first):
     assert history.history["sparsity"][first] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("epoch", [3, 4])
+def test_once_pruned_begins_where_a_later_fit_does(epoch):
+    told = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: told.append("begin"),
+        on_epoch_begin=lambda epoch, logs: told.append(epoch),
+        on_train_end=lambda logs: told.append("end"),
+    )
+    pruning = gradual().once_pruned(note)
+    x, y = tiny.data()
+    arguments = {"batch_size": 16, "verbose": 0, "callbacks": [pruning]}
+    tiny.network().fit(x, y, epochs=6, initial_epoch=epoch, **arguments)
+    assert told == ["begin", *range(6 - epoch), "end"]
+
+
+def test_callbacks_that_act_at_batches_are_refused_in_a_round(tmp_path):
+    often = keras.callbacks.ModelCheckpoint(str(tmp_path / "a.keras"), save_freq=2)
+    for callback in (often, keras.callbacks.TerminateOnNaN()):
+        with pytest.raises(ValueError, match=r"at epochs only. Received: .* with"):
+            tiny.imp().in_round(callback)
+        with pytest.raises(ValueError, match=r"at epochs only. Received: .* with"):
+            gradual().once_pruned(callback)
+
+
 def test_a_schedule_that_leaves_no_epoch_is_refused():
     pruning = gradual(end_step=24).once_pruned(best_weights())
     with pytest.raises(ValueError, match="No epoch is left.*within epoch 6 of 6"):

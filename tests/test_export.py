@@ -396,7 +396,7 @@ def test_several_inputs_and_outputs_keep_their_names():
         "right": (2, 4),
     }
     assert set(takes.nested(named)) == {"left", "right"}
-    with pytest.raises(ValueError, match=r"takes examples of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"must have examples of shape \(3,\)"):
         takes.named({"left": np.ones((2, 5)), "right": np.ones((2, 4))})
 
 
@@ -571,7 +571,7 @@ def asked(address, content):
             {"format": "saved_model", "to": "a.keras"},
             "'.keras' is the suffix of a file",
         ),
-        ({"data": np.ones((3, 2))}, "takes examples of shape"),
+        ({"data": np.ones((3, 2))}, "must have examples of shape"),
         ({"data": [X, X]}, "has 1 inputs"),
     ],
 )

@@ -378,3 +378,13 @@ def test_a_manifest_that_breaks_the_schema_is_refused(tmp_path, changes, message
 
 def test_the_content_is_read_without_the_arrays(tmp_path, nothing_is_unpacked):
     assert files.read_content(written(tmp_path), "demo") == {"n": [1, "x", None]}
+
+
+def test_only_temporary_files_of_this_library_are_swept(tmp_path):
+    kept = [".notes.tmpl", ".my.tmp_settings.json", ".a.tmp", ".b.c.tmp.txt"]
+    drafts = [".a.12.tmp", ".a.12.tmp.keras", f".search.lock.{'0f' * 16}.tmp"]
+    for name in [*kept, *drafts]:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".cache.7.tmp").mkdir()
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".cache.7.tmp"}

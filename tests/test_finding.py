@@ -1,5 +1,6 @@
 """find_tickets: interrupted at any moment, it resumes with the same bits."""
 
+import functools
 import os
 import shutil
 import signal
@@ -431,3 +432,20 @@ def test_what_a_search_tells_of_its_data_is_not_told_by_the_next_fit():
     assert "build_seed" in find(search=search)[0].provenance
     tiny.run(tiny.network(), search)
     assert "build_seed" not in search.tickets[0].provenance
+
+
+@pytest.mark.parametrize(
+    "search, epochs",
+    [
+        (lambda: tiny.imp(rounds=np.int64(1), epochs_per_round=np.int32(1)), None),
+        (lambda: tt.DynamicSparsity(0.8, interval=np.int64(2)), np.int64(2)),
+    ],
+)
+def test_numbers_of_numpy_are_stored(tmp_path, search, epochs):
+    arguments = {"batch_size": 16, "verbose": 0, "epochs": epochs}
+    run = functools.partial(
+        tt.find_tickets, tiny.build_compiled, tiny.splits(), directory=tmp_path
+    )
+    [ticket] = run(search=search(), **arguments)
+    [again] = run(search=search(), **arguments)
+    assert again == ticket

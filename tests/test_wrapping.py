@@ -970,3 +970,67 @@ print("zeros held on", strategy.num_replicas_in_sync)
 def test_masks_hold_under_a_mirrored_strategy():
     out, errors = tiny.printed(MIRRORED)
     assert "zeros held on 2" in out, errors
+
+
+def _library_classes(model):
+    layers = [model, *paths.walk(model)]
+    return {type(x).__name__ for x in layers if type(x).__module__[:10] == "tf_tickets"}
+
+
+class Backbone(keras.Model):
+    """A functional model of a class with a constructor of its own."""
+
+    def __init__(self, units, **kwargs):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, kl.Dense(units)(inputs), **kwargs)
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+def test_a_head_on_a_wrapped_backbone_is_stripped_to_plain_layers(tmp_path):
+    wrapped = tt.wrap(Backbone(8), verbose=False)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, kl.Dense(2)(wrapped(inputs)))
+    tt.kernels(model).set_masks({p: m * 0 for p, m in tt.kernels(model).masks.items()})
+    x = np.ones((4, 3), "float32")
+    before = model.predict(x, verbose=0)
+    plain = tt.strip(model)
+    assert _library_classes(plain) == set()
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), before)
+    plain.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), before)
+
+
+def test_a_copy_of_a_wrapped_backbone_is_stripped_to_plain_layers():
+    wrapped = tt.wrap(Backbone(8), verbose=False)
+    plain = tt.strip(keras.models.clone_model(wrapped))
+    assert _library_classes(plain) == set()
+
+
+def test_a_class_that_refuses_subclasses_leaves_its_model_as_it_is():
+    class Tagged(keras.Model):
+        def __init_subclass__(cls, *, tag, **kwargs):
+            super().__init_subclass__(**kwargs)
+
+    class Net(Tagged, tag=1):
+        def __init__(self):
+            super().__init__()
+            self.d = kl.Dense(2)
+
+        def call(self, x):
+            return self.d(x)
+
+    model = Net()
+    model(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="Net refuses subclasses.*'tag'"):
+        tt.wrap(model, verbose=False)
+    assert type(model.d) is kl.Dense
+
+
+def test_depthwise_kernels_that_a_filter_leaves_out_are_not_announced(capsys):
+    layers = [keras.Input((4, 4, 2)), kl.DepthwiseConv2D(2), kl.Conv2D(2, 2)]
+    tt.wrap(keras.Sequential(layers), lambda layer: isinstance(layer, kl.Conv2D))
+    assert "depthwise" not in capsys.readouterr().out

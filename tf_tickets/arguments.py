@@ -3,6 +3,7 @@
 A message names the argument, the received value and what is expected.
 """
 
+import functools
 import inspect
 import math
 import os
@@ -36,6 +37,19 @@ def shown(value: Any) -> str:
     """
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def plain(value: Any) -> Any:
+    """Returns a NumPy number as one of Python, for `json.dumps(..., default=plain)`.
+
+    Example:
+
+    >>> plain(np.int64(3))
+    3
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"It must be stored as JSON. Received: {shown(value)}")
 
 
 def check_counts(**counts: Any) -> None:
@@ -153,7 +167,7 @@ def check_pattern(**patterns: Any) -> None:
         except re.error as error:
             raise ValueError(
                 f"`{name}` must be a regular expression. Received: {shown(pattern)}, "
-                f"which is none: {error}. Escape characters such as '(' by '\\('."
+                f"which is not one: {error}. Escape characters such as '(' by '\\('."
             ) from None
 
 
@@ -167,9 +181,13 @@ def check_between(low: float, high: float, **values: Any) -> None:
     for name, value in values.items():
         if not is_number(value) or not low <= value <= high:
             raise ValueError(
-                f"`{name}` must lie in [{low:g}, {high:g}]. Received: "
+                f"`{name}` must lie in [{_bound(low)}, {_bound(high)}]. Received: "
                 f"{name}={shown(value)}"
             )
+
+
+def _bound(number):
+    return str(int(number)) if is_whole(number) else f"{number:g}"
 
 
 def check_positive(**values: Any) -> None:
@@ -245,6 +263,27 @@ def check_type(kind: type, **values: Any) -> None:
                 f"`{name}` must be {_described(kind)}. Received: {shown(value)}"
                 + (". Pass an instance, not the class." if is_class else "")
             )
+
+
+def check_table(keys: type, values: type, **tables: Any) -> None:
+    """Refuses what is no dict from keys to values of some types.
+
+    Example:
+
+    >>> check_table(str, float, metrics={"loss": 0.3})
+    """
+    for name, table in tables.items():
+        check_type(dict, **{name: table})
+        is_good = is_real if values is float else functools.partial(_is_of, values)
+        if not all(_is_of(keys, k) and is_good(v) for k, v in table.items()):
+            raise TypeError(
+                f"`{name}` must be a dict from {keys.__name__} to {values.__name__}. "
+                f"Received: {shown(table)}"
+            )
+
+
+def _is_of(kind, value):
+    return is_whole(value) if kind is int else isinstance(value, kind)
 
 
 def _described(kind):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name after this import)
 import numpy as np
 
-from tf_tickets import schema
+from tf_tickets import arguments, schema
 
 VERSION = 1
 # The default limit of the arrays of a file in memory, in bytes.
@@ -180,10 +181,15 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+# The names of temporary files: with the number of a process, or the token of a lock.
+_DRAFT = re.compile(r"\..+\.(\d+|[0-9a-f]{32})(\.stale)?\.tmp(\..+)?")
+
+
 def sweep(folder: os.PathLike | str) -> None:
     """Removes temporary files that interrupted writes left in a folder."""
     for draft in pathlib.Path(folder).glob(".*.tmp*"):
-        draft.unlink(missing_ok=True)
+        if _DRAFT.fullmatch(draft.name) and draft.is_file():
+            draft.unlink(missing_ok=True)
 
 
 def _storable(name, array):
@@ -205,7 +211,7 @@ def _write_zip(file, manifest, arrays):
 
 
 def _manifest_text(manifest):
-    text = json.dumps(manifest, sort_keys=True).encode()
+    text = json.dumps(manifest, sort_keys=True, default=arguments.plain).encode()
     if len(text) > _MAX_MANIFEST_BYTES:
         raise ValueError(
             f"The content of a file may have {_MAX_MANIFEST_BYTES} bytes as JSON. "

@@ -65,12 +65,13 @@ class EarlyStopRewind(ResumableCallback):
         min_delta: float = 0.0,
         rewind: str | int = "best",
         monitor: str = "val_loss",
-        fidelity: str | Fidelity = "exact",
+        fidelity: str | dict | Fidelity = "exact",
         directory: os.PathLike | str | None = None,
     ) -> None:
         super().__init__()
         if patience is not None:
             arguments.check_counts(patience=patience)
+        arguments.check_numbers(min_delta=min_delta)
         arguments.check_between(0.0, float("inf"), min_delta=min_delta)
         arguments.check_type(str, monitor=monitor)
         if not isinstance(rewind, str):

@@ -91,6 +91,7 @@ class GradualPruning(PruningCallback):
         self._warned = False
         self._once_pruned = RoundCallbacks()
         self._runs_them = False
+        self._first_seen = 0
 
     def once_pruned(self, *callbacks: keras.callbacks.Callback) -> Self:
         """Adds callbacks that see what follows the last pruning as a training.
@@ -127,10 +128,10 @@ class GradualPruning(PruningCallback):
             self._look_ahead(self._step + self.params["steps"])
 
         if self._once_pruned and epoch >= self._first_epoch:
-            if epoch == self._first_epoch:
-                self._runs_them = True
+            if not self._runs_them:
+                self._runs_them, self._first_seen = True, epoch
                 self._once_pruned.begin()
-            self._once_pruned.tell("on_epoch_begin", epoch - self._first_epoch)
+            self._once_pruned.tell("on_epoch_begin", epoch - self._first_seen)
 
     def on_train_batch_begin(self, batch, logs=None):
         self.advance(self._steps_before + batch + 1)
@@ -138,7 +139,7 @@ class GradualPruning(PruningCallback):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         if self._once_pruned and epoch >= self._first_epoch:
-            seen = epoch - self._first_epoch
+            seen = epoch - self._first_seen
             if self._once_pruned.stopped(self.model, seen, logs):
                 self.model.stop_training = True
 

@@ -80,8 +80,9 @@ class ExportReport:
         arguments.check_not_negative(**_checked_sizes(self.sizes))
         arguments.listed(Stored, tensors=self.tensors)
         arguments.listed(str, remarks=self.remarks)
-        tables_ = {name: getattr(self, name) for name in ("errors", "ratios")}
-        arguments.check_type(dict, **tables_, provenance=self.provenance)
+        arguments.check_table(int, float, errors=self.errors)
+        arguments.check_table(int, dict, ratios=self.ratios)
+        arguments.check_table(str, object, provenance=self.provenance)
 
     @property
     def over_bound(self) -> float:
@@ -177,5 +178,8 @@ def _parsed(text):
     row = {field.name: schema.accept for field in dataclasses.fields(Stored)}
     checks["tensors"] = schema.items(schema.fields(row))
     checks["errors"] = checks["ratios"] = schema.mapping()
-    schema.fields(checks)(content, "text")
+    try:
+        schema.fields(checks)(content, "text")
+    except ValueError as error:
+        raise ValueError(f"{error}. Received: {arguments.shown(text)}") from None
     return content

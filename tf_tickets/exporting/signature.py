@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets import arguments
 from tf_tickets.wrapping import graphs
 
 
@@ -87,12 +88,12 @@ class Interface:
         arrays = self._ordered(nested)
         if len(arrays) != len(self.inputs):
             raise ValueError(
-                f"The model has {len(self.inputs)} inputs, "
+                f"`data` must have one array for each input of the model, "
                 f"{[spec.name for spec in self.inputs]}. Received: {len(arrays)} "
-                "arrays. Pass one array per input."
+                f"arrays, data={arguments.shown(nested)}"
             )
         pairs = zip(self.inputs, arrays, strict=True)
-        named = {spec.name: _cast(spec, np.asarray(array)) for spec, array in pairs}
+        named = {spec.name: _cast(spec, array) for spec, array in pairs}
         rows = {name: len(array) for name, array in named.items()}
         if len(set(rows.values())) > 1 or not all(rows.values()):
             raise ValueError(
@@ -110,8 +111,8 @@ class Interface:
         names = [spec.original or spec.name for spec in self.inputs]
         if set(nested) != set(names):
             raise ValueError(
-                f"The inputs of the model are {sorted(names)}. Received: examples for "
-                f"{sorted(nested)}"
+                f"`data` must have examples for the inputs of the model, "
+                f"{sorted(names)}. Received: {arguments.shown(nested)}"
             )
         return [nested[name] for name in names]
 
@@ -247,15 +248,16 @@ def _of_array(name, array):
     return Input(_safe(name), tuple(array.shape[1:]), dtype, name)
 
 
-def _cast(spec, array):
+def _cast(spec, value):
+    array = np.asarray(value)
     matches = array.ndim == len(spec.shape) + 1 and all(
         expected in (None, length)
         for expected, length in zip(spec.shape, array.shape[1:], strict=True)
     )
     if not matches:
         raise ValueError(
-            f"Input {spec.name!r} takes examples of shape {spec.shape}. Received: an "
-            f"array of shape {array.shape}"
+            f"`data` must have examples of shape {spec.shape} for input {spec.name!r}. "
+            f"Received: {arguments.shown(value)}, an array of shape {array.shape}"
         )
     return array.astype("S" if spec.dtype == "string" else spec.dtype)
 

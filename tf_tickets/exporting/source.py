@@ -81,7 +81,9 @@ def of(exported: keras.Model | Ticket, model: keras.Model | None = None) -> Subj
         )
     if model is not None:
         raise TypeError(
-            "`model` is only valid with a Ticket. Received: two models. Omit `model`."
+            "`model` is only valid with a Ticket. Received: exported="
+            f"{arguments.shown(exported)}, model={arguments.shown(model)}. Omit "
+            "`model`, or pass a Ticket."
         )
     return _of_model(exported)
 
@@ -89,8 +91,8 @@ def of(exported: keras.Model | Ticket, model: keras.Model | None = None) -> Subj
 def _of_model(model):
     if not model.built:
         raise ValueError(
-            f"{model.name!r} is not built and has no weights to export. Call it once, "
-            "or add a keras.Input."
+            f"The model must be built. Received: {arguments.shown(model)}, which has "
+            "no weights to export. Call it once, or add a keras.Input."
         )
     if not wrapping.prunables(model):
         # A kernel of only zeros was initialized with zeros, not pruned.
@@ -119,9 +121,9 @@ def _of_ticket(ticket, model):
     nonzero = sum(np.count_nonzero(values[i][~mask]) for i, mask in masks.items())
     if nonzero:
         raise ValueError(
-            f"{nonzero} weights that the ticket prunes are not zero in the model. It "
-            "was not trained from this ticket. Train it with tf_tickets.train_ticket, "
-            "or with ticket.apply(model) and model.fit."
+            "The model must be trained from the ticket. Received: a `model` in which "
+            f"{nonzero} weights that the ticket prunes are not zero. Train it with "
+            "ticket.train(model, ...) or tf_tickets.train_ticket."
         )
     origin = {**ticket.provenance, "ticket": ticket.id, "metrics": ticket.metrics}
     origin.pop("model", None)

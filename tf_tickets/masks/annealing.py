@@ -101,9 +101,12 @@ class ExponentialTemperature:
 
 
 def _check_growth(increment, interval, cap, power, hold):
-    numbers = {"increment": increment, "hold": hold}
-    given = {name: value for name, value in numbers.items() if value is not None}
-    arguments.check_numbers(interval=interval, cap=cap, power=power, **given)
+    if increment is not None:
+        arguments.check_numbers(increment=increment)
+    if hold is not None:
+        arguments.check_not_negative(hold=hold)
+    arguments.check_counts(interval=interval)
+    arguments.check_numbers(cap=cap, power=power)
     if not (0.0 <= cap < math.inf and 0.0 < power < math.inf):
         raise ValueError(
             "`cap` must be 0 or more and `power` above 0. Received: "
@@ -119,11 +122,6 @@ def _check_growth(increment, interval, cap, power, hold):
             "Without an `increment` the penalty grows during 5/9 of the steps, and "
             "`interval` and `hold` have no effect. Received: "
             f"interval={interval}, hold={hold}. Set `increment` too."
-        )
-    if interval < 1 or (hold is not None and hold < 0):
-        raise ValueError(
-            "`interval` must be 1 or more and `hold` 0 or more. Received: "
-            f"interval={interval}, hold={hold}"
         )
 
 

@@ -82,7 +82,8 @@ class Frontier:
 
     def __post_init__(self):
         arguments.listed(Point, points=self.points)
-        arguments.check_type(dict, dense=self.dense, provenance=self.provenance)
+        arguments.check_table(str, float, dense=self.dense)
+        arguments.check_type(dict, provenance=self.provenance)
         Monitor(self.monitor)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets import keras_internals, wrapping
+from tf_tickets import arguments, keras_internals, wrapping
 from tf_tickets.configuration import Configured, argument_names
 from tf_tickets.search.inputs import Pair
 from tf_tickets.search.model_identity import (
@@ -148,7 +148,8 @@ def without_names(content: dict) -> dict:
     def drop_name(config):
         return {key: value for key, value in config.items() if key != "name"}
 
-    return json.loads(json.dumps(content), object_hook=drop_name)
+    text = json.dumps(content, default=arguments.plain)
+    return json.loads(text, object_hook=drop_name)
 
 
 def differences(there: dict, here: dict, above: str = "") -> list[str]:

@@ -95,7 +95,7 @@ def _written(path, text):
 def _text(path):
     """Returns the text of a file; an empty one if there is none."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""
 

@@ -55,7 +55,12 @@ def as_json(content: Any) -> Any:
     >>> as_json({"f": len, "at": (1, 2)})
     {'f': 'len', 'at': [1, 2]}
     """
-    return json.loads(json.dumps(content, default=name_of))
+    return json.loads(json.dumps(content, default=_in_json))
+
+
+def _in_json(value):
+    """Returns a NumPy number as one of Python, and the name of anything else."""
+    return value.item() if isinstance(value, np.generic) else name_of(value)
 
 
 def name_of(value: Any) -> str:
@@ -73,7 +78,7 @@ def _described(layer):
     """Returns a layer's configuration, with the sublayers that it does not contain."""
     config = _serialized(layer)
     config = dict(config["config"]) if isinstance(config, dict) else {}
-    text = json.dumps(config, default=name_of)
+    text = json.dumps(config, default=_in_json)
     missing = {
         f"{index} {type(sublayer).__name__}": _described(sublayer)
         for index, sublayer in enumerate(keras_internals.tracked_layers(layer))

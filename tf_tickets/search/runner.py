@@ -57,8 +57,7 @@ def find_tickets(
         data: A `tf_tickets.datasets.Dataset`, or a pair or triple of (x, y) arrays for
             training, validation and optionally test.
         search: `tf_tickets.IMP` or another search. Afterwards it has `best`, `dense`
-            and `tickets`. Or one of the callbacks above; `callback.ticket` is then that
-            of the trained model.
+            and `tickets`. Or one of the callbacks above.
         directory: Where to store the search. A directory of another search is refused.
         seed: Seed of weights, data order and random layers.
         epochs: Epochs of the training, for callbacks only. Searches have their own.

@@ -59,7 +59,7 @@ class SearchRecipe:
         arguments.check_type(str, name=self.name, source=self.source)
         arguments.check_functions(3, network=self.network)
         arguments.check_functions(1, optimizer=self.optimizer)
-        arguments.check_type(dict, settings=self.settings)
+        arguments.check_table(str, object, settings=self.settings)
         arguments.check_counts(batch_size=self.batch_size)
         if not callable(self.method):
             raise TypeError(

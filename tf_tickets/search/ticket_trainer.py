@@ -50,13 +50,14 @@ class TicketTrainer:
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
+        arguments.check_build(build_model)
         seed, batch_size = inputs.check_fit(seed, batch_size)
         self.parts = inputs.split(data)
         self.seed = seed
         self.batch_size = batch_size
         self.build_model = build_model
-        self._built: dict[tuple, tuple[keras.Model, snapshots.State]] = {}
-        self._choose("fixed")
+        # Kind of masks, whether of the default kernels, the model, its first state.
+        self._built: list[tuple[str, bool, keras.Model, snapshots.State]] = []
         self._key = (seed, 0, 0)
         x, y = self.parts["train"]
         self._feed = batches.feed(x, y, batch_size, lambda: self._key)
@@ -64,7 +65,7 @@ class TicketTrainer:
     @functools.cached_property
     def setting(self) -> str:
         """A digest of what trainings depend on beside the ticket and its weights."""
-        model, _ = self._built["fixed", frozenset()]
+        model, _ = self._of("fixed")
         content = identity.identity_of_training(
             model, self.parts, self.seed, self.batch_size
         )
@@ -73,28 +74,22 @@ class TicketTrainer:
         text = json.dumps(identity.without_names(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _choose(self, mask, kernels=()):
-        """Selects the model with such masks; each is built once, from equal weights.
+    def _of(self, mask, kernels=None):
+        """Returns the model with such masks, and its first state.
 
-        The masks are those of some kernels, by default of all that `wrap` chooses.
+        Each is built once, from equal weights. The masks are those of some kernels, by
+        default of all that `wrap` chooses.
         """
-        key = mask, frozenset(kernels)
-        if key not in self._built:
-            keras.utils.set_random_seed(self.seed)
-            wrap = _wrapping_of(kernels) if kernels else wrapping.wrap
-            model, _ = inputs.build(
-                self.build_model, functools.partial(wrap, mask=mask)
-            )
-            self._built[key] = model, snapshots.record(model)
-        self.model, self._start = self._built[key]
-
-    def _choose_for(self, ticket):
-        """Selects the model with masks of the ticket's kernels."""
-        mask = "scaled" if ticket.scales else "fixed"
-        self._choose(mask)
-        names = paths.match(ticket.masks, self._kernels)
-        if names is None or len(names) != len(self._kernels):
-            self._choose(mask, ticket.masks)
+        for kind, by_default, *built in self._built:
+            chosen = by_default if kernels is None else _has(built[0], kernels)
+            if kind == mask and chosen:
+                return built
+        keras.utils.set_random_seed(self.seed)
+        wrap = wrapping.wrap if kernels is None else _wrapping_of(kernels)
+        model, _ = inputs.build(self.build_model, functools.partial(wrap, mask=mask))
+        built = [model, snapshots.record(model)]
+        self._built.append((mask, kernels is None, *built))
+        return built
 
     def train(
         self,
@@ -113,7 +108,8 @@ class TicketTrainer:
         inputs.check_fit(self.seed, self.batch_size, verbose)
         callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         origin = ticket.provenance
-        self._choose_for(ticket)
+        mask = "scaled" if ticket.scales else "fixed"
+        self.model, self._start = self._of(mask, ticket.masks)
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
         # Learning rate and seeds too: earlier trainings must not matter.
         snapshots.restore(self.model, self._start, Fidelity.get("exact"), self._start)
@@ -139,7 +135,7 @@ class TicketTrainer:
 
     def dense_ticket(self) -> Ticket:
         """Returns a ticket that keeps all weights of the network as it was built."""
-        self._choose("fixed")
+        self.model, self._start = self._of("fixed")
         masks = {path: np.ones(v.shape, bool) for path, v in self._kernels.items()}
         weights = snapshots.start_weights(self.model, self._start)
         return Ticket(masks, weights, {}, {"round": 1, "order": (1, 0)})
@@ -157,6 +153,13 @@ class TicketTrainer:
 
     def _follow(self, round_, epoch):
         self._key = (self.seed, round_, epoch)
+
+
+def _has(model, kernels):
+    """Whether the prunable kernels of a model are those with some paths."""
+    present = wrapping.kernels(model).variables
+    names = paths.match(kernels, present)
+    return names is not None and len(names) == len(present)
 
 
 def _wrapping_of(kernels):

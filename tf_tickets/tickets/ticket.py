@@ -265,7 +265,8 @@ class Ticket:
 
         Returns:
             The plain model, to be saved or exported, with zeros where the ticket
-            prunes. Its `history` is that of the training. It is not compiled.
+            prunes; of a `Distiller`, the student. Its `history` is that of the
+            training. It is not compiled.
 
         Example:
 
@@ -288,7 +289,7 @@ class Ticket:
             )
         wrapped = self.apply(model)
         wrapped.fit(x, y, epochs=epochs, **kwargs)
-        plain = wrapping.strip(wrapped)
+        plain = wrapping.strip(snapshots.network(wrapped))
         plain.history = wrapped.history
         return plain
 

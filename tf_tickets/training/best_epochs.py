@@ -62,10 +62,14 @@ def check_beside_training(
     for callback, what in _keepers(search):
         if callback is training or not getattr(callback, _ARGUMENTS[0], False):
             continue
+        method = getattr(training, "once_pruned", None)
+        remedy = "Leave the callback out, or call model.fit with it and "
+        remedy += f"{type(training).__name__}."
+        if method is not None:
+            remedy = "Pass it to pruning.once_pruned(...)."
         raise ValueError(
             f"{what} would restore another epoch than that of the ticket, which is "
-            "made at the end of the last epoch. Leave the callback out, or call "
-            f"model.fit with it and {type(training).__name__}."
+            f"made at the end of the last epoch. {remedy}"
         )
 
 

@@ -9,6 +9,11 @@ import keras
 
 from tf_tickets.wrapping.kernels import to_numpy
 
+_BATCHES = (
+    *("on_batch_begin", "on_batch_end"),
+    *("on_train_batch_begin", "on_train_batch_end"),
+)
+
 
 class RoundCallbacks:
     """Passes the events of a round, instead of the whole `fit`, to Keras callbacks.
@@ -43,6 +48,7 @@ class RoundCallbacks:
     def add(self, *callbacks: keras.callbacks.Callback) -> None:
         """Adds callbacks."""
         for callback in callbacks:
+            _check_of_epochs(callback)
             if getattr(callback, "save_best_only", False):
                 self._first_best[len(self._callbacks)] = callback.best
             self._callbacks.append(callback)
@@ -98,6 +104,24 @@ class RoundCallbacks:
                 stacklevel=2,
             )
         return logs if found is None else found
+
+
+def _check_of_epochs(callback):
+    """Refuses a callback that acts at batches, which it would not be told."""
+    every = getattr(callback, "save_freq", "epoch")
+    hooks = [] if isinstance(callback, keras.callbacks.ModelCheckpoint) else _BATCHES
+    own = [name for name in hooks if _overrides(callback, name)]
+    if every != "epoch" or own:
+        what = ", ".join(own) if own else f"save_freq={every!r}"
+        raise ValueError(
+            "Callbacks of a round or of `once_pruned` are called at epochs only. "
+            f"Received: {type(callback).__name__} with {what}. Pass it in the "
+            "callbacks of `fit` or find_tickets."
+        )
+
+
+def _overrides(callback, name):
+    return getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name)
 
 
 def _digest(model):

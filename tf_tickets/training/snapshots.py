@@ -129,7 +129,8 @@ def restore(
     0
     """
     arguments.check_type(Fidelity, fidelity=fidelity)
-    _check_state(set(), snapshot=snapshot)
+    parts = {part for part in PARTS if getattr(fidelity, part) == "rewind"}
+    _check_state(parts, snapshot=snapshot)
     if fidelity.optimizer == "fresh":
         _check_state({"optimizer"}, fresh=fresh)
     for part, variables in variables_by_part(model).items():

@@ -140,11 +140,16 @@ def _nothing_to_prune(model, filters, embeddings, depthwise):
     )
 
 
-def depthwise_kernels(model: keras.Model) -> list[keras.Variable]:
-    """Returns the depthwise kernels that are left alone by default."""
-    owned = [o for unit in units(model) for o in paths.variables_of(unit)]
+def depthwise_kernels(
+    model: keras.Model, filters: Filters = None
+) -> list[keras.Variable]:
+    """Returns the depthwise kernels that are left alone, though filters accept them."""
+    accept = _filter(filters)
     return [
         o.variable
-        for o in owned
-        if why_not(o) is not None and why_not(o, depthwise=True) is None
+        for unit in units(model)
+        for o in paths.variables_of(unit)
+        if why_not(o) is not None
+        and why_not(o, depthwise=True) is None
+        and accept(unit, _way(unit, o))
     ]

@@ -31,6 +31,8 @@ def change_in_place(
         if new is not layer:
             replaced[id(layer)] = (layer, new)
             order[id(new)] = order.get(id(layer), len(order))
+    # Before anything is changed: an unusual base class may refuse a subclass.
+    wrapped_class = _in_place(_plain_class(model))
     attributes = _attributes_with(model, replaced)
     _check_replaceable(model, replaced, attributes)
     with keras_internals.unlocked(model) as untrack:
@@ -42,17 +44,15 @@ def change_in_place(
     keras_internals.sort_tracked_layers(model, lambda layer: order[id(layer)])
     for step in ("train_function", "test_function", "predict_function"):
         setattr(model, step, None)
-    _set_class(model)
+    kind = wrapped_class if _wrappers(model) else _plain_class(model)
+    # Keras would take the class for an attribute to track.
+    object.__setattr__(model, "__class__", kind)
     return model
 
 
-def _set_class(model):
-    """Gives a model that is wrapped in place a class that can be saved and loaded."""
-    is_wrapped = bool(_wrappers(model))
+def _plain_class(model):
     kind = type(model)
-    plain = kind.plain_class if issubclass(kind, WrappedInPlace) else kind
-    # Keras would take the class for an attribute to track.
-    object.__setattr__(model, "__class__", _in_place(plain) if is_wrapped else plain)
+    return kind.plain_class if issubclass(kind, WrappedInPlace) else kind
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -109,7 +109,13 @@ def _in_place(kind):
         "__doc__": kind.__doc__,
         "plain_class": kind,
     }
-    wrapped = type(kind)(kind.__name__, (WrappedInPlace, kind), names)
+    try:
+        wrapped = type(kind)(kind.__name__, (WrappedInPlace, kind), names)
+    except TypeError as error:
+        raise ValueError(
+            f"Class {kind.__name__} refuses subclasses, which a wrapped model needs: "
+            f"{error}. Let its `__init_subclass__` work without arguments."
+        ) from error
     register = keras.saving.register_keras_serializable
     return register("tf_tickets", WrappedInPlace.__name__)(wrapped)
 

@@ -3,6 +3,7 @@
 import copy as copies
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,10 +29,9 @@ def rebuild(
     if not graphs.loses_class(model):
         return _clone(model, change)
     new = _clone(graphs.graph_of(model), change)
-    new = WrappedModel(new.input, new.output, name=model.name)
-    # The namespace hides the model from Keras, which would count its layers twice.
-    new._plain = SimpleNamespace(model=model)
-    return new
+    if isinstance(model, WrappedModel):
+        return new
+    return WrappedModel(new.input, new.output, name=model.name, plain=model)
 
 
 def _clone(model, change):
@@ -50,6 +50,20 @@ class WrappedModel(keras.Model):
     """
 
     _plain: SimpleNamespace | None = None
+
+    # With these arguments, Keras clones it as an ordinary functional model.
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        plain: keras.Model | None = None,
+    ) -> None:
+        super().__init__(inputs, outputs, name=name)
+        if plain is not None:
+            # The namespace hides the model from Keras, which would count its layers
+            # twice.
+            self._plain = SimpleNamespace(model=plain)
 
     @property
     def unused_layers(self) -> list[keras.layers.Layer]:
@@ -83,7 +97,7 @@ class WrappedModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         if "original" not in config:
-            return super().from_config(config, custom_objects)
+            return keras.Model.from_config(config, custom_objects)
         model = keras.saving.deserialize_keras_object(
             config["original"], custom_objects
         )

@@ -41,8 +41,8 @@ def wrap(
 
     Every trainable floating variable of rank 2 or more is a kernel, whatever its
     layer, apart from biases, normalization parameters, embeddings and the kernels of
-    depthwise convolutions.
-    `tf_tickets.summary` lists the kernels, and what was left alone and why.
+    depthwise convolutions. `tf_tickets.summary` lists the kernels, and what was left
+    alone and why.
 
     Args:
         model: A built Keras model: Sequential, functional or subclassed, with
@@ -84,7 +84,8 @@ def wrap(
     'Prunable'
     """
     _check_model(model)
-    arguments.check_flags(embeddings=embeddings, verbose=verbose, keep_zeros=keep_zeros)
+    arguments.check_flags(embeddings=embeddings, depthwise=depthwise)
+    arguments.check_flags(verbose=verbose, keep_zeros=keep_zeros)
     mask = masks_module.get(mask)
     _check_score_optimizer(model, mask, score_optimizer)
     _check_keeps_zeros(mask, keep_zeros)
@@ -94,7 +95,7 @@ def wrap(
     if keep_zeros:
         _prune_zeros(wrapped)
     if verbose:
-        spared = [] if depthwise else choosing.depthwise_kernels(model)
+        spared = [] if depthwise else choosing.depthwise_kernels(model, filters)
         notes = [*_about_depthwise(spared), *_about_original(wrapped)]
         print("\n".join([_one_line(wrapped), *notes]))
     return wrapped

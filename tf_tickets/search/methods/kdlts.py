@@ -303,8 +303,9 @@ def _check_losses(losses, weights):
         weights = check_weights(weights)
     if losses is not None and weights is not None and len(weights) != len(losses):
         raise ValueError(
-            "`distillation_loss_weights` must have one weight per loss. Received: "
-            f"{len(losses)} losses, {len(weights)} weights"
+            "There must be one of `distillation_loss_weights` for each of "
+            f"`distillation_losses`. Received: {len(weights)} weights {weights}, "
+            f"{len(losses)} losses {arguments.shown(losses)}"
         )
 
 
