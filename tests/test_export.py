@@ -572,7 +572,7 @@ def asked(address, content):
             "'.keras' is the suffix of a file",
         ),
         ({"data": np.ones((3, 2))}, "must have examples of shape"),
-        ({"data": [X, X]}, "has 1 inputs"),
+        ({"data": [X, X]}, "one array for each input"),
     ],
 )
 def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, given, message):
@@ -612,7 +612,7 @@ def test_the_suffix_selects_the_format(path, given, format):
 
 
 def test_only_models_that_are_built_are_exported(tmp_path):
-    with pytest.raises(ValueError, match="is not built"):
+    with pytest.raises(ValueError, match="must be built"):
         tt.export(keras.Sequential([kl.Dense(3)]), tmp_path / "a")
     with pytest.raises(TypeError, match="Received: 3"):
         tt.export(3, tmp_path / "a")

@@ -62,8 +62,8 @@ def test_no_cap_is_no_penalty():
         ({"increment": 0.0}, "increment=0.0"),
         ({"interval": 5}, "interval=5"),
         ({"hold": 5}, "hold=5"),
-        ({"increment": 0.1, "interval": 0}, "interval=0"),
-        ({"increment": 0.1, "hold": -1}, "hold=-1"),
+        ({"increment": 0.1, "interval": 0}, "`interval`.*Received: .*0"),
+        ({"increment": 0.1, "hold": -1}, "`hold`.*Received: .*-1"),
     ],
 )
 def test_bad_schedules_are_refused(arguments, message):

@@ -84,7 +84,8 @@ class WrappedModel(keras.Model):
         model = original(self)
         config = None if model is None else _config_of(model)
         if model is None or config is None:
-            return super().get_config()
+            # That of the layers, which is loaded as an ordinary functional model.
+            return keras.Model(self.input, self.output, name=self.name).get_config()
         names = paths.plain_paths(model.variables, {})
         wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
         kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
