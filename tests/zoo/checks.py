@@ -126,7 +126,7 @@ def strip_exact(bench: Bench) -> None:
     for path, mask in masks.items():
         assert id(stored[path]) in held and not mask.all()
         assert not to_numpy(stored[path])[~mask].any()
-    # A stripped model is not compiled. XLA rounds in another way than single operations.
+    # A stripped model is not compiled. XLA rounds in another way than other code.
     plain.run_eagerly = bench.pruned.run_eagerly
     plain.jit_compile = bench.pruned.jit_compile
     equal(bench.outputs(plain), before)
