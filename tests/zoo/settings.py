@@ -43,22 +43,9 @@ def under_policy(name, tolerance):
         keras.config.set_dtype_policy(before)
 
 
-ROUNDS = Limit(
-    "XLA computes the mask and the layer in one loop and rounds in another way. The "
-    "predictions differ by less than a millionth of the largest.",
-    r"differ by up to [0-9.]+e-0[789]",
-)
-
-
-def compiled_with(limits=(), **settings):
+def compiled_with(**settings):
     """Returns the network with settings of `compile`."""
-    return _case(compiled(_network(), **settings), limits=dict(limits))
-
-
-def compiled_by_xla():
-    on_tensorflow = keras.config.backend() == "tensorflow"
-    limits = {"strip_exact": ROUNDS} if on_tensorflow else {}
-    return compiled_with(limits, jit_compile=True)
+    return _case(compiled(_network(), **settings))
 
 
 def with_optimizer(optimizer):
@@ -79,7 +66,7 @@ MODELS: dict[str, Builder] = {
     "float16": functools.partial(under_policy, "float16", 1e-2),
     "bfloat16": functools.partial(under_policy, "bfloat16", 5e-2),
     "`run_eagerly=True`": functools.partial(compiled_with, run_eagerly=True),
-    "`jit_compile=True`": compiled_by_xla,
+    "`jit_compile=True`": functools.partial(compiled_with, jit_compile=True),
     "`jit_compile=False`": functools.partial(compiled_with, jit_compile=False),
     "`steps_per_execution=2`": functools.partial(compiled_with, steps_per_execution=2),
     "`use_ema=True`": functools.partial(with_optimizer, _adam(use_ema=True)),
