@@ -185,3 +185,9 @@ def test_a_ticket_of_other_kernels_than_those_by_default_is_trained(layers):
     assert list(tt.kernels(trainer.model).masks) == list(dense.masks)
     trainer.train(ticket, 1)
     assert list(tt.kernels(trainer.model).masks) == list(ticket.masks)
+
+
+def test_a_trainer_has_no_model_before_it_trains():
+    trainer = TicketTrainer(tiny.build_compiled, DATA, batch_size=16)
+    with pytest.raises(RuntimeError, match="No ticket has been trained"):
+        _ = trainer.model

@@ -407,6 +407,18 @@ def array(**values: Any) -> np.ndarray:
     return found
 
 
+def have_equal_rows(shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Returns whether arrays of some shapes have as many rows, at least one.
+
+    Example:
+
+    >>> have_equal_rows([(4, 2), (4,)]), have_equal_rows([(4, 2), (3,)])
+    (True, False)
+    """
+    rows = {shape[:1] for shape in shapes}
+    return len(rows) == 1 and not rows & {(), (0,)}
+
+
 def is_one_of(value: Any, choices: Collection[Any]) -> bool:
     """Returns whether a value is among the choices; it need not be hashable.
 
@@ -415,13 +427,10 @@ def is_one_of(value: Any, choices: Collection[Any]) -> bool:
     >>> is_one_of([], ["a", "b"])
     False
     """
-    kinds = {type(choice) for choice in choices}
-    fits = type(value) in kinds if isinstance(value, bool) else _is_any(value, kinds)
+    kinds = tuple({type(choice) for choice in choices})
+    # A bool is an int, but no number.
+    fits = type(value) in kinds if isinstance(value, bool) else isinstance(value, kinds)
     return fits and any(value == choice for choice in choices)
-
-
-def _is_any(value, kinds):
-    return isinstance(value, tuple(kinds))
 
 
 def is_whole(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Base classes of callbacks that make a ticket within one training."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,6 +11,18 @@ from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
+
+
+class Progress(NamedTuple):
+    """What an interrupted training needs to continue.
+
+    Args:
+        content: What can be stored as JSON.
+        states: States of the model, by name.
+    """
+
+    content: dict[str, Any]
+    states: dict[str, snapshots.State]
 
 
 class ResumableCallback(Configured, keras.callbacks.Callback):
@@ -56,27 +68,21 @@ class ResumableCallback(Configured, keras.callbacks.Callback):
         """
         return self.rewound_logs or logs
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
-        """Returns what a training needs to continue: (content for JSON, states).
+    def pack(self) -> Progress:
+        """Returns what a training needs to continue.
 
         Called between two epochs, or after the last one.
         """
-        return {}, {}
+        return Progress({}, {})
 
-    def unpack(
-        self,
-        content: dict[str, Any],
-        states: dict[str, snapshots.State],
-        fresh: snapshots.State,
-    ) -> None:
+    def unpack(self, progress: Progress, fresh: snapshots.State) -> None:
         """Continues from what `pack` returned; refuses other content.
 
         Args:
-            content: The first part of it.
-            states: The second part of it.
+            progress: What `pack` returned.
             fresh: The state of the model when the training began.
         """
-        schema.fields(self._packed)(content, "notes.callback")
+        schema.fields(self._packed)(progress.content, "notes.callback")
 
 
 class PruningCallback(ResumableCallback):
@@ -109,17 +115,12 @@ class PruningCallback(ResumableCallback):
         weights = snapshots.start_weights(self.model, state)
         return Ticket(kernels.masks, weights, {}, provenance, kernels.scales)
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
-        return {"step": self._step}, {}
+    def pack(self) -> Progress:
+        return Progress({"step": self._step}, {})
 
-    def unpack(
-        self,
-        content: dict[str, Any],
-        states: dict[str, snapshots.State],
-        fresh: snapshots.State,
-    ) -> None:
-        super().unpack(content, states, fresh)
-        self._step = content["step"]
+    def unpack(self, progress: Progress, fresh: snapshots.State) -> None:
+        super().unpack(progress, fresh)
+        self._step = progress.content["step"]
 
     def advance(self, step: int) -> None:
         """Called before each training step; prunes if it is due."""

@@ -1,13 +1,12 @@
 """Sparse training from the first step to the last: SET and RigL."""
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments, ranking, schema, wrapping
-from tf_tickets.callbacks.base import PruningCallback
+from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
@@ -90,18 +89,13 @@ class DynamicSparsity(PruningCallback):
         if epoch and not self._exchanges:
             self._exchanges = max(0, self._steps_before - 1) // self.interval
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+    def pack(self) -> Progress:
         content, states = super().pack()
-        return {**content, "exchanges": self._exchanges}, states
+        return Progress({**content, "exchanges": self._exchanges}, states)
 
-    def unpack(
-        self,
-        content: dict[str, Any],
-        states: dict[str, snapshots.State],
-        fresh: snapshots.State,
-    ) -> None:
-        super().unpack(content, states, fresh)
-        self._exchanges = content["exchanges"]
+    def unpack(self, progress: Progress, fresh: snapshots.State) -> None:
+        super().unpack(progress, fresh)
+        self._exchanges = progress.content["exchanges"]
 
     def _first_masks(self, masks):
         rng = np.random.default_rng([self.seed, 0])

@@ -5,12 +5,11 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
 from tf_tickets import arguments, files, schema
-from tf_tickets.callbacks.base import ResumableCallback
+from tf_tickets.callbacks.base import Progress, ResumableCallback
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import checks, snapshots
 from tf_tickets.training.fidelity import PARTS, Fidelity
@@ -185,7 +184,7 @@ class EarlyStopRewind(ResumableCallback):
         """The largest number of snapshots that are still needed."""
         return 0 if self.patience is None else 1 + self._back
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+    def pack(self) -> Progress:
         rows = {str(epoch): self._shelf.get(epoch) for epoch in self._shelf.rows}
         content = {
             "stopped_epoch": self.stopped_epoch,
@@ -196,15 +195,11 @@ class EarlyStopRewind(ResumableCallback):
             "wait": self._wait,
             "shelf": {name: logs for name, (_, logs) in rows.items()},
         }
-        return content, {name: state for name, (state, _) in rows.items()}
+        return Progress(content, {name: state for name, (state, _) in rows.items()})
 
-    def unpack(
-        self,
-        content: dict[str, Any],
-        states: dict[str, snapshots.State],
-        fresh: snapshots.State,
-    ) -> None:
-        super().unpack(content, states, fresh)
+    def unpack(self, progress: Progress, fresh: snapshots.State) -> None:
+        super().unpack(progress, fresh)
+        content, states = progress
         self._check_shelf(content, states)
         self.stopped_epoch = content["stopped_epoch"]
         self.rewound_epoch = content["rewound_epoch"]

@@ -3,13 +3,13 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Self
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments, schema, wrapping
-from tf_tickets.callbacks.base import PruningCallback
+from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
@@ -90,8 +90,8 @@ class GradualPruning(PruningCallback):
         self._asked = None
         self._warned = False
         self._once_pruned = RoundCallbacks()
-        self._runs_them = False
-        self._first_seen = 0
+        # The epoch at which its callbacks began, until they have ended.
+        self._began: int | None = None
 
     def once_pruned(self, *callbacks: keras.callbacks.Callback) -> Self:
         """Adds callbacks that see what follows the last pruning as a training.
@@ -109,42 +109,42 @@ class GradualPruning(PruningCallback):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        self._first_epoch = self._find_first_epoch()
+        planned = self._planned_firings()
+        self._first_epoch = self._epoch_after(planned)
         best_epochs.check_beside_schedule(self, self._first_epoch)
         self._attach()
-        self._runs_them = False
+        self._began = None
         kernels = wrapping.kernels(self.model)
         self._asked = None
         self._start = kernels.weights
         self._due = []
         self._looked_at = 1
         self._warned = False
-        if self.params.get("steps"):
-            self._warn_beforehand(1.0 / kernels.size)
+        if planned is not None:
+            self._warn_beforehand(planned, 1.0 / kernels.size)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         if self.params.get("steps"):
             self._look_ahead(self._step + self.params["steps"])
-
         if self._once_pruned and epoch >= self._first_epoch:
-            if not self._runs_them:
-                self._runs_them, self._first_seen = True, epoch
+            if self._began is None:
+                self._began = epoch
                 self._once_pruned.begin()
-            self._once_pruned.tell("on_epoch_begin", epoch - self._first_seen)
+            self._once_pruned.tell("on_epoch_begin", epoch - self._began)
 
     def on_train_batch_begin(self, batch, logs=None):
         self.advance(self._steps_before + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        if self._once_pruned and epoch >= self._first_epoch:
-            seen = epoch - self._first_seen
+        if self._began is not None:
+            seen = epoch - self._began
             if self._once_pruned.stopped(self.model, seen, logs):
                 self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        if self._runs_them:
+        if self._began is not None:
             self._once_pruned.tell("on_train_end")
         super().on_train_end(logs)
         kernels = wrapping.kernels(self.model)
@@ -156,17 +156,24 @@ class GradualPruning(PruningCallback):
                 f"{self._asked}. Lower `frequency`, or train past `end_step`."
             )
 
-    def _find_first_epoch(self):
-        """Returns the first epoch after the last pruning; None if that is unknown."""
+    def _planned_firings(self):
+        """Returns the steps that prune and their sparsities; None if unknown."""
         steps = self.params.get("steps")
         if not steps:
             return None
         planned = np.arange(1, steps * self.params["epochs"] + 1)
         fires, sparsities = _firings(self.schedule, planned)
-        if not fires.any():
+        return planned[fires], sparsities[fires]
+
+    def _epoch_after(self, firings):
+        """Returns the first epoch after the last pruning; None if that is unknown."""
+        if firings is None:
+            return None
+        steps, sparsities = firings
+        if not steps.size:
             return 0
-        last = planned[fires][np.argmax(sparsities[fires])]
-        return -(-int(last - 1) // steps)
+        last = steps[np.argmax(sparsities)]
+        return -(-int(last - 1) // self.params["steps"])
 
     def _attach(self):
         """Gives the callbacks of `once_pruned` their model and number of epochs."""
@@ -195,27 +202,23 @@ class GradualPruning(PruningCallback):
         return not self._once_pruned or epoch <= self._first_epoch
 
     def end_training(self, logs: dict[str, float]) -> Mapping[str, float]:
-        if not self._runs_them:
+        if self._began is None:
             return logs
-        self._runs_them = False
+        self._began = None
         return self._once_pruned.end(self.model, logs)
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, snapshots.State]]:
+    def pack(self) -> Progress:
         content, states = super().pack()
         content |= {
             "asked": self._asked,
             "looked_at": self._looked_at,
             "due": [list(row) for row in self._due],
         }
-        return content, states
+        return Progress(content, states)
 
-    def unpack(
-        self,
-        content: dict[str, Any],
-        states: dict[str, snapshots.State],
-        fresh: snapshots.State,
-    ) -> None:
-        super().unpack(content, states, fresh)
+    def unpack(self, progress: Progress, fresh: snapshots.State) -> None:
+        super().unpack(progress, fresh)
+        content = progress.content
         if content["looked_at"] <= content["step"]:
             raise ValueError(
                 "The schedule must have been read beyond the present step. Received: "
@@ -227,12 +230,12 @@ class GradualPruning(PruningCallback):
         first = {**fresh["weights"], **fresh["statistics"]}
         self._start = {path: first[path] for path in wrapping.kernels(self.model)}
 
-    def _warn_beforehand(self, tolerance):
+    def _warn_beforehand(self, firings, tolerance):
         """Warns if the planned steps are too few for the schedule."""
         planned = self.params["steps"] * self.params["epochs"]
-        fires, sparsities = _firings(self.schedule, np.arange(1, planned + 1))
-        if fires.any():
-            self._warn_if_short(planned, sparsities[fires].max(), tolerance)
+        _, sparsities = firings
+        if sparsities.size:
+            self._warn_if_short(planned, sparsities.max(), tolerance)
         else:
             self._warn(
                 f"The schedule fires at none of the {planned} planned steps: nothing "

@@ -375,8 +375,7 @@ def _rows(x):
     """Returns the number of examples of a nest of arrays."""
     arrays = keras.tree.flatten(x)
     shapes = [np.shape(arguments.array(x=array)) for array in arrays]
-    rows = {shape[:1] for shape in shapes}
-    if len(rows) != 1 or rows & {(), (0,)}:
+    if not arguments.have_equal_rows(shapes):
         raise ValueError(
             "`x` must be an array, or a nest of arrays, with one row per example. "
             f"Received: {arguments.shown(x)} with the shapes {shapes}"

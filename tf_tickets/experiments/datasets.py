@@ -169,7 +169,7 @@ def _check_part(data, images, labels):
         arguments.check_type(np.ndarray, **{name: getattr(data, name)})
         arguments.array(**{name: getattr(data, name)})
     shapes = [np.shape(getattr(data, name)) for name in (images, labels)]
-    if () in shapes or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+    if not arguments.have_equal_rows(shapes):
         raise ValueError(
             f"`{images}` and `{labels}` must have the same number of rows, at least 1. "
             f"Received arrays of shape {shapes[0]} and {shapes[1]}"

@@ -52,9 +52,7 @@ def _keras(path, job):
     if job["trainable"]:
         # The file contains layers of tf_tickets.
         importlib.import_module("tf_tickets")
-    sys.path += [folder for folder in job["path"] if folder not in sys.path]
-    for module in job["modules"]:
-        importlib.import_module(module)
+    import_modules(job["modules"], job["path"])
     # A trainable file may be compiled with objects that are not available here.
     model = keras.saving.load_model(path, compile=not job["trainable"])
 
@@ -153,6 +151,22 @@ def _run(job):
             ratios[batch] = _compare_times(calls["dense"], calls["sparse"], rows)
     np.savez(job["outputs"], **outputs)  # type: ignore[arg-type]
     return ratios
+
+
+def import_modules(modules: list[str], path: list[str]) -> None:
+    """Imports the modules that a model needs, as the parent process would.
+
+    Args:
+        modules: The names of the modules.
+        path: The folders that the parent imports from.
+
+    Example:
+
+    >>> import_modules(["json"], [])
+    """
+    sys.path += [folder for folder in path if folder not in sys.path]
+    for module in modules:
+        importlib.import_module(module)
 
 
 def end_with_parent() -> None:

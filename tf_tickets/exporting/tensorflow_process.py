@@ -3,7 +3,6 @@
 python -m tf_tickets.exporting.tensorflow_process FOLDER
 """
 
-import importlib
 import importlib.util
 import json
 import os
@@ -74,9 +73,7 @@ def _write_order(order, folder):
 
 def _read_order(folder):
     settings = json.loads((folder / "order.json").read_text())
-    sys.path += [path for path in settings.pop("path") if path not in sys.path]
-    for module in settings.pop("modules"):
-        importlib.import_module(module)
+    artefact_runner.import_modules(settings.pop("modules"), settings.pop("path"))
     plain = keras.saving.load_model(folder / "plain.keras", compile=False)
     masks = {int(index): mask for index, mask in _arrays(folder, "masks").items()}
     subject = Subject(plain, plain, masks, settings.pop("provenance"))

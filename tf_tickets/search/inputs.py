@@ -41,7 +41,7 @@ def split(data: Data) -> dict[str, Pair]:
 
 def _check_rows(part, x, y):
     shapes = [arguments.array(data=one).shape for one in (x, y)]
-    if () in shapes or shapes[0][0] != shapes[1][0] or not shapes[0][0]:
+    if not arguments.have_equal_rows(shapes):
         raise ValueError(
             f"The arrays (x, y) of `data` {_DATA_PARTS} must have the same number of "
             f"rows, at least 1. Received for {part}: arrays of shape {shapes[0]} and "

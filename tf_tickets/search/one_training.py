@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tf_tickets import arguments
-from tf_tickets.callbacks.base import ResumableCallback
+from tf_tickets.callbacks.base import Progress, ResumableCallback
 from tf_tickets.configuration import described
 from tf_tickets.search.plan import RoundPlan, Run
 from tf_tickets.search.ticket_search import TicketSearch
@@ -54,7 +54,8 @@ class TrainOnce(RoundPlan):
 
     def _continue(self, run):
         state = run.state
-        self.callback.unpack(state.notes.get(_NOTE), state.states, state.fresh)
+        progress = Progress(state.notes.get(_NOTE), state.states)
+        self.callback.unpack(progress, state.fresh)
 
     def settled_masks(self, run: Run) -> dict[str, np.ndarray]:
         """Returns nothing: the callback prunes within epochs."""

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +15,21 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.wrapping import paths
+
+
+class _Built(NamedTuple):
+    """A model of one kind of masks, its first state, and whose kernels it prunes."""
+
+    mask: str
+    by_default: bool
+    model: keras.Model
+    start: snapshots.State
+
+    def has(self, kernels):
+        """Whether the prunable kernels are those with some paths."""
+        present = wrapping.kernels(self.model).variables
+        names = None if kernels is None else paths.match(kernels, present)
+        return names is not None and len(names) == len(present)
 
 
 class TicketTrainer:
@@ -56,8 +72,8 @@ class TicketTrainer:
         self.seed = seed
         self.batch_size = batch_size
         self.build_model = build_model
-        # Kind of masks, whether of the default kernels, the model, its first state.
-        self._built: list[tuple[str, bool, keras.Model, snapshots.State]] = []
+        self._built: list[_Built] = []
+        self._present: _Built | None = None
         self._key = (seed, 0, 0)
         x, y = self.parts["train"]
         self._feed = batches.feed(x, y, batch_size, lambda: self._key)
@@ -65,9 +81,8 @@ class TicketTrainer:
     @functools.cached_property
     def setting(self) -> str:
         """A digest of what trainings depend on beside the ticket and its weights."""
-        model, _ = self._of("fixed")
         content = identity.identity_of_training(
-            model, self.parts, self.seed, self.batch_size
+            self._of("fixed").model, self.parts, self.seed, self.batch_size
         )
         # The ticket has the first weights.
         del content["model"]["weights"]
@@ -75,20 +90,19 @@ class TicketTrainer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _of(self, mask, kernels=None):
-        """Returns the model with such masks, and its first state.
+        """Returns a model with such masks; each is built once, from equal weights.
 
-        Each is built once, from equal weights. The masks are those of some kernels, by
-        default of all that `wrap` chooses.
+        The masks are those of some kernels, by default of all that `wrap` chooses.
         """
-        for kind, by_default, *built in self._built:
-            chosen = by_default if kernels is None else _has(built[0], kernels)
-            if kind == mask and chosen:
+        for built in self._built:
+            by_default = kernels is None and built.by_default
+            if built.mask == mask and (by_default or built.has(kernels)):
                 return built
         keras.utils.set_random_seed(self.seed)
         wrap = wrapping.wrap if kernels is None else _wrapping_of(kernels)
         model, _ = inputs.build(self.build_model, functools.partial(wrap, mask=mask))
-        built = [model, snapshots.record(model)]
-        self._built.append((mask, kernels is None, *built))
+        built = _Built(mask, kernels is None, model, snapshots.record(model))
+        self._built.append(built)
         return built
 
     def train(
@@ -109,10 +123,11 @@ class TicketTrainer:
         callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         origin = ticket.provenance
         mask = "scaled" if ticket.scales else "fixed"
-        self.model, self._start = self._of(mask, ticket.masks)
+        self._present = self._of(mask, ticket.masks)
+        start = self._present.start
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
         # Learning rate and seeds too: earlier trainings must not matter.
-        snapshots.restore(self.model, self._start, Fidelity.get("exact"), self._start)
+        snapshots.restore(self.model, start, Fidelity.get("exact"), start)
         ticket.apply(self.model)
         self._check_free()
         keras.utils.set_random_seed(inputs.round_seed(self.seed, round_))
@@ -135,10 +150,20 @@ class TicketTrainer:
 
     def dense_ticket(self) -> Ticket:
         """Returns a ticket that keeps all weights of the network as it was built."""
-        self.model, self._start = self._of("fixed")
+        self._present = self._of("fixed")
         masks = {path: np.ones(v.shape, bool) for path, v in self._kernels.items()}
-        weights = snapshots.start_weights(self.model, self._start)
+        weights = snapshots.start_weights(self.model, self._present.start)
         return Ticket(masks, weights, {}, {"round": 1, "order": (1, 0)})
+
+    @property
+    def model(self) -> keras.Model:
+        """The wrapped model of the last training."""
+        if self._present is None:
+            raise RuntimeError(
+                "No ticket has been trained, so there is no model. Call train(ticket, "
+                "epochs) first."
+            )
+        return self._present.model
 
     @property
     def _kernels(self):
@@ -153,13 +178,6 @@ class TicketTrainer:
 
     def _follow(self, round_, epoch):
         self._key = (self.seed, round_, epoch)
-
-
-def _has(model, kernels):
-    """Whether the prunable kernels of a model are those with some paths."""
-    present = wrapping.kernels(model).variables
-    names = paths.match(kernels, present)
-    return names is not None and len(names) == len(present)
 
 
 def _wrapping_of(kernels):

@@ -11,7 +11,7 @@ import keras
 from tf_tickets import keras_internals
 
 # The arguments by which callbacks keep the best epoch.
-_ARGUMENTS = ("restore_best_weights", "save_best_only")
+_RESTORES, _SAVES = "restore_best_weights", "save_best_only"
 # KerasTuner adds this one to every `fit`, to save the best epoch.
 _OF_TUNER = "SaveBestEpoch"
 
@@ -60,12 +60,11 @@ def check_beside_training(
         training: The callback whose training it is, which may restore an epoch.
     """
     for callback, what in _keepers(search):
-        if callback is training or not getattr(callback, _ARGUMENTS[0], False):
+        if callback is training or not getattr(callback, _RESTORES, False):
             continue
-        method = getattr(training, "once_pruned", None)
-        remedy = "Leave the callback out, or call model.fit with it and "
-        remedy += f"{type(training).__name__}."
-        if method is not None:
+        name = type(training).__name__
+        remedy = f"Leave the callback out, or call model.fit with it and {name}."
+        if hasattr(training, "once_pruned"):
             remedy = "Pass it to pruning.once_pruned(...)."
         raise ValueError(
             f"{what} would restore another epoch than that of the ticket, which is "
@@ -79,7 +78,7 @@ def _keepers(callback) -> Iterator[tuple[keras.callbacks.Callback, str]]:
         name = type(other).__name__
         if name == _OF_TUNER:
             yield other, f"KerasTuner's {name}"
-        for argument in _ARGUMENTS:
+        for argument in (_RESTORES, _SAVES):
             if getattr(other, argument, False):
                 yield other, f"{name} with {argument}=True"
 

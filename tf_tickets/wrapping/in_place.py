@@ -6,8 +6,9 @@ from collections.abc import Callable
 import keras
 
 from tf_tickets import keras_internals
-from tf_tickets.wrapping import compiling, graphs, paths, rebuilding
-from tf_tickets.wrapping.prunable import Prunable, plain_variables
+from tf_tickets import masks as masks_module
+from tf_tickets.wrapping import compiling, graphs, paths, rebuilding, stored_config
+from tf_tickets.wrapping.kernels import plain_paths, prunables
 
 
 def change_in_place(
@@ -44,7 +45,7 @@ def change_in_place(
     keras_internals.sort_tracked_layers(model, lambda layer: order[id(layer)])
     for step in ("train_function", "test_function", "predict_function"):
         setattr(model, step, None)
-    kind = wrapped_class if _wrappers(model) else _plain_class(model)
+    kind = wrapped_class if prunables(model) else _plain_class(model)
     # Keras would take the class for an attribute to track.
     object.__setattr__(model, "__class__", kind)
     return model
@@ -67,14 +68,7 @@ class WrappedInPlace:
     plain_class: type = object
 
     def get_config(self):
-        wrappers = _wrappers(self)
-        kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
-        table = plain_variables(self, wrappers)
-        return {
-            "original": _plain_config(self),
-            "kernels": [path for path, v in table.items() if id(v) in kernels],
-            "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
-        }
+        return stored_config.stored(self, _plain_config(self), plain_paths(self))
 
     def get_build_config(self):
         # The plain model inside is built before it is wrapped.
@@ -83,22 +77,16 @@ class WrappedInPlace:
     @classmethod
     def from_config(cls, config):
         model = keras.saving.deserialize_keras_object(config["original"])
+        advice = (
+            "If Keras cannot build the class when it loads a file, build and wrap a "
+            "new model, and call its load_weights(path) with this file."
+        )
         # Models in its configuration may be wrapped already.
-        table = plain_variables(model, _wrappers(model))
-        names = paths.match(config["kernels"], table)
-        if names is None:
-            raise ValueError(
-                f"The kernels of the file do not fit a new {type(model).__name__}. "
-                f"Received: {config['kernels']}. Its variables: {list(table)}. If "
-                "Keras cannot build the class when it loads a file, build and wrap a "
-                "new model, and call its load_weights(path) with this file."
-            )
-        kernels = {id(table[path]) for path in names.values()}
-        return change_in_place(model, functools.partial(_wrap, kernels, config["mask"]))
-
-
-def _wrappers(model):
-    return [layer for layer in paths.walk(model) if isinstance(layer, Prunable)]
+        table = plain_paths(model)
+        kernels = stored_config.kernels_of(config, model, table, advice)
+        mask = masks_module.get(config["mask"])
+        change = rebuilding.wrapping_in_prunable(model, kernels, mask)
+        return change_in_place(model, change)
 
 
 @functools.cache
@@ -136,16 +124,6 @@ def _plain_config(model):
         ) from error
     finally:
         object.__setattr__(model, "__class__", wrapped)
-
-
-def _wrap(kernels, mask, layer):
-    """Wraps a layer if it has some of the kernels, a set of ids."""
-    if isinstance(layer, Prunable):
-        return layer
-    owned = paths.variables_of(layer)
-    chosen = [o.path for o in owned if id(o.variable) in kernels]
-    mask = keras.saving.deserialize_keras_object(mask)
-    return Prunable(layer, kernels=chosen, mask=mask) if chosen else layer
 
 
 def _check_replaceable(model, replaced, attributes):

@@ -53,7 +53,7 @@ class Kernels(Mapping[str, Kernel]):
         arguments.check_type(keras.Model, model=model)
         self.model = model
         self.layers = prunables(model)
-        table = prunable.plain_variables(model, self.layers)
+        table = _plain_paths(model, self.layers)
         names = {id(v): path for path, v in table.items()}
         self._rows = {
             names[id(variable)]: Kernel(names[id(variable)], variable, mask)
@@ -192,7 +192,23 @@ def plain_paths(model: keras.Model) -> dict[str, keras.Variable]:
     >>> list(plain_paths(tt.wrap(model, verbose=False)))
     ['net/d/kernel', 'net/d/bias']
     """
-    return prunable.plain_variables(model, prunables(model))
+    return _plain_paths(model, prunables(model))
+
+
+def _plain_paths(model, wrappers):
+    masks = [mask for layer in wrappers for mask in layer.kernel_masks]
+    state = {id(v) for mask in masks for v in mask.variables}
+    variables = [v for v in model.variables if id(v) not in state]
+    return paths.plain_paths(variables, dict(_renaming(layer) for layer in wrappers))
+
+
+def _renaming(wrapper):
+    """Returns the path of the inner layer, as it is and without the wrapper."""
+    inside = wrapper.layer.path or wrapper.layer.name
+    scope, _, _ = (wrapper.path or "").rpartition("/")
+    if not inside.startswith(f"{wrapper.path}/"):
+        return inside, inside
+    return inside, f"{scope}/{wrapper.layer.name}".lstrip("/")
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:

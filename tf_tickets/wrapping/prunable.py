@@ -324,30 +324,6 @@ class Prunable(keras.layers.Wrapper):
         return config
 
 
-def plain_variables(
-    model: keras.Model, wrappers: Iterable[Prunable]
-) -> dict[str, keras.Variable]:
-    """Returns the variables by their paths in the plain model, without those of masks.
-
-    Args:
-        model: A model.
-        wrappers: Its Prunable layers.
-    """
-    masks = [mask for layer in wrappers for mask in layer.kernel_masks]
-    state = {id(v) for mask in masks for v in mask.variables}
-    variables = [v for v in model.variables if id(v) not in state]
-    return paths.plain_paths(variables, dict(_renaming(layer) for layer in wrappers))
-
-
-def _renaming(wrapper):
-    """Returns the path of the inner layer, as it is and without the wrapper."""
-    inside = wrapper.layer.path or wrapper.layer.name
-    scope, _, _ = (wrapper.path or "").rpartition("/")
-    if not inside.startswith(f"{wrapper.path}/"):
-        return inside, inside
-    return inside, f"{scope}/{wrapper.layer.name}".lstrip("/")
-
-
 def zero_pruned(variable: keras.Variable, mask: Mask) -> None:
     """Writes zeros with positive sign to the pruned weights of a stored kernel."""
     value = variable.value

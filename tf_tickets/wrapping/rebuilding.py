@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
-from tf_tickets.wrapping import compiling, graphs, paths
+from tf_tickets.wrapping import compiling, graphs, paths, stored_config
 from tf_tickets.wrapping.prunable import Prunable
 
 
@@ -86,14 +86,8 @@ class WrappedModel(keras.Model):
         if model is None or config is None:
             # That of the layers, which is loaded as an ordinary functional model.
             return keras.Model(self.input, self.output, name=self.name).get_config()
-        names = paths.plain_paths(model.variables, {})
-        wrappers = [layer for layer in paths.walk(self) if isinstance(layer, Prunable)]
-        kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
-        return {
-            "original": config,
-            "kernels": [path for path, v in names.items() if id(v) in kernels],
-            "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
-        }
+        table = paths.plain_paths(model.variables, {})
+        return stored_config.stored(self, config, table)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -103,14 +97,8 @@ class WrappedModel(keras.Model):
             config["original"], custom_objects
         )
         table = paths.plain_paths(model.variables, {})
-        names = paths.match(config["kernels"], table)
-        if names is None:
-            raise ValueError(
-                f"The kernels of the file do not fit a new {type(model).__name__}. "
-                f"Received: {config['kernels']}. Its variables: {list(table)}. Load "
-                "the file with the versions of the libraries that wrote it."
-            )
-        kernels = [table[path] for path in names.values()]
+        advice = "Load the file with the versions of the libraries that wrote it."
+        kernels = stored_config.kernels_of(config, model, table, advice)
         mask = masks_module.get(config["mask"])
         return rebuild(model, wrapping_in_prunable(model, kernels, mask))
 
@@ -162,6 +150,8 @@ def wrapping_in_prunable(
 ) -> Callable[[keras.layers.Layer], keras.layers.Layer]:
     """Returns a function that wraps a layer of a model if it owns some variables.
 
+    Layers that are wrapped already stay as they are.
+
     Args:
         model: A built model.
         variables: The kernels to make prunable.
@@ -175,6 +165,8 @@ def wrapping_in_prunable(
 
     def wrapped(layer):
         chosen = kernels.get(id(layer))
-        return Prunable(layer, kernels=chosen, mask=mask) if chosen else layer
+        if not chosen or isinstance(layer, Prunable):
+            return layer
+        return Prunable(layer, kernels=chosen, mask=mask)
 
     return wrapped

@@ -1,0 +1,48 @@
+"""The configuration of a wrapped model that contains that of the plain model."""
+
+from typing import Any
+
+import keras
+
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.kernels import prunables
+
+# Dict from the path in the plain model to the variable.
+Table = dict[str, keras.Variable]
+
+
+def stored(wrapped: keras.Model, plain: dict[str, Any], table: Table) -> dict[str, Any]:
+    """Returns the configuration of a wrapped model.
+
+    Args:
+        wrapped: The wrapped model.
+        plain: The configuration of the plain model.
+        table: The variables of the plain model by path.
+    """
+    wrappers = prunables(wrapped)
+    kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
+    return {
+        "original": plain,
+        "kernels": [path for path, v in table.items() if id(v) in kernels],
+        "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
+    }
+
+
+def kernels_of(
+    config: dict[str, Any], model: keras.Model, table: Table, advice: str
+) -> list[keras.Variable]:
+    """Returns the kernels that a configuration names, in a new plain model.
+
+    Args:
+        config: What `stored` returned.
+        model: The new model.
+        table: Its variables by path.
+        advice: What to do if the kernels are not there.
+    """
+    names = paths.match(config["kernels"], table)
+    if names is None:
+        raise ValueError(
+            f"The kernels of the file do not fit a new {type(model).__name__}. "
+            f"Received: {config['kernels']}. Its variables: {list(table)}. {advice}"
+        )
+    return [table[path] for path in names.values()]
