@@ -309,8 +309,8 @@ def _kernels(model, names):
         return {path: (v, int(masks[path].sum())) for path, v in found.items()}
     return {
         names[id(o.variable)]: (o.variable, _count_nonzero(o.variable))
-        for unit in wrapping.units(model)
-        for o in paths.variables_of(unit)
+        for leaf in wrapping.leaves(model)
+        for o in paths.variables_of(leaf)
         if why_not(o, depthwise=_has_zeros(o.variable)) is None
     }
 
@@ -331,8 +331,8 @@ def _row(path, variable, kept, uses):
 
 def _skipped(model, kernels):
     reasons: dict[int, str] = {}
-    for unit in wrapping.units(model):
-        for owned in paths.variables_of(flops.unwrapped(unit)):
+    for leaf in wrapping.leaves(model):
+        for owned in paths.variables_of(flops.unwrapped(leaf)):
             reason = why_not(owned) or "excluded by filters"
             reasons.setdefault(id(owned.variable), reason)
     return [

@@ -1,6 +1,6 @@
 """How models go in and out: wrapped in Prunable layers, and plain again."""
 
-from tf_tickets.wrapping.graphs import units
+from tf_tickets.wrapping.graphs import leaves
 from tf_tickets.wrapping.kernels import (
     Kernel,
     Kernels,
@@ -22,12 +22,12 @@ __all__ = [
     "Kernel",
     "Kernels",
     "kernels",
+    "leaves",
     "plain_paths",
     "prunables",
     "strip",
     "stripped_copy",
     "to_numpy",
-    "units",
     "wrap",
     "wrap_kernels",
 ]

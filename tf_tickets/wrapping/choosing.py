@@ -7,7 +7,7 @@ import keras
 
 from tf_tickets import arguments
 from tf_tickets.wrapping import paths
-from tf_tickets.wrapping.graphs import units
+from tf_tickets.wrapping.graphs import leaves
 
 # A regular expression, a list of names or a function of the layer.
 Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
@@ -69,12 +69,12 @@ def choose(
     """
     accept = _filter(filters)
     chosen = {}
-    for unit in units(model):
-        owned = paths.variables_of(unit)
-        chosen[id(unit)] = [
+    for leaf in leaves(model):
+        owned = paths.variables_of(leaf)
+        chosen[id(leaf)] = [
             o.variable
             for o in owned
-            if why_not(o, embeddings, depthwise) is None and accept(unit, _way(unit, o))
+            if why_not(o, embeddings, depthwise) is None and accept(leaf, _way(leaf, o))
         ]
     if not any(chosen.values()):
         raise ValueError(_nothing_to_prune(model, filters, embeddings, depthwise))
@@ -82,23 +82,23 @@ def choose(
     return [variable for found in chosen.values() for variable in found]
 
 
-def _way(unit, owned):
-    """Returns the layer names from the unit down to the variable's owner."""
-    return [unit.name, *owned.path.split("/")[:-1]]
+def _way(leaf, owned):
+    """Returns the layer names from the leaf down to the variable's owner."""
+    return [leaf.name, *owned.path.split("/")[:-1]]
 
 
 def _filter(filters):
     if filters is None:
-        return lambda unit, way: True
+        return lambda leaf, way: True
     if isinstance(filters, str):
         arguments.check_pattern(filters=filters)
-        return lambda unit, way: re.search(filters, "/".join(way)) is not None
+        return lambda leaf, way: re.search(filters, "/".join(way)) is not None
     if callable(filters):
         arguments.check_functions(1, filters=filters)
-        return lambda unit, way: bool(filters(unit))
+        return lambda leaf, way: bool(filters(leaf))
     if isinstance(filters, list | tuple | set):
         arguments.listed(str, filters=filters)
-        return lambda unit, way: any(name in filters for name in way)
+        return lambda leaf, way: any(name in filters for name in way)
     raise TypeError(
         "`filters` must be a regular expression, a list of layer names or a "
         f"function of the layer. Received: {arguments.shown(filters)}"
@@ -114,9 +114,9 @@ def names_layers(filters: Filters) -> bool:
 
 def _check_untied(chosen):
     owners: dict[int, int] = {}
-    for unit, found in chosen.items():
+    for leaf, found in chosen.items():
         for variable in found:
-            if owners.setdefault(id(variable), unit) != unit:
+            if owners.setdefault(id(variable), leaf) != leaf:
                 raise ValueError(
                     f"Kernel {variable.path!r} is used by two layers. It can be "
                     "masked in one place only: exclude the other layer, or both, "
@@ -128,8 +128,8 @@ def _nothing_to_prune(model, filters, embeddings, depthwise):
     excluded = "excluded by filters"
     lines = [
         f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
-        for unit in units(model)
-        for o in paths.variables_of(unit)
+        for leaf in leaves(model)
+        for o in paths.variables_of(leaf)
     ]
     return "\n".join(
         [
@@ -147,9 +147,9 @@ def depthwise_kernels(
     accept = _filter(filters)
     return [
         o.variable
-        for unit in units(model)
-        for o in paths.variables_of(unit)
+        for leaf in leaves(model)
+        for o in paths.variables_of(leaf)
         if why_not(o) is not None
         and why_not(o, depthwise=True) is None
-        and accept(unit, _way(unit, o))
+        and accept(leaf, _way(leaf, o))
     ]

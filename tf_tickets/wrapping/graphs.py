@@ -102,7 +102,7 @@ def _cannot_rebuild(model, name):
     )
 
 
-def units(model: keras.Model) -> list[keras.layers.Layer]:
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the layers that are wrapped as one: leaves of the tree of nested models.
 
     Layers that a functional model holds and does not call are left out.
@@ -110,12 +110,12 @@ def units(model: keras.Model) -> list[keras.layers.Layer]:
     Example:
 
     >>> inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
-    >>> [layer.name for layer in units(keras.Sequential([keras.Input((3,)), inner]))]
+    >>> [layer.name for layer in leaves(keras.Sequential([keras.Input((3,)), inner]))]
     ['d']
     """
     layers = []
     for layer in paths.children(graph_of(model)):
-        layers += units(layer) if is_graph(layer) else [layer]
+        layers += leaves(layer) if is_graph(layer) else [layer]
     return [
         layer
         for layer in {id(layer): layer for layer in layers}.values()

@@ -159,8 +159,8 @@ def wrapping_in_prunable(
     """
     wanted = {id(variable) for variable in variables}
     kernels = {
-        id(unit): [o.path for o in paths.variables_of(unit) if id(o.variable) in wanted]
-        for unit in graphs.units(model)
+        id(leaf): [o.path for o in paths.variables_of(leaf) if id(o.variable) in wanted]
+        for leaf in graphs.leaves(model)
     }
 
     def wrapped(layer):

@@ -218,7 +218,7 @@ def _check_model(model):
             "layer use tf_tickets.layers.Prunable(layer)."
         )
     _check_callable(model)
-    missing = [part.name for part in [model, *graphs.units(model)] if not part.built]
+    missing = [part.name for part in [model, *graphs.leaves(model)] if not part.built]
     if missing:
         raise ValueError(
             f"Model {model.name!r} is not built, so kernels do not exist yet in "

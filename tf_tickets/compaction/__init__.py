@@ -1,0 +1,1 @@
+"""Compaction: the same model, physically smaller."""

@@ -1,0 +1,1 @@
+"""Structures: which weights of a model are kept or pruned together."""

@@ -1,0 +1,1 @@
+"""Units of a model: what must be removed together to make it smaller."""
