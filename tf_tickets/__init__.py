@@ -21,6 +21,7 @@ from tf_tickets import distillation, masks, optimizers
 from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.callbacks.gradual_pruning import GradualPruning
+from tf_tickets.compaction.finding import find_units
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.environment import __version__
 from tf_tickets.experiments import datasets, models, recipes
@@ -54,6 +55,7 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.training.rewind import Rewind
+from tf_tickets.units.registry import register_rule
 from tf_tickets.wrapping import prunable as layers
 from tf_tickets.wrapping.kernels import kernels
 from tf_tickets.wrapping.wrap import strip, wrap
@@ -97,12 +99,14 @@ __all__ = [
     "export",
     "find_frontier",
     "find_tickets",
+    "find_units",
     "kernels",
     "layers",
     "masks",
     "models",
     "optimizers",
     "recipes",
+    "register_rule",
     "saliency",
     "schedules",
     "search_recipes",

@@ -10,7 +10,7 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -154,6 +154,73 @@ def is_rebuilt_as_itself(kind: type[Any]) -> bool:
     if own.varargs is None or own.varkw is None:
         return own.args == inspect.getfullargspec(plain.__init__).args
     return True
+
+
+class Call(NamedTuple):
+    """One call of a layer or operation in a functional model.
+
+    Args:
+        operation: The layer or operation.
+        args: Its positional arguments, with symbolic tensors.
+        kwargs: Its keyword arguments.
+        outputs: The symbolic tensors that it returned, as a flat list.
+    """
+
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: list[keras.KerasTensor]
+
+
+def calls(model: keras.Function | keras.Sequential) -> list[Call]:
+    """Returns the calls of a functional or Sequential model, in the order of its graph.
+
+    A layer may be called several times. Keras records the calls in nodes without a
+    public name, and runs them by depth.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="d")])
+    >>> [(call.operation.name, call.outputs[0].shape) for call in calls(model)]
+    [('d', (None, 3))]
+    """
+    function = keras.Function(model.inputs, model.outputs)
+    nodes = function._nodes_by_depth
+    return [
+        Call(
+            node.operation,
+            tuple(node.arguments.args),
+            dict(node.arguments.kwargs),
+            list(node.outputs),
+        )
+        for depth in sorted(nodes, reverse=True)
+        for node in nodes[depth]
+        if not node.is_input and id(node.outputs[0]) not in _ids(model.inputs)
+    ]
+
+
+def _ids(items):
+    return {id(item) for item in items}
+
+
+def unnamed_class(operation: keras.Operation) -> str | None:
+    """Returns the name of a class of Keras that has no public name.
+
+    These are the classes behind `keras.ops`, and a few layers of keras.applications.
+
+    Example:
+
+    >>> inputs = keras.Input((2,))
+    >>> model = keras.Model(inputs, inputs + 1.0)
+    >>> [unnamed_class(call.operation) for call in calls(model)]
+    ['Add']
+    >>> unnamed_class(keras.layers.Add()) is None
+    True
+    """
+    kind = type(operation)
+    inside = kind.__module__.partition(".")[0] == "keras"
+    public = getattr(keras.layers, kind.__name__, None) is kind
+    return kind.__name__ if inside and not public else None
 
 
 def is_attention_output(layer: keras.layers.Layer) -> bool:

@@ -21,7 +21,10 @@ class Axis(NamedTuple):
             removed. A unit may stand at several positions.
         role: "out" if the slices produce the unit, "in" if they read it, "vector" for
             parameters by unit, such as biases and gammas, and "state" for moving
-            statistics.
+            statistics, which need no mask.
+        values: For the role "in", what the slices are multiplied by when the other
+            slices of the unit are zero: a number for each position, NaN if it is
+            finite and not known.
     """
 
     path: str
@@ -29,6 +32,7 @@ class Axis(NamedTuple):
     axis: int
     ids: np.ndarray
     role: str
+    values: np.ndarray | None = None
 
 
 class Pinned(NamedTuple):
@@ -36,6 +40,31 @@ class Pinned(NamedTuple):
 
     path: str
     reason: str
+
+
+class TensorUnits(NamedTuple):
+    """The units of one symbolic tensor of the model.
+
+    Args:
+        tensor: The tensor.
+        axis: The axis along which units stand, None if nothing can be removed.
+        ids: The unit of each position along the axis.
+    """
+
+    tensor: keras.KerasTensor
+    axis: int | None
+    ids: np.ndarray
+
+    def shape(self, keep: np.ndarray) -> tuple[int | None, ...]:
+        """Returns the shape of the tensor that remains.
+
+        Args:
+            keep: A boolean for each unit.
+        """
+        sizes = list(self.tensor.shape)
+        if self.axis is not None:
+            sizes[self.axis] = int(kept(keep, self.ids).sum())
+        return tuple(sizes)
 
 
 class Units:
@@ -46,6 +75,7 @@ class Units:
             its units, to their numbers: ascending, and each in one group.
         axes: The axes of variables whose slices belong to units.
         pinned: Kernels whose outputs stay, and why.
+        tensors: Dict from the id of a symbolic tensor of the model to its units.
 
     Example:
 
@@ -61,10 +91,18 @@ class Units:
         groups: Mapping[str, np.ndarray],
         axes: tuple[Axis, ...],
         pinned: tuple[Pinned, ...] = (),
+        tensors: Mapping[int, TensorUnits] | None = None,
     ) -> None:
         self.groups = dict(groups)
         self.axes = axes
         self.pinned = pinned
+        self.tensors = dict(tensors or {})
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {ids.size}" for name, ids in self.groups.items())
+        count = len(self.groups)
+        plural = "" if count == 1 else "s"
+        return f"Units({self.size} units in {count} group{plural}: {sizes})"
 
     @property
     def size(self) -> int:
@@ -79,12 +117,43 @@ class Units:
         Args:
             keep: A boolean for each unit.
         """
-        # The last entry is that of `STAYS`.
-        kept = np.append(np.asarray(keep, bool), True)
         masks: dict[str, np.ndarray] = {}
-        for path, variable, axis, ids, _ in self.axes:
-            shape = [1] * len(variable.shape)
-            shape[axis] = -1
-            mask = masks.get(path, np.ones(tuple(variable.shape), bool))
-            masks[path] = mask & kept[ids].reshape(shape)
+        for path, variable, axis, ids, role, _ in self.axes:
+            if role != "state":
+                shape = [1] * len(variable.shape)
+                shape[axis] = -1
+                mask = masks.get(path, np.ones(tuple(variable.shape), bool))
+                masks[path] = mask & kept(keep, ids).reshape(shape)
         return masks
+
+    def positions(self, keep: np.ndarray) -> dict[int, dict[int, np.ndarray]]:
+        """Returns which positions of variables remain.
+
+        Args:
+            keep: A boolean for each unit.
+
+        Returns:
+            Dict from the id of a variable to a dict from axis to a boolean for each
+            position along it.
+        """
+        positions: dict[int, dict[int, np.ndarray]] = {}
+        for axis in self.axes:
+            rows = positions.setdefault(id(axis.variable), {})
+            rows[axis.axis] = kept(keep, axis.ids)
+        return positions
+
+
+def kept(keep: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns a boolean for each id: whether its unit is kept.
+
+    Args:
+        keep: A boolean for each unit.
+        ids: Numbers of units, or `STAYS`.
+
+    Example:
+
+    >>> kept(np.array([True, False]), np.array([1, 0, STAYS])).tolist()
+    [False, True, True]
+    """
+    # The last entry is that of `STAYS`.
+    return np.append(np.asarray(keep, bool), True)[ids]

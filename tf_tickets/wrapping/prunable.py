@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from tf_tickets import arguments
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask, Tensor
+from tf_tickets.units import registry
 from tf_tickets.wrapping import building, paths
 from tf_tickets.wrapping.choosing import why_not
 
@@ -322,6 +323,10 @@ class Prunable(keras.layers.Wrapper):
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
         return config
+
+
+# Units pass through a wrapper as through the layer inside.
+registry.register_wrapper(Prunable, lambda wrapper: wrapper.layer)
 
 
 def zero_pruned(variable: keras.Variable, mask: Mask) -> None:

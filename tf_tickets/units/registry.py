@@ -1,0 +1,224 @@
+"""The rules by which units pass through layers, one for each class of layers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from tf_tickets import keras_internals
+
+# Methods that a subclass may replace without changing what the layer computes.
+_HARMLESS = {
+    *("get_config", "from_config", "compute_output_shape", "compute_output_spec"),
+    *("compute_mask", "count_params", "get_build_config", "build_from_config"),
+    *("save_own_variables", "load_own_variables"),
+}
+
+Trace = Callable[[Any, Any], Any]
+Resize = Callable[[Any, Any], dict[str, Any]]
+
+
+class Rule(NamedTuple):
+    """The rule of a class of layers.
+
+    Args:
+        trace: Function `(layer, call)` that returns the flows of the outputs.
+        resize: Function `(layer, sizes)` that returns the changed part of the
+            configuration. None if the configuration holds no sizes.
+    """
+
+    trace: Trace
+    resize: Resize | None = None
+
+
+_RULES: dict[type, Rule] = {}
+_UNNAMED: dict[str, Rule] = {}
+_WRAPPERS: list[tuple[type, Callable]] = []
+
+
+def register_rule(
+    layer_class: type[keras.layers.Layer],
+    trace: Trace | None = None,
+    resize: Resize | None = None,
+) -> Callable:
+    """Registers how units pass through layers of a class.
+
+    `find_units` and `compact` remove units from layers that have a rule. Around other
+    layers, everything stays. Subclasses have the rule of their base class if they
+    replace none of its methods.
+
+    Args:
+        layer_class: The class of the layers.
+        trace: Function `(layer, call)`. It returns the `Flow` of the output, or a list
+            of flows. `call.inputs` has a flow for each input tensor: an id for each
+            position along one axis, or none. These methods of `call` record what the
+            layer does:
+
+            - `call.produce(variable, axis)` returns new ids, one for each position of
+              the kernel along its output axis;
+            - `call.read(variable, axis, flow)` says that a kernel mixes the channels
+              of a flow, and `call.vector(variable, axis, ids)` that a parameter
+              belongs to each channel, such as a bias;
+            - `call.output(ids, axis)` returns the flow of an output, and
+              `call.activate(flow, activation)` that after an activation function;
+            - `call.tie(ids, others)` ties ids that can only go together, and
+              `call.pin(flow, reason)` keeps everything in a flow.
+
+            All variables with a size that depends on units must be recorded.
+        resize: Function `(layer, sizes)`. It returns the entries of `get_config()`
+            that change, from the sizes that remain: `sizes.of(variable)`,
+            `sizes.inputs` and `sizes.outputs` are shapes. Not required if the
+            configuration contains no sizes.
+
+    Returns:
+        A decorator of the function `trace`, if that is not given. Else `trace`.
+
+    Example:
+
+    >>> class Mix(keras.layers.Layer):
+    ...     def __init__(self, width, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.width = width
+    ...     def build(self, shape):
+    ...         self.kernel = self.add_weight((shape[-1], self.width), name="kernel")
+    ...     def call(self, x):
+    ...         return keras.ops.relu(x @ self.kernel)
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "width": self.width}
+    >>> def resize(layer, sizes):
+    ...     return {"width": sizes.of(layer.kernel)[1]}
+    >>> @register_rule(Mix, resize=resize)
+    ... def mix(layer, call):
+    ...     call.read(layer.kernel, 0, call.inputs[0])
+    ...     return call.output(call.produce(layer.kernel, 1))
+    >>> model = keras.Sequential([keras.Input((3,)), Mix(4), keras.layers.Dense(2)])
+    >>> tt.find_units(model).size
+    4
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)):
+        raise TypeError(
+            "`layer_class` must be a class of Keras layers. Received: "
+            f"{layer_class!r}. Pass the class itself, such as keras.layers.Dense."
+        )
+    for name, value in (("trace", trace), ("resize", resize)):
+        if value is not None and not callable(value):
+            raise TypeError(
+                f"`{name}` must be a function or None. Received: {value!r}."
+            )
+
+    def register(function: Trace) -> Trace:
+        _RULES[layer_class] = Rule(function, resize)
+        return function
+
+    return register if trace is None else register(trace)
+
+
+def register_unnamed(
+    *names: str, resize: Resize | None = None
+) -> Callable[[Trace], Trace]:
+    """Registers a rule for classes of Keras that have no public name.
+
+    Args:
+        *names: Names of classes, such as "Add" for the operation `keras.ops.add`.
+        resize: As in `register_rule`.
+    """
+
+    def register(function: Trace) -> Trace:
+        _UNNAMED.update(dict.fromkeys(names, Rule(function, resize)))
+        return function
+
+    return register
+
+
+def register_wrapper(wrapper_class: type, inner: Callable) -> None:
+    """Registers layers that compute what another layer inside them computes.
+
+    Args:
+        wrapper_class: The class of the wrappers.
+        inner: Function that returns the layer inside a wrapper.
+    """
+    _WRAPPERS.append((wrapper_class, inner))
+
+
+def unwrapped(operation: keras.Operation) -> keras.Operation:
+    """Returns the layer inside registered wrappers; other layers as they are.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2)
+    >>> unwrapped(layer) is layer
+    True
+    """
+    for kind, inner in _WRAPPERS:
+        if isinstance(operation, kind):
+            return unwrapped(inner(operation))
+    return operation
+
+
+def is_graph(operation: keras.Operation) -> bool:
+    """Returns whether a layer is a model that does what its graph of layers does.
+
+    Example:
+
+    >>> is_graph(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    True
+    """
+    if not isinstance(operation, keras.Model) or not operation.built:
+        return False
+    plain = keras_internals.graph_class(type(operation))
+    if plain is None or type(operation).call is not plain.call:
+        return False
+    return not isinstance(operation, keras.Sequential) or bool(operation.inputs)
+
+
+def find_rule(operation: keras.Operation) -> Rule | str:
+    """Returns the rule of a layer or operation, or the reason why it has none.
+
+    Example:
+
+    >>> find_rule(keras.layers.Lambda(abs, name="custom"))
+    "'custom' (Lambda) has no rule"
+    """
+    name = keras_internals.unnamed_class(operation)
+    if name in _UNNAMED:
+        return _UNNAMED[name]
+    kind = type(operation)
+    title = f"{operation.name!r} ({kind.__name__})"
+    for place, base in enumerate(kind.__mro__):
+        if base in _RULES:
+            replaced = _replaced(operation, kind.__mro__[:place], base)
+            if replaced is None:
+                return _RULES[base]
+            return f"{title} has no rule: it replaces `{replaced}` of {base.__name__}"
+    return f"{title} has no rule"
+
+
+def _replaced(operation, subclasses, base):
+    """Returns a method of `base` that subclasses or the layer itself replace."""
+    names = [n for kind in subclasses for n, v in vars(kind).items() if _is_code(v)]
+    names += [n for n in ("call",) if n in vars(operation)]
+    own = [n for n in names if hasattr(base, n) and n not in _HARMLESS]
+    return next((name for name in own if not name.startswith("__")), None)
+
+
+def _is_code(value):
+    return callable(value) or isinstance(value, property | classmethod | staticmethod)
+
+
+def resized(operation: keras.Operation, sizes: Any) -> dict[str, Any]:
+    """Returns the configuration of a layer after units were removed.
+
+    Args:
+        operation: A layer or operation.
+        sizes: The sizes that remain, as `resize` of a rule receives them.
+
+    Example:
+
+    >>> resized(keras.layers.ReLU(name="relu"), None)["name"]
+    'relu'
+    """
+    config = operation.get_config()
+    rule = find_rule(operation)
+    if isinstance(rule, Rule) and rule.resize is not None:
+        config.update(rule.resize(operation, sizes))
+    return config
