@@ -114,6 +114,11 @@ class Ties:
                 return found
             found = higher
 
+    def _root(self, number):
+        while self.parents[number] != number:
+            number = self.parents[number]
+        return int(number)
+
     def tie(self, ids: np.ndarray, others: np.ndarray) -> None:
         """Ties each id to the id at the same position of another array."""
         first, second = self.roots(ids.ravel()), self.roots(others.ravel())
@@ -123,7 +128,7 @@ class Ties:
             )
         differ = first != second
         for pair in zip(first[differ].tolist(), second[differ].tolist(), strict=True):
-            low, high = sorted(self.roots(np.array(pair)).tolist())
+            low, high = sorted(map(self._root, pair))
             if low != high:
                 self.parents[high] = low
                 if high in self.reasons:
