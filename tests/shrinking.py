@@ -13,7 +13,12 @@ from tf_tickets.units.units import kept
 
 def fill(model, rng):
     """Gives random values to all weights, so that no zero is there by itself."""
+    # These layers compute with tensors that they make from their variables.
+    fixed = [x for x in model.layers if isinstance(x, keras.layers.Normalization)]
+    skipped = {id(variable) for layer in fixed for variable in layer.weights}
     for variable in model.weights:
+        if id(variable) in skipped:
+            continue
         shape = tuple(variable.shape)
         value = rng.standard_normal(shape)
         if "variance" in variable.name:

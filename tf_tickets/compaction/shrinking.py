@@ -183,7 +183,7 @@ class _Rebuild:
         config = registry.resized(old, sizes)
         if type(old).__module__.partition(".")[0] == "keras":
             config = _with_zeros(config)
-        new = type(old).from_config(config)
+        new = _copy(old, config)
         if type(new) is not type(old):
             raise ValueError(
                 f"Layer {old.name!r} of class {type(old).__name__} cannot be copied: "
@@ -208,12 +208,27 @@ class _Rebuild:
         for old, new in self.pairs.values():
             if not registry.is_graph(old) or not self._was_entered(old):
                 copied |= self._copy(old, new)
+        self._check_owners()
         missing = [v.path for v in model.variables if id(v) not in copied]
         if missing:
             raise ValueError(
                 f"Weights of the new model were not copied: {missing}. Layers of "
                 "custom classes must make all weights when they are called."
             )
+
+    def _check_owners(self):
+        """Refuses variables that several layers have, which would become several."""
+        owners: dict[int, str] = {}
+        for old, _ in self.pairs.values():
+            if isinstance(old, keras.layers.Layer) and not registry.is_graph(old):
+                for variable in old.weights:
+                    first = owners.setdefault(id(variable), old.name)
+                    if first != old.name:
+                        raise ValueError(
+                            f"Layers {first!r} and {old.name!r} share the variable "
+                            f"{variable.path!r}, which a rebuilt model would have "
+                            "twice. Share a layer instead."
+                        )
 
     def _copy(self, old, new):
         if not isinstance(old, keras.layers.Layer):
@@ -241,8 +256,19 @@ class _Rebuild:
             if before.trainable != after.trainable:
                 after.trainable = before.trainable
         new.trainable = old.trainable
+        if isinstance(new, keras.layers.Normalization):
+            # It computes with tensors that it makes from its variables.
+            new.finalize_state()
         _restore_initializers(old, new)
         return {id(after) for _, after in pairs}
+
+
+def _copy(layer, config):
+    """Returns a layer of the same class from a configuration."""
+    if isinstance(layer, keras.layers.Lambda):
+        # The function is that of a model in memory, so it needs no safe mode.
+        return type(layer).from_config(config, safe_mode=False)
+    return type(layer).from_config(config)
 
 
 def _name(variable):
@@ -283,5 +309,3 @@ def _restore_initializers(old, new):
     )
     for inner, copy in pairs:
         _restore_initializers(inner, copy)
-
-

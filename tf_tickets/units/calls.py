@@ -1,6 +1,7 @@
 """One call of a layer, as a rule sees it."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -220,7 +221,7 @@ class Call:
             return flow
         if not is_elementwise(activation):
             name = getattr(activation, "__name__", type(activation).__name__)
-            reason = f"{self.title} applies {name!r} to all channels together"
+            reason = f"{self.title} applies {name!r}, which may combine channels"
             self.pin(flow, reason)
             return Flow(flow.shape, reason=reason)
         return flow.map(lambda values: evaluate(activation, values))
@@ -236,10 +237,10 @@ def is_elementwise(activation: Callable) -> bool:
     >>> is_elementwise(keras.activations.softmax)
     False
     """
-    try:
-        return activation in ELEMENTWISE
-    except TypeError:
-        return False
+    layers = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
+    if type(activation) in layers:
+        return True
+    return inspect.isfunction(activation) and activation in ELEMENTWISE
 
 
 def evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
@@ -250,6 +251,8 @@ def evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
     >>> evaluate(keras.activations.relu, np.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
+    if isinstance(function, keras.Operation):
+        function = function.call
     tensor = keras.ops.convert_to_tensor(values.astype("float32"))
     return np.asarray(keras.ops.convert_to_numpy(function(tensor)), float)
 

@@ -28,17 +28,15 @@ def find(model: keras.Model, variables: Mapping[str, keras.Variable]) -> Units:
     walk = _Walk()
     if registry.is_graph(model):
         inputs = [_input(tensor) for tensor in model.inputs]
-        for tensor, flow in zip(
-            model.outputs, walk.through(model, inputs), strict=True
-        ):
-            walk.pin(flow, f"{tensor.name!r} is an output of the model")
+        for flow in walk.through(model, inputs):
+            walk.pin(flow, "it is an output of the model")
     else:
         walk.without_rule(model, _no_graph(model))
     return _number(walk, variables)
 
 
 def _input(tensor):
-    return Flow(tuple(tensor.shape), reason=f"{tensor.name!r} is an input of the model")
+    return Flow(tuple(tensor.shape), reason="an input of the model")
 
 
 def _no_graph(model):
@@ -93,20 +91,21 @@ class _Walk:
         layer = registry.unwrapped(operation)
         call = Call(self.ties, layer, args, kwargs, shapes)
         if registry.is_graph(layer):
-            reason = _not_in_order(layer, call)
-            if reason is None:
-                return self._repeat(
-                    layer, call, lambda: self.through(layer, call.inputs)
-                )
-            self.without_rule(layer, reason)
-            return call.pinned(reason)
+            return self._repeat(layer, call, lambda: self._nested(layer, call))
         rule = registry.find_rule(layer)
         if isinstance(rule, str):
             self.without_rule(layer, rule)
             return call.pinned(rule)
-        if rule.resize is None:
+        if rule.resize is None and not getattr(layer, "weights", []):
             return self._trace(rule, layer, call)
         return self._repeat(layer, call, lambda: self._trace(rule, layer, call))
+
+    def _nested(self, model, call):
+        reason = _not_in_order(model, call)
+        if reason is None:
+            return self.through(model, call.inputs)
+        self.without_rule(model, reason)
+        return call.pinned(reason)
 
     def _trace(self, rule, layer, call):
         flows = rule.trace(layer, call)
@@ -117,7 +116,10 @@ class _Walk:
         return flows
 
     def _repeat(self, layer, call, trace):
-        """Ties the flows of later calls of a layer that has sizes with the first's."""
+        """Ties the flows of later calls of a layer with those of the first.
+
+        Layers that have weights or sizes are shared, and are rebuilt once.
+        """
         if id(layer) in self.first:
             self._tie(self.first[id(layer)][0], call.inputs, call)
         outputs = trace()
@@ -127,11 +129,15 @@ class _Walk:
         return outputs
 
     def _tie(self, first, flows, call):
+        if len(first) != len(flows):
+            for flow in (*first, *flows):
+                self.pin(flow, f"{call.title} is called in several ways")
+            return
         for one, other in zip(first, flows, strict=True):
-            if one.axis is not None and one.axis == other.axis:
+            if one.axis == other.axis and one.ids.size == other.ids.size:
                 self.ties.tie(one.ids, other.ids)
-            elif one.axis != other.axis:
-                reason = one.reason or other.reason
+            else:
+                reason = one.reason or other.reason or "its calls differ"
                 for flow in (one, other):
                     self.pin(flow, f"{call.title} is shared; {reason}")
 

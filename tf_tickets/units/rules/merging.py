@@ -50,11 +50,11 @@ def _flow(operand, call):
         return operand
     shape = tuple(np.shape(operand))
     values = np.array([float(operand)]) if shape == () else np.zeros(0)
-    return Flow(shape, None, np.zeros(0, int), values, "a constant array stays")
+    return Flow(shape, None, np.zeros(0, int), values, "a constant array")
 
 
 def _joined(call, flow):
-    return f"{call.title} joins it with a tensor that stays; {flow.reason}"
+    return f"{call.title} joins it with what stays: {flow.reason}"
 
 
 def _constant(flow):
