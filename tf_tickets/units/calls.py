@@ -16,7 +16,7 @@ _ELEMENTWISE = [
     *("hard_silu", "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish"),
     *("relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus"),
     *("softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh"),
-    *("tanh_shrink", "threshold"),
+    "tanh_shrink",
 ]
 ELEMENTWISE = {
     getattr(keras.activations, name)
@@ -158,24 +158,25 @@ class Call:
         self.ties.pin(ids, reason)
         return ids
 
-    def ids_of(self, flow: Flow, axis: int) -> np.ndarray | None:
+    def ids_of(self, flow: Flow, axis: int) -> np.ndarray:
         """Returns an id for each position along an axis of a flow.
 
         If nothing of the flow can be removed, these are new ids that stay.
 
         Args:
             flow: The flow.
-            axis: The axis. Other ids of the flow are not seen.
-
-        Returns:
-            The ids. None if the flow has no ids there and its size is not known.
+            axis: The axis, whose size must be known.
         """
         axis %= len(flow.shape)
         if flow.axis == axis:
             return flow.ids
         size = flow.shape[axis]
-        reason = flow.reason or f"{self.title} joins two axes of channels"
-        return None if size is None else self._kept(size, reason)
+        if size is None or flow.axis is not None:
+            raise ValueError(
+                f"{self.title}: a flow of shape {flow.shape} with ids along axis "
+                f"{flow.axis} has no ids along axis {axis}. A rule must pin it first."
+            )
+        return self._kept(size, flow.reason)
 
     # Outputs.
 

@@ -217,7 +217,8 @@ def _reason(ties, roots, ids):
 
 def _groups(axes, size):
     """Returns the units that share axes on which they are produced, by a name."""
-    ties, names = Ties(), {}
+    ties = Ties()
+    names: dict[int, str] = {}
     ties.new(size)
     producing = [axis for axis in axes if axis.role == "out"]
     for axis in producing:

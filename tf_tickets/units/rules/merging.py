@@ -198,10 +198,10 @@ def joined(call: Call, flows: list[Flow], axis: int) -> Flow | list[Flow]:
         for flow in flows[1:]:
             call.tie(flows[0].ids, flow.ids)
         values = _all_equal(*[flow.values for flow in flows])
-        return call.output(flows[0].ids, flows[0].axis, values)
-    parts = [call.ids_of(flow, axis) for flow in flows]
-    if any(part is None for part in parts):
+        return call.output(flows[0].ids, min(axes), values)
+    if any(flow.shape[axis] is None for flow in flows):
         return call.pinned(f"{call.title} joins it with a tensor of unknown size")
+    parts = [call.ids_of(flow, axis) for flow in flows]
     values = [
         flow.values if flow.axis == axis else np.full(part.size, np.nan)
         for flow, part in zip(flows, parts, strict=True)

@@ -33,13 +33,12 @@ def moved(call: Call, flow: Flow, function: Callable) -> Flow | list[Flow]:
     if len(axes) > 1:
         return call.pinned(f"{call.title} spreads units over several axes")
     axis = axes[0] if axes else _longest(ids.shape)
-    line = [0] * ids.ndim
-    line[axis] = slice(None)
+    line = tuple(slice(None) if a == axis else 0 for a in range(ids.ndim))
     others = tuple(other for other in range(ids.ndim) if other != axis)
-    first = values[tuple(line)]
+    first = values[line]
     lowest, highest = values.min(axis=others), values.max(axis=others)
     common = np.where(lowest == highest, first, np.nan)
-    return call.output(ids[tuple(line)], axis + 1, common)
+    return call.output(ids[line], axis + 1, common)
 
 
 def _spread(flow, array):
