@@ -17,7 +17,7 @@ Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
 import tf_tickets.environment  # noqa: F401
 
 # isort: split
-from tf_tickets import distillation, masks, optimizers
+from tf_tickets import distillation, masks, optimizers, structures
 from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.callbacks.gradual_pruning import GradualPruning
@@ -49,6 +49,8 @@ from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.teachers import train_teachers
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
+from tf_tickets.structures.blocks import Blocks
+from tf_tickets.structures.nm import NM
 from tf_tickets.tickets import controls
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
@@ -61,6 +63,7 @@ from tf_tickets.wrapping.kernels import kernels
 from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
+    "Blocks",
     "ContinuousSparsification",
     "DLTH",
     "Distiller",
@@ -74,6 +77,7 @@ __all__ = [
     "KDLTS",
     "LearnMasks",
     "Monitor",
+    "NM",
     "PenaltyPhase",
     "PressAndRemove",
     "PruneAndRewind",
@@ -112,6 +116,7 @@ __all__ = [
     "search_recipes",
     "snapshots",
     "strip",
+    "structures",
     "summary",
     "train_teachers",
     "train_ticket",

@@ -331,9 +331,10 @@ def _row(path, variable, kept, uses):
 
 def _skipped(model, kernels):
     reasons: dict[int, str] = {}
+    structure = wrapping.kernels(model).structure
     for leaf in wrapping.leaves(model):
         for owned in paths.variables_of(flops.unwrapped(leaf)):
-            reason = why_not(owned) or "excluded by filters"
+            reason = why_not(owned, structure=structure) or "excluded by filters"
             reasons.setdefault(id(owned.variable), reason)
     return [
         SkippedRow(

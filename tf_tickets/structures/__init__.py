@@ -1,1 +1,14 @@
 """Structures: which weights of a model are kept or pruned together."""
+
+from tf_tickets.structures.blocks import Blocks
+from tf_tickets.structures.nm import NM
+from tf_tickets.structures.registry import get
+from tf_tickets.structures.structure import Structure, Unstructured
+
+__all__ = [
+    "Blocks",
+    "NM",
+    "Structure",
+    "Unstructured",
+    "get",
+]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 import keras
 
 from tf_tickets import arguments
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.graphs import leaves
 
@@ -18,7 +19,10 @@ GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def why_not(
-    owned: paths.Owned, embeddings: bool = False, depthwise: bool = False
+    owned: paths.Owned,
+    embeddings: bool = False,
+    depthwise: bool = False,
+    structure: Structure = Unstructured(),  # noqa: B008  frozen
 ) -> str | None:
     """Returns why a variable is not a prunable kernel, or None if it is one."""
     variable = owned.variable
@@ -30,6 +34,9 @@ def why_not(
         return f"not floating point ({variable.dtype})"
     if any(word in variable.name for word in NOT_KERNELS):
         return "a bias, normalization or activation parameter"
+    reason = structure.why_not(owned.owner, variable)
+    if reason is not None:
+        return f"not for {structure.name}: {reason}"
     if "embedding" in variable.name and not embeddings:
         return "an embedding: pass embeddings=True to prune it"
     if is_depthwise(owned) and not depthwise:
@@ -57,7 +64,11 @@ def is_depthwise(owned: paths.Owned) -> bool:
 
 
 def choose(
-    model: keras.Model, filters: Filters, embeddings: bool, depthwise: bool
+    model: keras.Model,
+    filters: Filters,
+    embeddings: bool,
+    depthwise: bool,
+    structure: Structure,
 ) -> list[keras.Variable]:
     """Returns the kernels of a model that filters choose.
 
@@ -66,6 +77,7 @@ def choose(
         filters: As in `tf_tickets.wrap`.
         embeddings: As in `tf_tickets.wrap`.
         depthwise: As in `tf_tickets.wrap`.
+        structure: What the kernels must be able to have.
     """
     accept = _filter(filters)
     chosen = {}
@@ -74,10 +86,12 @@ def choose(
         chosen[id(leaf)] = [
             o.variable
             for o in owned
-            if why_not(o, embeddings, depthwise) is None and accept(leaf, _way(leaf, o))
+            if why_not(o, embeddings, depthwise, structure) is None
+            and accept(leaf, _way(leaf, o))
         ]
     if not any(chosen.values()):
-        raise ValueError(_nothing_to_prune(model, filters, embeddings, depthwise))
+        settings = embeddings, depthwise, structure
+        raise ValueError(_nothing_to_prune(model, filters, settings))
     _check_untied(chosen)
     return [variable for found in chosen.values() for variable in found]
 
@@ -124,10 +138,10 @@ def _check_untied(chosen):
                 )
 
 
-def _nothing_to_prune(model, filters, embeddings, depthwise):
+def _nothing_to_prune(model, filters, settings):
     excluded = "excluded by filters"
     lines = [
-        f"  {o.variable.path}: {why_not(o, embeddings, depthwise) or excluded}"
+        f"  {o.variable.path}: {why_not(o, *settings) or excluded}"
         for leaf in leaves(model)
         for o in paths.variables_of(leaf)
     ]
@@ -141,7 +155,9 @@ def _nothing_to_prune(model, filters, embeddings, depthwise):
 
 
 def depthwise_kernels(
-    model: keras.Model, filters: Filters = None
+    model: keras.Model,
+    filters: Filters = None,
+    structure: Structure = Unstructured(),  # noqa: B008  frozen
 ) -> list[keras.Variable]:
     """Returns the depthwise kernels that are left alone, though filters accept them."""
     accept = _filter(filters)
@@ -149,7 +165,34 @@ def depthwise_kernels(
         o.variable
         for leaf in leaves(model)
         for o in paths.variables_of(leaf)
-        if why_not(o) is not None
-        and why_not(o, depthwise=True) is None
+        if why_not(o, structure=structure) is not None
+        and why_not(o, depthwise=True, structure=structure) is None
         and accept(leaf, _way(leaf, o))
     ]
+
+
+def unfit_kernels(
+    model: keras.Model,
+    filters: Filters,
+    embeddings: bool,
+    depthwise: bool,
+    structure: Structure,
+) -> dict[str, list[keras.Variable]]:
+    """Returns the kernels that a structure leaves alone, by the reason.
+
+    Args:
+        model: A plain model.
+        filters: As in `tf_tickets.wrap`.
+        embeddings: As in `tf_tickets.wrap`.
+        depthwise: As in `tf_tickets.wrap`.
+        structure: The structure.
+    """
+    accept = _filter(filters)
+    found: dict[str, list[keras.Variable]] = {}
+    for leaf in leaves(model):
+        for o in paths.variables_of(leaf):
+            is_kernel = why_not(o, embeddings, depthwise) is None
+            reason = why_not(o, embeddings, depthwise, structure)
+            if is_kernel and reason is not None and accept(leaf, _way(leaf, o)):
+                found.setdefault(reason, []).append(o.variable)
+    return found

@@ -85,7 +85,9 @@ class WrappedInPlace:
         table = plain_paths(model)
         kernels = stored_config.kernels_of(config, model, table, advice)
         mask = masks_module.get(config["mask"])
-        change = rebuilding.wrapping_in_prunable(model, kernels, mask)
+        change = rebuilding.wrapping_in_prunable(
+            model, kernels, mask, stored_config.structure_of(config)
+        )
         return change_in_place(model, change)
 
 

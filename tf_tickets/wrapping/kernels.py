@@ -1,5 +1,6 @@
 """The kernels of a wrapped model: paths, variables and masks, found in one walk."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from tf_tickets import arguments
 from tf_tickets.masks.base import Mask
+from tf_tickets.structures.structure import Layout, Structure, Unstructured
 from tf_tickets.wrapping import paths, prunable
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -124,6 +126,31 @@ class Kernels(Mapping[str, Kernel]):
         masks = self.masks.values()
         size = sum(mask.size for mask in masks)
         return (size - sum(int(mask.sum()) for mask in masks)) / size
+
+    @property
+    def structure(self) -> Structure:
+        """Which weights are kept or pruned together."""
+        found = {layer.structure: layer.name for layer in self.layers}
+        if len(found) > 1:
+            rows = {name: structure.name for structure, name in found.items()}
+            raise ValueError(
+                f"The layers of model {self.model.name!r} have several structures, and "
+                f"a search follows one. Received: {rows}. Wrap the model with "
+                "tf_tickets.wrap(model, structure=...)."
+            )
+        return next(iter(found), Unstructured())
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The units of the structure: tables of weights as those of units, and back."""
+        owners = {
+            id(owned.variable): owned.owner
+            for layer in self.layers
+            for owned in paths.variables_of(layer.layer)
+        }
+        variables = self.variables
+        by_path = {path: owners[id(v)] for path, v in variables.items()}
+        return self.structure.layout(self.model, variables, by_path)
 
     def set_masks(
         self,

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from tf_tickets import arguments
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask, Tensor
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.units import registry
 from tf_tickets.wrapping import building, paths
 from tf_tickets.wrapping.choosing import why_not
@@ -108,6 +110,7 @@ class Prunable(keras.layers.Wrapper):
             2 or more, except biases, normalization parameters and embeddings.
         mask: Mask parametrization of the kernels: the name of one in
             `tf_tickets.masks`, or an instance to copy.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`.
 
     Example:
 
@@ -129,11 +132,14 @@ class Prunable(keras.layers.Wrapper):
         layer: keras.layers.Layer,
         kernels: Iterable[str] | None = None,
         mask: str | dict | Mask = "fixed",
+        structure: str | dict | Structure = "unstructured",
         **kwargs: object,
     ) -> None:
         arguments.check_type(keras.layers.Layer, layer=layer)
         kernels = None if kernels is None else arguments.listed(str, kernels=kernels)
         mask = masks_module.get(mask)
+        structure = structures.get(structure)
+        structures.check_mask(structure, mask)
         # Keras inspects both signatures, and that of `call` inside `Layer.__new__`.
         self.call = _Call(self, layer, mask.counts_steps)
         self.build.__signature__ = building.build_signature(layer)
@@ -147,7 +153,7 @@ class Prunable(keras.layers.Wrapper):
         self.kernel_masks: list[Mask] = []
         # The namespace hides its contents from Keras. Keras would count tracked
         # variables twice, and rebuild a model with an unbuilt layer in every `fit`.
-        self._untracked = SimpleNamespace(kernels={}, mask=mask)
+        self._untracked = SimpleNamespace(kernels={}, mask=mask, structure=structure)
         if layer.built:
             self.build()
 
@@ -185,7 +191,7 @@ class Prunable(keras.layers.Wrapper):
             building.build_children(self.layer, *args, **kwargs)
         table = self._find_kernels()
         if not table:
-            raise ValueError(_no_kernels(self.layer))
+            raise ValueError(_no_kernels(self.layer, self.structure))
         self.kernels = list(table)
         self._untracked.kernels = table
         for name, variable in table.items():
@@ -203,8 +209,11 @@ class Prunable(keras.layers.Wrapper):
     def _find_kernels(self):
         owned = paths.variables_of(self.layer)
         if self.kernels is None:
-            chosen = [o for o in owned if why_not(o, depthwise=True) is None]
-            return {o.path: o.variable for o in chosen}
+            return {
+                o.path: o.variable
+                for o in owned
+                if why_not(o, depthwise=True, structure=self.structure) is None
+            }
         table = {o.path: o.variable for o in owned}
         matches = paths.match(self.kernels, table)
         if matches is None:
@@ -248,6 +257,11 @@ class Prunable(keras.layers.Wrapper):
     def mask(self) -> Mask:
         """The mask parametrization that is copied for every kernel."""
         return self._untracked.mask
+
+    @property
+    def structure(self) -> Structure:
+        """Which weights are kept or pruned together."""
+        return self._untracked.structure
 
     def masks(self) -> dict[str, np.ndarray]:
         """Returns a dict from the relative path of a kernel to its hard 0/1 mask."""
@@ -322,6 +336,9 @@ class Prunable(keras.layers.Wrapper):
         config["layer"].pop("build_config", None)
         config["kernels"] = self.kernels
         config["mask"] = keras.saving.serialize_keras_object(self.mask)
+        # Files without a structure can be read by versions that know none.
+        if self.structure != Unstructured():
+            config["structure"] = keras.saving.serialize_keras_object(self.structure)
         return config
 
 
@@ -374,8 +391,11 @@ def _no_attribute(wrapper, name):
     return f"Prunable{'' if layer is None else wrapped} have no attribute {name!r}."
 
 
-def _no_kernels(layer):
-    rows = [f"  {o.path}: {why_not(o)}" for o in paths.variables_of(layer)]
+def _no_kernels(layer, structure):
+    rows = [
+        f"  {o.path}: {why_not(o, structure=structure)}"
+        for o in paths.variables_of(layer)
+    ]
     return "\n".join(
         [
             f"Layer {layer.name!r} has no prunable kernel. Pass `kernels`, or wrap "

@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
+from tf_tickets.structures.structure import Structure
 from tf_tickets.wrapping import compiling, graphs, paths, stored_config
 from tf_tickets.wrapping.prunable import Prunable
 
@@ -100,7 +101,8 @@ class WrappedModel(keras.Model):
         advice = "Load the file with the versions of the libraries that wrote it."
         kernels = stored_config.kernels_of(config, model, table, advice)
         mask = masks_module.get(config["mask"])
-        return rebuild(model, wrapping_in_prunable(model, kernels, mask))
+        structure = stored_config.structure_of(config)
+        return rebuild(model, wrapping_in_prunable(model, kernels, mask, structure))
 
 
 def original(model: keras.Model) -> keras.Model | None:
@@ -146,7 +148,10 @@ def copy(model: keras.Model) -> keras.Model:
 
 
 def wrapping_in_prunable(
-    model: keras.Model, variables: Iterable[keras.Variable], mask: Mask
+    model: keras.Model,
+    variables: Iterable[keras.Variable],
+    mask: Mask,
+    structure: Structure,
 ) -> Callable[[keras.layers.Layer], keras.layers.Layer]:
     """Returns a function that wraps a layer of a model if it owns some variables.
 
@@ -156,6 +161,7 @@ def wrapping_in_prunable(
         model: A built model.
         variables: The kernels to make prunable.
         mask: The mask parametrization, which is copied for every kernel.
+        structure: Which weights are kept or pruned together.
     """
     wanted = {id(variable) for variable in variables}
     kernels = {
@@ -167,6 +173,6 @@ def wrapping_in_prunable(
         chosen = kernels.get(id(layer))
         if not chosen or isinstance(layer, Prunable):
             return layer
-        return Prunable(layer, kernels=chosen, mask=mask)
+        return Prunable(layer, kernels=chosen, mask=mask, structure=structure)
 
     return wrapped

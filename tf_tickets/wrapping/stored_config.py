@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.kernels import prunables
 
@@ -21,11 +23,20 @@ def stored(wrapped: keras.Model, plain: dict[str, Any], table: Table) -> dict[st
     """
     wrappers = prunables(wrapped)
     kernels = {id(v) for w in wrappers for v in w.kernel_variables.values()}
-    return {
+    config = {
         "original": plain,
         "kernels": [path for path, v in table.items() if id(v) in kernels],
         "mask": keras.saving.serialize_keras_object(wrappers[0].mask),
     }
+    structure = wrappers[0].structure
+    if structure != Unstructured():
+        config["structure"] = keras.saving.serialize_keras_object(structure)
+    return config
+
+
+def structure_of(config: dict[str, Any]) -> Structure:
+    """Returns the structure of a wrapped model from what `stored` returned."""
+    return structures.get(config.get("structure", "unstructured"))
 
 
 def kernels_of(

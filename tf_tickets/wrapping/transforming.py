@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import keras
 
 from tf_tickets.masks.base import Mask
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import graphs, in_place, rebuilding
 
 
@@ -29,7 +30,10 @@ def transform(
 
 
 def wrap_variables(
-    model: keras.Model, variables: Iterable[keras.Variable], mask: Mask
+    model: keras.Model,
+    variables: Iterable[keras.Variable],
+    mask: Mask,
+    structure: Structure = Unstructured(),  # noqa: B008  frozen
 ) -> keras.Model:
     """Returns the model with the layers that own the variables in Prunable layers.
 
@@ -37,6 +41,7 @@ def wrap_variables(
         model: A built model without Prunable layers.
         variables: The kernels to make prunable.
         mask: The mask parametrization, which is copied for every kernel.
+        structure: Which weights are kept or pruned together.
 
     Example:
 
@@ -46,5 +51,5 @@ def wrap_variables(
     >>> type(model.layers[0]).__name__
     'Prunable'
     """
-
-    return transform(model, rebuilding.wrapping_in_prunable(model, variables, mask))
+    change = rebuilding.wrapping_in_prunable(model, variables, mask, structure)
+    return transform(model, change)

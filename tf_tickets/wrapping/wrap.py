@@ -14,6 +14,8 @@ from keras import ops
 from tf_tickets import arguments, optimizers
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import (
     choosing,
     compiling,
@@ -36,6 +38,7 @@ def wrap(
     score_optimizer: str | dict | keras.optimizers.Optimizer | None = None,
     keep_zeros: bool = False,
     depthwise: bool = False,
+    structure: str | Structure = "unstructured",
 ) -> keras.Model:
     """Makes the kernels of a built model prunable.
 
@@ -66,6 +69,11 @@ def wrap(
             have few weights, and global pruning can remove whole layers of them.
             `filters` selects them too: by a list of names, or by a regular expression
             other than one that excludes names (and so matches an empty name).
+        structure: Which weights are kept or pruned together, in every search:
+            "unstructured", "2:4" or `tf_tickets.NM(n, m)` to keep n of m weights along
+            the inputs, "4x1" or `tf_tickets.Blocks(rows, columns)` for whole blocks.
+            Kernels that cannot have the structure are left alone. Requires masks that
+            are not learned.
 
     Returns:
         The model of wrapped layers. It shares the variables of `model` and is compiled
@@ -87,22 +95,30 @@ def wrap(
     arguments.check_flags(embeddings=embeddings, depthwise=depthwise)
     arguments.check_flags(verbose=verbose, keep_zeros=keep_zeros)
     mask = masks_module.get(mask)
+    structure = structures.get(structure)
+    structures.check_mask(structure, mask)
     _check_score_optimizer(model, mask, score_optimizer)
     _check_keeps_zeros(mask, keep_zeros)
     depthwise = depthwise or choosing.names_layers(filters)
-    variables = choosing.choose(model, filters, embeddings, depthwise)
-    wrapped = _wrap_variables(model, variables, mask, score_optimizer)
+    chosen_by = filters, embeddings, depthwise, structure
+    variables = choosing.choose(model, *chosen_by)
+    unfit = choosing.unfit_kernels(model, *chosen_by) if verbose else {}
+    wrapped = _wrap_variables(model, variables, mask, structure, score_optimizer)
     if keep_zeros:
         _prune_zeros(wrapped)
     if verbose:
-        spared = [] if depthwise else choosing.depthwise_kernels(model, filters)
-        notes = [*_about_depthwise(spared), *_about_original(wrapped)]
+        spared = choosing.depthwise_kernels(model, filters, structure)
+        notes = [*_about_unfit(unfit), *_about_depthwise([] if depthwise else spared)]
+        notes += _about_original(wrapped)
         print("\n".join([_one_line(wrapped), *notes]))
     return wrapped
 
 
 def wrap_kernels(
-    model: keras.Model, variables: Iterable[keras.Variable], mask: str | Mask = "fixed"
+    model: keras.Model,
+    variables: Iterable[keras.Variable],
+    mask: str | Mask = "fixed",
+    structure: str | Structure = "unstructured",
 ) -> keras.Model:
     """Wraps exactly the layers that own the given kernel variables.
 
@@ -114,7 +130,8 @@ def wrap_kernels(
     1
     """
     _check_model(model)
-    return _wrap_variables(model, variables, masks_module.get(mask))
+    structure = structures.get(structure)
+    return _wrap_variables(model, variables, masks_module.get(mask), structure)
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -194,8 +211,8 @@ def _scaled(value, factor):
     return ops.where(factor == 0, ops.zeros_like(value), scaled)
 
 
-def _wrap_variables(model, variables, mask, score_optimizer=None):
-    wrapped = transforming.wrap_variables(model, variables, mask)
+def _wrap_variables(model, variables, mask, structure, score_optimizer=None):
+    wrapped = transforming.wrap_variables(model, variables, mask, structure)
     if model.compiled and mask.learned:
         compiling.compile_like(
             wrapped, model, lambda given: optimizers.with_scores(given, score_optimizer)
@@ -275,10 +292,20 @@ def _prune_zeros(wrapped):
 def _one_line(model):
     prunable = kernels(model)
     rest = [v for path, v in plain_paths(model).items() if path not in prunable]
+    structured = prunable.structure != Unstructured()
+    under = f" as {prunable.structure.name}" if structured else ""
     return (
-        f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable; "
+        f"tf_tickets: {_count(prunable.variables.values(), 'kernel')} prunable{under}; "
         f"{_count(rest, 'variable')} not."
     )
+
+
+def _about_unfit(kernels):
+    """Returns a line about the kernels that each reason excludes."""
+    return [
+        f"tf_tickets: {_count(variables, 'kernel')} left alone, {reason}."
+        for reason, variables in kernels.items()
+    ]
 
 
 def _about_depthwise(kernels):

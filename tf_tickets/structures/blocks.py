@@ -1,0 +1,128 @@
+"""Blocks of a kernel's inputs and outputs that are kept or pruned as a whole."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets import arguments
+from tf_tickets.structures import matrices
+from tf_tickets.structures.structure import Layout, Structure, Tables
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+@dataclasses.dataclass(frozen=True, repr=False)
+class Blocks(Structure):
+    """Keeps or prunes blocks of weights, never a part of one.
+
+    Blocks span the inputs and outputs of a kernel; a convolution has such blocks at
+    each place of its window. TFLite stores and multiplies blocks of 4 inputs and 1
+    output. The score of a block is the mean of its weights' scores, and sparsities,
+    rates and counts are those of blocks. Those at the edges of a kernel may be smaller.
+
+    Args:
+        rows: Number of inputs in a block.
+        columns: Number of outputs in a block.
+
+    Example:
+
+    >>> Blocks(4, 1).name
+    '4x1'
+    """
+
+    rows: int = 4
+    columns: int = 1
+
+    def __post_init__(self):
+        arguments.check_counts(rows=self.rows, columns=self.columns)
+
+    def __repr__(self):
+        return f"Blocks({self.rows}, {self.columns})"
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.columns}"
+
+    def why_not(
+        self, layer: keras.layers.Layer, variable: keras.Variable
+    ) -> str | None:
+        matrix = matrices.find(layer, variable)
+        return matrix if isinstance(matrix, str) else None
+
+    def layout(
+        self,
+        model: keras.Model,
+        variables: Mapping[str, keras.Variable],
+        owners: Mapping[str, keras.layers.Layer],
+    ) -> Layout:
+        return BlocksLayout(self, matrices.find_all(self, variables, owners))
+
+    def restored_layout(self, content: dict[str, Any]) -> Layout:
+        return BlocksLayout(self, matrices.unpacked(content))
+
+
+class BlocksLayout(Layout):
+    """The blocks of a model's kernels.
+
+    Args:
+        structure: The size of a block.
+        kernels: Dict from path to the matrix of the kernel.
+
+    Example:
+
+    >>> kernel = matrices.Matrix((3, 2), (0,), (1,))
+    >>> layout = BlocksLayout(Blocks(2, 1), {"a": kernel})
+    >>> masks = {"a": np.array([[1, 0], [0, 0], [1, 0]], bool)}
+    >>> layout.units(masks)["a"].tolist()
+    [[True, False], [True, False]]
+    """
+
+    noun = "block"
+
+    def __init__(self, structure: Blocks, kernels: dict[str, matrices.Matrix]) -> None:
+        self.structure = structure
+        self.kernels = kernels
+
+    def units(self, masks: Tables) -> Tables:
+        return {
+            path: self._reduced(np.logical_or, self.kernels[path].fold(mask))
+            for path, mask in masks.items()
+        }
+
+    def scores(self, scores: Tables, masks: Tables) -> Tables:
+        return {
+            path: self._mean(self.kernels[path], scores[path], mask)
+            for path, mask in masks.items()
+        }
+
+    def _mean(self, kernel, scores, mask):
+        """Returns the mean score of the weights of each block that are kept."""
+        if not mask.all():
+            scores = np.where(mask, scores, 0)
+        sums = self._reduced(np.add, kernel.fold(scores), dtype="float64")
+        sizes = self._reduced(np.add, kernel.fold(mask), dtype="int64")
+        return sums / np.maximum(sizes, 1)
+
+    def masks(self, units: Tables, masks: Tables) -> Tables:
+        return {
+            path: self._spread(self.kernels[path], units[path]) & mask
+            for path, mask in masks.items()
+        }
+
+    def content(self) -> dict[str, Any]:
+        return matrices.packed(self.kernels)
+
+    def _reduced(self, function, folded, **kwargs):
+        for axis, length in ((-2, self.structure.rows), (-1, self.structure.columns)):
+            if length > 1:
+                starts = np.arange(0, folded.shape[axis], length)
+                folded = function.reduceat(folded, starts, axis, **kwargs)
+        return folded
+
+    def _spread(self, kernel, units):
+        *_, inputs, outputs = kernel.folded_shape
+        rows = np.repeat(units, self.structure.rows, axis=-2)[..., :inputs, :]
+        blocks = np.repeat(rows, self.structure.columns, axis=-1)[..., :outputs]
+        return kernel.unfold(blocks)
