@@ -5,11 +5,15 @@ count. These functions break ties by index and keep the lower one. `keep_largest
 works on NumPy arrays, `largest` inside a compiled step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
+
+# Arrays are read in parts of so many entries, which fit into the processor's cache.
+_PART = 1 << 16
 
 
 def keep_largest(
@@ -35,41 +39,112 @@ def keep_largest(
     """
     scores = np.asarray(scores)
     flat = scores.ravel()
-    alive = _candidates(flat, within)
-    _check_count(count, alive.size)
-    if np.isnan(flat[alive]).any():
+    if within is not None:
+        within = np.asarray(within, dtype=bool)
+        if within.size != flat.size:
+            raise ValueError(
+                "`within` and `scores` must have the same number of entries. Received: "
+                f"{within.size} for {flat.size} scores."
+            )
+        within = within.ravel()
+    [mask] = keep_largest_of([flat], [within], count)
+    return mask.reshape(scores.shape)
+
+
+def keep_largest_of(
+    scores: Sequence[np.ndarray], within: Sequence[np.ndarray | None], count: int
+) -> list[np.ndarray]:
+    """Returns masks of the `count` entries with the largest scores of several arrays.
+
+    Among equal scores, those of earlier arrays are kept, and in an array the lower
+    index. Takes linear time, and copies the scores once.
+
+    Args:
+        scores: Arrays of any shapes.
+        within: A boolean array for each, in its shape: entries are only kept where it
+            is true. None allows all.
+        count: Number of entries to keep in total.
+
+    Example:
+
+    >>> keep_largest_of([np.array([1.0, 3.0]), np.array([2.0, 3.0])], [None, None], 2)
+    [array([False,  True]), array([False,  True])]
+    """
+    parts = [
+        (values.reshape(-1), None if allowed is None else allowed.reshape(-1))
+        for values, allowed in zip(scores, within, strict=True)
+    ]
+    size = sum(
+        values.size if allowed is None else np.count_nonzero(allowed)
+        for values, allowed in parts
+    )
+    _check_count(count, size)
+    threshold, ties = _cut(_gathered(parts, size), count)
+    masks = []
+    for values, allowed in parts:
+        if count == 0:
+            mask = np.zeros(values.shape, bool)
+        elif count == size:
+            mask = np.ones(values.shape, bool) if allowed is None else allowed.copy()
+        else:
+            mask, ties = _above(values, allowed, threshold, ties)
+        masks.append(mask)
+    return [mask.reshape(s.shape) for mask, s in zip(masks, scores, strict=True)]
+
+
+def _gathered(parts, size):
+    """Returns the values that are allowed, as one new array."""
+    kind = np.result_type(*(values.dtype for values, _ in parts))
+    gathered, end = np.empty(size, kind), 0
+    for values, allowed in parts:
+        for start in range(0, values.size, _PART):
+            part = values[start : start + _PART]
+            if allowed is not None:
+                part = part[allowed[start : start + _PART]]
+            gathered[end : end + part.size] = part
+            end += part.size
+    return gathered
+
+
+def _cut(values, count):
+    """Returns the smallest of the `count` largest values, and how often it is kept.
+
+    The values are reordered.
+    """
+    if values.size and np.isnan(values.min()):
         raise ValueError(
             "Scores must not contain NaN. Received: NaN. Diverged training (loss NaN) "
             "results in NaN weights; lower the learning rate."
         )
-    mask = np.zeros(flat.size, dtype=bool)
-    mask[alive[_rank(flat[alive], count)]] = True
-    return mask.reshape(scores.shape)
+    if count in (0, values.size):
+        return None, 0
+    values.partition(values.size - count)
+    kept = values[values.size - count :]
+    return kept[0], count - np.count_nonzero(kept > kept[0])
 
 
-def _rank(values, count):
-    """Returns the indices of the `count` largest values in O(n).
+def _above(values, allowed, threshold, ties):
+    """Returns which values are above a threshold, and the first ties with it.
 
-    Among equal values the first ones are selected.
+    Also returns how many ties are left for other arrays.
     """
-    if count == 0:
-        return np.zeros(0, dtype=np.intp)
-    threshold = np.partition(values, values.size - count)[-count]
-    above = np.flatnonzero(values > threshold)
-    ties = np.flatnonzero(values == threshold)[: count - above.size]
-    return np.concatenate([above, ties])
-
-
-def _candidates(flat, within):
-    if within is None:
-        return np.arange(flat.size)
-    within = np.asarray(within, dtype=bool)
-    if within.size != flat.size:
-        raise ValueError(
-            "`within` and `scores` must have the same number of entries. Received: "
-            f"{within.size} for {flat.size} scores."
-        )
-    return np.flatnonzero(within.ravel())
+    mask = np.empty(values.shape, bool)
+    for start in range(0, values.size, _PART):
+        place = slice(start, start + _PART)
+        part, kept = values[place], mask[place]
+        np.greater(part, threshold, out=kept)
+        if ties:
+            tied = part == threshold
+            if allowed is not None:
+                tied &= allowed[place]
+            found = np.count_nonzero(tied)
+            if found > ties:
+                tied[np.flatnonzero(tied)[ties:]] = False
+            kept |= tied
+            ties -= min(found, ties)
+        if allowed is not None:
+            kept &= allowed[place]
+    return mask, ties
 
 
 def _check_count(count, size):

@@ -36,14 +36,34 @@ def global_(
     >>> global_(scores, masks, 3)
     {'a': 2, 'b': 1}
     """
+    kept = best(scores, masks, keep)
+    return {path: int(np.count_nonzero(mask)) for path, mask in kept.items()}
+
+
+def best(
+    scores: dict[str, np.ndarray], masks: dict[str, np.ndarray], keep: int
+) -> dict[str, np.ndarray]:
+    """Returns masks of the weights that have the highest scores of all kernels.
+
+    Their counts are those of `global_`. Of equal scores, those of earlier kernels are
+    kept, and in a kernel the lower index.
+
+    Args:
+        scores: Dict from kernel path to its scores.
+        masks: Dict from kernel path to its present mask.
+        keep: Number of weights to keep.
+
+    Example:
+
+    >>> scores = {"a": np.array([9., 8.]), "b": np.array([1., 7.])}
+    >>> best(scores, {path: np.ones(2, bool) for path in scores}, 3)
+    {'a': array([ True,  True]), 'b': array([False,  True])}
+    """
     check_tables(scores, masks, keep)
     _check_scores(scores, masks)
-    all_scores = np.concatenate([scores[p].ravel() for p in masks])
-    alive = np.concatenate([masks[p].ravel() for p in masks])
-    kept = ranking.keep_largest(all_scores, keep, within=alive)
-    edges = np.cumsum([masks[p].size for p in masks])[:-1]
-    parts = np.split(kept, edges)
-    return {p: int(part.sum()) for p, part in zip(masks, parts, strict=True)}
+    within = [np.asarray(mask, bool) for mask in masks.values()]
+    kept = ranking.keep_largest_of([scores[path] for path in masks], within, keep)
+    return dict(zip(masks, kept, strict=True))
 
 
 def uniform(
@@ -345,11 +365,23 @@ def check_matched(kernels: Iterable[str], rates: dict[str, float]) -> None:
         first_match(path, rates)
 
 
-def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int]:
-    """Keeps at least one weight in every kernel that has any left.
+def guard(
+    counts: dict[str, int],
+    masks: dict[str, np.ndarray],
+    fewest: Mapping[str, int] | None = None,
+    noun: str = "weight",
+) -> dict[str, int]:
+    """Keeps the fewest weights that every kernel may have, by default one.
 
-    An empty kernel would disconnect the network. The kernel with the most weights gives
-    up one instead, which preserves the total.
+    An empty kernel would disconnect the network. The kernel with the most weights to
+    spare gives them up instead, which preserves the total.
+
+    Args:
+        counts: Dict from kernel path to the number of weights to keep.
+        masks: Dict from kernel path to its present mask.
+        fewest: Dict from kernel path to the least number; by default one weight where
+            any is left.
+        noun: What the message calls a weight.
 
     Example:
 
@@ -358,14 +390,23 @@ def guard(counts: dict[str, int], masks: dict[str, np.ndarray]) -> dict[str, int
     {'a': 1, 'b': 4}
     """
     counts = dict(counts)
-    for path in [p for p, c in counts.items() if c == 0 and masks[p].any()]:
-        warnings.warn(
-            f"All weights of {path!r} would be pruned, which disconnects the network. "
-            "One weight is kept. Use allocation='erk', or exclude the layer with "
-            "`filters`.",
-            stacklevel=2,
-        )
-        counts[path] = 1
-        largest = max(counts, key=counts.__getitem__)
-        counts[largest] -= counts[largest] > 1
+    if fewest is None:
+        fewest = {path: int(masks[path].any()) for path in counts}
+    for path in [path for path in counts if counts[path] < fewest[path]]:
+        missing = fewest[path] - counts[path]
+        if fewest[path] == 1:
+            warnings.warn(
+                f"All {noun}s of {path!r} would be pruned, which disconnects the "
+                f"network. One {noun} is kept. Use allocation='erk', or exclude the "
+                "layer with `filters`.",
+                stacklevel=2,
+            )
+        counts[path] = fewest[path]
+        spare = {p: max(0, counts[p] - fewest[p]) for p in counts}
+        total = sum(spare.values())
+        given = min(missing, total)
+        if given:
+            quotas = {p: given * spare[p] / total for p in counts}
+            taken = largest_remainder(quotas, given)
+            counts = {p: counts[p] - taken[p] for p in counts}
     return counts

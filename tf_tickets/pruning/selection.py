@@ -1,8 +1,9 @@
 """Scores to exact 0/1 masks, for all kernels of a model.
 
-Every method that prunes goes through `choose`: an allocation turns the number of
-weights to keep into a count for every kernel, `guard` saves kernels from being emptied,
-and the weights with the highest scores are selected.
+Every method that prunes goes through `choose`. The layout of the model's structure
+turns weights into units; an allocation turns the number of units to keep into a count
+for every kernel, `guard` saves kernels from being emptied, and the units with the
+highest scores are selected.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 
 from tf_tickets import ranking
 from tf_tickets.pruning import allocation
+from tf_tickets.structures.structure import Layout
 
 
 def choose(
@@ -18,6 +20,7 @@ def choose(
     masks: dict[str, np.ndarray],
     keep: int | Mapping[str, int],
     allocate: allocation.Allocation = allocation.global_,
+    layout: Layout = Layout(),  # noqa: B008  it has no state
 ) -> dict[str, np.ndarray]:
     """Returns the masks that keep the highest scores.
 
@@ -25,8 +28,10 @@ def choose(
         scores: Dict from a kernel's path to its scores.
         masks: Dict from path to the present boolean mask; the new masks are nested in
             them.
-        keep: How many weights the model keeps, or a dict with a count for every kernel.
+        keep: How many units the model keeps, or a dict with a count for every table of
+            units: those of `layout.units(masks)`.
         allocate: The allocation that turns one number into counts.
+        layout: The units of the model's structure; by default each weight is one.
 
     Example:
 
@@ -35,8 +40,22 @@ def choose(
     >>> choose(scores, masks, keep=2)
     {'a': array([False,  True]), 'b': array([False,  True])}
     """
-    counts = dict(keep) if isinstance(keep, Mapping) else allocate(scores, masks, keep)
-    return select(scores, masks, allocation.guard(counts, masks))
+    units = layout.units(masks)
+    ranked = layout.protect(layout.scores(scores, masks), units)
+    return layout.masks(_chosen(ranked, units, keep, allocate, layout), masks)
+
+
+def _chosen(scores, units, keep, allocate, layout):
+    """Returns which units are kept."""
+    fewest = layout.fewest(units)
+    if not isinstance(keep, Mapping) and allocate is allocation.global_:
+        kept = allocation.best(scores, units, keep)
+        counts = {name: int(np.count_nonzero(mask)) for name, mask in kept.items()}
+        guarded = allocation.guard(counts, units, fewest, layout.noun)
+        changed = {n: units[n] for n in units if guarded[n] != counts[n]}
+        return {**kept, **select(scores, changed, guarded)}
+    counts = dict(keep) if isinstance(keep, Mapping) else allocate(scores, units, keep)
+    return select(scores, units, allocation.guard(counts, units, fewest, layout.noun))
 
 
 def select(
