@@ -64,6 +64,7 @@ def check_model(searches: Searches, setting: Setting) -> None:
         search.set_model(search.wrap(setting.build_model(), verbose=False))
         search.set_params({"steps": steps, "epochs": search.epochs})
         try:
+            search.check_structure()
             search.engine.plan.check(search.engine)
         except ValueError as error:
             raise ValueError(f"Method {label!r}: {error}") from None

@@ -9,6 +9,8 @@ import numpy as np
 from tf_tickets import schema, wrapping
 from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
 
@@ -35,6 +37,8 @@ class ResumableCallback(Configured, keras.callbacks.Callback):
     # The method's name in provenance, tables and files.
     method = "training"
     seed = 0
+    # The structure that it asks for; None for that of the model.
+    structure: Structure | None = None
     # Set by callbacks that stop the training and go back to an earlier epoch.
     stopped_epoch: int | None = None
     rewound_epoch: int | None = None
@@ -93,6 +97,8 @@ class PruningCallback(ResumableCallback):
     """
 
     method = "pruning"
+    # Whether it selects by the units of `kernels.layout`.
+    follows_structures = False
     _packed = {"step": schema.count}
 
     def __init__(self) -> None:
@@ -111,6 +117,7 @@ class PruningCallback(ResumableCallback):
             "versions": versions(),
             "parent": None,
             "seed": self.seed,
+            **structures.stored(kernels.layout, kernels.structure),
         }
         weights = snapshots.start_weights(self.model, state)
         return Ticket(kernels.masks, weights, {}, provenance, kernels.scales)
@@ -128,6 +135,10 @@ class PruningCallback(ResumableCallback):
 
     def on_train_begin(self, logs=None):
         checks.check_fixed(self.model)
+        kind = type(self).__name__
+        checks.check_structure(
+            self.model, kind, self.structure, self.follows_structures
+        )
         self._step = 0
 
     def on_epoch_begin(self, epoch, logs=None):

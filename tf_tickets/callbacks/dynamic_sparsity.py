@@ -10,6 +10,8 @@ from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.training import checks, snapshots
 
 
@@ -22,6 +24,8 @@ class DynamicSparsity(PruningCallback):
     unless the model has masks already; the number of weights of each kernel stays
     constant. A grown weight starts at 0, with cleared optimizer slots. Dropped weights
     compete for growth too; one that grows again in the same exchange does not change.
+    With a structure, whole units are dropped and grown: a block by the mean of its
+    weights' scores. With N:M, a group that has lost too many weights grows first.
 
     Args:
         sparsity: Fraction of zeros, constant throughout.
@@ -32,6 +36,8 @@ class DynamicSparsity(PruningCallback):
         until: Fraction of the training after which exchanges stop.
         anneal: "cosine" lowers the dropped fraction to 0 by then; "constant" keeps it.
         seed: Seed of the first masks, and of random growth.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -46,6 +52,7 @@ class DynamicSparsity(PruningCallback):
     """
 
     method = "dynamic"
+    follows_structures = True
     _serializers = {"grow": criteria.serialize}
     _packed = {**PruningCallback._packed, "exchanges": schema.count}
 
@@ -59,6 +66,7 @@ class DynamicSparsity(PruningCallback):
         until: float = 0.75,
         anneal: str = "cosine",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         super().__init__()
         _check(sparsity, drop_fraction, until, anneal)
@@ -73,16 +81,19 @@ class DynamicSparsity(PruningCallback):
         self.until = until
         self.anneal = anneal
         self.seed = seed
+        self.structure = structures.optional(structure)
         self._exchanges = 0
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         checks.check_length_known(self.params)
+        kernels = wrapping.kernels(self.model)
+        checks.check_possible(kernels.structure, sparsity=self.sparsity)
         self._exchanges = 0
         self._last = self.until * self.params["steps"] * self.params["epochs"]
-        masks = wrapping.kernels(self.model).masks
+        masks = kernels.masks
         if all(mask.all() for mask in masks.values()):
-            self._set_masks(self._first_masks(masks))
+            self._set_masks(self._first_masks(masks, kernels.layout))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -97,11 +108,13 @@ class DynamicSparsity(PruningCallback):
         super().unpack(progress, fresh)
         self._exchanges = progress.content["exchanges"]
 
-    def _first_masks(self, masks):
+    def _first_masks(self, masks, layout):
         rng = np.random.default_rng([self.seed, 0])
-        scores = {path: rng.random(mask.shape) for path, mask in masks.items()}
-        keep = allocations.at_sparsity(masks, self.sparsity)
-        return selection.choose(scores, masks, keep, self._allocate)
+        units = layout.units(masks)
+        scores = {name: rng.random(alive.shape) for name, alive in units.items()}
+        keep = allocations.at_sparsity(units, self.sparsity)
+        kept = selection.choose_units(scores, units, keep, self._allocate, layout)
+        return layout.masks(kept, masks)
 
     def advance(self, step: int) -> None:
         """Exchanges weights at the end of each interval."""
@@ -123,23 +136,26 @@ class DynamicSparsity(PruningCallback):
         weights = kernels.weights
         rng = np.random.default_rng([self.seed, self._exchanges])
         scores = criteria.score_all(self.grow, model, weights, weights, rng)
-        self._set_masks(
-            {
-                path: _exchanged(weights[path], scores[path], mask, fraction)
-                for path, mask in kernels.masks.items()
-            }
-        )
-
-
-def _exchanged(weight, score, mask, fraction):
-    """Returns the mask after dropping and growing equally many weights.
-
-    Dropped weights are candidates for growth too, as in the paper and its code.
-    """
-    count = int(mask.sum())
-    dropped = round(fraction * count)
-    stay = ranking.keep_largest(np.abs(weight), count - dropped, within=mask)
-    return stay | ranking.keep_largest(score, dropped, within=~stay)
+        layout, masks = kernels.layout, kernels.masks
+        everything = {path: np.ones_like(mask) for path, mask in masks.items()}
+        units = layout.units(masks)
+        sizes = layout.scores({p: np.abs(w) for p, w in weights.items()}, masks)
+        dropped = {n: round(fraction * int(u.sum())) for n, u in units.items()}
+        stay = {
+            name: ranking.keep_largest(
+                sizes[name], int(alive.sum()) - dropped[name], within=alive
+            )
+            for name, alive in units.items()
+        }
+        # Dropped units are candidates for growth too, as in the paper and its code.
+        all_units = layout.units(everything)
+        scores = layout.protect(layout.scores(scores, everything), all_units, stay)
+        grown = {
+            name: stay[name]
+            | ranking.keep_largest(scores[name], dropped[name], within=~stay[name])
+            for name in units
+        }
+        self._set_masks(layout.masks(grown, everything))
 
 
 def _check(sparsity, drop_fraction, until, anneal):

@@ -13,6 +13,8 @@ from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.training import best_epochs, checks, snapshots
 from tf_tickets.training.round_callbacks import RoundCallbacks
 
@@ -43,6 +45,8 @@ class GradualPruning(PruningCallback):
             `fit`.
         allocation: "global", "uniform", "erk" or a function.
         seed: Seed of the "random" criterion.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -58,6 +62,7 @@ class GradualPruning(PruningCallback):
     """
 
     method = "gradual"
+    follows_structures = True
     _serializers = {"criterion": criteria.serialize}
     _packed = {
         **PruningCallback._packed,
@@ -72,6 +77,7 @@ class GradualPruning(PruningCallback):
         criterion: str | criteria.Criterion = "magnitude",
         allocation: str | Allocation = "global",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         super().__init__()
         arguments.check_seed(seed)
@@ -85,6 +91,7 @@ class GradualPruning(PruningCallback):
         self.allocation = allocation
         self._allocate = allocations.get(allocation)
         self.seed = seed
+        self.structure = structures.optional(structure)
         self._due: list[tuple[int, float]] = []
         self._looked_at = 1
         self._asked = None
@@ -121,7 +128,10 @@ class GradualPruning(PruningCallback):
         self._looked_at = 1
         self._warned = False
         if planned is not None:
-            self._warn_beforehand(planned, 1.0 / kernels.size)
+            if planned[1].size:
+                checks.check_possible(kernels.structure, schedule=planned[1].max())
+            units = kernels.layout.units(kernels.masks)
+            self._warn_beforehand(planned, 1.0 / _size(units))
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -148,8 +158,11 @@ class GradualPruning(PruningCallback):
             self._once_pruned.tell("on_train_end")
         super().on_train_end(logs)
         kernels = wrapping.kernels(self.model)
-        asked, reached = self._sparsity_at(self._step), kernels.sparsity
-        if not self._warned and asked - reached > 1.0 / kernels.size:
+        units = kernels.layout.units(kernels.masks)
+        size, kept = _size(units), sum(int(alive.sum()) for alive in units.values())
+        fewest = sum(kernels.layout.fewest(units).values())
+        asked, reached = self._sparsity_at(self._step), (size - kept) / size
+        if not self._warned and asked - reached > 1.0 / size and kept > fewest:
             self._warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
                 f"model has {reached:.4f}. Its last pruning was asked for "
@@ -282,14 +295,20 @@ class GradualPruning(PruningCallback):
         self._asked = sparsity
         model = self.model
         kernels = wrapping.kernels(model)
-        masks = kernels.masks
-        alive = sum(int(mask.sum()) for mask in masks.values())
-        keep = min(alive, allocations.weights_at(sparsity, masks))
+        masks, layout = kernels.masks, kernels.layout
+        checks.check_possible(kernels.structure, schedule=sparsity)
+        units = layout.units(masks)
+        alive = sum(int(there.sum()) for there in units.values())
+        keep = min(alive, allocations.weights_at(sparsity, units))
         rng = np.random.default_rng([self.seed, self._step])
         scores = criteria.score_all(
             self.criterion, model, kernels.weights, self._start, rng
         )
-        self._set_masks(selection.choose(scores, masks, keep, self._allocate))
+        self._set_masks(selection.choose(scores, masks, keep, self._allocate, layout))
+
+
+def _size(units):
+    return sum(table.size for table in units.values())
 
 
 def _firings(schedule, steps):

@@ -41,14 +41,35 @@ def choose(
     {'a': array([False,  True]), 'b': array([False,  True])}
     """
     units = layout.units(masks)
-    ranked = layout.protect(layout.scores(scores, masks), units)
-    return layout.masks(_chosen(ranked, units, keep, allocate, layout), masks)
+    ranked = layout.scores(scores, masks)
+    return layout.masks(choose_units(ranked, units, keep, allocate, layout), masks)
 
 
-def _chosen(scores, units, keep, allocate, layout):
-    """Returns which units are kept."""
-    fewest = layout.fewest(units)
+def choose_units(
+    scores: dict[str, np.ndarray],
+    units: dict[str, np.ndarray],
+    keep: int | Mapping[str, int],
+    allocate: allocation.Allocation,
+    layout: Layout,
+) -> dict[str, np.ndarray]:
+    """Returns which units are kept: those with the highest scores.
+
+    Args:
+        scores: Dict from a table's name to the scores of its units.
+        units: Dict from name to a boolean array: which units there are.
+        keep: How many units the model keeps, or a dict with a count for every table.
+        allocate: The allocation that turns one number into counts.
+        layout: The units of the model's structure.
+
+    Example:
+
+    >>> scores, units = {"a": np.array([1.0, 3.0])}, {"a": np.ones(2, bool)}
+    >>> choose_units(scores, units, 1, allocation.uniform, Layout())
+    {'a': array([False,  True])}
+    """
+    scores, fewest = layout.protect(scores, units), layout.fewest(units)
     if not isinstance(keep, Mapping) and allocate is allocation.global_:
+        # Ranked once: the counts follow from the masks.
         kept = allocation.best(scores, units, keep)
         counts = {name: int(np.count_nonzero(mask)) for name, mask in kept.items()}
         guarded = allocation.guard(counts, units, fewest, layout.noun)

@@ -11,6 +11,7 @@ from tf_tickets import wrapping
 from tf_tickets.environment import versions
 from tf_tickets.search.plan import RoundPlan
 from tf_tickets.search.state import SearchState
+from tf_tickets.structures import registry as structures
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
 from tf_tickets.training.rewind import Rewind
@@ -138,6 +139,7 @@ class RoundEngine:
             "order": self.data_key(0)[1:],
             "parent": tickets[-1].id if tickets else None,
             "versions": versions(),
+            **structures.stored(self.kernels.layout, self.kernels.structure),
             **self.plan.provenance(self),
             **self.context,
         }

@@ -97,10 +97,14 @@ class OneTraining(TicketSearch):
         epochs: Epochs of the training.
     """
 
+    # The callback refuses what it cannot follow.
+    follows_structures = True
+
     def __init__(self, callback: ResumableCallback, epochs: int) -> None:
         arguments.check_counts(epochs=epochs)
         self.callback = callback
         super().__init__(TrainOnce(callback, epochs), seed=callback.seed)
+        self.structure = callback.structure
 
     def _origin(self):
         settings = described(self.callback)

@@ -220,11 +220,11 @@ class PressAndRemove(RoundPlan):
         for path, mask in _penalized(run).items():
             mask.choose(present[path] & ~coming[path], steps, self.penalty.epochs)
 
-    def _keep(self, run, masks):
+    def _keep(self, run, units):
         progress = run.state.round / self.rounds
         if isinstance(self.final_sparsity, dict):
-            return allocations.at_sparsities(masks, self.final_sparsity, progress)
-        return allocations.at_sparsity(masks, self.final_sparsity, progress)
+            return allocations.at_sparsities(units, self.final_sparsity, progress)
+        return allocations.at_sparsity(units, self.final_sparsity, progress)
 
     def _removal_is_due(self, run):
         state = run.state
@@ -291,6 +291,19 @@ class PressAndRemove(RoundPlan):
                 f"PenaltyPhase(epochs={-(-needed // steps)}, ...), or GrowingPenalty() "
                 "without an increment, which fits the available epochs."
             )
+
+
+def asked(final_sparsity: float | dict[str, float]) -> dict[str, float]:
+    """Returns the largest final sparsity by the name of the setting.
+
+    Example:
+
+    >>> asked({"output": 0.5, ".": 0.9})
+    {'final_sparsity': 0.9}
+    """
+    if isinstance(final_sparsity, dict):
+        final_sparsity = max(final_sparsity.values())
+    return {"final_sparsity": final_sparsity}
 
 
 def _penalized(run) -> dict[str, Any]:

@@ -94,9 +94,11 @@ class PruneAndRewind(RoundPlan):
 
     def _stops(self, run):
         if isinstance(self.stop_at, float):
-            masks = present_masks(run)
-            kept = sum(int(mask.sum()) for mask in masks.values())
-            return kept <= allocation.weights_at(self.stop_at, masks)
+            layout = run.kernels.layout
+            units = layout.units(present_masks(run))
+            kept = sum(int(alive.sum()) for alive in units.values())
+            fewest = sum(layout.fewest(units).values())
+            return kept <= max(allocation.weights_at(self.stop_at, units), fewest)
         if self.stop_at != "below_dense":
             return False
         dense, metric = run.state.dense, self.monitor.metric
@@ -124,8 +126,9 @@ def ranked(
     Args:
         criterion: What scores the weights.
         allocate: How the weights that the model keeps are distributed over its kernels.
-        keep: Function of the engine and the present masks: how many weights are kept,
-            of the model or, as a dict, of every kernel.
+        keep: Function of the engine and the present units, which are the masks if the
+            model has no structure: how many are kept, of the model or, as a dict, of
+            every kernel.
         rng: Function of the engine that returns the generator of random criteria; by
             default that of the round that has just been trained.
     """
@@ -142,7 +145,9 @@ def ranked(
             run.state.snapshot["weights"],
             (rng or trained_round)(run),
         )
-        return selection.choose(scores, masks, keep(run, masks), allocate)
+        layout = run.kernels.layout
+        count = keep(run, layout.units(masks))
+        return selection.choose(scores, masks, count, allocate, layout)
 
     return next_masks
 

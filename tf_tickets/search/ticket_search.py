@@ -11,9 +11,10 @@ from tf_tickets.configuration import Configured, argument_names, defaults, descr
 from tf_tickets.reports import tables
 from tf_tickets.search.engine import RoundEngine
 from tf_tickets.search.plan import RoundPlan, sparsity_of
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import best_epochs
+from tf_tickets.training import best_epochs, checks
 from tf_tickets.training.rewind import Rewind
 
 
@@ -34,6 +35,10 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     # The method's name in provenance, tables and files.
     method = "search"
+    # Whether it selects by the units of `run.kernels.layout`.
+    follows_structures = False
+    # The structure that it asks for; None for that of the model.
+    structure: Structure | None = None
 
     def __init__(
         self,
@@ -52,6 +57,19 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     def _origin(self):
         return {"method": self.method, "settings": described(self)}
+
+    @property
+    def asked_sparsity(self) -> dict[str, float]:
+        """The largest sparsity that the settings ask for, by what asks; or {}."""
+        return {}
+
+    def check_structure(self) -> None:
+        """Raises an error if the search cannot prune with the model's structure."""
+        kind = type(self).__name__
+        model = self._engine.model
+        checks.check_structure(model, kind, self.structure, self.follows_structures)
+        present = self._engine.kernels.structure
+        checks.check_possible(present, **self.asked_sparsity)
 
     @property
     def engine(self) -> RoundEngine:
@@ -126,6 +144,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
             verbose,
             scores,
             depthwise=depthwise,
+            structure=self.structure or "unstructured",
         )
         return plan.prepare(wrapped)
 
@@ -183,6 +202,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         best_epochs.check_beside_search(self)
+        self.check_structure()
         self._engine.train_begin()
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -11,6 +11,7 @@ import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.search import identity, inputs
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
@@ -21,6 +22,7 @@ class _Built(NamedTuple):
     """A model of one kind of masks, its first state, and whose kernels it prunes."""
 
     mask: str
+    structure: Structure
     by_default: bool
     model: keras.Model
     start: snapshots.State
@@ -89,19 +91,21 @@ class TicketTrainer:
         text = json.dumps(identity.without_names(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _of(self, mask, kernels=None):
+    def _of(self, mask, kernels=None, structure=Unstructured()):  # noqa: B008  frozen
         """Returns a model with such masks; each is built once, from equal weights.
 
         The masks are those of some kernels, by default of all that `wrap` chooses.
         """
         for built in self._built:
             by_default = kernels is None and built.by_default
-            if built.mask == mask and (by_default or built.has(kernels)):
+            fits = built.mask == mask and built.structure == structure
+            if fits and (by_default or built.has(kernels)):
                 return built
         keras.utils.set_random_seed(self.seed)
         wrap = wrapping.wrap if kernels is None else _wrapping_of(kernels)
-        model, _ = inputs.build(self.build_model, functools.partial(wrap, mask=mask))
-        built = _Built(mask, kernels is None, model, snapshots.record(model))
+        wrap = functools.partial(wrap, mask=mask, structure=structure)
+        model, _ = inputs.build(self.build_model, wrap)
+        built = _Built(mask, structure, kernels is None, model, snapshots.record(model))
         self._built.append(built)
         return built
 
@@ -123,7 +127,7 @@ class TicketTrainer:
         callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
         origin = ticket.provenance
         mask = "scaled" if ticket.scales else "fixed"
-        self._present = self._of(mask, ticket.masks)
+        self._present = self._of(mask, ticket.masks, ticket.structure)
         start = self._present.start
         round_, first = origin.get("order") or (origin.get("round", 0), 0)
         # Learning rate and seeds too: earlier trainings must not matter.
@@ -183,13 +187,14 @@ class TicketTrainer:
 def _wrapping_of(kernels):
     """Returns a function that wraps the kernels with some paths in a plain model."""
 
-    def wrap(model, mask, verbose):
+    def wrap(model, mask, structure, verbose):
         table = wrapping.plain_paths(model)
         names = paths.match(kernels, table) or {}
         # If they are not those of the model, `Ticket.apply` names all differences.
         if not names:
-            return wrapping.wrap(model, mask=mask, verbose=verbose)
-        return wrapping.wrap_kernels(model, [table[n] for n in names.values()], mask)
+            return wrapping.wrap(model, mask=mask, structure=structure, verbose=verbose)
+        variables = [table[name] for name in names.values()]
+        return wrapping.wrap_kernels(model, variables, mask, structure)
 
     return wrap
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import allocation, selection
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Unstructured
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths
 
@@ -91,7 +93,8 @@ def _build(ticket, build_model):
 def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
     """Returns a ticket whose masks are shuffled within each kernel.
 
-    Start weights and the number of weights kept per kernel stay the same.
+    Start weights and the number of weights kept per kernel stay the same. Masks with a
+    structure keep it: blocks are shuffled, and every N:M group keeps its N weights.
 
     Example:
 
@@ -100,6 +103,9 @@ def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
     {'k': 2}
     """
     _check(ticket, seed)
+    if ticket.structure != Unstructured():
+        masks = _random(ticket, "same", seed)
+        return _derived(ticket, "shuffle_masks", seed, masks=masks)
     rng = np.random.default_rng(seed)
     masks = {
         path: rng.permutation(mask.ravel()).reshape(mask.shape)
@@ -110,6 +116,8 @@ def shuffle_masks(ticket: Ticket, seed: int = 1) -> Ticket:
 
 def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
     """Returns a ticket with random masks that keep as many weights in total.
+
+    Masks with a structure keep it, and as many of its units.
 
     Args:
         ticket: A ticket.
@@ -125,16 +133,28 @@ def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
     """
     _check(ticket, seed)
     arguments.check_choice(("same", "global", "uniform", "erk"), spread=spread)
-    rng = np.random.default_rng(seed)
-    everything = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
-    scores = {path: rng.random(mask.shape) for path, mask in ticket.masks.items()}
-    counts = ticket.kept
-    if spread != "same":
-        keep = sum(counts.values())
-        counts = allocation.get(spread)(scores, everything, keep)
-    masks = selection.select(scores, everything, counts)
+    masks = _random(ticket, spread, seed)
     changes = {"masks": masks, "scales": _scales(ticket, masks)}
     return _derived(ticket, f"random_masks ({spread})", seed, **changes)
+
+
+def _random(ticket, spread, seed):
+    """Returns random masks with the structure of the ticket's."""
+    _, layout = structures.restored(ticket.provenance)
+    rng = np.random.default_rng(seed)
+    everything = {path: np.ones_like(mask) for path, mask in ticket.masks.items()}
+    units = layout.units(everything)
+    scores = {name: rng.random(table.shape) for name, table in units.items()}
+    scores = layout.protect(scores, units)
+    kept = layout.units(ticket.masks)
+    counts = {name: int(table.sum()) for name, table in kept.items()}
+    if spread != "same":
+        keep = sum(counts.values())
+        counts = allocation.get(spread)(scores, units, keep)
+        # A control may empty a kernel, but no group of N:M weights.
+        fewest = {name: n for name, n in layout.fewest(units).items() if n > 1}
+        counts = allocation.guard(counts, units, dict.fromkeys(counts, 0) | fewest)
+    return layout.masks(selection.select(scores, units, counts), everything)
 
 
 def _scales(ticket, masks):

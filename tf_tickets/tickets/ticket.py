@@ -13,6 +13,8 @@ import numpy as np
 from tf_tickets import arguments, files, keras_internals, schema, wrapping
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import graphs, paths
 
@@ -103,6 +105,11 @@ class Ticket:
     def kept(self) -> dict[str, int]:
         """Number of kept weights by kernel path."""
         return {path: int(mask.sum()) for path, mask in self.masks.items()}
+
+    @property
+    def structure(self) -> Structure:
+        """Which weights were kept or pruned together when it was found."""
+        return structures.restored(self.provenance)[0]
 
     @property
     def _size(self):
@@ -236,7 +243,8 @@ class Ticket:
         if not wrapping.prunables(model):
             kernels = _fit(self._masks_as(names), table, "masks", partial=True)
             kind = "scaled" if self.scales else "fixed"
-            model = wrapping.wrap_kernels(model, [table[p] for p in kernels], kind)
+            variables = [table[path] for path in kernels]
+            model = wrapping.wrap_kernels(model, variables, kind, self.structure)
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model).variables, "masks")
         for path, place in names.items():

@@ -7,6 +7,7 @@ import keras
 from tf_tickets import arguments, optimizers, wrapping
 from tf_tickets.masks.base import Mask
 from tf_tickets.masks.penalized import own_regularizer
+from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import paths
 
 
@@ -102,6 +103,55 @@ def _settings(mask):
     ignored = ("name", "trainable", "dtype")
     config = {k: v for k, v in serialized["config"].items() if k not in ignored}
     return {"mask": serialized["class_name"], **config}
+
+
+def check_structure(
+    model: keras.Model, method: str, wanted: Structure | None, follows: bool
+) -> None:
+    """Refuses a structure that the method does not follow, or did not ask for.
+
+    Args:
+        model: A wrapped model.
+        method: The class of the method.
+        wanted: The structure that it names, or None for that of the model.
+        follows: Whether the method follows structures.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> model = tt.wrap(model, structure="2:4", verbose=False)
+    >>> check_structure(model, "IMP", None, True)
+    """
+    present = wrapping.kernels(model).structure
+    if not follows and present != Unstructured():
+        raise ValueError(
+            f"{method} does not follow structures, and model {model.name!r} is wrapped "
+            f"with one. Received: structure={present.name!r}. Wrap it with "
+            "structure='unstructured', or use a search that ranks weights, such as IMP."
+        )
+    if wanted is not None and wanted != present:
+        raise ValueError(
+            f"{method} is to prune with structure {wanted.name!r}, but model "
+            f"{model.name!r} is wrapped with {present.name!r}. Wrap it with "
+            f"tf_tickets.wrap(model, structure={wanted.name!r}), or with "
+            "search.wrap(model)."
+        )
+
+
+def check_possible(structure: Structure, **sparsities: float) -> None:
+    """Refuses a sparsity beyond what a structure allows.
+
+    Example:
+
+    >>> check_possible(tt.NM(2, 4), final_sparsity=0.5)
+    """
+    for name, sparsity in sparsities.items():
+        if sparsity > structure.most_sparse + 1e-9:
+            raise ValueError(
+                f"Structure {structure.name!r} allows at most sparsity "
+                f"{structure.most_sparse:g}. Received: {name}={sparsity:g}. Lower it, "
+                "or wrap the model with another structure."
+            )
 
 
 def check_one_optimizer(model: keras.Model) -> None:

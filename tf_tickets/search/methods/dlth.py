@@ -8,8 +8,10 @@ from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.phases import PenaltyPhase, StageOne
-from tf_tickets.search.press_and_remove import PressAndRemove
+from tf_tickets.search.press_and_remove import PressAndRemove, asked
 from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training.rewind import Rewind
 
@@ -45,6 +47,8 @@ class DLTH(TicketSearch):
             transformed weights and restarts the schedule.
         monitor: The metric by which tickets are judged, as in `IMP`.
         seed: Seed of the random choice.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -60,6 +64,7 @@ class DLTH(TicketSearch):
     """
 
     method = "dlth"
+    follows_structures = True
     _serializers = {"criterion": criteria.serialize}
 
     def __init__(
@@ -75,6 +80,7 @@ class DLTH(TicketSearch):
         rewind_to: str | Rewind = Rewind("init", "learning_rate"),  # noqa: B008  frozen
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_fractions(final_sparsity=final_sparsity)
@@ -86,6 +92,7 @@ class DLTH(TicketSearch):
         self.criterion = criteria.get(criterion)
         self.allocation = allocation
         self.train = train
+        self.structure = structures.optional(structure)
         rewind = Rewind.get(rewind_to, "learning_rate")
         plan = PressAndRemove(
             final_sparsity,
@@ -99,3 +106,7 @@ class DLTH(TicketSearch):
             train,
         )
         super().__init__(plan, rewind, monitor, seed)
+
+    @property
+    def asked_sparsity(self) -> dict[str, float]:
+        return asked(self.final_sparsity)

@@ -9,6 +9,8 @@ from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import Run
 from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind, ranked
 from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training.rewind import Rewind
 
@@ -43,6 +45,8 @@ class IMP(TicketSearch):
         monitor: The metric by which tickets are judged: its name, or a
             `tf_tickets.Monitor` with a tolerance.
         seed: Seed of the "random" criterion.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -58,6 +62,7 @@ class IMP(TicketSearch):
     """
 
     method = "imp"
+    follows_structures = True
     _serializers = {"criterion": criteria.serialize}
 
     def __init__(
@@ -72,6 +77,7 @@ class IMP(TicketSearch):
         stop_at: float | str | None = None,
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_fractions(rate=rate)
@@ -81,6 +87,7 @@ class IMP(TicketSearch):
         self.criterion = criteria.get(criterion)
         self.allocation = allocation
         self.stop_at = stop_at
+        self.structure = structures.optional(structure)
         next_masks = ranked(self.criterion, allocations.get(allocation), self._keep)
         plan = PruneAndRewind(
             rounds, epochs_per_round, next_masks, rewind_to, stop_at, monitor
@@ -91,6 +98,14 @@ class IMP(TicketSearch):
         if isinstance(self.rate, dict):
             allocations.check_matched(self.engine.kernels, self.rate)
         super().on_train_begin(logs)
+
+    @property
+    def asked_sparsity(self) -> dict[str, float]:
+        rates = self.rate.values() if isinstance(self.rate, dict) else [self.rate]
+        reached = max(1.0 - (1.0 - rate) ** self.rounds for rate in rates)
+        if isinstance(self.stop_at, float) and self.stop_at <= reached:
+            return {"stop_at": self.stop_at}
+        return {"sparsity by `rate` and `rounds`, without stop_at": reached}
 
     def _keep(self, run: Run, masks: Masks) -> int | dict[str, int]:
         floor = 0

@@ -10,6 +10,8 @@ from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import Run
 from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind
 from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import checks, snapshots
@@ -33,6 +35,8 @@ class PruneAtInit(TicketSearch):
             each. None means 100 with "synflow" and 1 otherwise.
         monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
         seed: Seed of the "random" criterion.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -44,6 +48,7 @@ class PruneAtInit(TicketSearch):
     """
 
     method = "at_init"
+    follows_structures = True
     _serializers = {"criterion": criteria.serialize}
 
     def __init__(
@@ -56,6 +61,7 @@ class PruneAtInit(TicketSearch):
         *,
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         arguments.check_counts(epochs=epochs, passes=1 if passes is None else passes)
         arguments.check_fraction(final_sparsity=final_sparsity)
@@ -63,10 +69,15 @@ class PruneAtInit(TicketSearch):
         self.criterion = criteria.get(criterion)
         self.allocation = allocation
         self.passes = passes
+        self.structure = structures.optional(structure)
         self._allocate = allocations.get(allocation)
         super().__init__(
             _PruneFirst(epochs, self._next_masks, monitor), "init", monitor, seed
         )
+
+    @property
+    def asked_sparsity(self) -> dict[str, float]:
+        return {"final_sparsity": self.final_sparsity}
 
     def prune(self, model: keras.Model) -> Ticket:
         """Prunes the model without training it, and returns the ticket.
@@ -77,6 +88,7 @@ class PruneAtInit(TicketSearch):
         checks.check_fixed(model)
         self.set_model(model)
         self.engine.reset()
+        self.check_structure()
         kernels = self.engine.kernels
         before = model.get_weights()
         masks = self._prune_in_passes(model, kernels, kernels.weights)
@@ -102,8 +114,12 @@ class PruneAtInit(TicketSearch):
                 self.criterion, model, kernels.weights, start, self.engine.rng(0)
             )
             progress = done / self._number_of_passes
-            keep = allocations.at_sparsity(masks, self.final_sparsity, progress)
-            kernels.set_masks(selection.choose(scores, masks, keep, self._allocate))
+            layout = kernels.layout
+            units = layout.units(masks)
+            keep = allocations.at_sparsity(units, self.final_sparsity, progress)
+            kernels.set_masks(
+                selection.choose(scores, masks, keep, self._allocate, layout)
+            )
         return kernels.masks
 
     @property

@@ -8,6 +8,8 @@ from tf_tickets.pruning import allocation, selection
 from tf_tickets.search.plan import Run
 from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind
 from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import snapshots
 from tf_tickets.training.rewind import Rewind
@@ -24,7 +26,8 @@ class ThresholdPruning(TicketSearch):
 
     With `deviation="once"` the thresholds are those of the first pruning, and weights
     that fall below them later are pruned then. This is the sensitivity rule of
-    Distiller, which uses rounds of two epochs.
+    Distiller, which uses rounds of two epochs. With a structure, the mean size of a
+    unit's weights is compared.
 
     Args:
         rounds: Number of pruning rounds.
@@ -37,6 +40,8 @@ class ThresholdPruning(TicketSearch):
             0.1. With a schedule it must be 1.
         rewind_to: What is rewound, as in `tf_tickets.IMP`; by default nothing.
         monitor: The metric by which tickets are judged, as in `tf_tickets.IMP`.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -52,6 +57,7 @@ class ThresholdPruning(TicketSearch):
     """
 
     method = "threshold"
+    follows_structures = True
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class ThresholdPruning(TicketSearch):
         learning_rate_factor: float = 0.1,
         rewind_to: str | Rewind = Rewind("init", "fine_tune"),  # noqa: B008  frozen
         monitor: str | Monitor = "val_accuracy",
+        structure: str | Structure | None = None,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_choice(("round", "once"), deviation=deviation)
@@ -72,6 +79,7 @@ class ThresholdPruning(TicketSearch):
         self.quality = quality
         self.deviation = deviation
         self.learning_rate_factor = learning_rate_factor
+        self.structure = structures.optional(structure)
         rewind = Rewind.get(rewind_to, "fine_tune")
         super().__init__(_ThresholdRounds(self, rewind), rewind, monitor)
 
@@ -106,11 +114,14 @@ class _ThresholdRounds(PruneAndRewind):
             }
         # By position: a search that is resumed may have other numbers in its paths.
         limits = dict(zip(sizes, notes["thresholds"].values(), strict=True))
+        layout = run.kernels.layout
+        units = layout.units(masks)
+        means = layout.protect(layout.scores(sizes, masks), units)
         counts = {
-            path: int((masks[path] & (sizes[path] > limits[path])).sum())
-            for path in sizes
+            path: int((alive & (means[path] > limits[path])).sum())
+            for path, alive in units.items()
         }
-        return selection.choose(sizes, masks, counts)
+        return selection.choose(sizes, masks, counts, layout=layout)
 
     def _quality_of(self, path):
         if isinstance(self.quality, dict):

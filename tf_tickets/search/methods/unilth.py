@@ -14,8 +14,10 @@ from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.phases import PenaltyPhase, StageOne
-from tf_tickets.search.press_and_remove import PressAndRemove
+from tf_tickets.search.press_and_remove import PressAndRemove, asked
 from tf_tickets.search.ticket_search import TicketSearch
+from tf_tickets.structures import registry as structures
+from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training.rewind import Rewind
 
@@ -53,6 +55,8 @@ class UniLTH(TicketSearch):
             round then continues; or "none".
         monitor: The metric by which tickets are judged, as in `IMP`.
         seed: Seed of random criteria.
+        structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
+            None for what the model was wrapped with.
 
     Example:
 
@@ -72,6 +76,7 @@ class UniLTH(TicketSearch):
     """
 
     method = "unilth"
+    follows_structures = True
     _serializers = {"criterion": criteria.serialize}
     _default_fidelity = "weights"
 
@@ -89,6 +94,7 @@ class UniLTH(TicketSearch):
         train: str = "last",
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_fractions(final_sparsity=final_sparsity)
@@ -101,6 +107,7 @@ class UniLTH(TicketSearch):
         self.criterion = criteria.get(criterion)
         self.allocation = allocation
         self.train = train
+        self.structure = structures.optional(structure)
         rewind = Rewind.get(rewind_to, self._default_fidelity)
         plan = PressAndRemove(
             final_sparsity,
@@ -114,6 +121,10 @@ class UniLTH(TicketSearch):
             train,
         )
         super().__init__(plan, rewind, monitor, seed)
+
+    @property
+    def asked_sparsity(self) -> dict[str, float]:
+        return asked(self.final_sparsity)
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -138,6 +149,7 @@ class UniDLTH(UniLTH):
         train: Which tickets the search trains.
         monitor: The metric by which tickets are judged.
         seed: Seed of the random choice.
+        structure: As in `UniLTH`.
 
     Example:
 
@@ -163,6 +175,7 @@ class UniDLTH(UniLTH):
         train: str = "last",
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
+        structure: str | Structure | None = None,
     ) -> None:
         super().__init__(
             final_sparsity,
@@ -176,4 +189,5 @@ class UniDLTH(UniLTH):
             train=train,
             monitor=monitor,
             seed=seed,
+            structure=structure,
         )
