@@ -118,12 +118,14 @@ class NMLayout(Layout):
         for number in range(self.structure.n):
             # Of equal scores, the first.
             best = np.argmax(work, axis=-2, keepdims=True)
-            np.put_along_axis(chosen, best, number < quota, axis=-2)
+            # A group without others finds one that is chosen already.
+            before = np.take_along_axis(chosen, best, axis=-2)
+            np.put_along_axis(chosen, best, before | (number < quota), axis=-2)
             np.put_along_axis(work, best, -np.inf, axis=-2)
         chosen = self._ungrouped(kernel, chosen) & alive
         if kept is not None:
             chosen &= ~kept
-        finite[chosen] = np.inf
+        finite[chosen] += np.inf  # NaN stays, and is refused by the ranking.
         return finite
 
     def fewest(self, units: Tables) -> dict[str, int]:
