@@ -15,7 +15,7 @@ import numpy as np
 from test_contracts import TABLE
 
 import tf_tickets as tt
-from tf_tickets import masks, optimizers
+from tf_tickets import masks, optimizers, structures
 from tf_tickets.exporting.export_report import Stored
 from tf_tickets.reports import plots
 from tf_tickets.search.frontier import Point
@@ -328,6 +328,7 @@ CALLS = {
             "score_optimizer": "sgd",
             "keep_zeros": False,
             "depthwise": True,
+            "structure": "unstructured",
         },
     ),
     "strip": lambda: (tt.strip, {"model": wrapped()}),
@@ -339,7 +340,12 @@ CALLS = {
     ),
     "layers.Prunable": lambda: (
         tt.layers.Prunable,
-        {"layer": keras.layers.Dense(2), "kernels": ["kernel"], "mask": "fixed"},
+        {
+            "layer": keras.layers.Dense(2),
+            "kernels": ["kernel"],
+            "mask": "fixed",
+            "structure": "2:4",
+        },
     ),
     "layers.Prunable.set_masks": lambda: (
         wrapped().layers[0].set_masks,
@@ -419,6 +425,11 @@ CALLS = {
         tt.controls.shuffle_masks,
         {"ticket": ticket(), "seed": 2},
     ),
+    # Structures.
+    "structures.get": call(structures.get, identifier="2:4"),
+    "NM": call(tt.NM, n=2, m=4),
+    "Blocks": call(tt.Blocks, rows=4, columns=1),
+    "structures.Unstructured": call(structures.Unstructured),
     # Criteria and allocations.
     "allocation.get": call(tt.allocation.get, identifier="erk"),
     "allocation.global_": call(tt.allocation.global_, **sizes_of("scores")),
@@ -428,9 +439,6 @@ CALLS = {
     "criteria.get": call(tt.criteria.get, identifier="magnitude"),
     "criteria.register": call(tt.criteria.register, criterion=tt.criteria.movement),
     "criteria.serialize": call(tt.criteria.serialize, criterion=tt.criteria.movement),
-    "criteria.in_blocks": call(
-        tt.criteria.in_blocks, criterion="magnitude", rows=4, columns=2
-    ),
     "criteria.magnitude": call(tt.criteria.magnitude, weight=WEIGHT),
     "criteria.magnitude_increase": call(
         tt.criteria.magnitude_increase, weight=WEIGHT, start=WEIGHT
@@ -608,6 +616,11 @@ HOOKS = {
         f"{callback}.{name}": "called by `find_tickets`"
         for callback in ("DynamicSparsity", "EarlyStopRewind", "GradualPruning")
         for name in ("end_training", "may_resume", "unpack")
+    },
+    **{
+        f"{structure}.{name}": "called for the kernels of a model"
+        for structure in ("NM", "Blocks", "structures.Unstructured")
+        for name in ("layout", "restored_layout", "why_not")
     },
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,

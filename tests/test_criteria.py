@@ -2,7 +2,6 @@ import functools
 
 import numpy as np
 import pytest
-import tiny
 
 from tf_tickets.pruning import criteria
 
@@ -82,36 +81,6 @@ def test_scores_of_another_shape_raise():
         criteria.score(lambda weight: weight.sum(), WEIGHT, START, None)
 
 
-@pytest.mark.parametrize("shape", [(8, 5), (10, 3), (3, 3, 8, 6), (1, 1)])
-@pytest.mark.parametrize("rows, columns", [(4, 1), (2, 2), (1, 1)])
-def test_a_block_has_its_mean_score(shape, rows, columns):
-    weight = np.random.default_rng(0).normal(size=shape)
-    result = criteria.in_blocks("magnitude", rows, columns)(weight)
-    for place in np.ndindex(*shape):
-        *above, i, j = place
-        i, j = i - i % rows, j - j % columns
-        block = np.abs(weight[(*above, slice(i, i + rows), slice(j, j + columns))])
-        assert result[place] == pytest.approx(block.mean(), rel=1e-12)
-
-
-def test_blocks_are_pruned_whole_by_any_search():
-    model = tiny.network()
-    search = tiny.imp(rounds=1, rate=0.5, criterion="magnitude in 4x1 blocks")
-    assert search.get_config()["criterion"] == "magnitude in 4x1 blocks"
-    again = type(search).from_config(search.get_config())
-    assert again.criterion.__name__ == "magnitude in 4x1 blocks"
-    tiny.run(model, search)
-    [ticket] = search.tickets
-    assert sum(ticket.kept.values()) == 45
-    first = next(iter(ticket.masks.values()))[:4]
-    # All blocks of the network but one are kept or pruned as a whole.
-    assert (first.all(axis=0) | ~first.any(axis=0)).sum() >= first.shape[1] - 1
-
-
-def test_blocks_have_rows_and_columns():
-    with pytest.raises(
-        ValueError, match="`rows` must be a whole number of 1 or more. Received: 0"
-    ):
-        criteria.in_blocks("magnitude", 0)
-    with pytest.raises(ValueError, match="Received: 'unheard in 4x1 blocks'"):
-        criteria.get("unheard in 4x1 blocks")
+def test_the_name_of_a_block_criterion_leads_to_the_structure():
+    with pytest.raises(ValueError, match=r"structure='4x1'\) and criterion='movement'"):
+        criteria.get("movement in 4x1 blocks")

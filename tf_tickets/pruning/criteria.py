@@ -7,11 +7,9 @@ receives the wrapped model and returns the scores of all kernels as a dict by ke
 path. A registered criterion can be passed by name.
 """
 
-import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +18,6 @@ from tf_tickets import arguments
 
 __all__ = [
     "get",
-    "in_blocks",
     "magnitude",
     "magnitude_increase",
     "movement",
@@ -34,7 +31,8 @@ Criterion = Callable[..., np.ndarray | dict[str, np.ndarray]]
 _CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")
 _INPUTS_OF_MODEL = ("model", "rng")
-_BLOCKS = re.compile(r"(\w+) in (\d+)x(\d+) blocks")
+# The names of block criteria in version 0.1.0.
+_BLOCKS = re.compile(r"(\w+) in (\d+x\d+) blocks")
 
 
 def register(criterion: Criterion) -> Criterion:
@@ -69,68 +67,24 @@ def get(identifier: str | Criterion) -> Criterion:
     if callable(identifier):
         _check_arguments(identifier)
         return identifier
-    blocks = isinstance(identifier, str) and _BLOCKS.fullmatch(identifier)
-    if blocks and blocks[1] in _CRITERIA:
-        return in_blocks(blocks[1], int(blocks[2]), int(blocks[3]))
     if not arguments.is_one_of(identifier, _CRITERIA):
         raise ValueError(
             f"Unknown criterion. Received: {arguments.shown(identifier)}. Expected one "
-            f"of {sorted(_CRITERIA)}, a block criterion such as 'magnitude in 4x1 "
-            f"blocks', or a function with arguments from {_INPUTS} or "
-            f"{_INPUTS_OF_MODEL}."
+            f"of {sorted(_CRITERIA)}, or a function with arguments from {_INPUTS} or "
+            f"{_INPUTS_OF_MODEL}.{_about_blocks(identifier)}"
         )
     return _CRITERIA[identifier]
 
 
-def in_blocks(criterion: str | Criterion, rows: int = 4, columns: int = 1) -> Criterion:
-    """Returns a block-sparse criterion, which scores each block by its mean.
-
-    Blocks span the last two axes of a kernel, inputs and outputs. TFLite stores and
-    multiplies 4x1 blocks. The number of kept weights is exact, so one block of a kernel
-    may be kept partially. It can be passed by name: "magnitude in 4x1 blocks".
-
-    Args:
-        criterion: Criterion that scores the weights.
-        rows: Number of inputs in a block.
-        columns: Number of outputs in a block.
-
-    Returns:
-        The block criterion.
-
-    Example:
-
-    >>> weight = np.array([[1.0], [3.0], [-6.0], [0.0]])
-    >>> in_blocks("magnitude", 2, 1)(weight).ravel().tolist()
-    [2.0, 2.0, 3.0, 3.0]
-    """
-    inner = get(criterion)
-    arguments.check_counts(rows=rows, columns=columns)
-
-    # `wraps` keeps the signature, which decides the arguments of a criterion.
-    @functools.wraps(inner)
-    def pooled(*args: Any, **kwargs: Any) -> Any:
-        scores = inner(*args, **kwargs)
-        if isinstance(scores, dict):
-            return {path: _pooled(a, rows, columns) for path, a in scores.items()}
-        return _pooled(np.asarray(scores), rows, columns)
-
-    pooled.__name__ = f"{name(inner)} in {rows}x{columns} blocks"
-    return pooled
-
-
-def _pooled(scores, rows, columns):
-    """Replaces each score by the mean of its block; edge blocks may be smaller."""
-    if scores.ndim < 2:
-        return scores
-    means = np.asarray(scores, "float64")
-    for axis, length in ((-2, rows), (-1, columns)):
-        starts = np.arange(0, means.shape[axis], length)
-        sizes = np.diff(starts, append=means.shape[axis])
-        sums = np.add.reduceat(means, starts, axis)
-        shape = [1] * means.ndim
-        shape[axis] = -1
-        means = np.repeat(sums / sizes.reshape(shape), sizes, axis)
-    return means
+def _about_blocks(identifier):
+    """Returns what replaces names such as "magnitude in 4x1 blocks"."""
+    blocks = _BLOCKS.fullmatch(identifier) if isinstance(identifier, str) else None
+    if blocks is None:
+        return ""
+    return (
+        f" Blocks are a structure: wrap(model, structure={blocks[2]!r}) and "
+        f"criterion={blocks[1]!r}."
+    )
 
 
 def serialize(criterion: Criterion) -> str:
@@ -142,9 +96,6 @@ def serialize(criterion: Criterion) -> str:
     'magnitude'
     """
     identifier = name(criterion)
-    blocks = _BLOCKS.fullmatch(identifier)
-    if blocks and _CRITERIA.get(blocks[1]) is getattr(criterion, "__wrapped__", None):
-        return identifier
     if not callable(criterion):
         _check_arguments(criterion)
     if _CRITERIA.get(identifier) is not criterion:

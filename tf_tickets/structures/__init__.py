@@ -3,12 +3,11 @@
 from tf_tickets.structures.blocks import Blocks
 from tf_tickets.structures.nm import NM
 from tf_tickets.structures.registry import get
-from tf_tickets.structures.structure import Structure, Unstructured
+from tf_tickets.structures.structure import Unstructured
 
 __all__ = [
     "Blocks",
     "NM",
-    "Structure",
     "Unstructured",
     "get",
 ]
