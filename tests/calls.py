@@ -59,6 +59,19 @@ def ticket(**changes):
     return tt.Ticket(**{"masks": {KERNEL: mask}, "weights": start, **changes})
 
 
+def two_layers():
+    layers = [keras.layers.Dense(2, name="d"), keras.layers.Dense(2, name="e")]
+    return keras.Sequential([keras.Input((4,)), *layers], name="net")
+
+
+def prunes_a_neuron():
+    """Returns a ticket of `two_layers` that prunes one of the first two neurons."""
+    values = [np.array(value) for value in two_layers().get_weights()]
+    names = [KERNEL, "net/d/bias", "net/e/kernel", "net/e/bias"]
+    masks = {KERNEL: [[1, 0]] * 4, "net/e/kernel": np.ones((2, 2))}
+    return tt.Ticket(masks, dict(zip(names, values, strict=True)))
+
+
 def imp():
     return tt.IMP(1, 1, 0.5, monitor="val_loss")
 
@@ -333,6 +346,10 @@ CALLS = {
     ),
     "strip": lambda: (tt.strip, {"model": wrapped()}),
     "summary": lambda: (tt.summary, {"model": wrapped()}),
+    "compact": lambda: (
+        tt.compact,
+        {"model": two_layers(), "return_report": True, "data": X},
+    ),
     "kernels": lambda: (tt.kernels, {"model": wrapped()}),
     "Kernels.set_masks": lambda: (
         tt.kernels(wrapped("scaled")).set_masks,
@@ -406,6 +423,10 @@ CALLS = {
             "y": DATA[0][1],
             "epochs": 1,
         },
+    ),
+    "Ticket.compact": lambda: (
+        prunes_a_neuron().compact,
+        {"build_model": two_layers, "data": X},
     ),
     "Ticket.compare": lambda: (ticket().compare, {"other": ticket()}),
     "Ticket.save": method(ticket, "save", path=path(".ticket"), weights=True),
@@ -564,6 +585,10 @@ CALLS = {
     "Frontier.plot": method(frontier, "plot", path=path(".svg"), title="Kept"),
     "Frontier.save": method(frontier, "save", path=path(".json")),
     "Report.to_csv": lambda: (tt.summary(wrapped()).to_csv, {"path": path(".csv")}),
+    "CompactReport.to_json": lambda: (
+        tt.compact(two_layers(), True)[1].to_json,
+        {"path": path(".json")},
+    ),
     "Report.to_json": lambda: (tt.summary(wrapped()).to_json, {"path": path(".json")}),
     "plots.plot_search": call(
         plots.plot_search,

@@ -11,8 +11,9 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.exporting import export_report, signature
+from tf_tickets.exporting import export_report
 from tf_tickets.exporting.verification import ExportError
+from tf_tickets.wrapping import signature
 
 ON_TENSORFLOW = keras.config.backend() == "tensorflow"
 by_tensorflow = pytest.mark.skipif(

@@ -21,6 +21,8 @@ from tf_tickets import distillation, masks, optimizers, structures
 from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.callbacks.gradual_pruning import GradualPruning
+from tf_tickets.compaction.compact_report import CompactReport
+from tf_tickets.compaction.compacting import compact
 from tf_tickets.compaction.finding import find_units
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.environment import __version__
@@ -64,6 +66,7 @@ from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
     "Blocks",
+    "CompactReport",
     "ContinuousSparsification",
     "DLTH",
     "Distiller",
@@ -95,6 +98,7 @@ __all__ = [
     "UniLTH",
     "__version__",
     "allocation",
+    "compact",
     "controls",
     "criteria",
     "curvature",

@@ -21,9 +21,7 @@ examples:
 RESUMES = False
 LOADS_TENSORFLOW = True
 
-_ARGUMENT, _OPTION = "export(..., data=x)", "--data FILE.npz"
-# Number of examples for calibrating int8 or comparing outputs.
-_EXAMPLES = 500
+_ARGUMENT, _OPTION = "data=x", "--data FILE.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,19 +99,8 @@ def _option_named():
 
 def _examples(file, precision):
     """Returns some inputs from an .npz file, or None without a file."""
-    import numpy as np
-
-    from tf_tickets import files
+    from tf_tickets_cli import loading
 
     if file is None:
         return None
-    name = "x_train" if precision == "int8" else "x_test"
-    remedy = f"Pass a file written by numpy.savez with an array {name}."
-    with (
-        files.reading(file, "an .npz file", remedy),
-        open(file, "rb") as stored,
-        np.load(stored) as arrays,
-    ):
-        if name not in arrays:
-            raise ValueError(f"it has no array {name}. Found: {sorted(arrays)}")
-        return arrays[name][:_EXAMPLES]
+    return loading.load_examples(file, "x_train" if precision == "int8" else "x_test")

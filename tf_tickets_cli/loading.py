@@ -3,8 +3,12 @@
 import pathlib
 
 import keras
+import numpy as np
 
 from tf_tickets import files
+
+# Number of examples for calibrating int8 or comparing outputs.
+_EXAMPLES = 500
 
 
 def load_model(file: str, compile: bool = True) -> keras.Model:
@@ -21,3 +25,21 @@ def load_model(file: str, compile: bool = True) -> keras.Model:
     remedy = "The file may be damaged; use another copy, or save the model again."
     with files.reading(file, "a Keras model", remedy):
         return keras.saving.load_model(file, compile=compile)
+
+
+def load_examples(file: str, name: str) -> np.ndarray:
+    """Returns the first examples of an array in an `.npz` file.
+
+    Args:
+        file: Its path.
+        name: Name of the array.
+    """
+    remedy = f"Pass a file written by numpy.savez with an array {name}."
+    with (
+        files.reading(file, "an .npz file", remedy),
+        open(file, "rb") as stored,
+        np.load(stored) as arrays,
+    ):
+        if name not in arrays:
+            raise ValueError(f"it has no array {name}. Found: {sorted(arrays)}")
+        return arrays[name][:_EXAMPLES]

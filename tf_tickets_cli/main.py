@@ -6,12 +6,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from tf_tickets_cli import compare, export, frontier, quiet, report, search, train
+from tf_tickets_cli import (
+    compact,
+    compare,
+    export,
+    frontier,
+    quiet,
+    report,
+    search,
+    train,
+)
 
 _COMMANDS = {
     "search": search,
     "frontier": frontier,
     "train": train,
+    "compact": compact,
     "export": export,
     "report": report,
     "compare": compare,

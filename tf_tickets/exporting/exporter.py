@@ -16,7 +16,6 @@ from tf_tickets.exporting import (
     artefact_runner,
     formats,
     onnx_file,
-    signature,
     source,
     tensorflow_process,
     verification,
@@ -25,7 +24,7 @@ from tf_tickets.exporting import (
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.writer import Order
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.wrapping import paths
+from tf_tickets.wrapping import paths, signature
 
 PRECISIONS = tuple(verification.TOLERANCES)
 _BY_TENSORFLOW = ("saved_model", "tflite")
@@ -158,7 +157,7 @@ def _check_options(format, precision, trainable, data):
     if precision == "int8" and data is None:
         raise ValueError(
             "precision='int8' needs examples to calibrate the ranges of activations. "
-            "Received: data=None. Pass a few hundred: export(..., data=x)."
+            "Received: data=None. Pass a few hundred: data=x."
         )
 
 
@@ -173,7 +172,7 @@ def _expected(model, takes, inputs, verify):
         raise ValueError(
             f"Model {model.name!r} fails on the examples. Received shapes: "
             f"{ {name: array.shape for name, array in rows.items()} }: {error}\nPass "
-            "inputs that the model accepts: export(..., data=x)."
+            "inputs that the model accepts: data=x."
         ) from error
     changed = _put_back(model.non_trainable_variables, state)
     if changed and verify:

@@ -6,7 +6,7 @@ import os
 import keras
 import numpy as np
 
-from tf_tickets.exporting.signature import Interface, named_outputs
+from tf_tickets.wrapping.signature import Interface, named_outputs
 
 _NEEDED = {
     "tensorflow": ["onnx", "onnxruntime", "tf2onnx"],

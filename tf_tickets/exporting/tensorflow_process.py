@@ -13,11 +13,12 @@ import sys
 import keras
 import numpy as np
 
-from tf_tickets.exporting import artefact_runner, keras_file, signature, writer
+from tf_tickets.exporting import artefact_runner, keras_file, writer
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.source import Subject
 from tf_tickets.exporting.verification import ExportError
 from tf_tickets.exporting.writer import Order
+from tf_tickets.wrapping import signature
 
 _SETTINGS = ("format", "precision", "trainable", "verify", "tolerance")
 _PARTS = ("inputs", "expected")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tf_tickets.exporting import artefact_runner, keras_file
-from tf_tickets.exporting.signature import Interface
+from tf_tickets.wrapping.signature import Interface
 
 BATCHES = (1, 32)
 # Default tolerances of the error relative to the largest output.

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.exporting import keras_file, onnx_file, remarks, signature, verification
+from tf_tickets.exporting import keras_file, onnx_file, remarks, verification
 from tf_tickets.exporting.export_report import ExportReport, Stored
 from tf_tickets.exporting.formats import SUFFIXES
 from tf_tickets.exporting.saved_model import inference, packing, trainable
-from tf_tickets.exporting.signature import Interface
 from tf_tickets.exporting.source import Subject
 from tf_tickets.exporting.tflite import converter
+from tf_tickets.wrapping import signature
+from tf_tickets.wrapping.signature import Interface
 
 _BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8}
 

@@ -4,13 +4,14 @@ import copy
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments, files, keras_internals, schema, wrapping
+from tf_tickets.compaction import compacting
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.structures import registry as structures
@@ -301,6 +302,55 @@ class Ticket:
         plain.history = wrapped.history
         return plain
 
+    def compact(
+        self, build_model: Callable[[], keras.Model] | keras.Model, data: Any = None
+    ) -> keras.Model:
+        """Returns the small network of the ticket, at its start weights.
+
+        Units that the ticket leaves without a use are removed, as by
+        `tf_tickets.compact`. To train the small network costs what its size costs. Its
+        predictions are compared with those of the large network with the masks.
+
+        Training the small network equals training the large one with the masks if the
+        ticket prunes whole units. Otherwise the large network also trains the biases
+        of units without a way in, which the small one no longer has.
+
+        Args:
+            build_model: Function that returns the dense model, or such a model. Its
+                weights are set to the ticket's.
+            data: Examples to compare the networks on. Random by default.
+
+        Returns:
+            A trainable model that is not compiled. If the ticket prunes single weights
+            of the remaining units, it is wrapped and has their masks; otherwise it is
+            plain. A ticket without units to remove raises a ValueError.
+
+        Example:
+
+        >>> def build_model():
+        ...     return keras.Sequential(
+        ...         [keras.Input((3,)), keras.layers.Dense(4, name="a"),
+        ...          keras.layers.Dense(2, name="b")], name="net")
+        >>> names = ["net/a/kernel", "net/a/bias", "net/b/kernel", "net/b/bias"]
+        >>> weights = dict(zip(names, build_model().get_weights()))
+        >>> masks = {"net/a/kernel": [[1, 0, 0, 0]] * 3}
+        >>> small = Ticket(masks, weights).compact(build_model)
+        >>> [layer.units for layer in small.layers]
+        [1, 2]
+        """
+        is_model = isinstance(build_model, keras.Model)
+        if not is_model:
+            arguments.check_functions(0, build_model=build_model)
+        model = build_model if is_model else build_model()
+        wrapped = self.apply(model)
+        result = compacting.compacted(snapshots.network(wrapped), data)
+        if not result.report.removed:
+            raise ValueError(
+                f"This ticket has no units to remove. Received: {self!r}. "
+                f"{result.report.why_nothing()} Ticket.apply trains it as it is."
+            )
+        return _with_remaining_masks(snapshots.network(wrapped), result)
+
     def _masks_as(self, names):
         """The masks by the model's paths, which weights and masks share."""
         return {names.get(path, path): mask for path, mask in self.masks.items()}
@@ -365,6 +415,34 @@ class Ticket:
         either = {p: int((a | b).sum()) for p, (a, b) in pairs.items()}
         overlap = {p: both[p] / max(either[p], 1) for p in pairs}
         return overlap | {"all": sum(both.values()) / max(sum(either.values()), 1)}
+
+
+def _with_remaining_masks(wrapped, result):
+    """Returns the small model, with the masks of weights that remain pruned."""
+    kernels = wrapping.kernels(wrapped)
+    masks, weights, scales = {}, {}, {}
+    for path, (old, positions) in result.positions.items():
+        if old in kernels:
+            masks[path] = _at(kernels[old].mask_layer.value(), positions)
+            weights[path] = _at(wrapping.to_numpy(kernels[old].variable), positions)
+        if old in kernels.scales:
+            scales[path] = kernels.scales[old]
+    if not scales and all(mask.all() for mask in masks.values()):
+        return result.model
+    table = wrapping.plain_paths(result.model)
+    kind = "scaled" if scales else "fixed"
+    small = wrapping.wrap_kernels(result.model, [table[path] for path in masks], kind)
+    for path, kernel in wrapping.kernels(small).items():
+        kernel.variable.assign(weights[path])
+    wrapping.kernels(small).set_masks(masks, scales)
+    return small
+
+
+def _at(array, positions):
+    """Returns an array at the positions that remain along some of its axes."""
+    for axis, remaining in positions.items():
+        array = np.compress(remaining, array, axis)
+    return array
 
 
 def _check_masks(masks):

@@ -15,10 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets.exporting import signature
 from tf_tickets.exporting.saved_model import packing
-from tf_tickets.exporting.signature import Interface
-from tf_tickets.wrapping import paths
+from tf_tickets.wrapping import paths, signature
+from tf_tickets.wrapping.signature import Interface
 
 # A graph holds at most 2 GB. More packed bytes are stored in the variable files.
 GRAPH_LIMIT = 1_000_000_000

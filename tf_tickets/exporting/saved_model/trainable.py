@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets.exporting import signature
 from tf_tickets.exporting.saved_model import inference, packing
-from tf_tickets.exporting.signature import Interface
+from tf_tickets.wrapping import signature
+from tf_tickets.wrapping.signature import Interface
 
 
 def write(

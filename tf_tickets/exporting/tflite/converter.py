@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from tf_tickets.exporting.saved_model import inference
-from tf_tickets.exporting.signature import Interface
 from tf_tickets.exporting.tflite import rewriter
 from tf_tickets.exporting.verification import ExportError
+from tf_tickets.wrapping.signature import Interface
 
 
 def write(

@@ -158,7 +158,7 @@ class Interface:
         raise ValueError(
             f"{model.name!r} has inputs of unknown size, {shapes}, and takes no random "
             f"inputs of the sizes {tried}: {reason} Pass examples that it takes: "
-            "export(..., data=x)."
+            "data=x."
         ) from reason
 
     def _numbers(self, size):
@@ -185,7 +185,7 @@ def _of_subclassed(model, data):
     if data is None:
         raise ValueError(
             f"{model.name!r} is a subclassed model, which does not store the shapes of "
-            "its inputs. Pass examples: export(..., data=x)."
+            "its inputs. Pass examples: data=x."
         )
     if isinstance(data, dict):
         return Interface({k: _of_array(k, np.asarray(x)) for k, x in data.items()})
@@ -277,7 +277,7 @@ def _random(rng, spec, count, size):
     if spec.dtype == "string":
         raise ValueError(
             f"Input {spec.original!r} takes text, which cannot be generated. Pass "
-            "examples: export(..., data=x)."
+            "examples: data=x."
         )
     shape = _shape(spec, count, size)
     if keras.backend.is_float_dtype(spec.dtype):

@@ -1,0 +1,189 @@
+"""The report on a compaction: widths, what stayed and why, costs and the check."""
+
+import dataclasses
+import json
+import os
+
+from tf_tickets import arguments, files
+from tf_tickets.compaction.dead_units import Kept
+from tf_tickets.reports import tables
+from tf_tickets.reports.costs import Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthRow:
+    """How many outputs of one kernel remain.
+
+    Args:
+        path: Path of the kernel in the plain model.
+        before: Number of outputs before.
+        after: Number of outputs that remain.
+        pinned: Why outputs could not be removed, or None if they could.
+
+    Example:
+
+    >>> WidthRow("a/kernel", before=4, after=3).removed
+    1
+    """
+
+    path: str
+    before: int
+    after: int
+    pinned: str | None = None
+
+    @property
+    def removed(self) -> int:
+        """Number of outputs removed."""
+        return self.before - self.after
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class CompactReport:
+    """The report that `compact` returns. Prints as a table.
+
+    Args:
+        name: Name of the model.
+        rows: One `WidthRow` for each kernel that produces channels.
+        kept: Units without a way in that stayed, and why.
+        units: Number of units before.
+        removed: Number of units removed.
+        dense: Parameters, multiply-adds and bytes of the given model with its pruned
+            weights.
+        masked: The same without its pruned weights.
+        compact: The same of the smaller model.
+        folded: Number of layers whose bias took over constants.
+        difference: The largest difference between the outputs of the two models on a
+            few examples, relative to the range of the outputs.
+        seconds: How long it took.
+
+    Example:
+
+    >>> costs = Cost(40, 32, 160), Cost(30, 24, 120), Cost(30, 24, 120)
+    >>> print(CompactReport("net", [WidthRow("a/kernel", 4, 3)], [], 4, 1, *costs,
+    ...                     folded=0, difference=1e-7, seconds=0.25))
+    Model 'net': 1 of 4 units removed
+    <BLANKLINE>
+    kernel    width  compact
+    a/kernel      4        3
+    <BLANKLINE>
+                dense  without zeros  compact  compact / dense
+    parameters     40             30       30           0.7500
+    MACs           32             24       24           0.7500
+    bytes         160            120      120           0.7500
+    <BLANKLINE>
+    checked difference 1e-07 of the outputs' range, 0.2 s
+    """
+
+    name: str
+    rows: list[WidthRow]
+    kept: list[Kept]
+    units: int
+    removed: int
+    dense: Cost
+    masked: Cost
+    compact: Cost
+    folded: int
+    difference: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the report as plain Python data."""
+        return {
+            "model": self.name,
+            "units": self.units,
+            "removed": self.removed,
+            "kernels": [dataclasses.asdict(row) for row in self.rows],
+            "kept": [dataclasses.asdict(row) for row in self.kept],
+            "dense": self.dense._asdict(),
+            "masked": self.masked._asdict(),
+            "compact": self.compact._asdict(),
+            "folded": self.folded,
+            "difference": self.difference,
+            "seconds": self.seconds,
+        }
+
+    def to_json(self, path: os.PathLike | str) -> None:
+        """Writes `to_dict()` to a JSON file, atomically."""
+        with files.replacing(arguments.check_path(path=path)) as draft:
+            draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
+
+    def __str__(self):
+        parts = [
+            self._title(),
+            tables.align(self._widths(), left=1),
+            tables.align(self._costs(), left=1),
+            "\n".join(self._remarks()),
+        ]
+        return "\n\n".join(parts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        widths = tables.html(self._widths(), left=1, caption=self._title())
+        costs = tables.html(self._costs(), left=1)
+        return widths + costs + tables.html_lines(self._remarks())
+
+    def _title(self):
+        units = tables.count_of(self.units, "unit")
+        return f"Model {self.name!r}: {self.removed:,} of {units} removed"
+
+    def _widths(self):
+        yield ("kernel", "width", "compact")
+        for row in self.rows:
+            yield (row.path, f"{row.before:,}", f"{row.after:,}")
+
+    def _costs(self):
+        yield ("", "dense", "without zeros", "compact", "compact / dense")
+        names = {"params": "parameters", "macs": "MACs", "bytes": "bytes"}
+        for name, title in names.items():
+            numbers = [
+                getattr(c, name) for c in (self.dense, self.masked, self.compact)
+            ]
+            ratio = tables.fraction(numbers[2], numbers[0])
+            yield (title, *(f"{n:,}" for n in numbers), f"{ratio:.4f}")
+
+    def _remarks(self):
+        if self.folded:
+            layers = tables.count_of(self.folded, "layer")
+            yield f"constants of removed units were added to the biases of {layers}"
+        yield (
+            f"checked difference {self.difference:.2g} of the outputs' range, "
+            f"{self.seconds:.1f} s"
+        )
+        if not self.removed:
+            yield self.why_nothing()
+        yield from self._pinned()
+        if self.kept:
+            yield "Constant units that stayed:"
+        for row in self.kept:
+            yield f"  {tables.count_of(row.count, 'unit')} of {row.group}: {row.reason}"
+
+    def _pinned(self):
+        """One line for each reason, with the first few paths."""
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.pinned is not None:
+                reasons.setdefault(row.pinned, []).append(row.path)
+        if reasons:
+            yield "Cannot be removed:"
+        for reason, paths in reasons.items():
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            yield f"  {', '.join(paths[:3])}{more}: {reason}"
+
+    def why_nothing(self) -> str:
+        """Returns why no unit was removed, and what to do."""
+        if not self.units:
+            return (
+                "Nothing was removed: no layer has units that can be removed. Give "
+                "layers of custom classes a rule (tf_tickets.register_rule)."
+            )
+        if self.masked == self.dense:
+            return (
+                "Nothing was removed: no weight is zero. Pass a wrapped model, or one "
+                "that was pruned."
+            )
+        return (
+            "Nothing was removed: each unit has weights that reach the outputs, or is "
+            "the last of its layer. Prune more, or prune whole units: "
+            'tf_tickets.wrap(model, structure="channels").'
+        )

@@ -1,0 +1,240 @@
+"""Finds the units that add nothing to the outputs of a model."""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tf_tickets import wrapping
+from tf_tickets.compaction import readers
+from tf_tickets.compaction.constants import Constants
+from tf_tickets.units import registry
+from tf_tickets.units.units import STAYS, Units, kept
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.choosing import NOT_KERNELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Units that seem to be dead, but stay.
+
+    Args:
+        group: Their group, the path of the first kernel that produces them.
+        count: How many.
+        reason: Why they stay.
+
+    Example:
+
+    >>> Kept("conv/kernel", 2, "padding 'same'").count
+    2
+    """
+
+    group: str
+    count: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadUnits:
+    """What can be removed from a model, and what must be added to keep its outputs.
+
+    Args:
+        keep: A boolean for each unit: whether it stays.
+        folds: Pairs of a layer and what to add to its bias.
+        kept: Units without a way in that stay, and why.
+    """
+
+    keep: np.ndarray
+    folds: list[tuple[keras.layers.Layer, np.ndarray]]
+    kept: list[Kept]
+
+
+def find(model: keras.Model, units: Units, run: Callable[[], Constants]) -> DeadUnits:
+    """Finds the dead units of a model.
+
+    A unit is dead if each kernel that reads it satisfies one of these:
+
+    - it reads the unit with zeros only, apart from weights to other dead units;
+    - the unit is zero there;
+    - the unit is constant there, and the layer can add the constant to its bias.
+
+    Each axis of a variable keeps at least one position.
+
+    Args:
+        model: A plain or wrapped model. Its masks are not learned.
+        units: Its units.
+        run: Function that runs the model and returns its constant channels. It is
+            called only if there are units without a way in.
+    """
+    search = _Search(model, units)
+    keep = search.dead()
+    if search.no_way_in(keep).any():
+        search.constants = run()
+        keep = search.dead()
+    return DeadUnits(keep, search.folds(keep), search.reasons(keep))
+
+
+class _Search:
+    def __init__(self, model, units):
+        self.units = units
+        self.constants: Constants | None = None
+        self.values = _values(model, units)
+        self.owners: dict[int, list[keras.layers.Layer]] = collections.defaultdict(list)
+        for leaf in wrapping.leaves(model):
+            for owned in paths.variables_of(leaf):
+                self.owners[id(owned.variable)].append(registry.unwrapped(leaf))
+        self.readers = [axis for axis in units.axes if axis.role == "in"]
+        self.zero_slices = self._zero_slices()
+
+    def dead(self) -> np.ndarray:
+        """Returns which units stay."""
+        self.forced = np.zeros(self.units.size, bool)
+        while True:
+            keep = self._fixpoint(self.forced)
+            empty = [axis for axis in self.units.axes if not kept(keep, axis.ids).any()]
+            if not empty:
+                return keep
+            # A layer without outputs does not exist: one of its units stays.
+            self.forced[[axis.ids.min() for axis in empty]] = True
+
+    def _fixpoint(self, forced):
+        keep = np.ones(self.units.size, bool)
+        while True:
+            harmless = np.ones(self.units.size, bool)
+            for axis in self.readers:
+                self._reject(harmless, axis, self._harmless(axis, keep))
+            smaller = keep & ~(harmless & ~forced)
+            if (smaller == keep).all():
+                return keep
+            keep = smaller
+
+    def _harmless(self, axis, keep):
+        """Whether each position of an axis may go, as far as this reader knows."""
+        result = self._reads_nothing(axis, keep)
+        # The rules say what is read once all slices of a unit are zero.
+        result |= (np.append(self.zero_slices, False)[axis.ids]) & (axis.values == 0)
+        constants = self._constants(axis)
+        result |= constants == 0
+        if self._why_not_folded(axis) is None:
+            result |= ~np.isnan(constants)
+        return result
+
+    def _reads_nothing(self, axis, keep):
+        """Whether the weights of each position are zero, apart from removed ones."""
+        nonzero = self.values[id(axis.variable)] != 0
+        for other in self.units.axes:
+            if other.variable is axis.variable and other.axis != axis.axis:
+                nonzero = np.compress(kept(keep, other.ids), nonzero, axis=other.axis)
+        return ~_any_along(nonzero, axis.axis)
+
+    def _reject(self, flags, axis, accepted):
+        """Clears the flags of units with a position that is not accepted."""
+        here = axis.ids != STAYS
+        flags[axis.ids[here & ~accepted]] = False
+
+    def _zero_slices(self):
+        """Whether all weights that produce a unit are zero."""
+        result = np.ones(self.units.size, bool)
+        for axis in self.units.axes:
+            if axis.role in ("out", "vector"):
+                value = self.values[id(axis.variable)]
+                self._reject(result, axis, ~_any_along(value != 0, axis.axis))
+        return result
+
+    def no_way_in(self, keep) -> np.ndarray:
+        """Returns which of the units that stay may be constant.
+
+        All kernels that produce such a unit do so with zeros only, or a factor that it
+        is multiplied by is zero.
+        """
+        produced = np.ones(self.units.size, bool)
+        scaled = np.ones(self.units.size, bool)
+        for axis in self.units.axes:
+            if axis.role == "out":
+                self._reject(produced, axis, self._reads_nothing(axis, keep))
+            if axis.role == "vector" and _multiplies(axis):
+                self._reject(scaled, axis, ~self._reads_nothing(axis, keep))
+        return (produced | ~scaled) & keep
+
+    def _layer(self, axis):
+        """Returns the layer that reads the axis, None if there are several."""
+        layers = self.owners[id(axis.variable)]
+        return layers[0] if len(layers) == 1 else None
+
+    def _why_not_folded(self, axis):
+        layer = self._layer(axis)
+        if layer is None:
+            return "several layers read it"
+        return readers.why_not_folded(layer)
+
+    def _constants(self, axis):
+        """Returns the value of each position in all calls, NaN if it is not known."""
+        nothing = np.full(axis.ids.size, np.nan)
+        layer = self._layer(axis)
+        if self.constants is None or not isinstance(layer, readers.READERS):
+            return nothing
+        calls = [
+            readers.by_kernel(layer, values) for values in self.constants.read_by(layer)
+        ]
+        if not calls:
+            return nothing
+        same = np.all([row == calls[0] for row in calls], axis=0)
+        return np.where(same, calls[0], np.nan)
+
+    def folds(self, keep) -> list[tuple[keras.layers.Layer, np.ndarray]]:
+        """Returns what the removed units add to the biases of their readers."""
+        result = []
+        for axis in self.readers:
+            removed = ~kept(keep, axis.ids)
+            constants = np.where(removed, np.nan_to_num(self._constants(axis)), 0.0)
+            # Weights to units that are removed too may read anything.
+            constants[self._reads_nothing(axis, keep)] = 0.0
+            if constants.any():
+                kernel = self.values[id(axis.variable)]
+                layer = self._layer(axis)
+                result.append((layer, readers.response(layer, kernel, constants)))
+        return result
+
+    def reasons(self, keep) -> list[Kept]:
+        """Returns why units stay that are constant for a reader or not used."""
+        no_way_in = np.append(self.no_way_in(keep), False)
+        found: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
+        names = np.empty(self.units.size, object)
+        for name, numbers in self.units.groups.items():
+            names[numbers] = name
+        for axis in self.readers:
+            constant = ~np.isnan(self._constants(axis)) & ~self._harmless(axis, keep)
+            reason = f"{axis.path} reads a constant: {self._why_not_folded(axis)}"
+            for number in axis.ids[constant & no_way_in[axis.ids]].tolist():
+                found[names[number], reason].add(number)
+        for number in np.flatnonzero(self.forced).tolist():
+            found[names[number], "the last one of its layer"].add(number)
+        return [Kept(name, len(n), reason) for (name, reason), n in found.items()]
+
+
+def _values(model, units):
+    """Dict from the id of a variable to its value, with zeros where it is masked."""
+    masks = {
+        id(kernel.variable): kernel.mask_layer.value()
+        for kernel in wrapping.kernels(model).values()
+    }
+    values = {}
+    for axis in units.axes:
+        value = wrapping.to_numpy(axis.variable)
+        mask = masks.get(id(axis.variable))
+        values[id(axis.variable)] = value if mask is None else np.where(mask, value, 0)
+    return values
+
+
+def _any_along(array, axis):
+    others = tuple(i for i in range(array.ndim) if i != axis)
+    return array.any(axis=others)
+
+
+def _multiplies(axis):
+    """Whether a parameter by channel is a factor: a kernel or a gamma."""
+    name = axis.variable.name
+    kernel = len(axis.variable.shape) > 1
+    return "gamma" in name or (kernel and not any(w in name for w in NOT_KERNELS))
