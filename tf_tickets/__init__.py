@@ -52,6 +52,7 @@ from tf_tickets.search.teachers import train_teachers
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer, train_ticket
 from tf_tickets.structures.blocks import Blocks
+from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.nm import NM
 from tf_tickets.tickets import controls
 from tf_tickets.tickets.monitor import Monitor
@@ -66,6 +67,7 @@ from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
     "Blocks",
+    "Channels",
     "CompactReport",
     "ContinuousSparsification",
     "DLTH",

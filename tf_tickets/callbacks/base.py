@@ -9,6 +9,8 @@ import numpy as np
 from tf_tickets import schema, wrapping
 from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import targets
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure
 from tf_tickets.tickets.ticket import Ticket
@@ -99,6 +101,8 @@ class PruningCallback(ResumableCallback):
     method = "pruning"
     # Whether it selects by the units of `kernels.layout`.
     follows_structures = False
+    # Why it cannot prune channels; None if it can.
+    without_channels: str | None = None
     _packed = {"step": schema.count}
 
     def __init__(self) -> None:
@@ -138,6 +142,14 @@ class PruningCallback(ResumableCallback):
         kind = type(self).__name__
         checks.check_structure(
             self.model, kind, self.structure, self.follows_structures
+        )
+        allocation = getattr(self, "allocation", None)
+        targets.check(
+            wrapping.kernels(self.model),
+            getattr(self, "criterion", None),
+            None if allocation is None else allocations.get(allocation),
+            targets.optional(getattr(self, "target", None)),
+            self.without_channels,
         )
         self._step = 0
 

@@ -53,6 +53,10 @@ class DynamicSparsity(PruningCallback):
 
     method = "dynamic"
     follows_structures = True
+    without_channels = (
+        "DynamicSparsity lets weights grow from 0, but a channel whose weights are all "
+        "0 has no gradient and never learns."
+    )
     _serializers = {"grow": criteria.serialize}
     _packed = {**PruningCallback._packed, "exchanges": schema.count}
 

@@ -11,7 +11,7 @@ import numpy as np
 from tf_tickets import arguments, schema, wrapping
 from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
-from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure
@@ -47,6 +47,9 @@ class GradualPruning(PruningCallback):
         seed: Seed of the "random" criterion.
         structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
             None for what the model was wrapped with.
+        target: The fraction of the multiply-adds or parameters that remains at the
+            largest sparsity of the schedule, as in `tf_tickets.IMP`. Smaller
+            sparsities remove less in proportion.
 
     Example:
 
@@ -78,6 +81,7 @@ class GradualPruning(PruningCallback):
         allocation: str | Allocation = "global",
         seed: int = 0,
         structure: str | Structure | None = None,
+        target: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         arguments.check_seed(seed)
@@ -92,6 +96,10 @@ class GradualPruning(PruningCallback):
         self._allocate = allocations.get(allocation)
         self.seed = seed
         self.structure = structures.optional(structure)
+        self.target = target
+        self._target = targets.optional(target)
+        # The sparsity of the schedule that means the target.
+        self._largest = 1.0
         self._due: list[tuple[int, float]] = []
         self._looked_at = 1
         self._asked = None
@@ -127,8 +135,10 @@ class GradualPruning(PruningCallback):
         self._due = []
         self._looked_at = 1
         self._warned = False
+        if self._target is not None:
+            self._largest = self._sparsity_of_target(planned)
         if planned is not None:
-            if planned[1].size:
+            if planned[1].size and self._target is None:
                 checks.check_possible(kernels.structure, schedule=planned[1].max())
             units = kernels.layout.units(kernels.masks)
             self._warn_beforehand(planned, 1.0 / _size(units))
@@ -162,6 +172,8 @@ class GradualPruning(PruningCallback):
         size, kept = _size(units), sum(int(alive.sum()) for alive in units.values())
         fewest = sum(kernels.layout.fewest(units).values())
         asked, reached = self._sparsity_at(self._step), (size - kept) / size
+        if self._target is not None:
+            reached = self._asked or 0.0
         if not self._warned and asked - reached > 1.0 / size and kept > fewest:
             self._warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
@@ -293,18 +305,33 @@ class GradualPruning(PruningCallback):
 
     def _prune(self, sparsity):
         self._asked = sparsity
-        model = self.model
-        kernels = wrapping.kernels(model)
-        masks, layout = kernels.masks, kernels.layout
-        checks.check_possible(kernels.structure, schedule=sparsity)
-        units = layout.units(masks)
-        alive = sum(int(there.sum()) for there in units.values())
-        keep = min(alive, allocations.weights_at(sparsity, units))
+        kernels = wrapping.kernels(self.model)
+        keep: int | targets.Target
+        if self._target is None:
+            checks.check_possible(kernels.structure, schedule=sparsity)
+            units = kernels.layout.units(kernels.masks)
+            alive = sum(int(there.sum()) for there in units.values())
+            keep = min(alive, allocations.weights_at(sparsity, units))
+        else:
+            keep = self._target.in_proportion(min(1.0, sparsity / self._largest))
         rng = np.random.default_rng([self.seed, self._step])
-        scores = criteria.score_all(
-            self.criterion, model, kernels.weights, self._start, rng
+        scores = criteria.score_units(self.criterion, kernels, self._start, rng)
+        self._set_masks(targets.choose(kernels, scores, keep, self._allocate))
+
+    def _sparsity_of_target(self, planned):
+        """Returns the largest sparsity of the schedule."""
+        for name in ("final_sparsity", "target_sparsity"):
+            largest = getattr(self.schedule, name, 0)
+            if arguments.is_real(largest) and largest > 0:
+                return float(largest)
+        if planned is not None and planned[1].size and planned[1].max() > 0:
+            return float(planned[1].max())
+        raise ValueError(
+            "`target` belongs to the largest sparsity of the schedule, which is not "
+            f"known. Received: target={self.target}, {self.schedule!r}. Use "
+            "PolynomialDecay or ConstantSparsity with a sparsity above 0, or pass "
+            "steps_per_epoch to fit."
         )
-        self._set_masks(selection.choose(scores, masks, keep, self._allocate, layout))
 
 
 def _size(units):

@@ -5,18 +5,28 @@ trained kernel), `start` (the kernel at the start of the ticket) and `rng` (a
 `numpy.random.Generator`). A criterion with the argument `model`, alone or with `rng`,
 receives the wrapped model and returns the scores of all kernels as a dict by kernel
 path. A registered criterion can be passed by name.
+
+Criteria of weights work with every structure, which combines the scores of the weights
+of a unit. A criterion with the argument `layout` scores units of channels. It may have
+`weights` and `masks` (dicts by path), `model` and `rng` too, and returns a dict by
+group.
 """
 
 import inspect
 import re
 from collections.abc import Callable
+from typing import cast
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments
+from tf_tickets.structures.channels import ChannelLayout
+from tf_tickets.structures.structure import Layout
+from tf_tickets.wrapping import Kernels
 
 __all__ = [
+    "gamma",
     "get",
     "magnitude",
     "magnitude_increase",
@@ -31,6 +41,7 @@ Criterion = Callable[..., np.ndarray | dict[str, np.ndarray]]
 _CRITERIA: dict[str, Criterion] = {}
 _INPUTS = ("weight", "start", "rng")
 _INPUTS_OF_MODEL = ("model", "rng")
+_INPUTS_OF_UNITS = ("layout", "weights", "masks", "model", "rng")
 # The names of block criteria in version 0.1.0.
 _BLOCKS = re.compile(r"(\w+) in (\d+x\d+) blocks")
 
@@ -189,6 +200,88 @@ def score_all(
     return {path: np.asarray(scores[path]) for path in weights}
 
 
+def scores_units(criterion: Criterion) -> bool:
+    """Returns whether a criterion scores units of channels instead of weights.
+
+    Example:
+
+    >>> scores_units(gamma), scores_units(magnitude)
+    (True, False)
+    """
+    return "layout" in inspect.signature(criterion).parameters
+
+
+def check_layout(criterion: Criterion, layout: Layout) -> None:
+    """Refuses a criterion of units for models without units.
+
+    Args:
+        criterion: A criterion.
+        layout: The layout of the model's structure.
+    """
+    if scores_units(criterion) and not isinstance(layout, ChannelLayout):
+        raise ValueError(
+            f"Criterion {name(criterion)!r} scores whole units, which only a model "
+            "wrapped with structure='channels' has. Received a model with another "
+            "structure. Use 'magnitude', or wrap it as channels."
+        )
+
+
+def score_units(
+    criterion: Criterion,
+    kernels: Kernels,
+    starts: dict[str, np.ndarray],
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Returns the scores of all units of a model.
+
+    "random" draws one number for each unit.
+
+    Args:
+        criterion: Criterion of a kernel, a model or of units.
+        kernels: The prunable kernels of the model.
+        starts: Dict from kernel path to the kernel at the start of the ticket.
+        rng: Random generator for random criteria.
+
+    Returns:
+        Dict from the name of a table of the model's structure to its scores.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, name="d")],
+    ...                          name="net")
+    >>> model.set_weights([np.array([[-3.0, 1.0]]), np.zeros(2)])
+    >>> kernels = tt.kernels(tt.wrap(model, verbose=False))
+    >>> score_units(magnitude, kernels, kernels.weights, np.random.default_rng(0))
+    {'net/d/kernel': array([[3., 1.]], dtype=float32)}
+    """
+    layout, masks = kernels.layout, kernels.masks
+    check_layout(criterion, layout)
+    if criterion is random:
+        units = layout.units(masks)
+        return {name: rng.random(alive.shape) for name, alive in units.items()}
+    weights = kernels.weights
+    if not scores_units(criterion):
+        model = kernels.model
+        return layout.scores(score_all(criterion, model, weights, starts, rng), masks)
+    given = {
+        "layout": layout,
+        "weights": weights,
+        "masks": masks,
+        "model": kernels.model,
+        "rng": rng,
+    }
+    parameters = inspect.signature(criterion).parameters
+    scores = cast(dict, criterion(**{key: given[key] for key in parameters}))
+    shapes = {name: alive.shape for name, alive in layout.units(masks).items()}
+    received = {name: np.shape(array) for name, array in scores.items()}
+    if shapes != received:
+        raise ValueError(
+            f"A criterion of units must score every unit. {name(criterion)} returned "
+            f"arrays of shapes {received}. The units: {shapes}."
+        )
+    return {name: np.asarray(scores[name]) for name in shapes}
+
+
 def _check_arguments(criterion):
     if not callable(criterion) or inspect.isclass(criterion):
         raise TypeError(
@@ -199,7 +292,11 @@ def _check_arguments(criterion):
         parameters = set(inspect.signature(criterion).parameters)
     except ValueError:  # some NumPy functions have no signature
         parameters = {"unknown arguments"}
-    known = _INPUTS_OF_MODEL if "model" in parameters else _INPUTS
+    known: tuple[str, ...] = _INPUTS
+    if "layout" in parameters:
+        known = _INPUTS_OF_UNITS
+    elif "model" in parameters:
+        known = _INPUTS_OF_MODEL
     unknown = parameters - set(known)
     if unknown:
         raise ValueError(
@@ -278,3 +375,40 @@ def random(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     arguments.check_type(np.random.Generator, rng=rng)
     return rng.random(arguments.array(weight=weight).shape)
+
+
+@register
+def gamma(
+    layout: ChannelLayout, weights: dict[str, np.ndarray], masks: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Scores units by the size of gamma in the normalizations that read them.
+
+    Units that no `BatchNormalization` reads have the scores of "magnitude", whose mean
+    over a layer is 1. Use an L1 regularizer of gamma, as in network slimming (Liu et
+    al. 2017), to make the differences clear.
+
+    Args:
+        layout: The units of the model.
+        weights: Dict from path to weight.
+        masks: Dict from path to mask.
+
+    Example:
+
+    >>> layers = [keras.layers.Dense(2, name="a"), keras.layers.BatchNormalization(),
+    ...           keras.layers.Dense(1, name="b")]
+    >>> model = keras.Sequential([keras.Input((1,)), *layers], name="net")
+    >>> model.layers[1].gamma.assign([0.5, -2.0])
+    >>> kernels = tt.kernels(tt.wrap(model, structure="channels", verbose=False))
+    >>> gamma(kernels.layout, kernels.weights, kernels.masks)
+    {'net/a/kernel': array([0.5, 2. ])}
+    """
+    arguments.check_type(ChannelLayout, layout=layout)
+    # The last entry collects positions that stay.
+    sums, counts = np.zeros(layout.size + 1), np.zeros(layout.size + 1)
+    for row in layout.gammas:
+        np.add.at(sums, row.ids, np.abs(weights[row.path]))
+        np.add.at(counts, row.ids, 1)
+    sizes = {path: np.abs(weight) for path, weight in weights.items()}
+    others = layout.flat(layout.scores(sizes, masks))
+    means = sums[:-1] / np.maximum(counts[:-1], 1)
+    return layout.tables(np.where(counts[:-1] > 0, means, others))

@@ -1,8 +1,9 @@
-"""Criteria for pruning at initialization: SNIP, GraSP and SynFlow.
+"""Criteria of the whole model: SNIP, GraSP, SynFlow, and Taylor scores of channels.
 
 They score a whole model, and work with `PruneAtInit` and all searches that take a
-criterion. SNIP and GraSP evaluate the compiled loss on examples. They use training mode
-because an untrained network has no meaningful moving statistics. SynFlow needs no data.
+criterion. SNIP, GraSP and Taylor evaluate the compiled loss on examples. They use
+training mode because an untrained network has no meaningful moving statistics. SynFlow
+needs no data.
 """
 
 import warnings
@@ -20,6 +21,7 @@ from tf_tickets.pruning.derivatives import (
     kernel_values,
     numpy,
 )
+from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.training import batches, checks
 from tf_tickets.wrapping import graphs
 
@@ -27,6 +29,7 @@ __all__ = [
     "DenseGradient",
     "GraSP",
     "SNIP",
+    "Taylor",
     "synflow",
 ]
 
@@ -175,6 +178,77 @@ class GraSP:
         scale = largest / temperature**2
         pairs = zip(products, weights, strict=True)
         return _by_path(model, [scale * h * w for h, w in pairs])
+
+
+class Taylor:
+    """Scores units by the change of the loss without them, to first order.
+
+    The score is `|sum of gradient * value|` over the gammas and betas of the
+    normalizations that read a unit, or else over the outputs of its kernels and their
+    biases (Molchanov et al. 2019). It is averaged over the batches. Requires a model
+    wrapped with `structure="channels"`, and trained: at a minimum of the loss single
+    batches still have gradients.
+
+    Args:
+        x: Inputs.
+        y: Targets.
+        batch_size: Number of examples per batch.
+
+    Example:
+
+    >>> layers = [keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
+    >>> model = keras.Sequential([keras.Input((1,)), *layers], name="net")
+    >>> model.set_weights([np.array([[1.0, 2.0]]), np.zeros(2), np.ones((2, 1)),
+    ...                    np.zeros(1)])
+    >>> model = tt.wrap(model, structure="channels", verbose=False)
+    >>> model.compile("sgd", "mse")
+    >>> scores = Taylor(np.array([[1.0]]), np.array([[2.0]]))
+    >>> scores(tt.kernels(model).layout, model)["net/a/kernel"].tolist()
+    [2.0, 4.0]
+    """
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
+        derivatives.check_batches(x, y, batch_size=batch_size)
+        self.x = x
+        self.y = y
+        self.batch_size = batch_size
+        self.__name__ = f"taylor({_identify(x, y)}, batch_size={batch_size})"
+
+    def __call__(
+        self, layout: ChannelLayout, model: keras.Model
+    ) -> dict[str, np.ndarray]:
+        arguments.check_type(ChannelLayout, layout=layout)
+        gates = layout.gates
+        places = {path: i for i, path in enumerate(wrapping.kernels(model).variables)}
+
+        @derivatives.compiled
+        def products(values, x, y):
+            loss = derivatives.loss_at(model, x, y, True)
+            gradients = gradient(loss, values)
+            return [
+                _along(gradients[i] * values[i], row.axis)
+                for row, i in ((row, places[row.path]) for row, _ in gates)
+            ]
+
+        def changes(x, y):
+            sums = np.zeros(layout.size)
+            for (row, counted), product in zip(
+                gates, products(values, x, y), strict=True
+            ):
+                np.add.at(sums, row.ids[counted], numpy(product)[counted])
+            return [np.abs(sums)]
+
+        values = kernel_values(model)
+        (scores,) = derivatives.mean(
+            (len(x), changes(x, y))
+            for x, y in derivatives.batches(self.x, self.y, self.batch_size)
+        )
+        return layout.tables(scores)
+
+
+def _along(tensor, axis):
+    """Returns the sums over all axes but one."""
+    return ops.sum(tensor, [other for other in range(tensor.ndim) if other != axis])
 
 
 @criteria.register

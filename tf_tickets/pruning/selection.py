@@ -67,7 +67,12 @@ def choose_units(
     >>> choose_units(scores, units, 1, allocation.uniform, Layout())
     {'a': array([False,  True])}
     """
-    scores, fewest = layout.protect(scores, units), layout.fewest(units)
+    kept = _best(layout.protect(scores, units), units, keep, allocate, layout)
+    return layout.rounded(kept, scores, units)
+
+
+def _best(scores, units, keep, allocate, layout):
+    fewest = layout.fewest(units)
     if not isinstance(keep, Mapping) and allocate is allocation.global_:
         # Ranked once: the counts follow from the masks.
         kept = allocation.best(scores, units, keep)

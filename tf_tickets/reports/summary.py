@@ -12,6 +12,7 @@ import numpy as np
 
 from tf_tickets import arguments, files, wrapping
 from tf_tickets.reports import flops, tables
+from tf_tickets.structures.channels import Channels
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.choosing import why_not
 
@@ -285,7 +286,20 @@ def summary(model: keras.Model) -> Report:
     ]
     weights = sum(_size(v) for v in model.weights if id(v) in names)
     notes = counter.notes([variable for variable, _ in kernels.values()])
+    notes = (*notes, *_about_units(model))
     return Report(model.name, rows, _skipped(model, kernels), weights, notes)
+
+
+def _about_units(model):
+    """Returns a line on the units of a model whose channels are pruned."""
+    kernels = wrapping.kernels(model)
+    if not isinstance(kernels.structure, Channels):
+        return []
+    units = kernels.layout.units(kernels.masks)
+    kept = sum(int(alive.sum()) for alive in units.values())
+    size = sum(alive.size for alive in units.values())
+    groups = tables.count_of(len(units), "group")
+    return [f"{kept:,} of {size:,} units kept in {groups}"]
 
 
 def _check_model(model):
@@ -325,6 +339,9 @@ def _count_nonzero(variable):
 
 def _row(path, variable, kept, uses):
     size = _size(variable)
+    if len(variable.shape) < 2:
+        # A bias or normalization of a channel, which counts as no multiplication.
+        return KernelRow(path, tuple(variable.shape), size, kept, 0, 0)
     flops = (None, None) if uses is None else (size * uses, kept * uses)
     return KernelRow(path, tuple(variable.shape), size, kept, *flops)
 
@@ -335,6 +352,8 @@ def _skipped(model, kernels):
     for leaf in wrapping.leaves(model):
         for owned in paths.variables_of(flops.unwrapped(leaf)):
             reason = why_not(owned, structure=structure) or "excluded by filters"
+            if isinstance(structure, Channels):
+                reason = "not a part of units that can be pruned"
             reasons.setdefault(id(owned.variable), reason)
     return [
         SkippedRow(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tf_tickets import arguments
-from tf_tickets.pruning import allocation, criteria, selection
+from tf_tickets.pruning import allocation, criteria, targets
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import RoundPlan, Run
 from tf_tickets.tickets.monitor import Monitor
@@ -118,7 +118,7 @@ class PruneAndRewind(RoundPlan):
 def ranked(
     criterion: criteria.Criterion,
     allocate: Allocation,
-    keep: Callable[[Run, Masks], int | dict[str, int]],
+    keep: Callable[[Run, Masks], int | dict[str, int] | targets.Target],
     rng: Callable[[Run], np.random.Generator] | None = None,
 ) -> NextMasks:
     """Returns a rule that keeps the weights with the highest scores.
@@ -128,7 +128,7 @@ def ranked(
         allocate: How the weights that the model keeps are distributed over its kernels.
         keep: Function of the engine and the present units, which are the masks if the
             model has no structure: how many are kept, of the model or, as a dict, of
-            every kernel.
+            every kernel; or a target.
         rng: Function of the engine that returns the generator of random criteria; by
             default that of the round that has just been trained.
     """
@@ -137,19 +137,17 @@ def ranked(
         return run.rng(run.state.round - 1)
 
     def next_masks(run: Run) -> Masks:
-        masks = run.kernels.masks
-        scores = criteria.score_all(
-            criterion,
-            run.model,
-            run.kernels.weights,
-            run.state.snapshot["weights"],
-            (rng or trained_round)(run),
-        )
-        layout = run.kernels.layout
-        count = keep(run, layout.units(masks))
-        return selection.choose(scores, masks, count, allocate, layout)
+        kernels, generator = run.kernels, (rng or trained_round)(run)
+        scores = criteria.score_units(criterion, kernels, starts(run), generator)
+        count = keep(run, kernels.layout.units(kernels.masks))
+        return targets.choose(kernels, scores, count, allocate)
 
     return next_masks
+
+
+def starts(run: Run) -> dict[str, np.ndarray]:
+    """Returns the state to rewind to, of all weights and statistics by path."""
+    return {**run.state.snapshot["weights"], **run.state.snapshot["statistics"]}
 
 
 def epochs_after(rewind: Rewind, epochs: int) -> int:

@@ -8,6 +8,8 @@ import keras
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.configuration import Configured, argument_names, defaults, described
+from tf_tickets.pruning import allocation as allocations
+from tf_tickets.pruning import targets
 from tf_tickets.reports import tables
 from tf_tickets.search.engine import RoundEngine
 from tf_tickets.search.plan import RoundPlan, sparsity_of
@@ -37,6 +39,8 @@ class TicketSearch(Configured, keras.callbacks.Callback):
     method = "search"
     # Whether it selects by the units of `run.kernels.layout`.
     follows_structures = False
+    # Why it cannot prune channels; None if it can.
+    without_channels: str | None = None
     # The structure that it asks for; None for that of the model.
     structure: Structure | None = None
 
@@ -70,6 +74,14 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         checks.check_structure(model, kind, self.structure, self.follows_structures)
         present = self._engine.kernels.structure
         checks.check_possible(present, **self.asked_sparsity)
+        allocation = getattr(self, "allocation", None)
+        targets.check(
+            self._engine.kernels,
+            getattr(self, "criterion", None),
+            None if allocation is None else allocations.get(allocation),
+            targets.optional(getattr(self, "target", None)),
+            self.without_channels,
+        )
 
     @property
     def engine(self) -> RoundEngine:

@@ -9,11 +9,13 @@ import keras
 from tf_tickets import arguments
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures.blocks import Blocks
+from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.nm import NM
 from tf_tickets.structures.structure import Layout, Structure, Unstructured
 
 _STRUCTURES: dict[str, Callable[[], Structure]] = {
     "unstructured": Unstructured,
+    "channels": Channels,
 }
 _PATTERNS: dict[str, Callable[[int, int], Structure]] = {
     r"(\d+):(\d+)": NM,
@@ -25,8 +27,9 @@ def get(identifier: str | dict | Structure) -> Structure:
     """Returns a structure from a name, configuration or instance.
 
     Args:
-        identifier: "unstructured", "2:4" or other numbers for N:M sparsity, "4x1" or
-            other numbers for blocks, an instance, or a serialized one.
+        identifier: "unstructured", "channels", "2:4" or other numbers for N:M
+            sparsity, "4x1" or other numbers for blocks, an instance, or a serialized
+            one.
 
     Example:
 

@@ -60,6 +60,16 @@ class Layout:
         """
         return scores
 
+    def rounded(self, kept: Tables, scores: Tables, alive: Tables) -> Tables:
+        """Returns the kept units, and those that are kept to round their numbers.
+
+        Args:
+            kept: Which units are kept.
+            scores: The scores of the units.
+            alive: The units that were chosen from.
+        """
+        return kept
+
     def masks(self, units: Tables, masks: Tables) -> Tables:
         """Returns masks that keep what they kept in units that are kept.
 

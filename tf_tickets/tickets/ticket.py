@@ -15,6 +15,7 @@ from tf_tickets.compaction import compacting
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.structures import registry as structures
+from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.structures.structure import Structure
 from tf_tickets.training import snapshots
 from tf_tickets.wrapping import graphs, paths
@@ -248,6 +249,7 @@ class Ticket:
             model = wrapping.wrap_kernels(model, variables, kind, self.structure)
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model).variables, "masks")
+        _check_units(masks, wrapping.kernels(model).layout)
         for path, place in names.items():
             table[place].assign(start[path])
         scales = {names.get(p, p): scale for p, scale in self.scales.items()}
@@ -524,6 +526,22 @@ def _fit(required, available, what, partial=False):
     if differing:
         raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))
     return found
+
+
+def _check_units(masks, layout):
+    """Refuses masks of channels that are no whole units of a model."""
+    if not isinstance(layout, ChannelLayout):
+        return
+    whole = {path: np.ones_like(mask) for path, mask in masks.items()}
+    whole = layout.masks(layout.units(masks), whole)
+    broken = [path for path, mask in masks.items() if (mask != whole[path]).any()]
+    if broken:
+        raise ValueError(
+            "The ticket's masks prune parts of this model's channels. Its graph "
+            "differs from that of the model in which the ticket was found, or the "
+            f"ticket has no structure. Received masks that do not fit: {broken}. Build "
+            "the same model, or wrap it with structure='unstructured'."
+        )
 
 
 def _plain(value):

@@ -7,6 +7,7 @@ import keras
 from tf_tickets import arguments, optimizers, wrapping
 from tf_tickets.masks.base import Mask
 from tf_tickets.masks.penalized import own_regularizer
+from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import paths
 
@@ -70,8 +71,11 @@ def _learned(model):
 
 
 def _check_free(model):
-    kernels = wrapping.kernels(model).variables.items()
-    frozen = [path for path, variable in kernels if not variable.trainable]
+    kernels = wrapping.kernels(model)
+    frozen = [path for path, v in kernels.variables.items() if not v.trainable]
+    if frozen and isinstance(kernels.layout, ChannelLayout):
+        # Units of frozen kernels stay. Other frozen variables follow their units.
+        frozen = [path for path in frozen if path in kernels.layout.producers]
     if frozen:
         raise ValueError(
             f"Kernels of model {model.name!r} were frozen after it was wrapped, and "
@@ -209,10 +213,13 @@ def check_counted(model: keras.Model) -> None:
     >>> check_counted(tt.wrap(keras.Sequential([keras.Input((2,)),
     ...     keras.layers.Dense(1)]), verbose=False))
     """
+    kernels = wrapping.kernels(model)
     idle = [
         path
-        for path, mask in wrapping.kernels(model).mask_layers.items()
-        if mask.counts_steps and mask.clock.steps_done == 0
+        for path, mask in kernels.mask_layers.items()
+        if mask.counts_steps
+        and kernels.variables[path].trainable  # Others have no penalty.
+        and mask.clock.steps_done == 0
     ]
     if idle:
         raise ValueError(

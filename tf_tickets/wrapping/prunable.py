@@ -263,6 +263,10 @@ class Prunable(keras.layers.Wrapper):
         """Which weights are kept or pruned together."""
         return self._untracked.structure
 
+    def restructure(self, structure: Structure) -> None:
+        """Replaces the structure by one that says more about the model."""
+        self._untracked.structure = structure
+
     def masks(self) -> dict[str, np.ndarray]:
         """Returns a dict from the relative path of a kernel to its hard 0/1 mask."""
         return {name: mask.value() for name, mask in self._masks_by_kernel().items()}

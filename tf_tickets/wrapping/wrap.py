@@ -5,6 +5,7 @@ layers. Subclassed models are changed in place, in the attributes that hold thei
 layers. In both cases the variables stay the same objects.
 """
 
+import dataclasses
 from collections.abc import Iterable
 
 import keras
@@ -15,8 +16,10 @@ from tf_tickets import arguments, optimizers
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures import registry as structures
+from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import (
+    channel_members,
     choosing,
     compiling,
     graphs,
@@ -71,9 +74,12 @@ def wrap(
             other than one that excludes names (and so matches an empty name).
         structure: Which weights are kept or pruned together, in every search:
             "unstructured", "2:4" or `tf_tickets.NM(n, m)` to keep n of m weights along
-            the inputs, "4x1" or `tf_tickets.Blocks(rows, columns)` for whole blocks.
+            the inputs, "4x1" or `tf_tickets.Blocks(rows, columns)` for whole blocks,
+            "channels" or `tf_tickets.Channels(round_to=8)` for whole outputs of layers.
             Kernels that cannot have the structure are left alone. Requires masks that
-            are not learned.
+            are not learned. Channels are pruned with their biases, normalizations and
+            readers, whatever `depthwise` is; kernels that `filters` exclude keep their
+            outputs.
 
     Returns:
         The model of wrapped layers. It shares the variables of `model` and is compiled
@@ -103,10 +109,19 @@ def wrap(
     chosen_by = filters, embeddings, depthwise, structure
     variables = choosing.choose(model, *chosen_by)
     unfit = choosing.unfit_kernels(model, *chosen_by) if verbose else {}
+    members = None
+    if isinstance(structure, Channels):
+        members = channel_members.find_members(model, structure, variables)
+        variables = members.variables
     wrapped = _wrap_variables(model, variables, mask, structure, score_optimizer)
+    if members is not None:
+        _spare(wrapped, members.spared)
     if keep_zeros:
         _prune_zeros(wrapped)
-    if verbose:
+    if verbose and members is not None:
+        lines = [*channel_members.described(members), *_about_original(wrapped)]
+        print("\n".join(lines))
+    elif verbose:
         spared = choosing.depthwise_kernels(model, filters, structure)
         notes = [*_about_unfit(unfit), *_about_depthwise([] if depthwise else spared)]
         notes += _about_original(wrapped)
@@ -283,9 +298,23 @@ def _check_keeps_zeros(mask, keep_zeros):
         )
 
 
+def _spare(wrapped, spared):
+    """Notes in the structure which prunable variables are kernels that stay."""
+    spared_ids = {id(variable) for variable in spared}
+    variables = kernels(wrapped).variables.values()
+    places = tuple(i for i, v in enumerate(variables) if id(v) in spared_ids)
+    for layer in prunables(wrapped):
+        if isinstance(layer.structure, Channels):
+            layer.restructure(dataclasses.replace(layer.structure, spared=places))
+
+
 def _prune_zeros(wrapped):
     prunable = kernels(wrapped)
     masks = {path: kernel != 0 for path, kernel in prunable.weights.items()}
+    if isinstance(prunable.structure, Channels):
+        units = prunable.layout.units(masks)
+        some = {name: alive if alive.any() else ~alive for name, alive in units.items()}
+        masks = prunable.layout.masks(some, prunable.masks)
     prunable.set_masks({path: mask for path, mask in masks.items() if mask.any()})
 
 

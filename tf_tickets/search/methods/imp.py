@@ -4,7 +4,7 @@ import keras
 
 from tf_tickets import arguments
 from tf_tickets.pruning import allocation as allocations
-from tf_tickets.pruning import criteria
+from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import Run
 from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind, ranked
@@ -47,6 +47,10 @@ class IMP(TicketSearch):
         seed: Seed of the "random" criterion.
         structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
             None for what the model was wrapped with.
+        target: The fraction of the multiply-adds or parameters that the last round
+            leaves, `{"macs": 0.5}` or `{"params": 0.5}`, in place of `rate`; it is met
+            within one unit. Round r of R leaves `target ** (r / R)`. Requires
+            `structure="channels"`.
 
     Example:
 
@@ -78,6 +82,7 @@ class IMP(TicketSearch):
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
         structure: str | Structure | None = None,
+        target: dict[str, float] | None = None,
     ) -> None:
         arguments.check_counts(rounds=rounds, epochs_per_round=epochs_per_round)
         arguments.check_fractions(rate=rate)
@@ -88,6 +93,14 @@ class IMP(TicketSearch):
         self.allocation = allocation
         self.stop_at = stop_at
         self.structure = structures.optional(structure)
+        self.target = target
+        self._target = targets.optional(target)
+        if target is not None and (rate != 0.2 or isinstance(stop_at, float)):
+            raise ValueError(
+                "`target` replaces `rate` and a sparsity as `stop_at`. Received: "
+                f"target={target}, rate={rate}, stop_at={stop_at}. Leave the others "
+                "out."
+            )
         next_masks = ranked(self.criterion, allocations.get(allocation), self._keep)
         plan = PruneAndRewind(
             rounds, epochs_per_round, next_masks, rewind_to, stop_at, monitor
@@ -101,13 +114,17 @@ class IMP(TicketSearch):
 
     @property
     def asked_sparsity(self) -> dict[str, float]:
+        if self._target is not None:
+            return {}
         rates = self.rate.values() if isinstance(self.rate, dict) else [self.rate]
         reached = max(1.0 - (1.0 - rate) ** self.rounds for rate in rates)
         if isinstance(self.stop_at, float) and self.stop_at <= reached:
             return {"stop_at": self.stop_at}
         return {"sparsity by `rate` and `rounds`, without stop_at": reached}
 
-    def _keep(self, run: Run, masks: Masks) -> int | dict[str, int]:
+    def _keep(self, run: Run, masks: Masks) -> int | dict[str, int] | targets.Target:
+        if self._target is not None:
+            return self._target.after(run.state.round / self.rounds)
         floor = 0
         if isinstance(self.stop_at, float):
             floor = allocations.weights_at(self.stop_at, masks)

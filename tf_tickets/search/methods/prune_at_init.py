@@ -5,10 +5,10 @@ import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.pruning import allocation as allocations
-from tf_tickets.pruning import criteria, selection
+from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.search.plan import Run
-from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind
+from tf_tickets.search.prune_and_rewind import Masks, PruneAndRewind, starts
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure
@@ -37,6 +37,8 @@ class PruneAtInit(TicketSearch):
         seed: Seed of the "random" criterion.
         structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`;
             None for what the model was wrapped with.
+        target: The fraction of the multiply-adds or parameters that remains, in place
+            of `final_sparsity`, as in `tf_tickets.IMP`.
 
     Example:
 
@@ -62,6 +64,7 @@ class PruneAtInit(TicketSearch):
         monitor: str | Monitor = "val_accuracy",
         seed: int = 0,
         structure: str | Structure | None = None,
+        target: dict[str, float] | None = None,
     ) -> None:
         arguments.check_counts(epochs=epochs, passes=1 if passes is None else passes)
         arguments.check_fraction(final_sparsity=final_sparsity)
@@ -70,6 +73,8 @@ class PruneAtInit(TicketSearch):
         self.allocation = allocation
         self.passes = passes
         self.structure = structures.optional(structure)
+        self.target = target
+        self._target = targets.optional(target)
         self._allocate = allocations.get(allocation)
         super().__init__(
             _PruneFirst(epochs, self._next_masks, monitor), "init", monitor, seed
@@ -77,6 +82,8 @@ class PruneAtInit(TicketSearch):
 
     @property
     def asked_sparsity(self) -> dict[str, float]:
+        if self._target is not None:
+            return {}
         return {"final_sparsity": self.final_sparsity}
 
     def prune(self, model: keras.Model) -> Ticket:
@@ -91,7 +98,7 @@ class PruneAtInit(TicketSearch):
         self.check_structure()
         kernels = self.engine.kernels
         before = model.get_weights()
-        masks = self._prune_in_passes(model, kernels, kernels.weights)
+        masks = self._prune_in_passes(kernels, kernels.weights)
         model.set_weights(before)
         ticket = Ticket(
             masks,
@@ -102,25 +109,20 @@ class PruneAtInit(TicketSearch):
         return ticket
 
     def _next_masks(self, run: Run) -> Masks:
-        start = run.state.snapshot["weights"]
-        return self._prune_in_passes(run.model, run.kernels, start)
+        return self._prune_in_passes(run.kernels, starts(run))
 
-    def _prune_in_passes(
-        self, model: keras.Model, kernels: Kernels, start: dict[str, np.ndarray]
-    ) -> Masks:
+    def _prune_in_passes(self, kernels: Kernels, start: dict[str, np.ndarray]) -> Masks:
         for done in range(1, self._number_of_passes + 1):
-            masks = kernels.masks
-            scores = criteria.score_all(
-                self.criterion, model, kernels.weights, start, self.engine.rng(0)
-            )
-            progress = done / self._number_of_passes
-            layout = kernels.layout
-            units = layout.units(masks)
-            keep = allocations.at_sparsity(units, self.final_sparsity, progress)
-            kernels.set_masks(
-                selection.choose(scores, masks, keep, self._allocate, layout)
-            )
+            rng, progress = self.engine.rng(0), done / self._number_of_passes
+            scores = criteria.score_units(self.criterion, kernels, start, rng)
+            keep = self._keep(kernels.layout.units(kernels.masks), progress)
+            kernels.set_masks(targets.choose(kernels, scores, keep, self._allocate))
         return kernels.masks
+
+    def _keep(self, units, progress):
+        if self._target is not None:
+            return self._target.after(progress)
+        return allocations.at_sparsity(units, self.final_sparsity, progress)
 
     @property
     def _number_of_passes(self):

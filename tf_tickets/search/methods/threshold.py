@@ -58,6 +58,10 @@ class ThresholdPruning(TicketSearch):
 
     method = "threshold"
     follows_structures = True
+    without_channels = (
+        "ThresholdPruning compares weights with a threshold, but scores of channels "
+        "are relative to others of their layer."
+    )
 
     def __init__(
         self,
