@@ -585,6 +585,10 @@ CALLS = {
     "Frontier.plot": method(frontier, "plot", path=path(".svg"), title="Kept"),
     "Frontier.save": method(frontier, "save", path=path(".json")),
     "Report.to_csv": lambda: (tt.summary(wrapped()).to_csv, {"path": path(".csv")}),
+    "CompactReport.plot": lambda: (
+        tt.compact(two_layers(), True)[1].plot,
+        {"path": path(".svg")},
+    ),
     "CompactReport.to_json": lambda: (
         tt.compact(two_layers(), True)[1].to_json,
         {"path": path(".json")},
@@ -596,6 +600,9 @@ CALLS = {
         path=path(".svg"),
         dense=0.9,
         title="Kept",
+    ),
+    "plots.plot_widths": call(
+        plots.plot_widths, widths={"a/kernel": (4, 2)}, path=path(".svg"), title="Net"
     ),
     "plots.plot_frontier": call(
         plots.plot_frontier,

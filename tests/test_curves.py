@@ -119,3 +119,24 @@ def test_without_matplotlib_the_pip_line_is_given(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         plots.plot_search(RESULTS, tmp_path / "curve.png")
+
+
+def test_widths_are_drawn_as_bars_before_and_after(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = plots._figure(height=2.0)
+    monkeypatch.setattr(plots, "_figure", lambda height: figure)
+    widths = {"net/conv/kernel": (16, 9), "net/fc/kernel": (64, 64)}
+    plots.plot_widths(widths, tmp_path / "widths.png", "Net")
+    axes = figure.axes[0]
+    bars = [bar.get_width() for bar in axes.patches]
+    assert bars == [16, 64, 9, 64]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["net/conv", "net/fc"]
+    assert [t.get_text() for t in axes.texts] == [" 9 of 16", " 64 of 64"]
+    assert axes.get_title("left") == "Net"
+
+
+@pytest.mark.parametrize("pair", [(16,), (16, 9.5), (0, 0), "16"])
+def test_widths_must_be_two_whole_numbers(pair, tmp_path):
+    with pytest.raises(ValueError, match="two whole numbers .* for 'a/kernel'"):
+        plots.plot_widths({"a/kernel": pair}, tmp_path / "widths.png")
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import os
 
 from tf_tickets import arguments, files
 from tf_tickets.compaction.dead_units import Kept
-from tf_tickets.reports import tables
+from tf_tickets.reports import plots, tables
 from tf_tickets.reports.costs import Cost
 
 
@@ -106,6 +106,16 @@ class CompactReport:
         """Writes `to_dict()` to a JSON file, atomically."""
         with files.replacing(arguments.check_path(path=path)) as draft:
             draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
+
+    def plot(self, path: os.PathLike | str) -> None:
+        """Draws the widths before and after, by kernel.
+
+        Args:
+            path: The file to write. Its suffix selects the format: `.png`, `.svg` or
+                `.pdf`.
+        """
+        widths = {row.path: (row.before, row.after) for row in self.rows}
+        plots.plot_widths(widths, path, self._title())
 
     def __str__(self):
         parts = [

@@ -1,4 +1,4 @@
-"""Plots of searches and frontiers."""
+"""Plots of searches, frontiers and widths."""
 
 import io
 import itertools
@@ -122,6 +122,67 @@ def plot_frontier(
     _save(figure, path)
 
 
+def plot_widths(
+    widths: Mapping[str, tuple[int, int]],
+    path: os.PathLike | str,
+    title: str = "Widths before and after",
+) -> None:
+    """Plots how many outputs of each kernel remain, as bars.
+
+    Args:
+        widths: Dict from the path of a kernel to its outputs before and after.
+        path: The file to write. Its suffix selects the format: `.png`, `.svg` or
+            `.pdf`. The file is written atomically.
+        title: Title of the plot.
+
+    Example:
+
+    >>> plot_widths({"conv1/kernel": (16, 9)}, tmp_path / "widths.png")
+    >>> (tmp_path / "widths.png").exists()
+    True
+    """
+    _format(path)
+    arguments.check_type(str, title=title)
+    arguments.check_type(Mapping, widths=widths)
+    if not widths:
+        raise ValueError(
+            "`widths` must have at least one kernel. Received: {}. A model without "
+            "kernels has no widths to plot."
+        )
+    for name, pair in widths.items():
+        arguments.check_type(str, widths=name)
+        _check_widths(name, pair)
+    figure = _figure(height=1.2 + 0.24 * len(widths))
+    axes = figure.subplots()
+    names = [name.removesuffix("/kernel") for name in widths]
+    before, after = zip(*widths.values(), strict=True)
+    rows = range(len(names))
+    axes.barh(rows, before, height=0.72, color="#d4dde6", label="before")
+    axes.barh(rows, after, height=0.72, color="#0b5fa5", label="after")
+    for row, pair in enumerate(widths.values()):
+        note = f" {pair[1]:,} of {pair[0]:,}"
+        axes.annotate(note, (pair[0], row), va="center", fontsize=8)
+    axes.set_yticks(rows, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(before))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("outputs of the layer")
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(frameon=False, ncols=2, loc="upper right")
+    _save(figure, path)
+
+
+def _check_widths(name, pair):
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or not all(map(arguments.is_whole, pair)) or pair[0] < 1:
+        raise ValueError(
+            "`widths` must have two whole numbers for each kernel, the outputs before "
+            f"and after. Received: {arguments.shown(pair)} for {name!r}"
+        )
+
+
 def _check_texts(dense, **texts):
     arguments.check_type(str, **texts)
     if dense is not None:
@@ -195,12 +256,12 @@ def _save(figure, path):
         draft.write_bytes(drawn.getvalue())
 
 
-def _figure():
+def _figure(height=4.4):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Plots require matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(7.2, 4.4), layout="constrained")
+    return Figure(figsize=(7.2, height), layout="constrained")
 
 
 def _draw_line(axes, results, key, label, style):
