@@ -10,7 +10,7 @@ from shrinking import compare, examples, mask_units, predictions
 from zoo import all_applications
 
 import tf_tickets as tt
-from tf_tickets import wrapping
+from tf_tickets import keras_internals, wrapping
 from tf_tickets.compaction.shrinking import shrunk
 
 pytestmark = pytest.mark.turns("tensorflow")
@@ -149,7 +149,7 @@ def test_a_model_without_units_is_the_model_with_masks(build):
     assert result["error"] < tolerance
 
 
-FAST = {"tensorflow": ["MobileNetV3Small", "VGG16"], "jax": ["MobileNet"]}
+FAST = {"tensorflow": ["MobileNet", "MobileNetV3Small"], "jax": ["VGG16"]}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,8 @@ def test_a_model_of_keras_without_units_is_the_model_with_masks(name, tmp_path):
     assert result["change"] > 0.05
     assert result["error"] < 1e-4
     assert result["params"] < 0.8
+    if keras.config.backend() == "jax":
+        return  # A file is the same on both, and loading it is slow here.
     x = examples(small, np.random.default_rng(1))
     before = predictions(small, x)
     small.save(tmp_path / "small.keras")
@@ -287,7 +289,8 @@ def test_the_small_model_trains_and_is_its_own():
     model = several_inputs_and_outputs()
     before = model.get_weights()
     small = removed(model)
-    small.compile("sgd", {"u": "mse", "v": "mse"}, jit_compile=tiny.JIT)
+    eager = keras.config.backend() == "tensorflow"
+    small.compile("sgd", {"u": "mse", "v": "mse"}, run_eagerly=eager)
     x = examples(small, np.random.default_rng(0))
     small.train_on_batch(x, {"u": np.ones((2, 3)), "v": np.ones((2, 2))})
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -359,7 +362,8 @@ def test_a_variable_of_two_layers_is_refused():
     x = keras.Input((3,))
     first, second = kl.Dense(3, use_bias=False), kl.Dense(3, use_bias=False)
     y = second(first(x))
-    second._kernel = first.kernel
     model = keras.Model(x, y)
+    with keras_internals.unlocked(second):
+        second._kernel = first.kernel
     with pytest.raises(ValueError, match="share the variable"):
         removed(model)
