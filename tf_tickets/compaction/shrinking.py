@@ -293,14 +293,14 @@ def _with_zeros(config):
 
 
 def _is_initializer(key, value):
-    named = isinstance(key, str) and key.endswith("_initializer")
+    named = isinstance(key, str) and key.endswith("initializer")
     return named and value is not None
 
 
 def _restore_initializers(old, new):
     """Gives a new layer the initializers of the old one, which a file contains."""
     for name, value in vars(old).items():
-        if name.endswith("_initializer") and not name.startswith("_"):
+        if name.endswith("initializer") and name[0] != "_":
             setattr(new, name, value)
     pairs = zip(
         keras_internals.tracked_layers(old),
