@@ -34,6 +34,10 @@ class Began(Exception):
     """Raised in place of a training or an export: all arguments were accepted."""
 
 
+class Ruled(keras.layers.Layer):
+    """A layer that gets a rule for its units."""
+
+
 def plain():
     layers = [keras.Input((4,)), keras.layers.Dense(2, name="d")]
     return keras.Sequential(layers, name="net")
@@ -346,6 +350,13 @@ CALLS = {
     ),
     "strip": lambda: (tt.strip, {"model": wrapped()}),
     "summary": lambda: (tt.summary, {"model": wrapped()}),
+    "find_units": lambda: (tt.find_units, {"model": wrapped()}),
+    "register_rule": call(
+        tt.register_rule,
+        layer_class=Ruled,
+        trace=lambda layer, call: call.like(call.inputs[0]),
+        resize=lambda layer, sizes: {},
+    ),
     "compact": lambda: (
         tt.compact,
         {"model": two_layers(), "return_report": True, "data": X},

@@ -47,6 +47,44 @@ def built(name, **more):
     return optimizer, variables
 
 
+def test_calls_are_those_of_the_graph_in_order():
+    x = keras.Input((3,))
+    shared = kl.Dense(3, name="shared")
+    y = kl.Add(name="add")([shared(shared(x)), keras.ops.relu(x)])
+    model = keras.Model(x, [y, kl.ReLU(name="last")(y)])
+    calls = keras_internals.calls(model)
+    names = [call.operation.name for call in calls]
+    assert names.count("shared") == 2
+    assert names[-2:] == ["add", "last"]
+    made = {id(x)}
+    for call in calls:
+        tensors = keras.tree.flatten((call.args, call.kwargs))
+        read = {id(t) for t in tensors if isinstance(t, keras.KerasTensor)}
+        assert read <= made
+        made |= {id(tensor) for tensor in call.outputs}
+    assert {id(tensor) for tensor in model.outputs} <= made
+
+
+def test_calls_of_a_model_inside_a_graph_begin_at_its_inputs():
+    x = keras.Input((3,))
+    y = kl.Dense(4, name="before")(x)
+    model = keras.Model(y, kl.Dense(2, name="after")(y))
+    assert [call.operation.name for call in keras_internals.calls(model)] == ["after"]
+
+
+def test_classes_without_a_public_name_are_those_of_operations_and_applications():
+    names = keras_internals.unnamed_class
+    x = keras.Input((3,))
+    model = keras.Model(x, keras.ops.relu(x * 2.0))
+    found = [names(call.operation) for call in keras_internals.calls(model)]
+    assert found == ["Multiply", "Relu"]
+    assert names(kl.Multiply()) is None
+    own = type("Multiply", (kl.Layer,), {})
+    assert names(own()) is None
+    convnext = keras.applications.ConvNeXtTiny(weights=None, include_top=False)
+    assert "LayerScale" in {names(layer) for layer in convnext.layers}
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
