@@ -249,6 +249,70 @@ def test_names_settings_and_nesting_stay():
     assert len(small.trainable_weights) == len(model.trainable_weights)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Frozen(kl.Layer):
+    """A layer without a rule, of which one part is frozen."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = kl.Dense(3, name="first"), kl.Dense(3, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_part_of_a_layer_that_is_frozen_stays_frozen():
+    x = keras.Input((4,))
+    layer = Frozen(name="own")
+    model = keras.Model(x, kl.Dense(1)(kl.Dense(5)(layer(x))))
+    layer.first.trainable = False
+    layer.second.bias.trainable = False
+    own = removed(model).get_layer("own")
+    assert [v.trainable for v in own.variables] == [False, False, True, False]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Remembering(kl.Layer):
+    """A layer that stores a number beside its weights."""
+
+    memory = 0.0
+
+    def call(self, x):
+        return x * self.memory
+
+    def save_own_variables(self, store):
+        store["memory"] = np.array(self.memory)
+
+    def load_own_variables(self, store):
+        self.memory = float(store["memory"])
+
+
+def test_state_beside_the_weights_is_copied():
+    layer = Remembering(name="own")
+    x = keras.Input((4,))
+    model = keras.Model(x, kl.Dense(1)(kl.Dense(5)(layer(x))))
+    layer.memory = 3.0
+    assert removed(model).get_layer("own").memory == 3.0
+
+
+@pytest.mark.on("tensorflow")
+def test_a_vocabulary_is_copied():
+    layer = kl.TextVectorization(output_mode="multi_hot", name="words")
+    layer.adapt(["a b", "c a"])
+    x = keras.Input((), dtype="string")
+    model = keras.Model(x, kl.Dense(1)(kl.Dense(5)(layer(x))))
+    small = removed(model)
+    assert small.get_layer("words").get_vocabulary() == layer.get_vocabulary()
+    assert small.layers[-1].kernel.shape == (2, 1)
+
+
+def test_a_model_between_tensors_of_another_is_rebuilt():
+    x = keras.Input((3,))
+    y = kl.Dense(4)(x)
+    inner = keras.Model(y, kl.Dense(2)(kl.Dense(6)(y)))
+    assert [tuple(v.shape) for v in removed(inner).weights][0][0] == 4
+
+
 def test_a_frozen_model_stays_frozen():
     model = sequential()
     model.trainable = False

@@ -170,6 +170,11 @@ class Standardized(kl.Dense):
         return super().call(x - ops.mean(x, -1, keepdims=True))
 
 
+class Called(kl.Dense):
+    def __call__(self, x):
+        return super().__call__(x)
+
+
 class Named(kl.Dense):
     """A subclass that replaces nothing."""
 
@@ -186,6 +191,7 @@ class Named(kl.Dense):
         (kl.Activation(lambda t: t, name="own"), "which may combine channels"),
         (lambda_layer, "'own' (Lambda) has no rule"),
         (Standardized(2, name="own"), "it replaces `call` of Dense"),
+        (Called(2, name="own"), "it replaces `__call__` of Dense"),
         (kl.Reshape((2, 3), name="own"), "spreads units over several axes"),
         (lambda x: x + np.arange(6.0, dtype="float32"), "a constant array"),
         (lambda x: x[:, :3], "(GetItem) has no rule"),

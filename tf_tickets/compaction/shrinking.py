@@ -1,5 +1,6 @@
 """Rebuilds a model without some of its units."""
 
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -230,6 +231,14 @@ class _Rebuild:
                             "twice. Share a layer instead."
                         )
 
+    def _value(self, variable):
+        """Returns the positions of a variable that remain, with masks applied."""
+        value = self.values.get(id(variable))
+        value = to_numpy(variable) if value is None else value
+        for axis, kept in self.positions.get(id(variable), {}).items():
+            value = np.compress(kept, value, axis)
+        return value
+
     def _copy(self, old, new):
         if not isinstance(old, keras.layers.Layer):
             return set()
@@ -242,10 +251,7 @@ class _Rebuild:
                 "layer must determine its weights."
             )
         for before, after in pairs:
-            value = self.values.get(id(before))
-            value = to_numpy(before) if value is None else value
-            for axis, kept in self.positions.get(id(before), {}).items():
-                value = np.compress(kept, value, axis)
+            value = self._value(before)
             if value.shape != tuple(after.shape):
                 raise ValueError(
                     f"Weight {before.path!r} has the shape {tuple(after.shape)} after "
@@ -253,13 +259,13 @@ class _Rebuild:
                     f"rule for {type(old).__name__} must return the new sizes."
                 )
             after.assign(value)
-            if before.trainable != after.trainable:
-                after.trainable = before.trainable
-        new.trainable = old.trainable
+        _restore_settings(old, new)
+        _restore_frozen(pairs)
         if isinstance(new, keras.layers.Normalization):
             # It computes with tensors that it makes from its variables.
             new.finalize_state()
-        _restore_initializers(old, new)
+        if isinstance(registry.find_rule(old), str):
+            _copy_other_state(old, new)
         return {id(after) for _, after in pairs}
 
 
@@ -297,8 +303,9 @@ def _is_initializer(key, value):
     return named and value is not None
 
 
-def _restore_initializers(old, new):
-    """Gives a new layer the initializers of the old one, which a file contains."""
+def _restore_settings(old, new):
+    """Gives a new layer what is trainable in the old one, and its initializers."""
+    new.trainable = old.trainable
     for name, value in vars(old).items():
         if name.endswith("initializer") and name[0] != "_":
             setattr(new, name, value)
@@ -308,4 +315,29 @@ def _restore_initializers(old, new):
         strict=True,
     )
     for inner, copy in pairs:
-        _restore_initializers(inner, copy)
+        _restore_settings(inner, copy)
+
+
+def _restore_frozen(pairs):
+    for before, after in pairs:
+        if before.trainable != after.trainable:
+            after.trainable = before.trainable
+
+
+def _copy_other_state(old, new):
+    """Copies what a layer stores in files beside its weights, such as a vocabulary."""
+    plain = keras.layers.Layer.save_own_variables
+    if type(old).save_own_variables is not plain and old.built:
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+    if hasattr(old, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+    for inner, copy in zip(
+        keras_internals.tracked_layers(old),
+        keras_internals.tracked_layers(new),
+        strict=True,
+    ):
+        _copy_other_state(inner, copy)

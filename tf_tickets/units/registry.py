@@ -198,7 +198,7 @@ def _replaced(operation, subclasses, base):
     names = [n for kind in subclasses for n, v in vars(kind).items() if _is_code(v)]
     names += [n for n in ("call",) if n in vars(operation)]
     own = [n for n in names if hasattr(base, n) and n not in _HARMLESS]
-    return next((name for name in own if not name.startswith("__")), None)
+    return next((n for n in own if n == "__call__" or not n.startswith("__")), None)
 
 
 def _is_code(value):
