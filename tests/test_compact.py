@@ -174,8 +174,10 @@ def test_removal_continues_until_nothing_is_left_to_remove():
 
 
 def test_the_last_neuron_of_a_layer_stays():
-    model = zeroed(deep(), {"net/b/kernel": np.s_[:]})
+    model = deep()
     model.get_layer("b").bias.assign([1.0, 2.0, 3.0])
+    model = tt.wrap(model, verbose=False)
+    tt.kernels(model).set_masks({"net/b/kernel": np.zeros((3, 3))})
     small, report = tt.compact(model, return_report=True)
     assert [layer.units for layer in small.layers] == [1, 1, 1, 2]
     assert report.difference < 1e-6
@@ -202,6 +204,56 @@ def test_constants_pass_through_batch_normalization():
     # gamma (3 - mean) / 2 + beta = 2 * (3 - 1) / 2 + 4 = 6
     assert values(small)[-2:] == [[[1]], [5 + 6 * 10]]
     assert small.get_layer("n").gamma.shape == (1,)
+
+
+def zero_initialized():
+    """Builds a network whose scale and output start at zero, to be trained."""
+    model = sequential(
+        (4,),
+        kl.Dense(5, name="a"),
+        kl.BatchNormalization(gamma_initializer="zeros", name="n"),
+        kl.ReLU(),
+        kl.Dense(3, activation="relu", name="b"),
+        kl.Dense(2, kernel_initializer="zeros", name="c"),
+    )
+    model.get_layer("n").beta.assign([1.0, 2.0, 3.0, 4.0, 5.0])
+    return model
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_weights_that_start_at_zero_are_not_pruned(wrap):
+    model = zero_initialized()
+    if wrap:
+        model = tt.wrap(model, verbose=False)
+        masks = tt.kernels(model).masks
+        masks["net/a/kernel"][:, 1] = False
+        masks["net/c/kernel"][2] = False
+        tt.kernels(model).set_masks(masks)
+    else:
+        zeroed(model, {"net/a/kernel": np.s_[:, 1], "net/n/gamma": np.s_[:]})
+    before = [np.array(value) for value in model.get_weights()]
+    small, report = tt.compact(model, return_report=True)
+    assert widths(report) == {
+        "net/a/kernel": (5, 4),
+        "net/b/kernel": (3, 2 if wrap else 3),
+        "net/c/kernel": (2, 2),
+    }
+    assert not np.any(small.get_layer("n").gamma)
+    # Replaced for the analysis, and put back.
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_a_constant_is_multiplied_by_the_scale_of_the_kernel_that_reads_it():
+    model = randomized(two_layers())
+    masks = {"net/a/kernel": np.ones((4, 5)), "net/b/kernel": np.ones((5, 2))}
+    masks["net/a/kernel"][:, 0] = 0
+    model.get_layer("a").bias.assign([3.0, 0.0, 0.0, 0.0, 0.0])
+    ticket = ticket_of(model, masks, scales={"net/b/kernel": 2.0})
+    for small in (ticket.compact(two_layers), tt.compact(ticket.apply(two_layers()))):
+        start = ticket.start_weights()
+        expected = start["net/b/bias"] + 3.0 * 2.0 * start["net/b/kernel"][0]
+        np.testing.assert_allclose(small.layers[-1].bias, expected, rtol=1e-6)
 
 
 # Convolutions.

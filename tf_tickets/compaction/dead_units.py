@@ -8,12 +8,11 @@ import keras
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.compaction import readers
+from tf_tickets.compaction import readers, zeros
 from tf_tickets.compaction.constants import Constants
 from tf_tickets.units import registry
 from tf_tickets.units.units import STAYS, Units, kept
 from tf_tickets.wrapping import paths
-from tf_tickets.wrapping.choosing import NOT_KERNELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +67,25 @@ def find(model: keras.Model, units: Units, run: Callable[[], Constants]) -> Dead
         run: Function that runs the model and returns its constant channels. It is
             called only if there are units without a way in.
     """
-    search = _Search(model, units)
+    counting = zeros.nonzeros(model)
+    search = _Search(model, units, counting)
     keep = search.dead()
     if search.no_way_in(keep).any():
-        search.constants = run()
+        search.constants = [run()]
+        with zeros.replaced(model, counting) as changed:
+            if changed:
+                search.constants.append(run())
         keep = search.dead()
     return DeadUnits(keep, search.folds(keep), search.reasons(keep))
 
 
 class _Search:
-    def __init__(self, model, units):
+    def __init__(self, model, units, counting):
         self.units = units
-        self.constants: Constants | None = None
-        self.values = _values(model, units)
+        # Of the model, and of one in which no weight is zero that is not pruned.
+        self.constants: list[Constants] = []
+        self.counting = counting
+        self.scales = wrapping.kernels(model).scales
         self.owners: dict[int, list[keras.layers.Layer]] = collections.defaultdict(list)
         for leaf in wrapping.leaves(model):
             for owned in paths.variables_of(leaf):
@@ -123,7 +128,7 @@ class _Search:
 
     def _reads_nothing(self, axis, keep):
         """Whether the weights of each position are zero, apart from removed ones."""
-        nonzero = self.values[id(axis.variable)] != 0
+        nonzero = self.counting[id(axis.variable)]
         for other in self.units.axes:
             if other.variable is axis.variable and other.axis != axis.axis:
                 nonzero = np.compress(kept(keep, other.ids), nonzero, axis=other.axis)
@@ -139,8 +144,8 @@ class _Search:
         result = np.ones(self.units.size, bool)
         for axis in self.units.axes:
             if axis.role in ("out", "vector"):
-                value = self.values[id(axis.variable)]
-                self._reject(result, axis, ~_any_along(value != 0, axis.axis))
+                nonzero = self.counting[id(axis.variable)]
+                self._reject(result, axis, ~_any_along(nonzero, axis.axis))
         return result
 
     def no_way_in(self, keep) -> np.ndarray:
@@ -154,7 +159,7 @@ class _Search:
         for axis in self.units.axes:
             if axis.role == "out":
                 self._reject(produced, axis, self._reads_nothing(axis, keep))
-            if axis.role == "vector" and _multiplies(axis):
+            if axis.role == "vector" and zeros.multiplies(axis.variable):
                 self._reject(scaled, axis, ~self._reads_nothing(axis, keep))
         return (produced | ~scaled) & keep
 
@@ -171,17 +176,20 @@ class _Search:
 
     def _constants(self, axis):
         """Returns the value of each position in all calls, NaN if it is not known."""
-        nothing = np.full(axis.ids.size, np.nan)
         layer = self._layer(axis)
-        if self.constants is None or not isinstance(layer, readers.READERS):
+        nothing = np.full(axis.ids.size, np.nan)
+        if not isinstance(layer, readers.READERS):
             return nothing
-        calls = [
-            readers.by_kernel(layer, values) for values in self.constants.read_by(layer)
+        rows = [
+            [readers.by_kernel(layer, values) for values in constants.read_by(layer)]
+            for constants in self.constants
         ]
-        if not calls:
+        if not rows or not rows[0]:
             return nothing
-        same = np.all([row == calls[0] for row in calls], axis=0)
-        return np.where(same, calls[0], np.nan)
+        first = rows[0][0]
+        same = np.all([row == first for row in rows[0]], axis=0)
+        known = ~np.isnan(rows).any(axis=(0, 1))
+        return np.where(same & known, first, np.nan)
 
     def folds(self, keep) -> list[tuple[keras.layers.Layer, np.ndarray]]:
         """Returns what the removed units add to the biases of their readers."""
@@ -192,8 +200,10 @@ class _Search:
             # Weights to units that are removed too may read anything.
             constants[self._reads_nothing(axis, keep)] = 0.0
             if constants.any():
-                kernel = self.values[id(axis.variable)]
                 layer = self._layer(axis)
+                kernel = wrapping.to_numpy(axis.variable)
+                kernel = np.where(self.counting[id(axis.variable)], kernel, 0)
+                kernel = kernel * self.scales.get(axis.path, 1.0)
                 result.append((layer, readers.response(layer, kernel, constants)))
         return result
 
@@ -214,27 +224,6 @@ class _Search:
         return [Kept(name, len(n), reason) for (name, reason), n in found.items()]
 
 
-def _values(model, units):
-    """Dict from the id of a variable to its value, with zeros where it is masked."""
-    masks = {
-        id(kernel.variable): kernel.mask_layer.value()
-        for kernel in wrapping.kernels(model).values()
-    }
-    values = {}
-    for axis in units.axes:
-        value = wrapping.to_numpy(axis.variable)
-        mask = masks.get(id(axis.variable))
-        values[id(axis.variable)] = value if mask is None else np.where(mask, value, 0)
-    return values
-
-
 def _any_along(array, axis):
     others = tuple(i for i in range(array.ndim) if i != axis)
     return array.any(axis=others)
-
-
-def _multiplies(axis):
-    """Whether a parameter by channel is a factor: a kernel or a gamma."""
-    name = axis.variable.name
-    kernel = len(axis.variable.shape) > 1
-    return "gamma" in name or (kernel and not any(w in name for w in NOT_KERNELS))
