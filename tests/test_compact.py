@@ -12,7 +12,10 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.compaction import examples
 from tf_tickets.compaction.constants import Constants
+from tf_tickets.compaction.finding import find_units
+from tf_tickets.reports.costs import CostCounter
 from tf_tickets.units import registry
+from tf_tickets.units.units import STAYS
 from tf_tickets_cli import main
 
 pytestmark = pytest.mark.turns("tensorflow")
@@ -793,6 +796,44 @@ def test_a_ticket_without_dead_units_is_refused():
         ticket.compact(two_layers)
     with pytest.raises(TypeError, match="`build_model` must be a function of no arg"):
         ticket.compact(3)
+
+
+# Channels.
+
+
+def ticket_of_channels():
+    """Returns a model with half of its parameters in channels, and the ticket."""
+    model = tt.wrap(network(), structure="channels", verbose=False)
+    search = tt.PruneAtInit(criterion="magnitude", target={"params": 0.5})
+    return model, search.prune(model)
+
+
+def test_the_cost_of_the_compact_model_is_that_of_the_masks():
+    model, _ = ticket_of_channels()
+    small, report = tt.compact(model, return_report=True)
+    units = find_units(model)
+    keep = np.zeros(units.size, bool)
+    masks = tt.kernels(model).masks
+    for axis in units.axes:
+        if axis.role == "out":
+            others = tuple(i for i in range(masks[axis.path].ndim) if i != axis.axis)
+            kept = masks[axis.path].any(axis=others)
+            keep[axis.ids[kept & (axis.ids != STAYS)]] = True
+    assert report.removed == (~keep).sum() > 0
+    assert report.compact == CostCounter(model, units).count(keep)
+    assert report.compact.macs == report.masked.macs == CostCounter(small).dense.macs
+    # The masks leave the statistics of batch normalizations alone.
+    normed = report.dense.params - report.masked.params
+    assert 0 < report.masked.params - report.compact.params < 0.1 * normed
+    assert report.compact.params <= 0.5 * report.dense.params
+
+
+def test_a_ticket_of_channels_becomes_a_plain_network_at_its_start():
+    model, ticket = ticket_of_channels()
+    small = ticket.compact(network)
+    assert not wrapping.prunables(small)
+    x = np.random.default_rng(0).normal(size=(9, 8, 8, 2)).astype("float32")
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-5)
 
 
 # The command line.
