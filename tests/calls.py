@@ -461,7 +461,6 @@ CALLS = {
     "structures.get": call(structures.get, identifier="2:4"),
     "NM": call(tt.NM, n=2, m=4),
     "Blocks": call(tt.Blocks, rows=4, columns=1),
-    "structures.Unstructured": call(structures.Unstructured),
     # Criteria and allocations.
     "allocation.get": call(tt.allocation.get, identifier="erk"),
     "allocation.global_": call(tt.allocation.global_, **sizes_of("scores")),
@@ -665,6 +664,7 @@ HOOKS = {
         for structure in ("NM", "Blocks", "structures.Unstructured")
         for name in ("layout", "restored_layout", "why_not")
     },
+    "structures.Unstructured": "it has no arguments",
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,
     "GradualPruning.advance": _TRAINING,
