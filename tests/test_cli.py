@@ -13,7 +13,8 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets_cli import main
+from tf_tickets_cli import main, methods
+from tf_tickets_cli.settings import Setting
 
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
 
@@ -194,6 +195,24 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, command, mess
         main.main([*command, *out, "--traceback"])
 
 
+@pytest.mark.parametrize("structure, limit", [("2:4", 0.5), ("4x1", None)])
+def test_a_search_ends_where_the_structure_allows_no_more(structure, limit):
+    options = {"take": 50, "rounds": 9, "structure": structure}
+    search = methods.imp(Setting("digits", "lenet300", options=options))
+    assert search.structure == tt.structures.get(structure)
+    assert search.stop_at == limit
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("structure", ["2:4", "4x1", "channels"])
+def test_a_search_with_a_structure(tmp_path, structure):
+    out = tmp_path / "search"
+    command = ["search", *FEW, "--rounds", "3", "--structure", structure]
+    assert main.main([*command, "--out", str(out)]) == 0
+    ticket = tt.Ticket.load(out / "best.ticket")
+    assert ticket.structure == tt.structures.get(structure)
+
+
 def refused(capsys, command, *words):
     """Checks that a command ends with one line that has all the words."""
     assert main.main([str(word) for word in command]) == 2
@@ -215,11 +234,13 @@ def refused(capsys, command, *words):
         ("epochs", 0),
         ("rounds", 0),
         ("seed", -1),
+        ("structure", "4:2"),
     ],
 )
 def test_an_option_out_of_range_is_named(tmp_path, capsys, option, value):
     command = ["search", *FEW, "--out", tmp_path / "a", f"--{option}={value}"]
-    refused(capsys, command, option.replace("-", "_"), "Received: ")
+    named = {"structure": "`n` must be less than `m`"}.get(option)
+    refused(capsys, command, named or option.replace("-", "_"), "Received: ")
     assert not (tmp_path / "a").exists()
 
 

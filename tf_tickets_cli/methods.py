@@ -106,14 +106,17 @@ def teach(
 
 def imp(setting: Setting) -> tt.IMP:
     """Returns the search by the recipe."""
+    limit = 1.0 if setting.structure is None else setting.structure.most_sparse
     return tt.IMP(
         rounds=setting.rounds,
         epochs_per_round=setting.recipe.epochs,
         rate=setting.rate,
         rewind_to=setting.rewind_to,
         allocation=setting.allocation,
+        stop_at=limit if limit < 1.0 else None,
         monitor=tt.Monitor("val_accuracy", tolerance=setting.tolerance),
         seed=setting.seed,
+        structure=setting.structure,
     )
 
 

@@ -17,6 +17,7 @@ examples:
   tf-tickets search --dataset mnist --data-dir ~/tensorflow_datasets --epochs 10
   tf-tickets search --dataset cifar10 --model resnet20 --rewind-to "10 epochs"
   tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
+  tf-tickets search --structure 2:4
 """
 RESUMES = True
 LOADS_TENSORFLOW = True
@@ -49,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="maximum drop in validation accuracy of the best ticket (default: 0.01)",
+    )
+    group.add_argument(
+        "--structure",
+        metavar="S",
+        help="which weights are kept or pruned together: '2:4' or other numbers for "
+        "N of M, '4x1' or other numbers for blocks, 'channels' (default: single "
+        "weights). The search stops where the structure allows no more",
     )
     group.add_argument(
         "--no-controls",

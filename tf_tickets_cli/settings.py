@@ -25,6 +25,7 @@ _OPTIONS = (
     "rate",
     "rewind_to",
     "tolerance",
+    "structure",
 )
 
 
@@ -37,8 +38,8 @@ class Setting:
         data_dir: Folder of the data.
         seed: Seed of everything.
         options: Dict with any of `epochs`, `batch_size`, `width`, `take`, `scaling`,
-            `rounds`, `rate`, `rewind_to` and `tolerance`. Missing or None values come
-            from the recipe.
+            `rounds`, `rate`, `rewind_to`, `tolerance` and `structure`. Missing or None
+            values come from the recipe.
 
     Example:
 
@@ -76,6 +77,8 @@ class Setting:
         self.rate = options.get("rate", self.recipe.rate)
         self.tolerance = options.get("tolerance", 0.01)
         self.allocation = self.recipe.allocation or "uniform"
+        structure = options.get("structure")
+        self.structure = None if structure is None else tt.structures.get(structure)
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
