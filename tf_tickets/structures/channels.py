@@ -68,12 +68,17 @@ class Channels(Structure):
     def most_sparse(self) -> float:
         return 1.0 - self.floor
 
-    def layout(self, model, variables, owners):
+    def layout(
+        self,
+        model: keras.Model,
+        variables: Mapping[str, keras.Variable],
+        owners: Mapping[str, keras.layers.Layer],
+    ) -> "ChannelLayout":
         units = find(model, variables)
         chosen = [p for i, p in enumerate(variables) if i not in self.spared]
         return ChannelLayout.of(self, units, chosen)
 
-    def restored_layout(self, content):
+    def restored_layout(self, content: dict[str, Any]) -> "ChannelLayout":
         return ChannelLayout.restored(self, content)
 
     def get_config(self):
