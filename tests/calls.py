@@ -76,6 +76,12 @@ def prunes_a_neuron():
     return tt.Ticket(masks, dict(zip(names, values, strict=True)))
 
 
+def channels():
+    """Returns the kernels of `two_layers`, wrapped to prune channels."""
+    model = tt.wrap(two_layers(), structure="channels", verbose=False)
+    return tt.kernels(model)
+
+
 def imp():
     return tt.IMP(1, 1, 0.5, monitor="val_loss")
 
@@ -461,6 +467,7 @@ CALLS = {
     "structures.get": call(structures.get, identifier="2:4"),
     "NM": call(tt.NM, n=2, m=4),
     "Blocks": call(tt.Blocks, rows=4, columns=1),
+    "Channels": call(tt.Channels, round_to=8, floor=0.2, minimum=2, spared=[3]),
     # Criteria and allocations.
     "allocation.get": call(tt.allocation.get, identifier="erk"),
     "allocation.global_": call(tt.allocation.global_, **sizes_of("scores")),
@@ -475,6 +482,14 @@ CALLS = {
         tt.criteria.magnitude_increase, weight=WEIGHT, start=WEIGHT
     ),
     "criteria.movement": call(tt.criteria.movement, weight=WEIGHT, start=WEIGHT),
+    "criteria.gamma": lambda: (
+        tt.criteria.gamma,
+        {
+            "layout": channels().layout,
+            "weights": channels().weights,
+            "masks": channels().masks,
+        },
+    ),
     "criteria.random": call(
         tt.criteria.random, weight=WEIGHT, rng=np.random.default_rng(0)
     ),
@@ -491,6 +506,7 @@ CALLS = {
     ),
     "saliency.DenseGradient": call(tt.saliency.DenseGradient, **OF_DATA),
     "saliency.SNIP": call(tt.saliency.SNIP, **OF_DATA),
+    "saliency.Taylor": call(tt.saliency.Taylor, **OF_DATA),
     "saliency.GraSP": call(tt.saliency.GraSP, **OF_DATA, temperature=2.0),
     "saliency.synflow": lambda: (tt.saliency.synflow, {"model": wrapped()}),
     # Data, networks and recipes.
@@ -661,7 +677,7 @@ HOOKS = {
     },
     **{
         f"{structure}.{name}": "called for the kernels of a model"
-        for structure in ("NM", "Blocks", "structures.Unstructured")
+        for structure in ("NM", "Blocks", "Channels", "structures.Unstructured")
         for name in ("layout", "restored_layout", "why_not")
     },
     "structures.Unstructured": "it has no arguments",

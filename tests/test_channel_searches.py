@@ -275,10 +275,10 @@ def test_settings_that_do_not_fit_are_refused_before_training(
 
 
 def test_targets_replace_rates():
-    with pytest.raises(ValueError, match="replaces `rate`"):
-        tt.IMP(rate=0.5, target={"macs": 0.5})
-    with pytest.raises(ValueError, match="replaces `rate`"):
-        tt.IMP(stop_at=0.5, target={"macs": 0.5})
+    model = network()
+    for settings in ({"rate": 0.5}, {"stop_at": 0.5}):
+        with pytest.raises(ValueError, match="replaces `rate`"):
+            fit(model, tt.IMP(2, 1, target={"macs": 0.5}, **settings, **SETTINGS))
 
 
 def test_a_search_of_channels_resumes(tmp_path):

@@ -34,6 +34,7 @@ IMP = {
     "monitor": MONITOR,
     "seed": 4,
     "structure": tt.NM(2, 4),
+    "target": {"macs": 0.5},
 }
 GRADUAL = {
     "schedule": schedules.ConstantSparsity(0.3, 4, 50, 5),
@@ -41,6 +42,7 @@ GRADUAL = {
     "allocation": "uniform",
     "seed": 3,
     "structure": tt.Blocks(2, 2),
+    "target": {"params": 0.5},
 }
 SCORES = keras.optimizers.SGD(3.0)
 CS = {
@@ -208,6 +210,7 @@ TABLE = {
             "monitor": MONITOR,
             "seed": 4,
             "structure": tt.NM(2, 4),
+            "target": {"macs": 0.5},
         },
     ),
     "LogitsDistillation": (
@@ -239,6 +242,10 @@ TABLE = {
     ),
     "NM": (tt.NM, {"n": 2, "m": 4}),
     "Blocks": (tt.Blocks, {"rows": 2, "columns": 3}),
+    "Channels": (
+        tt.Channels,
+        {"round_to": 8, "floor": 0.2, "minimum": 2, "spared": (3,)},
+    ),
     "Rewind": (tt.Rewind, {"moment": "5 steps", "fidelity": Fidelity("keep")}),
     "Monitor": (tt.Monitor, {"metric": "loss", "tolerance": 0.02}),
     "PenaltyPhase": (
@@ -387,6 +394,7 @@ def test_a_function_that_is_not_registered_cannot_be_configured():
         (masks.FixedMask(), "2:4"),
         ("fixed", tt.Blocks(2, 3)),
         ("penalized", "4x1"),
+        ("penalized", "channels"),
         (masks.SoftMask(**SOFT), "unstructured"),
         ("stochastic", "unstructured"),
         ("topk", "unstructured"),

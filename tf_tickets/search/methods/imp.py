@@ -95,17 +95,21 @@ class IMP(TicketSearch):
         self.structure = structures.optional(structure)
         self.target = target
         self._target = targets.optional(target)
-        if target is not None and (rate != 0.2 or isinstance(stop_at, float)):
-            raise ValueError(
-                "`target` replaces `rate` and a sparsity as `stop_at`. Received: "
-                f"target={target}, rate={rate}, stop_at={stop_at}. Leave the others "
-                "out."
-            )
         next_masks = ranked(self.criterion, allocations.get(allocation), self._keep)
         plan = PruneAndRewind(
             rounds, epochs_per_round, next_masks, rewind_to, stop_at, monitor
         )
         super().__init__(plan, rewind_to, monitor, seed)
+
+    def check_structure(self) -> None:
+        """Also refuses a target beside the settings that it replaces."""
+        if self.target and (self.rate != 0.2 or isinstance(self.stop_at, float)):
+            raise ValueError(
+                "`target` replaces `rate` and a sparsity as `stop_at`. Received: "
+                f"target={self.target}, rate={self.rate}, stop_at={self.stop_at}. "
+                "Leave the others out."
+            )
+        super().check_structure()
 
     def on_train_begin(self, logs=None):
         if isinstance(self.rate, dict):
