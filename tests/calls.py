@@ -525,6 +525,12 @@ CALLS = {
         f"models.{name}": call(getattr(tt.models, name), **NETWORK)
         for name in tt.models.__all__
     },
+    "augmentation.CropAndFlip": call(
+        tt.augmentation.CropAndFlip, padding=2, flip=False, seed=1
+    ),
+    "models.resnet8": call(
+        tt.models.resnet8, **NETWORK, augmentation=[tt.augmentation.CropAndFlip(1)]
+    ),
     "recipes.Recipe": lambda: (
         tt.recipes.Recipe,
         dict(vars(tt.recipes.recipe("resnet20"))),
@@ -534,7 +540,12 @@ CALLS = {
     ),
     "recipes.recipe": call(tt.recipes.recipe, name="lenet300"),
     "recipes.build": call(
-        tt.recipes.build, name="lenet300", **NETWORK, steps_per_epoch=3, epochs=2
+        tt.recipes.build,
+        name="lenet300",
+        **NETWORK,
+        steps_per_epoch=3,
+        epochs=2,
+        augment=True,
     ),
     "search_recipes.SearchRecipe": lambda: (
         tt.search_recipes.SearchRecipe,

@@ -9,13 +9,14 @@ import pytest
 import tiny
 
 from tf_tickets import wrapping
-from tf_tickets.experiments import models, recipes
+from tf_tickets.experiments import augmentation, models, recipes
 from tf_tickets.pruning import allocation, selection
 from tf_tickets.search import search_recipes
 
 pytestmark = pytest.mark.turns
 
-_NAMES = ["lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16"]
+_NAMES = ["lenet300", "conv2", "conv4", "conv6"]
+_NAMES += ["resnet8", "resnet20", "resnet18", "vgg16"]
 
 
 @contextlib.contextmanager
@@ -54,6 +55,7 @@ def _narrow(name, **arguments):
         ("conv2", (32, 32, 3), 4_300_992),
         ("conv4", (32, 32, 3), 2_425_024),
         ("conv6", (32, 32, 3), 2_261_184),
+        ("resnet8", (32, 32, 3), 77_360),
         ("resnet20", (32, 32, 3), 270_896),
         ("resnet18", (32, 32, 3), 11_164_352),
         ("vgg16", (32, 32, 3), 14_715_584),
@@ -78,12 +80,44 @@ def test_a_plain_network_has_as_many_kernels_as_layers(name, layers):
     assert len(_shapes(name, (32, 32, 3))) == layers
 
 
-@pytest.mark.parametrize(("name", "shortcuts"), [("resnet20", 2), ("resnet18", 3)])
+@pytest.mark.parametrize(
+    ("name", "shortcuts"), [("resnet8", 2), ("resnet20", 2), ("resnet18", 3)]
+)
 def test_a_resnet_has_its_layers_and_1x1_shortcuts(name, shortcuts):
     shapes = _shapes(name, (32, 32, 3))
     result = [shape for path, shape in shapes.items() if "_shortcut/" in path]
     assert [shape[:2] for shape in result] == [(1, 1)] * shortcuts
     assert len(shapes) - shortcuts == int(name.removeprefix("resnet"))
+
+
+def test_resnet8_is_that_of_mlperf_tiny():
+    with _without_weights():
+        model = models.resnet8()
+    result = [
+        (layer.name, layer.output.shape[1], layer.count_params())
+        for layer in model.layers
+        if layer.weights
+    ]
+    assert result == [
+        ("stem", 32, 448),
+        ("stem_bn", 32, 64),
+        ("stage1_conv1", 32, 2320),
+        ("stage1_bn1", 32, 64),
+        ("stage1_conv2", 32, 2320),
+        ("stage1_bn2", 32, 64),
+        ("stage2_conv1", 16, 4640),
+        ("stage2_bn1", 16, 128),
+        ("stage2_conv2", 16, 9248),
+        ("stage2_shortcut", 16, 544),
+        ("stage2_bn2", 16, 128),
+        ("stage3_conv1", 8, 18496),
+        ("stage3_bn1", 8, 256),
+        ("stage3_conv2", 8, 36928),
+        ("stage3_shortcut", 8, 2112),
+        ("stage3_bn2", 8, 256),
+        ("output", 10, 650),
+    ]
+    assert model.count_params() == 78_666
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -96,7 +130,7 @@ def test_every_network_takes_every_data_set(name, size):
 
 
 # XLA, which JAX always uses, takes half a minute to compile VGG-16.
-_TRAINED = ["lenet300", "conv2", "resnet20", "vgg16"]
+_TRAINED = ["lenet300", "conv2", "resnet8", "resnet20", "vgg16"]
 
 
 @pytest.mark.parametrize("name", tiny.marked(_TRAINED, _TRAINED[:2]))
@@ -161,6 +195,33 @@ def test_the_learning_rate_falls_after_a_half_and_three_quarters(step, rate):
     optimizer.build([keras.Variable(np.ones(2, "float32"))])
     optimizer.iterations.assign(step)
     assert float(optimizer.learning_rate) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.0), (5, 1.5e-3), (10, 3e-3), (105, 1.5e-3), (200, 0.0)]
+)
+def test_the_learning_rate_of_resnet8_rises_and_falls_as_a_cosine(step, rate):
+    optimizer = recipes.recipe("resnet8").optimizer(200)
+    optimizer.build([keras.Variable(np.ones(2, "float32"))])
+    optimizer.iterations.assign(step)
+    assert float(optimizer.learning_rate) == pytest.approx(rate, abs=1e-8)
+
+
+@pytest.mark.parametrize(("augment", "count"), [(True, 1), (False, 0)])
+def test_a_recipe_augments_in_the_network_if_asked(augment, count):
+    model = _narrow("resnet8", augment=augment)
+    kinds = [isinstance(layer, augmentation.CropAndFlip) for layer in model.layers]
+    assert sum(kinds) == count
+    assert kinds[1] == augment
+
+
+def test_augmentation_adds_no_weights_and_changes_no_prediction():
+    model, plain = (_narrow("resnet8", augment=a) for a in (True, False))
+    plain.set_weights(model.get_weights())
+    x = _batch()[0]
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), plain.predict(x, verbose=0)
+    )
 
 
 @pytest.mark.parametrize(("name", "shrinks"), [("kernel", True), ("bias", False)])
@@ -233,7 +294,7 @@ def test_an_unknown_network_lists_the_known_ones(name):
         recipes.build(name, (8, 8, 1), 10)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "vgg16"])
 def test_a_falling_learning_rate_needs_the_number_of_steps(name):
     with pytest.raises(ValueError, match="steps_per_epoch=None"):
         recipes.build(name, (8, 8, 1), 10, width=0.05)

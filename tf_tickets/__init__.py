@@ -26,7 +26,7 @@ from tf_tickets.compaction.compacting import compact
 from tf_tickets.compaction.finding import find_units
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.environment import __version__
-from tf_tickets.experiments import datasets, models, recipes
+from tf_tickets.experiments import augmentation, datasets, models, recipes
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
@@ -100,6 +100,7 @@ __all__ = [
     "UniLTH",
     "__version__",
     "allocation",
+    "augmentation",
     "compact",
     "controls",
     "criteria",

@@ -4,7 +4,10 @@ A test compares them with the library's names.
 """
 
 DATASETS = ("digits", "mnist", "cifar10")
-NETWORKS = ("lenet300", "conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg16")
+NETWORKS = (
+    *("lenet300", "conv2", "conv4", "conv6"),
+    *("resnet20", "resnet18", "resnet8", "vgg16"),
+)
 SCALINGS = ("standard", "unit")
 METHODS = (
     *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),

@@ -1,9 +1,11 @@
-"""The networks of the lottery-ticket papers.
+"""The networks of the lottery-ticket papers, and ResNet-8 of MLPerf Tiny.
 
 Every builder returns a plain, uncompiled functional Keras model with named layers. The
 models output logits without a softmax, so use losses with `from_logits=True`. Call
 `keras.utils.set_random_seed` for reproducible initial weights.
 """
+
+from collections.abc import Sequence
 
 import keras
 from keras import layers
@@ -17,6 +19,7 @@ __all__ = [
     "lenet300",
     "resnet18",
     "resnet20",
+    "resnet8",
     "vgg16",
 ]
 
@@ -140,6 +143,45 @@ def resnet20(
     (1, 1)
     """
     return _resnet("resnet20", (16, 32, 64), 3, input_shape, classes, width)
+
+
+def resnet8(
+    input_shape: tuple[int, ...] = (32, 32, 3),
+    classes: int = 10,
+    width: float = 1.0,
+    augmentation: Sequence[keras.layers.Layer] = (),
+) -> keras.Model:
+    """Builds ResNet-8 of MLPerf Tiny: 3 stages of 1 block, 16-32-64 channels.
+
+    It has 78,666 weights for CIFAR-10, with the statistics of batch normalization. As
+    in the published Keras model, the convolutions have biases, and the 1x1 shortcuts
+    have no batch normalization.
+
+    Args:
+        input_shape: Shape of one image.
+        classes: Number of logits.
+        width: Factor of the number of units, for narrow networks.
+        augmentation: Layers that vary the images in training, such as
+            `tf_tickets.augmentation.CropAndFlip()`.
+
+    Returns:
+        A plain, uncompiled Keras model.
+
+    Example:
+
+    >>> resnet8(width=0.01).get_layer("stage3_conv2").use_bias
+    True
+    """
+    _check(input_shape, classes, width)
+    image = x = keras.Input(input_shape, name="image")
+    for layer in arguments.listed(keras.layers.Layer, augmentation=augmentation):
+        x = layer(x)
+    x = _biased_conv_bn(x, _scaled(16, width), "stem", "stem_bn")
+    x = layers.ReLU(name="stem_relu")(x)
+    for stage, channels in enumerate((16, 32, 64), start=1):
+        x = _biased_residual(x, _scaled(channels, width), stage)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return _classifier(image, x, classes, "resnet8", "he_normal")
 
 
 def resnet18(
@@ -278,6 +320,35 @@ def _conv_bn(x, channels, conv_name, bn_name, strides=1, size=3):
     )(x)
     # The papers use PyTorch, where this momentum is 0.1.
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=bn_name)(x)
+
+
+def _biased_residual(x, channels, stage):
+    prefix = f"stage{stage}"
+    shortcut, strides = x, 1
+    if stage > 1:
+        strides = 2
+        shortcut = _biased_conv(x, channels, f"{prefix}_shortcut", strides, size=1)
+    x = _biased_conv_bn(x, channels, f"{prefix}_conv1", f"{prefix}_bn1", strides)
+    x = layers.ReLU(name=f"{prefix}_relu1")(x)
+    x = _biased_conv_bn(x, channels, f"{prefix}_conv2", f"{prefix}_bn2")
+    x = layers.Add(name=f"{prefix}_add")([shortcut, x])
+    return layers.ReLU(name=f"{prefix}_relu2")(x)
+
+
+def _biased_conv_bn(x, channels, conv_name, bn_name, strides=1):
+    x = _biased_conv(x, channels, conv_name, strides)
+    return layers.BatchNormalization(name=bn_name)(x)
+
+
+def _biased_conv(x, channels, name, strides=1, size=3):
+    return layers.Conv2D(
+        channels,
+        size,
+        strides=strides,
+        padding="same",
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
 
 
 def _hidden(x, units, name):

@@ -4,14 +4,14 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments
-from tf_tickets.experiments import models
+from tf_tickets.experiments import augmentation, models
 from tf_tickets.pruning import allocation
 from tf_tickets.training.rewind import Rewind
 
@@ -60,6 +60,8 @@ class Recipe:
         allocation: "global", a function, or None if `rate` is defined per kernel.
         rewind_to: "init", or a number of epochs such as "10 epochs".
         source: Publication of the hyperparameters.
+        augmentation: Function that returns layers which vary the training images, or
+            None. `build` must then have an argument of this name.
 
     Example:
 
@@ -76,11 +78,14 @@ class Recipe:
     allocation: str | allocation.Allocation | None
     rewind_to: str
     source: str
+    augmentation: Callable[[], Sequence[keras.layers.Layer]] | None = None
 
     def __post_init__(self):
         arguments.check_type(str, name=self.name, source=self.source)
         arguments.check_functions(3, build=self.build)
         arguments.check_functions(1, optimizer=self.optimizer)
+        if self.augmentation is not None:
+            arguments.check_functions(0, augmentation=self.augmentation)
         arguments.check_counts(batch_size=self.batch_size, epochs=self.epochs)
         arguments.check_fractions(rate=self.rate)
         if self.allocation is not None:
@@ -145,13 +150,7 @@ def sgd_in_three_stages(
     0.1
     """
     first, second, epochs = drops
-    if steps is None:
-        raise ValueError(
-            f"The learning rate of this recipe drops after {first} and {second} of "
-            f"{epochs} epochs, so the number of steps must be known. Received: "
-            "steps_per_epoch=None. Pass steps_per_epoch=ceil(training rows / batch "
-            "size)."
-        )
+    steps = _known(steps, f"drops after {first} and {second} of {epochs} epochs")
     # A boundary is the last step of a learning rate, and steps are zero-based.
     boundaries = [steps * first // epochs - 1, steps * second // epochs - 1]
     optimizer = keras.optimizers.SGD(
@@ -166,6 +165,61 @@ def sgd_in_three_stages(
     return optimizer
 
 
+def adamw_with_cosine_decay(
+    steps: int | None = None,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 0.02,
+    warmup: float = 0.05,
+) -> keras.optimizers.Optimizer:
+    """Returns AdamW whose learning rate rises linearly, then falls to 0 as a cosine.
+
+    Args:
+        steps: Number of steps in a round.
+        learning_rate: The highest learning rate.
+        weight_decay: Decoupled weight decay of kernels.
+        warmup: Fraction of the steps in which the learning rate rises.
+
+    Example:
+
+    >>> round(float(adamw_with_cosine_decay(100).learning_rate), 4)
+    0.0
+    """
+    steps = _known(steps, "falls to 0 in the last step")
+    rising = round(steps * warmup)
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else learning_rate,
+            max(1, steps - rising),
+            warmup_target=learning_rate if rising else None,
+            warmup_steps=rising,
+        ),
+        weight_decay=weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def crops_and_flips() -> list[keras.layers.Layer]:
+    """Returns the layers of a recipe that crop and flip training images at random.
+
+    Example:
+
+    >>> [layer.name for layer in crops_and_flips()]
+    ['augmentation']
+    """
+    return [augmentation.CropAndFlip(padding=4, name="augmentation")]
+
+
+def _known(steps: int | None, fall: str) -> int:
+    if steps is None:
+        raise ValueError(
+            f"The learning rate of this recipe {fall}, so the number of steps must be "
+            "known. Received: steps_per_epoch=None. Pass steps_per_epoch=ceil(training "
+            "rows / batch size)."
+        )
+    return steps
+
+
 def _decoupled(weight_decay, momentum):
     """Returns the Keras weight decay equivalent to that of the papers.
 
@@ -176,6 +230,7 @@ def _decoupled(weight_decay, momentum):
 
 
 _FRANKLE_CARBIN = "Frankle and Carbin 2019, The Lottery Ticket Hypothesis"
+_MLPERF_TINY = "MLPerf Tiny (Banbury et al. 2021); training and pruning are our choice"
 _OPEN_LTH = (
     "OpenLTH (Frankle et al. 2020, Linear Mode Connectivity); rewind point scaled from "
     "Renda et al. 2020"
@@ -226,6 +281,18 @@ RECIPES = {
         _small("conv6", models.conv6, 3e-4, epochs=40, rate=_CONV6_RATES),
         _deep("resnet20", models.resnet20),
         _deep("resnet18", models.resnet18),
+        Recipe(
+            name="resnet8",
+            build=models.resnet8,
+            optimizer=adamw_with_cosine_decay,
+            batch_size=128,
+            epochs=60,
+            rate=0.2,
+            allocation="global",
+            rewind_to="4 epochs",
+            source=_MLPERF_TINY,
+            augmentation=crops_and_flips,
+        ),
         # OpenLTH does not prune the output of VGG.
         _deep("vgg16", models.vgg16, spare_output),
     )
@@ -256,11 +323,16 @@ def build(
     steps_per_epoch: int | None = None,
     epochs: int | None = None,
     width: float = 1.0,
+    augment: bool = True,
     **compile_arguments: object,
 ) -> keras.Model:
     """Builds a network and compiles it according to its recipe.
 
     The loss is sparse categorical cross-entropy from logits.
+
+    Augmentation is part of the network: its first layers vary the images in training,
+    and return their input otherwise. They have no weights. To remove them, copy the
+    weights with `get_weights` and `set_weights` to a network without them.
 
     Args:
         name: One of `RECIPES`.
@@ -270,6 +342,7 @@ def build(
             for their learning-rate schedule.
         epochs: Number of epochs per round. Defaults to that of the recipe.
         width: Factor of the number of units, for narrow networks.
+        augment: Whether to use the augmentation of the recipe, if it has one.
         **compile_arguments: More arguments for `keras.Model.compile`, such as
             `jit_compile` and `steps_per_execution`.
 
@@ -283,10 +356,14 @@ def build(
     ('Adam', True)
     """
     settings = recipe(name)
+    arguments.check_flags(augment=augment)
     counts = {"steps_per_epoch": steps_per_epoch, "epochs": epochs}
     arguments.check_counts(**{k: n for k, n in counts.items() if n is not None})
     optimizer = settings.optimizer(_steps(steps_per_epoch, epochs or settings.epochs))
-    model = settings.build(input_shape, classes, width)
+    parts = {}
+    if augment and settings.augmentation is not None:
+        parts["augmentation"] = settings.augmentation()
+    model = settings.build(input_shape, classes, width, **parts)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
