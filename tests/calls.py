@@ -525,6 +525,7 @@ CALLS = {
         f"models.{name}": call(getattr(tt.models, name), **NETWORK)
         for name in tt.models.__all__
     },
+    "augmentation.Augmentation": call(tt.augmentation.Augmentation),
     "augmentation.CropAndFlip": call(
         tt.augmentation.CropAndFlip, padding=2, flip=False, seed=1
     ),

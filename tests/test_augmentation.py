@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tickets.experiments.augmentation import CropAndFlip
+import tf_tickets as tt
+from tf_tickets.augmentation import CropAndFlip
 
 
 def _images(count=64, height=3, width=4):
@@ -95,3 +96,37 @@ def test_a_saved_model_augments_on_with_the_same_settings(tmp_path):
 def test_bad_paddings_are_refused(padding):
     with pytest.raises(ValueError, match=f"`padding` .*Received: padding={padding}"):
         CropAndFlip(padding)
+
+
+def _classifier():
+    model = keras.Sequential([keras.Input((3, 4, 2)), CropAndFlip(1, name="crop")])
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(2, name="d"))
+    return model
+
+
+def _check_plain(model):
+    kinds = [type(layer).__module__.split(".")[0] for layer in model.layers]
+    assert kinds == ["keras"] * 3
+    assert isinstance(model.layers[0], keras.layers.Identity)
+
+
+def test_a_stripped_model_has_no_augmentation_and_equal_predictions():
+    model = tt.wrap(_classifier(), verbose=False)
+    before = model.predict(_images(), verbose=0)
+    plain = tt.strip(model)
+    _check_plain(plain)
+    np.testing.assert_array_equal(plain.predict(_images(), verbose=0), before)
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_an_exported_file_can_be_loaded_without_this_library(tmp_path, wraps):
+    model = _classifier()
+    model = tt.wrap(model, verbose=False) if wraps else model
+    # It is loaded in a process that does not import this library.
+    tt.export(model, tmp_path / "a.keras", data=_images(4))
+    loaded = keras.saving.load_model(tmp_path / "a.keras")
+    _check_plain(loaded)
+    np.testing.assert_array_equal(
+        loaded.predict(_images(), verbose=0), model.predict(_images(), verbose=0)
+    )

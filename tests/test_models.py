@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from tf_tickets import wrapping
-from tf_tickets.experiments import augmentation, models, recipes
+from tf_tickets import augmentation, wrapping
+from tf_tickets.experiments import models, recipes
 from tf_tickets.pruning import allocation, selection
 from tf_tickets.search import search_recipes
 

@@ -24,6 +24,7 @@ ROOMS = [
     "schema",
     "files",
     "ranking",
+    "augmentation",
     "optimizers",
     "masks",
     "units",

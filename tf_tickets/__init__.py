@@ -17,7 +17,7 @@ Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
 import tf_tickets.environment  # noqa: F401
 
 # isort: split
-from tf_tickets import distillation, masks, optimizers, structures
+from tf_tickets import augmentation, distillation, masks, optimizers, structures
 from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.callbacks.gradual_pruning import GradualPruning
@@ -26,7 +26,7 @@ from tf_tickets.compaction.compacting import compact
 from tf_tickets.compaction.finding import find_units
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.environment import __version__
-from tf_tickets.experiments import augmentation, datasets, models, recipes
+from tf_tickets.experiments import datasets, models, recipes
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules

@@ -10,8 +10,8 @@ from typing import Self
 import keras
 import numpy as np
 
-from tf_tickets import arguments
-from tf_tickets.experiments import augmentation, models
+from tf_tickets import arguments, augmentation
+from tf_tickets.experiments import models
 from tf_tickets.pruning import allocation
 from tf_tickets.training.rewind import Rewind
 
@@ -331,8 +331,8 @@ def build(
     The loss is sparse categorical cross-entropy from logits.
 
     Augmentation is part of the network: its first layers vary the images in training,
-    and return their input otherwise. They have no weights. To remove them, copy the
-    weights with `get_weights` and `set_weights` to a network without them.
+    and return their input otherwise. They have no weights. `tf_tickets.strip` and
+    `tf_tickets.export` remove them.
 
     Args:
         name: One of `RECIPES`.

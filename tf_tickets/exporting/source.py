@@ -95,10 +95,13 @@ def _of_model(model):
             "no weights to export. Call it once, or add a keras.Input."
         )
     if not wrapping.prunables(model):
+        plain = model
+        if graphs.is_graph(model):
+            plain = wrapping.without_augmentation(model)
         # A kernel of only zeros was initialized with zeros, not pruned.
-        kernels = [(i, a) for i, a in enumerate(_values(model)) if a.ndim > 1]
+        kernels = [(i, a) for i, a in enumerate(_values(plain)) if a.ndim > 1]
         masks = {i: a != 0 for i, a in kernels if a.any()}
-        return Subject(model, model, masks, {})
+        return Subject(plain, model, masks, {})
     if not graphs.is_graph(model):
         raise ValueError(
             f"{model.name!r} is a wrapped subclassed model, which can only be stripped "

@@ -13,6 +13,7 @@ from tf_tickets.wrapping.wrap import (
     Filters,
     strip,
     stripped_copy,
+    without_augmentation,
     wrap,
     wrap_kernels,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "strip",
     "stripped_copy",
     "to_numpy",
+    "without_augmentation",
     "wrap",
     "wrap_kernels",
 ]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import arguments, optimizers
+from tf_tickets import arguments, augmentation, optimizers
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures import registry as structures
@@ -163,6 +163,7 @@ def strip(model: keras.Model) -> keras.Model:
         to evaluate or train it. A subclassed model is changed in place and returned.
         If the wrapped model was made from a class with its own constructor, such as a
         task of KerasHub, that model itself is returned, not compiled any more.
+        Layers of `tf_tickets.augmentation` become `keras.layers.Identity`.
 
     Example:
 
@@ -237,7 +238,27 @@ def _wrap_variables(model, variables, mask, structure, score_optimizer=None):
     return wrapped
 
 
+def without_augmentation(model: keras.Model) -> keras.Model:
+    """Returns the model without layers that act only in training.
+
+    Example:
+
+    >>> layer = tt.augmentation.CropAndFlip(name="crop")
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), layer])
+    >>> type(without_augmentation(model).layers[0]).__name__
+    'Identity'
+    """
+    has_any = any(map(_is_augmentation, graphs.leaves(model)))
+    return transforming.transform(model, _unwrap_layer) if has_any else model
+
+
+def _is_augmentation(layer):
+    return isinstance(layer, augmentation.Augmentation)
+
+
 def _unwrap_layer(layer):
+    if _is_augmentation(layer):
+        return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
     return layer.layer if isinstance(layer, Prunable) else layer
 
 

@@ -1,8 +1,8 @@
 """Layers that vary training images at random.
 
 They are part of the network, so every search, callback and trainer uses them without an
-argument of its own. Outside training they return their input. Exported files of other
-formats than `.keras` therefore have no trace of them.
+argument of its own. Outside training they return their input. `tf_tickets.strip` and
+`tf_tickets.export` replace them by `keras.layers.Identity`, so their models are plain.
 """
 
 import keras
@@ -11,12 +11,36 @@ from keras import ops
 from tf_tickets import arguments
 
 __all__ = [
+    "Augmentation",
     "CropAndFlip",
 ]
 
 
+class Augmentation(keras.layers.Layer):
+    """Base class of layers that vary their input in training and have no weights.
+
+    `call(inputs, training=False)` must return its input if `training` is false.
+
+    Example:
+
+    >>> class Brightness(Augmentation):
+    ...     def __init__(self, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.generator = keras.random.SeedGenerator()
+    ...
+    ...     def call(self, images, training=False):
+    ...         if not training:
+    ...             return images
+    ...         return images + keras.random.normal((), seed=self.generator)
+    >>> layers = [keras.Input((2,)), Brightness(), keras.layers.Dense(1)]
+    >>> model = tt.strip(tt.wrap(keras.Sequential(layers), verbose=False))
+    >>> [type(layer).__name__ for layer in model.layers]
+    ['Identity', 'Dense']
+    """
+
+
 @keras.saving.register_keras_serializable("tf_tickets")
-class CropAndFlip(keras.layers.Layer):
+class CropAndFlip(Augmentation):
     """Crops and flips each training image at random.
 
     Each image is padded with zeros and cropped to its size at a random place. A random
@@ -37,9 +61,9 @@ class CropAndFlip(keras.layers.Layer):
 
     >>> images = np.arange(16.0).reshape(1, 4, 4, 1)
     >>> layer = CropAndFlip(padding=1, seed=0)
-    >>> layer(images, training=True).shape
+    >>> tuple(layer(images, training=True).shape)
     (1, 4, 4, 1)
-    >>> bool((layer(images) == images).all())
+    >>> np.array_equal(layer(images), images)
     True
     """
 
