@@ -525,7 +525,6 @@ CALLS = {
         f"models.{name}": call(getattr(tt.models, name), **NETWORK)
         for name in tt.models.__all__
     },
-    "augmentation.Augmentation": call(tt.augmentation.Augmentation),
     "augmentation.CropAndFlip": call(
         tt.augmentation.CropAndFlip, padding=2, flip=False, seed=1
     ),
@@ -675,6 +674,7 @@ HOOKS = {
             *("quantize", "release", "restart", "soft", "watch"),
         )
     },
+    "augmentation.Augmentation": "a base class, whose arguments are those of Keras",
     "masks.Mask": "an abstract base class, whose arguments are those of Keras",
     "masks.Mask.assign": "abstract",
     **{

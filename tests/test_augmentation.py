@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 
 import tf_tickets as tt
 from tf_tickets.augmentation import CropAndFlip
@@ -119,7 +120,8 @@ def test_a_stripped_model_has_no_augmentation_and_equal_predictions():
     np.testing.assert_array_equal(plain.predict(_images(), verbose=0), before)
 
 
-@pytest.mark.parametrize("wraps", [True, False])
+@pytest.mark.on("tensorflow")
+@pytest.mark.parametrize("wraps", tiny.marked([True, False], [False]))
 def test_an_exported_file_can_be_loaded_without_this_library(tmp_path, wraps):
     model = _classifier()
     model = tt.wrap(model, verbose=False) if wraps else model

@@ -1,12 +1,13 @@
 """Splits, standardization, .npz files, tensorflow-datasets and errors."""
 
+import functools
 import os
 import sys
 
 import numpy as np
 import pytest
 
-from tf_tickets.experiments import datasets
+from tf_tickets.experiments import datasets, recipes
 
 _PARTS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
 
@@ -175,6 +176,7 @@ def test_a_file_in_the_folder_of_the_environment_is_used(tmp_path, monkeypatch):
     ("name", "module", "line"),
     [
         ("digits", "sklearn.datasets", "pip install scikit-learn"),
+        ("mnist1d", "mnist1d.data", "pip install mnist1d"),
         ("mnist", "tensorflow", "pip install tensorflow"),
     ],
 )
@@ -186,8 +188,71 @@ def test_a_missing_package_gives_the_pip_line(
         datasets.load(name, data_dir=tmp_path)
 
 
+def _few_signals(monkeypatch):
+    """Lets MNIST-1D have 200 signals instead of 5,000, which take seconds."""
+    pytest.importorskip("mnist1d")
+    few = functools.partial(datasets._make_mnist1d, rows=200)
+    monkeypatch.setattr(datasets, "_make_mnist1d", few)
+
+
+# By mnist1d.data.make_dataset itself, with its seed 42 and 43.
+_SIGNALS = {
+    0: ([-0.24992, 0.24872, 0.32742, 0.87255, 1.34934], [8, 2, 8, 8, 3, 7, 6, 6, 6, 5]),
+    1: (
+        [-1.44047, -1.28372, -1.3933, -1.26492, -1.05307],
+        [3, 9, 7, 7, 8, 6, 1, 2, 5, 6],
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", _SIGNALS)
+def test_signals_of_a_seed_are_those_of_the_generator(seed):
+    pytest.importorskip("mnist1d")
+    made = datasets._make_mnist1d(seed, rows=200)
+    signal, labels = _SIGNALS[seed]
+    assert made["x_train"].shape == (160, 40, 1) and made["x_test"].shape == (40, 40, 1)
+    np.testing.assert_allclose(made["x_train"][0, :5, 0], signal, atol=1e-5)
+    assert made["y_test"][:10].tolist() == labels
+
+
+def test_mnist1d_is_split_scaled_and_accepted_by_a_recipe(monkeypatch):
+    _few_signals(monkeypatch)
+    data = datasets.load("mnist1d")
+    assert [len(data.x_train), len(data.x_val), len(data.x_test)] == [128, 32, 40]
+    assert (data.input_shape, data.num_classes) == ((40, 1), 10)
+    assert data.x_train.mean() == pytest.approx(0, abs=1e-6)
+    assert data.x_train.std() == pytest.approx(1, abs=1e-5)
+    model = recipes.build("lenet300", data.input_shape, data.num_classes, width=0.1)
+    assert model.predict(data.x_test, verbose=0).shape == (40, 10)
+    with pytest.raises(ValueError, match=r"height, width.*Received: \(40, 1\)"):
+        recipes.build("conv2", data.input_shape, data.num_classes)
+
+
+def test_the_seed_of_mnist1d_draws_other_signals_and_leaves_the_global_state(
+    monkeypatch,
+):
+    _few_signals(monkeypatch)
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    first, again, other = (datasets.load("mnist1d", seed=s) for s in (3, 3, 4))
+    assert np.random.random() == expected
+    assert first.digest() == again.digest() != other.digest()
+    assert (first.x_test != other.x_test).any()
+
+
+@pytest.mark.matrix
+def test_the_whole_mnist1d_is_the_published_one():
+    pytest.importorskip("mnist1d")
+    data = datasets.load("mnist1d")
+    assert [len(data.x_train), len(data.x_val), len(data.x_test)] == [3200, 800, 1000]
+    assert data.y_test[:10].tolist() == [2, 6, 3, 9, 4, 3, 1, 9, 5, 2]
+    counts = np.bincount(data.y_test).tolist()
+    assert counts == [102, 104, 89, 106, 106, 98, 99, 96, 98, 102]
+
+
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'mnits'.*'digits', 'mnist', 'cifar10'.*npz"):
+    with pytest.raises(ValueError, match="'mnits'.*'digits', .*, 'cifar10'.*npz"):
         datasets.load("mnits")
 
 

@@ -3,7 +3,7 @@
 A test compares them with the library's names.
 """
 
-DATASETS = ("digits", "mnist", "cifar10")
+DATASETS = ("digits", "mnist1d", "mnist", "cifar10")
 NETWORKS = (
     *("lenet300", "conv2", "conv4", "conv6"),
     *("resnet20", "resnet18", "resnet8", "vgg16"),

@@ -1,4 +1,4 @@
-"""Image data sets as scaled NumPy arrays with a validation split.
+"""Data sets as scaled NumPy arrays with a validation split.
 
 The validation images are always part of the official training set. A search that
 selects tickets by validation metrics therefore never uses the test set.
@@ -9,6 +9,7 @@ import functools
 import importlib
 import os
 import pathlib
+import random
 import zipfile
 from typing import Self
 
@@ -24,8 +25,10 @@ __all__ = [
 ]
 
 _FROM_TFDS = ("mnist", "cifar10")
+_NAMES = ("digits", "mnist1d", *_FROM_TFDS)
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _PIP_LINES = {
+    "mnist1d": "pip install mnist1d",
     "sklearn": "pip install scikit-learn",
     "tensorflow": "pip install tensorflow",
     "tensorflow_datasets": "pip install tensorflow-datasets importlib-resources",
@@ -34,11 +37,12 @@ _PIP_LINES = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Holds images and labels in training, validation and test splits.
+    """Holds images or signals and their labels in three splits.
 
     Args:
         name: Name of the data set in reports.
-        x_train: Training images, float32, (rows, height, width, channels).
+        x_train: Training images, float32, (rows, height, width, channels), or signals,
+            (rows, length, channels).
         y_train: Training labels, integers from 0.
         x_val: Validation images, held out from the training set.
         y_val: Validation labels.
@@ -66,7 +70,7 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one image.
+        """The shape of one image or signal.
 
         Example:
 
@@ -190,6 +194,9 @@ def load(
 
             - "digits": the 8x8 digits included in scikit-learn. 360 of them are the
               test set, independent of the seed.
+            - "mnist1d": 5,000 signals of length 40, of which 1,000 are the test set,
+              drawn by the generator of the package mnist1d. Seed 0 draws the published
+              ones, another seed also another test set.
             - "mnist", "cifar10": the file `<name>.npz` in `data_dir` if it exists,
               otherwise the prepared data of tensorflow-datasets. Nothing is
               downloaded.
@@ -200,13 +207,14 @@ def load(
             tensorflow-datasets.
         validation: Number of training rows to hold out. Defaults to 5,000 or a fifth
             of the rows, whichever is smaller.
-        seed: Seed of the split and of the order of the training rows.
+        seed: Seed of the split, of the order of the training rows, and of the signals
+            of "mnist1d".
         scaling: "standard" subtracts the mean and divides by the standard deviation of
             each channel in the training split. "unit" divides by the largest value in
             the training split, and black stays 0.
 
     Returns:
-        A `Dataset` of float32 images.
+        A `Dataset` of float32 images or signals.
 
     Example:
 
@@ -218,8 +226,8 @@ def load(
     arguments.check_choice(sorted(_SCALERS), scaling=scaling)
     if data_dir is not None:
         data_dir = arguments.check_path(data_dir=data_dir)
-    title, arrays = _read(str(arguments.check_path(name=name)), data_dir)
-    x, y, x_test, y_test = _checked(arrays, source=title)
+    title, arrays = _read(str(arguments.check_path(name=name)), data_dir, seed)
+    x, y, x_test, y_test = _checked(arrays, title, is_signal=title == "mnist1d")
     train, held_out = _split(y, _validation_rows(validation, len(y)), seed)
     scale = _SCALERS[scaling](x[train], source=title)
     return Dataset(
@@ -233,14 +241,16 @@ def load(
     )
 
 
-def _read(name, data_dir):
+def _read(name, data_dir, seed):
     """Returns the name for reports and the four arrays as stored."""
     if name.endswith(".npz"):
         return pathlib.Path(name).stem, _read_npz(pathlib.Path(name))
     if name == "digits":
         return name, _read_digits()
+    if name == "mnist1d":
+        return name, _make_mnist1d(seed)
     if name not in _FROM_TFDS:
-        known = ", ".join(repr(n) for n in ("digits", *_FROM_TFDS))
+        known = ", ".join(repr(n) for n in _NAMES)
         raise ValueError(
             f"Unknown data set. Received: {name!r}. Expected one of {known}, or a path "
             "ending in .npz (arrays x_train, y_train, x_test, y_test)."
@@ -287,6 +297,23 @@ def _read_digits():
     rest, test = _split(digits.target, 360, seed=0)
     rest, test = np.sort(rest), np.sort(test)
     values = (x[rest], digits.target[rest], x[test], digits.target[test])
+    return dict(zip(_ARRAYS, values, strict=True))
+
+
+def _make_mnist1d(seed, rows=5000):
+    generator = _import("mnist1d.data")
+    settings = generator.get_dataset_args()
+    settings.seed = (settings.seed + seed) % 2**32
+    settings.num_samples = rows
+    # The generator seeds the global states, which belong to the user.
+    states = random.getstate(), np.random.get_state()
+    try:
+        made = generator.make_dataset(settings)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    signals, tests = (made[name][..., np.newaxis] for name in ("x", "x_test"))
+    values = (signals, made["y"], tests, made["y_test"])
     return dict(zip(_ARRAYS, values, strict=True))
 
 
@@ -352,9 +379,14 @@ def _check_names(arrays, names, source):
         )
 
 
-def _checked(arrays, source):
+def _checked(arrays, source, is_signal=False):
     """Validates the arrays and returns (images, labels, test images, test labels)."""
-    x, x_test = (_images(arrays[k], f"{source}: {k}") for k in ("x_train", "x_test"))
+    x, x_test = (arrays[name] for name in ("x_train", "x_test"))
+    if not is_signal:
+        x, x_test = (
+            _images(x, f"{source}: x_train"),
+            _images(x_test, f"{source}: x_test"),
+        )
     y = _labels(arrays["y_train"], len(x), f"{source}: y_train")
     y_test = _labels(arrays["y_test"], len(x_test), f"{source}: y_test")
     if x.shape[1:] != x_test.shape[1:]:
@@ -417,8 +449,9 @@ def _standardizer(x, source):
     x = x.astype("float32")
     rows = x.size // x.shape[-1]
     # These sums are exact for uint8; every machine computes the same images.
-    mean = np.einsum("nhwc->c", x, dtype="float64") / rows
-    square = np.einsum("nhwc,nhwc->c", x, x, dtype="float64") / rows
+    flat = x.reshape(rows, x.shape[-1])
+    mean = np.einsum("nc->c", flat, dtype="float64") / rows
+    square = np.einsum("nc,nc->c", flat, flat, dtype="float64") / rows
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     if not np.isfinite(deviation).all():
         raise ValueError(f"{source}: x_train must be finite. Received NaN or infinity.")
