@@ -99,11 +99,23 @@ class BlocksLayout(Layout):
 
     def _mean(self, kernel, scores, mask):
         """Returns the mean score of the weights of each block that are kept."""
-        if not mask.all():
+        folded = kernel.fold(mask)
+        some = self._reduced(np.logical_or, folded)
+        if np.array_equal(some, self._reduced(np.logical_and, folded)):
+            sizes = self._sizes(kernel)
+        else:
             scores = np.where(mask, scores, 0)
+            sizes = self._reduced(np.add, folded, dtype="int64")
         sums = self._reduced(np.add, kernel.fold(scores), dtype="float64")
-        sizes = self._reduced(np.add, kernel.fold(mask), dtype="int64")
         return sums / np.maximum(sizes, 1)
+
+    def _sizes(self, kernel):
+        """Returns how many weights each block of a kernel has."""
+        *_, inputs, outputs = kernel.folded_shape
+        rows, columns = self.structure.rows, self.structure.columns
+        heights = np.minimum(rows, inputs - np.arange(0, inputs, rows))
+        widths = np.minimum(columns, outputs - np.arange(0, outputs, columns))
+        return heights[:, None] * widths
 
     def masks(self, units: Tables, masks: Tables) -> Tables:
         return {

@@ -1,6 +1,7 @@
 """N:M sparsity: in each group of M weights along the inputs, N are kept."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,15 +114,7 @@ class NMLayout(Layout):
         work = self._grouped(kernel, np.where(alive, finite, -np.inf), -np.inf)
         if kept is not None:
             work[self._grouped(kernel, kept, False)] = np.inf
-        chosen = np.zeros(work.shape, bool)
-        quota = self._quota(kernel)
-        for number in range(self.structure.n):
-            # Of equal scores, the first.
-            best = np.argmax(work, axis=-2, keepdims=True)
-            # A group without others finds one that is chosen already.
-            before = np.take_along_axis(chosen, best, axis=-2)
-            np.put_along_axis(chosen, best, before | (number < quota), axis=-2)
-            np.put_along_axis(work, best, -np.inf, axis=-2)
+        chosen = _places(work) < self._quota(kernel)
         chosen = self._ungrouped(kernel, chosen) & alive
         if kept is not None:
             chosen &= ~kept
@@ -160,3 +153,18 @@ class NMLayout(Layout):
         inputs = kernel.folded_shape[-2]
         sizes = np.minimum(m, inputs - np.arange(0, inputs, m))
         return -(-n * sizes // m)[:, None, None]
+
+
+def _places(groups):
+    """Returns how many members of its group are better than each; of equals, the first.
+
+    Args:
+        groups: Scores in the shape (..., members, outputs).
+    """
+    count = groups.shape[-2]
+    places = np.zeros(groups.shape, np.min_scalar_type(count))
+    for first, second in itertools.combinations(range(count), 2):
+        better = groups[..., second, :] > groups[..., first, :]
+        places[..., first, :] += better
+        places[..., second, :] += ~better
+    return places
