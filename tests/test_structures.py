@@ -555,6 +555,12 @@ def test_layers_with_several_structures_are_refused():
     )
     with pytest.raises(ValueError, match="several structures(.|\n)*'a': '2:4'"):
         tt.kernels(model).structure  # noqa: B018
+    assert tt.summary(model).size == 32
+
+
+def test_the_summary_counts_blocks():
+    model = pruned("4x1")
+    assert "15 of 29 blocks kept in 2 groups" in str(tt.summary(model))
 
 
 @pytest.mark.parametrize("mask", ["soft", "stochastic", "topk", "budget"])

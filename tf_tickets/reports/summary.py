@@ -12,7 +12,9 @@ import numpy as np
 
 from tf_tickets import arguments, files, wrapping
 from tf_tickets.reports import flops, tables
+from tf_tickets.structures.blocks import Blocks
 from tf_tickets.structures.channels import Channels
+from tf_tickets.structures.structure import Unstructured
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.choosing import why_not
 
@@ -291,15 +293,21 @@ def summary(model: keras.Model) -> Report:
 
 
 def _about_units(model):
-    """Returns a line on the units of a model whose channels are pruned."""
+    """Returns a line on the units of a model whose channels or blocks are pruned."""
     kernels = wrapping.kernels(model)
-    if not isinstance(kernels.structure, Channels):
+    if not isinstance(_common_structure(kernels), Blocks | Channels):
         return []
     units = kernels.layout.units(kernels.masks)
     kept = sum(int(alive.sum()) for alive in units.values())
     size = sum(alive.size for alive in units.values())
     groups = tables.count_of(len(units), "group")
-    return [f"{kept:,} of {size:,} units kept in {groups}"]
+    return [f"{kept:,} of {size:,} {kernels.layout.noun}s kept in {groups}"]
+
+
+def _common_structure(kernels):
+    """Returns the structure of a model; none if its layers have several."""
+    found = {layer.structure for layer in kernels.layers}
+    return kernels.structure if len(found) == 1 else Unstructured()
 
 
 def _check_model(model):
@@ -348,7 +356,7 @@ def _row(path, variable, kept, uses):
 
 def _skipped(model, kernels):
     reasons: dict[int, str] = {}
-    structure = wrapping.kernels(model).structure
+    structure = _common_structure(wrapping.kernels(model))
     for leaf in wrapping.leaves(model):
         for owned in paths.variables_of(flops.unwrapped(leaf)):
             reason = why_not(owned, structure=structure) or "excluded by filters"
