@@ -804,6 +804,25 @@ def test_a_ticket_knows_its_structure(structure, tmp_path):
     assert tt.PruneAtInit.from_config(settings).structure == ticket.structure
 
 
+@pytest.mark.parametrize("structure", ["2:4", "4x1"])
+def test_a_ticket_that_does_not_follow_the_models_structure_is_refused(structure):
+    plain = tt.wrap(tiny.build(), verbose=False)
+    ticket = search_of("at_init").prune(plain)
+    model = tt.wrap(tiny.build(), structure=structure, verbose=False)
+    weights = model.get_weights()
+    with pytest.raises(
+        ValueError, match=f"'{structure}'.*'unstructured'.*hidden/kernel"
+    ):
+        ticket.apply(model)
+    assert tiny.same(model.get_weights(), weights)
+    # Masks that follow it are welcome, and so is any structure in a model without one.
+    tt.Ticket(
+        {path: np.ones_like(mask) for path, mask in ticket.masks.items()},
+        ticket.weights,
+    ).apply(model)
+    search_of("at_init").prune(model).apply(plain)
+
+
 def test_a_ticket_of_before_is_unstructured():
     ticket = tt.Ticket({"k": np.ones((4, 1))})
     assert ticket.structure == structures.Unstructured()

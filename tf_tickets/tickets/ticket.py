@@ -250,6 +250,7 @@ class Ticket:
         masks = self._masks_as(names)
         _fit(masks, wrapping.kernels(model).variables, "masks")
         _check_units(masks, wrapping.kernels(model).layout)
+        _check_structure(masks, wrapping.kernels(model), self.structure)
         for path, place in names.items():
             table[place].assign(start[path])
         scales = {names.get(p, p): scale for p, scale in self.scales.items()}
@@ -541,6 +542,26 @@ def _check_units(masks, layout):
             "differs from that of the model in which the ticket was found, or the "
             f"ticket has no structure. Received masks that do not fit: {broken}. Build "
             "the same model, or wrap it with structure='unstructured'."
+        )
+
+
+def _check_structure(masks, kernels, structure):
+    """Refuses masks of another structure that do not follow that of a model."""
+    if structure == kernels.structure:
+        return
+    layout = kernels.layout
+    everything = {path: np.ones_like(mask) for path, mask in masks.items()}
+    units, fewest = layout.units(masks), layout.fewest(layout.units(everything))
+    whole, present = layout.masks(units, everything), layout.fewest(units)
+    broken = [path for path, mask in masks.items() if (mask != whole[path]).any()]
+    # Kernels may be empty, but no group of N:M weights may lack some.
+    broken += [path for path, n in fewest.items() if n > max(1, present[path])]
+    if broken:
+        raise ValueError(
+            f"The ticket's masks do not follow structure {kernels.structure.name!r}, "
+            f"with which model {kernels.model.name!r} is wrapped. Received: a ticket "
+            f"with structure {structure.name!r}, whose masks do not fit in {broken}. "
+            f"Wrap the model with structure={structure.name!r}."
         )
 
 
