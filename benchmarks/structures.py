@@ -1,14 +1,24 @@
 """Compares structures of pruning: ResNet-8 on CIFAR-10, the whole training set.
 
-    KERAS_BACKEND=tensorflow python benchmarks/structures.py --data-dir DIR --only dense
+    KERAS_BACKEND=tensorflow python benchmarks/structures.py --data-dir DIR
 
-dense     ResNet-8 by its recipe: the network that the other parts prune.
-narrow    A narrower ResNet-8 with half of the parameters, trained from scratch for as
-          many epochs as the dense and the pruned network together.
+dense                ResNet-8 by its recipe, the network that the other runs prune.
+narrow               ResNet-8 of width 0.71, with half of the parameters and half of the
+                     multiply-adds, trained from scratch by the recipe for as many
+                     epochs as the dense network and its pruning together.
+unstructured         `GradualPruning` of half of the weights, all ranked together.
+unstructured-uniform The same, half of each kernel: half of the multiply-adds too.
+2-4, 4x1             The same in structures; 4x1 blocks are half of each kernel.
+channels-params      Channels, until half of the parameters remain.
+channels-macs        Channels, until half of the multiply-adds remain.
+channels-macs-gamma, channels-macs-snip, channels-macs-random
+                     The same by other scores of the units.
 
-Each run writes a file into results/structures and is not repeated while that exists. An
-interrupted training resumes after its last epoch. The network after the last epoch is
-tested: the test set selects nothing. All 50,000 training images are used.
+Each run writes a file into results/structures and is not repeated while that exists.
+`--only` and `--seeds` choose runs, `--status` lists what is left. A training resumes
+after its last epoch. Pruning runs need the dense network of their seed in `--work`, and
+train it first if it is not there. All 50,000 training images are used, and the network
+after the last epoch is tested, so the test set selects nothing.
 """
 
 import argparse
@@ -17,6 +27,7 @@ import os
 import pathlib
 import platform
 import time
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -97,12 +108,132 @@ class Log(keras.callbacks.Callback):
 
 
 def dense(options, seed):
+    path = _dense_path(options, seed)
     model, found = train_from_scratch(options, seed, options.dense_epochs, 1.0)
-    model.save(options.work / f"dense-{seed}.keras")
+    model.save(path)
     return found
 
 
-RUNS = {"dense": dense}
+def narrow(options, seed):
+    epochs = options.dense_epochs + options.epochs
+    return train_from_scratch(options, seed, epochs, 0.71)[1]
+
+
+def _dense_path(options, seed):
+    return options.work / f"dense-{options.dense_epochs}-{seed}.keras"
+
+
+class Pruning(NamedTuple):
+    """How a run prunes the dense network, half of it by default."""
+
+    structure: str
+    criterion: str = "magnitude"
+    allocation: str = "global"
+    target: dict | None = None
+
+    def __call__(self, options, seed):
+        path = _dense_path(options, seed)
+        if not path.exists():
+            run(options, "dense", seed, again=True)
+        train, test = read_data(options)
+        model = keras.saving.load_model(path, compile=False)
+        model = tt.wrap(model, structure=self.structure, verbose=False)
+        batch_size = tt.recipes.recipe("resnet8").batch_size
+        steps = -(-len(train[0]) // batch_size)
+        model.compile(
+            tt.recipes.adamw_with_cosine_decay(steps * options.epochs, 1e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=keras.config.backend() != "tensorflow",
+        )
+        before = model.evaluate(*test, batch_size=500, verbose=0)[1]
+        pruning = tt.GradualPruning(
+            self.schedule(steps, options.epochs),
+            criterion=self.scores(train, seed),
+            allocation=self.allocation,
+            seed=seed,
+            target=self.target,
+        )
+        log = options.work / f"{self.structure}-{os.getpid()}.json"
+        keras.utils.set_random_seed(seed)
+        began = time.time()
+        model.fit(
+            *train,
+            batch_size=batch_size,
+            epochs=options.epochs,
+            callbacks=[pruning, Log(log)],
+            verbose=2,
+        )
+        seconds = time.time() - began
+        accuracy = model.evaluate(*test, batch_size=500, verbose=0)[1]
+        _, report = tt.compact(model, return_report=True)
+        return {
+            **self._asdict(),
+            "epochs_before": options.dense_epochs,
+            "epochs": options.epochs,
+            "dense_accuracy": before,
+            "accuracy": accuracy,
+            "sparsity": tt.kernels(model).sparsity,
+            "dense": report.dense._asdict(),
+            "masked": report.masked._asdict(),
+            "compact": report.compact._asdict(),
+            "widths": {row.path: [row.before, row.after] for row in report.rows},
+            "difference": report.difference,
+            "seconds": seconds,
+            "by_epoch": json.loads(log.read_text()),
+        }
+
+    def schedule(self, steps, epochs):
+        """Prunes twice an epoch in the first half of the training."""
+        return tt.schedules.PolynomialDecay(
+            0.0, 0.5, begin_step=1, end_step=steps * epochs // 2, frequency=steps // 2
+        )
+
+    def scores(self, train, seed):
+        if self.criterion != "snip":
+            return self.criterion
+        x, y = train
+        rows = np.random.default_rng(seed).permutation(len(x))[:1000]
+        return tt.saliency.SNIP(x[rows], y[rows], batch_size=250)
+
+
+HALF_OF_MACS = {"macs": 0.5}
+RUNS = {
+    "dense": dense,
+    "narrow": narrow,
+    "unstructured": Pruning("unstructured"),
+    "unstructured-uniform": Pruning("unstructured", allocation="uniform"),
+    "2-4": Pruning("2:4"),
+    "4x1": Pruning("4x1", allocation="uniform"),
+    "channels-params": Pruning("channels", target={"params": 0.5}),
+    "channels-macs": Pruning("channels", target=HALF_OF_MACS),
+    **{
+        f"channels-macs-{criterion}": Pruning(
+            "channels", criterion=criterion, target=HALF_OF_MACS
+        )
+        for criterion in ("gamma", "snip", "random")
+    },
+}
+
+
+def run(options, name, seed, again=False):
+    """Runs what has no file yet."""
+    path = options.out / f"{name}-{seed}.json"
+    if path.exists() and not again:
+        return
+    found = {
+        "run": name,
+        "seed": seed,
+        "command": "KERAS_BACKEND="
+        f"{keras.config.backend()} python benchmarks/structures.py --data-dir DIR "
+        f"--dense-epochs {options.dense_epochs} --epochs {options.epochs}",
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": versions(),
+        "training_images": options.take or 50_000,
+        **RUNS[name](options, seed),
+    }
+    path.write_text(json.dumps(found, indent=1))
+    print(path.name, found["accuracy"], flush=True)
 
 
 def main():
@@ -114,6 +245,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--dense-epochs", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--status", action="store_true", help="list the runs")
     parser.add_argument("--take", type=int, help="use only so many training images")
     parser.add_argument(
         "--work", type=pathlib.Path, default=HERE / "runs" / "structures"
@@ -124,20 +256,13 @@ def main():
     options = parser.parse_args()
     for folder in (options.work, options.out):
         folder.mkdir(parents=True, exist_ok=True)
-    for name in options.only:
-        for seed in options.seeds:
-            path = options.out / f"{name}-{seed}.json"
-            if path.exists():
-                continue
-            found = {
-                "run": name,
-                "seed": seed,
-                "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-                "versions": versions(),
-                **RUNS[name](options, seed),
-            }
-            path.write_text(json.dumps(found, indent=1))
-            print(path.name, found["accuracy"], flush=True)
+    for seed in options.seeds:
+        for name in options.only:
+            if options.status:
+                done = (options.out / f"{name}-{seed}.json").exists()
+                print(f"{name}-{seed}", "done" if done else "left")
+            else:
+                run(options, name, seed)
 
 
 if __name__ == "__main__":

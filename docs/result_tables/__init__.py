@@ -11,6 +11,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     selection,
     shrinking,
     steps,
+    structures,
     tickets,
 )
 from result_tables.reading import TABLES, load

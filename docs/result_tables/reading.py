@@ -12,6 +12,8 @@ NETWORKS = {
     "conv6": "Conv-6",
     "mobilenet": "MobileNetV1",
     "resnet20": "ResNet-20",
+    "resnet8": "ResNet-8",
+    "mobilenetv2": "MobileNetV2",
     "1024x3": "3 layers of 1024",
     "4096x2": "2 layers of 4096",
 }
