@@ -132,3 +132,24 @@ def test_an_exported_file_can_be_loaded_without_this_library(tmp_path, wraps):
     np.testing.assert_array_equal(
         loaded.predict(_images(), verbose=0), model.predict(_images(), verbose=0)
     )
+
+
+def test_channels_are_removed_behind_it_as_without_it():
+    def build(augmentation):
+        layers = [keras.Input((3, 4, 2)), *augmentation]
+        layers += [keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+        return keras.Sequential([*layers, keras.layers.Dense(2)])
+
+    units, plain = tt.find_units(build([CropAndFlip(1)])), tt.find_units(build([]))
+    assert units.size == plain.size == 4
+    assert len(units.pinned) == len(plain.pinned)
+    model = tt.wrap(build([CropAndFlip(1)]), structure="channels", verbose=False)
+    search = tt.PruneAtInit(0.5, epochs=1, monitor="loss")
+    search.prune(model)
+    small = tt.compact(model)
+    assert isinstance(small.layers[0], CropAndFlip)
+    np.testing.assert_allclose(
+        small.predict(_images(), verbose=0),
+        model.predict(_images(), verbose=0),
+        rtol=1e-5,
+    )

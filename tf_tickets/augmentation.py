@@ -3,6 +3,7 @@
 They are part of the network, so every search, callback and trainer uses them without an
 argument of its own. Outside training they return their input. `tf_tickets.strip` and
 `tf_tickets.export` replace them by `keras.layers.Identity`, so their models are plain.
+`tf_tickets.compact` keeps them for the training of the smaller network.
 """
 
 import keras

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from tf_tickets import augmentation
 from tf_tickets.units.calls import Call, evaluate
 from tf_tickets.units.flows import Flow
 from tf_tickets.units.registry import register_rule, register_unnamed
@@ -60,6 +61,7 @@ for _name in (
     *("GaussianDropout",),
 ):
     register_rule(getattr(keras.layers, _name), zeros_kept)
+register_rule(augmentation.CropAndFlip, zeros_kept)
 register_rule(keras.layers.Identity, unchanged)
 register_rule(keras.layers.ActivityRegularization, unchanged)
 register_unnamed("StochasticDepth")(zeros_kept)
