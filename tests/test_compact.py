@@ -614,6 +614,19 @@ def test_models_in_half_precision_become_smaller():
     assert small.get_layer("a").units == 4 and report.removed == 1
 
 
+@pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="JAX has no float64 unless it is enabled"
+)
+def test_models_of_float64_are_compared_in_float64():
+    layers = [kl.Dense(5, activation="relu", dtype="float64") for _ in "ab"]
+    model = sequential((4,), *layers, kl.Dense(2, dtype="float64"))
+    first = model.layers[0].name
+    zeros = {f"net/{first}/kernel": np.s_[:, 1]}
+    _, report = tt.compact(zeroed(randomized(model), zeros), return_report=True)
+    assert report.removed == 1 and report.difference < 1e-12
+    assert report.compact.bytes == 8 * report.compact.params
+
+
 # Refusals.
 
 
