@@ -10,12 +10,13 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.compaction import examples
+from tf_tickets.compaction import dead_units, examples
 from tf_tickets.compaction.constants import Constants
 from tf_tickets.compaction.finding import find_units
 from tf_tickets.reports.costs import CostCounter
 from tf_tickets.units import registry
-from tf_tickets.units.units import STAYS
+from tf_tickets.units.flows import Ties
+from tf_tickets.units.units import STAYS, Units
 from tf_tickets_cli import main
 
 pytestmark = pytest.mark.turns("tensorflow")
@@ -655,6 +656,26 @@ def channels_of_zeros():
         )
     )
     return zeroed(model, {"net/a/kernel": np.s_[..., 1], "net/a/bias": 1})
+
+
+def test_units_that_the_kernel_itself_reads_stay():
+    ties = Ties()
+    variable = keras.Variable(np.ones((3, 2)))
+    ties.record(variable, 1, ties.new(2), "out")
+    ties.record(variable, 1, ties.new(2), "in", np.array([0.0, np.nan]))
+    ((_, row),) = ties.records.items()
+    assert row.role == "out" and row.values.tolist()[0] == 0.0
+    model = zeroed(randomized(mlp()), {"net/c/kernel": np.s_[1]})
+    units = find_units(model)
+    assert dead_units.find(model, units, None).keep.tolist() == [True] * 4 + [False]
+    unknown = {"values": np.full(2, np.nan)}
+    produces = ("net/b/kernel", "out")
+    read = [
+        axis._replace(**unknown) if (axis.path, axis.role) == produces else axis
+        for axis in units.axes
+    ]
+    units = Units(units.groups, tuple(read))
+    assert dead_units.find(model, units, None).keep.all()
 
 
 def test_a_model_that_does_not_agree_is_refused(wrong_rule):

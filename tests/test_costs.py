@@ -99,7 +99,9 @@ PROFILED = {
 }
 
 
-@pytest.mark.on("tensorflow")
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="TensorFlow's profiler runs graphs"
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", PROFILED)
 def test_multiply_adds_are_those_of_the_profiler(name):

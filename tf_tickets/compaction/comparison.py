@@ -71,7 +71,7 @@ def _difference(expected, actual):
 
 def _tolerance(model, outputs):
     """Returns the tolerance for the layer or output of least precision."""
-    dtypes = {getattr(layer, "compute_dtype", None) for layer in paths.walk(model)}
+    dtypes = {str(layer.compute_dtype) for layer in paths.walk(model)}
     # JAX computes in float32 if float64 is not enabled.
     dtypes |= {output.dtype.name for output in outputs}
     return max(_TOLERANCES[dtype] for dtype in dtypes & set(_TOLERANCES))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_tickets import keras_internals
+from tf_tickets.compaction import examples
 from tf_tickets.compaction.readers import READERS, channel_axis
 from tf_tickets.units import registry
 
@@ -56,7 +57,11 @@ class Constants:
         # Examples in each run, which differ in what depends on the inputs.
         self._rows = batch or len(_LEVELS)
         self._runs = -(-len(_LEVELS) // self._rows)
-        states = [self._input(array) for array in inputs]
+        numbers = examples.embedding_sizes(model)
+        states = [
+            self._input(array, id(tensor) in numbers)
+            for tensor, array in zip(model.inputs, inputs, strict=True)
+        ]
         self._through(model, states)
 
     def read_by(self, layer: keras.layers.Layer) -> list[np.ndarray]:
@@ -71,9 +76,9 @@ class Constants:
         """
         return self._reads.get(id(layer), [])
 
-    def _input(self, array):
+    def _input(self, array, numbers):
         rows = np.resize(array, (self._rows, *array.shape[1:]))
-        if not np.issubdtype(array.dtype, np.floating):
+        if numbers or not np.issubdtype(array.dtype, np.floating):
             return _State([_tensor(rows)] * self._runs, hidden=True)
         return self._disturbed([rows] * self._runs, True)
 
@@ -101,7 +106,7 @@ class Constants:
             )
 
     def _call(self, call, layer, states, inputs) -> list[_State]:
-        if isinstance(layer, keras.layers.Embedding):
+        if _looks_up(layer, call):
             return [self._embedded(call, inputs[0])]
         runs = []
         for run in range(self._runs):
@@ -147,6 +152,14 @@ class Constants:
             levels = _LEVELS[(first + rows + run * self._rows) % len(_LEVELS)]
             values.append(np.where(varies, (levels * sizes).astype(array.dtype), array))
         return _State([_tensor(array) for array in values])
+
+
+def _looks_up(layer, call):
+    """Whether a call looks up rows, which a reversible embedding may not do."""
+    if not isinstance(layer, keras.layers.Embedding):
+        return False
+    reverse = call.kwargs.get("reverse", call.args[1:])
+    return not reverse and type(layer).__module__.partition(".")[0] == "keras"
 
 
 def _states_in(arguments, states) -> Iterator[_State]:

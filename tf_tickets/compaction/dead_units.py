@@ -90,7 +90,7 @@ class _Search:
         for leaf in wrapping.leaves(model):
             for owned in paths.variables_of(leaf):
                 self.owners[id(owned.variable)].append(registry.unwrapped(leaf))
-        self.readers = [axis for axis in units.axes if axis.role == "in"]
+        self.readers = [axis for axis in units.axes if axis.values is not None]
         self.zero_slices = self._zero_slices()
 
     def dead(self) -> np.ndarray:

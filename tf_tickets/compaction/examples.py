@@ -35,7 +35,7 @@ def of_model(model: keras.Model, data: Any = None) -> Any:
         count = interface.batch or _COUNT
         return interface.nested({name: x[:count] for name, x in arrays.items()})
     arrays = interface.examples(_COUNT, _SEED, model)
-    limits = _embedding_sizes(model, {id(x): id(x) for x in model.inputs})
+    limits = embedding_sizes(model)
     rng = np.random.default_rng(_SEED)
     for spec, tensor in zip(interface.inputs, model.inputs, strict=True):
         if id(tensor) in limits:
@@ -45,12 +45,27 @@ def of_model(model: keras.Model, data: Any = None) -> Any:
     return interface.nested(arrays)
 
 
-def _embedding_sizes(model, origins):
-    """Dict from a model's input to the smallest number of rows that it looks up.
+def embedding_sizes(model: keras.Model) -> dict[int, int]:
+    """Returns how many rows there are to look up by the inputs of a model.
 
     Args:
-        origins: Dict from the id of a tensor to that of the input that it is.
+        model: A functional or Sequential model.
+
+    Returns:
+        Dict from the id of an input that embeddings look up to their smallest number
+        of rows.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((9,)), keras.layers.Embedding(5, 2)])
+    >>> list(embedding_sizes(model).values())
+    [5]
     """
+    return _embedding_sizes(model, {id(x): id(x) for x in model.inputs})
+
+
+def _embedding_sizes(model, origins):
+    """As `embedding_sizes`; `origins` has the id of the input that a tensor is."""
     found: dict[int, int] = {}
     for call in keras_internals.calls(model):
         layer = registry.unwrapped(call.operation)

@@ -169,7 +169,10 @@ class Ties:
             self.records[id(variable), axis] = row
         else:
             self.tie(earlier.ids, ids)
-            if earlier.values is not None and values is not None:
+            if earlier.values is None:
+                # What produces a unit may also read it, as tied embeddings do.
+                earlier.values = values
+            elif values is not None:
                 same = earlier.values == values
                 earlier.values = np.where(same, values, earlier.values + np.nan)
 

@@ -22,9 +22,10 @@ class Axis(NamedTuple):
         role: "out" if the slices produce the unit, "in" if they read it, "vector" for
             parameters by unit, such as biases and gammas, and "state" for moving
             statistics, which need no mask.
-        values: For the role "in", what the slices are multiplied by when the other
-            slices of the unit are zero: a number for each position, NaN if it is
-            finite and not known.
+        values: What the slices are multiplied by when the other slices of the unit are
+            zero: a number for each position, NaN if it is finite and not known. None
+            if the variable does not read the unit. Tied weights produce some units and
+            read them too.
     """
 
     path: str
