@@ -11,7 +11,7 @@ from tf_tickets import wrapping
 from tf_tickets.compaction import readers, zeros
 from tf_tickets.compaction.constants import Constants
 from tf_tickets.units import registry
-from tf_tickets.units.units import STAYS, Units, kept
+from tf_tickets.units.units import STAYS, Axis, Units, kept
 from tf_tickets.wrapping import paths
 
 
@@ -86,6 +86,9 @@ class _Search:
         self.constants: list[Constants] = []
         self.counting = counting
         self.scales = wrapping.kernels(model).scales
+        self.axes: dict[int, list[Axis]] = collections.defaultdict(list)
+        for axis in units.axes:
+            self.axes[id(axis.variable)].append(axis)
         self.owners: dict[int, list[keras.layers.Layer]] = collections.defaultdict(list)
         for leaf in wrapping.leaves(model):
             for owned in paths.variables_of(leaf):
@@ -129,8 +132,8 @@ class _Search:
     def _reads_nothing(self, axis, keep):
         """Whether the weights of each position are zero, apart from removed ones."""
         nonzero = self.counting[id(axis.variable)]
-        for other in self.units.axes:
-            if other.variable is axis.variable and other.axis != axis.axis:
+        for other in self.axes[id(axis.variable)]:
+            if other.axis != axis.axis:
                 nonzero = np.compress(kept(keep, other.ids), nonzero, axis=other.axis)
         return ~_any_along(nonzero, axis.axis)
 
