@@ -14,7 +14,7 @@ group.
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import keras
@@ -397,12 +397,15 @@ def gamma(
     >>> layers = [keras.layers.Dense(2, name="a"), keras.layers.BatchNormalization(),
     ...           keras.layers.Dense(1, name="b")]
     >>> model = keras.Sequential([keras.Input((1,)), *layers], name="net")
-    >>> model.layers[1].gamma.assign([0.5, -2.0])
+    >>> model.set_weights([np.ones((1, 2)), np.zeros(2), np.array([0.5, -2.0]),
+    ...                    *model.get_weights()[3:]])
     >>> kernels = tt.kernels(tt.wrap(model, structure="channels", verbose=False))
     >>> gamma(kernels.layout, kernels.weights, kernels.masks)
     {'net/a/kernel': array([0.5, 2. ])}
     """
     arguments.check_type(ChannelLayout, layout=layout)
+    _check_table(layout, weights=weights)
+    _check_table(layout, masks=masks)
     # The last entry collects positions that stay.
     sums, counts = np.zeros(layout.size + 1), np.zeros(layout.size + 1)
     for row in layout.gammas:
@@ -412,3 +415,16 @@ def gamma(
     others = layout.flat(layout.scores(sizes, masks))
     means = sums[:-1] / np.maximum(counts[:-1], 1)
     return layout.tables(np.where(counts[:-1] > 0, means, others))
+
+
+def _check_table(layout, **tables):
+    """Refuses what is no dict with an array for each variable of a layout."""
+    for name, table in tables.items():
+        arguments.check_type(Mapping, **{name: table})
+        for row in layout.slices:
+            array = table.get(row.path)
+            if not isinstance(array, np.ndarray) or array.shape != row.shape:
+                raise ValueError(
+                    f"`{name}` must be a dict from path to array, with one of shape "
+                    f"{row.shape} for {row.path!r}. Received: {arguments.shown(table)}"
+                )
