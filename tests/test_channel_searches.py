@@ -196,6 +196,25 @@ def test_criteria_of_weights_are_pooled(criterion):
     assert sum(widths(search.prune(network()))) == 10
 
 
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_floors_end_a_search_of_too_many_units(allocation):
+    structure = Channels(floor=0.0, minimum=1)
+    model = network(structure)
+    for _ in range(2):
+        search = tt.PruneAtInit(0.99, allocation=allocation)
+        assert widths(search.prune(model)) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    tiny.in_turns([tt.saliency.SNIP, tt.saliency.GraSP, tt.curvature.OBD], 3),
+)
+def test_criteria_of_data_are_pooled(criterion):
+    x, y = tiny.data(32)
+    search = tt.PruneAtInit(0.5, criterion=criterion(x, y))
+    assert sum(widths(search.prune(network()))) == 10
+
+
 def test_rounding_gives_units_back():
     structure = Channels(round_to=4, floor=0.0)
     search = fit(network(structure), tt.IMP(3, 1, rate=0.3, **SETTINGS))
@@ -281,9 +300,23 @@ def test_targets_replace_rates():
             fit(model, tt.IMP(2, 1, target={"macs": 0.5}, **settings, **SETTINGS))
 
 
-def test_a_search_of_channels_resumes(tmp_path):
-    def search():
-        return tt.IMP(2, 1, structure="channels", target={"macs": 0.5}, **SETTINGS)
+SCHEDULE = tt.schedules.PolynomialDecay(0.0, 0.8, 2, 5, frequency=1)
+TARGET = {"structure": "channels", "target": {"macs": 0.5}}
+RESUMED = {
+    "IMP": lambda: (tt.IMP(2, 1, **TARGET, **SETTINGS), None),
+    "GradualPruning": lambda: (tt.GradualPruning(SCHEDULE, **TARGET), 3),
+    "PruneAtInit": lambda: (tt.PruneAtInit(epochs=3, **TARGET, **SETTINGS), None),
+    "UniLTH": lambda: (
+        tt.UniLTH(
+            0.5, 2, stage_one=0, penalty=1, epochs_per_round=1, structure="channels"
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", tiny.marked(RESUMED, ["IMP"]))
+def test_a_search_of_channels_resumes(name, tmp_path):
 
     def compiled():
         return tiny.compiled(build())
@@ -291,11 +324,13 @@ def test_a_search_of_channels_resumes(tmp_path):
     data = tiny.splits()
 
     def find(directory):
+        search, epochs = RESUMED[name]()
         return tt.find_tickets(
             compiled,
             data,
-            search(),
+            search,
             directory=directory,
+            epochs=epochs,
             callbacks=[Interrupt()],
             verbose=0,
         )

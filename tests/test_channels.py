@@ -377,6 +377,21 @@ def test_models_without_units_are_refused():
         tt.wrap(network(), structure="channels", filters=["out"])
 
 
+def test_models_wrapped_layer_by_layer_are_refused():
+    layers = [kl.Dense(4, name="a"), kl.Dense(2, name="b")]
+    layers = [tt.layers.Prunable(layer, structure="channels") for layer in layers]
+    model = keras.Sequential([keras.Input((3,)), *layers], name="net")
+    with pytest.raises(ValueError, match="a/bias(.|\n)*Wrap the whole model"):
+        tt.kernels(model).layout  # noqa: B018  it is computed when it is read
+
+
+def test_synflow_leaves_biases_and_means_out():
+    model = wrapped()
+    scores = tt.saliency.synflow(model)
+    assert (scores["n2/moving_mean"] == 0).all() and (scores["d1/bias"] == 0).all()
+    assert (scores["n1/gamma"] > 0).any()
+
+
 def test_learned_masks_are_refused_by_name():
     with pytest.raises(ValueError, match="StochasticMask.*'channels'"):
         tt.wrap(network(), structure="channels", mask="stochastic")

@@ -394,7 +394,8 @@ def guard(
         fewest = {path: int(masks[path].any()) for path in counts}
     for path in [path for path in counts if counts[path] < fewest[path]]:
         missing = fewest[path] - counts[path]
-        if fewest[path] == 1:
+        # Groups of units have a floor in any case.
+        if fewest[path] == 1 and noun != "unit":
             warnings.warn(
                 f"All {noun}s of {path!r} would be pruned, which disconnects the "
                 f"network. One {noun} is kept. Use allocation='erk', or exclude the "

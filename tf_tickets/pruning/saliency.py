@@ -296,7 +296,7 @@ def synflow(model: keras.Model) -> dict[str, np.ndarray]:
             outputs = keras.tree.flatten(model(ones, training=False))
         return ops.sum(ops.stack([ops.sum(output) for output in outputs]))
 
-    values = [ops.abs(value) for value in kernel_values(model)]
+    values = [_positive(variable) for variable in kernels.values()]
     # Not compiled: there is only one example, and the masks change in each pass.
     pairs = zip(gradient(flow, values), values, strict=True)
     scores = [np.abs(numpy(g) * numpy(w)) for g, w in pairs]

@@ -232,6 +232,8 @@ def choose(
     """
     layout, masks = kernels.layout, kernels.masks
     units = layout.units(masks)
+    if isinstance(layout, ChannelLayout) and isinstance(keep, int):
+        keep = max(keep, sum(layout.fewest(units).values()))
     if isinstance(keep, Target):
         costs = budget(kernels, keep.measure)
         kept = costs.select(scores, units, keep.fraction, _ORDERED[allocate])

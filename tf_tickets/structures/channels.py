@@ -76,7 +76,16 @@ class Channels(Structure):
     ) -> "ChannelLayout":
         units = find(model, variables)
         chosen = [p for i, p in enumerate(variables) if i not in self.spared]
-        return ChannelLayout.of(self, units, chosen)
+        layout = ChannelLayout.of(self, units, chosen)
+        missing = layout.paths - set(variables)
+        if missing:
+            raise ValueError(
+                f"Channels of model {model.name!r} cannot be pruned, since variables "
+                "that belong to them have no masks, and would pass other values on "
+                f"than zeros. Received a model without masks of {sorted(missing)}. "
+                "Wrap the whole model: tf_tickets.wrap(model, structure='channels')."
+            )
+        return layout
 
     def restored_layout(self, content: dict[str, Any]) -> "ChannelLayout":
         return ChannelLayout.restored(self, content)
