@@ -143,6 +143,8 @@ def test_controls_draw_units():
         everything = {p: np.ones_like(m) for p, m in control.masks.items()}
         expected = layout.masks(layout.units(control.masks), everything)
         assert all((expected[p] == m).all() for p, m in control.masks.items())
+    with pytest.raises(ValueError, match="'erk'"):
+        tt.controls.random_masks(ticket, "erk")
 
 
 def test_gradual_pruning_removes_in_proportion_to_its_schedule():
@@ -213,6 +215,19 @@ def test_criteria_of_data_are_pooled(criterion):
     x, y = tiny.data(32)
     search = tt.PruneAtInit(0.5, criterion=criterion(x, y))
     assert sum(widths(search.prune(network()))) == 10
+
+
+@pytest.mark.matrix
+def test_the_student_of_a_distiller_is_pruned():
+    student = tt.wrap(build(), structure="channels", verbose=False)
+    model = tt.Distiller(build(), student, tt.distillation.LogitsDistillation())
+    model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=tiny.JIT)
+    x, y = tiny.data(32)
+    search = tt.IMP(2, 1, target={"macs": 0.5}, **SETTINGS)
+    y = keras.utils.to_categorical(y)
+    model.fit(x, y, batch_size=8, epochs=3, callbacks=[search], verbose=0)
+    check_target("macs", widths(search.tickets[-1]), 0.5)
+    assert widths(student) == widths(search.tickets[-1])
 
 
 def test_rounding_gives_units_back():

@@ -385,6 +385,21 @@ def test_models_wrapped_layer_by_layer_are_refused():
         tt.kernels(model).layout  # noqa: B018  it is computed when it is read
 
 
+def test_subclassed_models_are_refused():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.a, self.b = kl.Dense(4, name="a"), kl.Dense(2, name="b")
+
+        def call(self, inputs):
+            return self.b(self.a(inputs))
+
+    model = Net()
+    model(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="no functional or Sequential model"):
+        tt.wrap(model, structure="channels")
+
+
 def test_synflow_leaves_biases_and_means_out():
     model = wrapped()
     scores = tt.saliency.synflow(model)

@@ -191,9 +191,9 @@ def budget(kernels: Kernels, measure: str) -> CostBudget:
         kernels: Its prunable kernels.
         measure: "macs" or "params".
     """
-    units = find(kernels.model, plain_paths(kernels.model))
+    units = find(kernels.graph, plain_paths(kernels.graph))
     layout = cast(ChannelLayout, kernels.layout)
-    return CostBudget(kernels.model, units, layout, measure)
+    return CostBudget(kernels.graph, units, layout, measure)
 
 
 def optional(target: Mapping[str, float] | None) -> Target | None:

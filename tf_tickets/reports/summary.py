@@ -16,7 +16,7 @@ from tf_tickets.structures.blocks import Blocks
 from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Unstructured
 from tf_tickets.wrapping import paths
-from tf_tickets.wrapping.choosing import why_not
+from tf_tickets.wrapping.choosing import NOT_KERNELS, why_not
 
 _COLUMNS = (
     "path",
@@ -347,7 +347,7 @@ def _count_nonzero(variable):
 
 def _row(path, variable, kept, uses):
     size = _size(variable)
-    if len(variable.shape) < 2:
+    if len(variable.shape) < 2 or any(word in variable.name for word in NOT_KERNELS):
         # A bias or normalization of a channel, which counts as no multiplication.
         return KernelRow(path, tuple(variable.shape), size, kept, 0, 0)
     flops = (None, None) if uses is None else (size * uses, kept * uses)

@@ -77,6 +77,14 @@ class Channels(Structure):
         units = find(model, variables)
         chosen = [p for i, p in enumerate(variables) if i not in self.spared]
         layout = ChannelLayout.of(self, units, chosen)
+        if not layout.size:
+            reasons = [f"{row.path}: {row.reason}" for row in units.pinned]
+            raise ValueError(
+                f"Model {model.name!r} has no units that can be pruned as channels. "
+                f"Received a {type(model).__name__}. What stays, and why: "
+                f"{reasons or 'it has no layers that produce channels'}. Wrap a "
+                "functional or Sequential model."
+            )
         missing = layout.paths - set(variables)
         if missing:
             raise ValueError(

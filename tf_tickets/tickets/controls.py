@@ -14,6 +14,7 @@ import numpy as np
 from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import allocation, selection
 from tf_tickets.structures import registry as structures
+from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Unstructured
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths
@@ -133,6 +134,12 @@ def random_masks(ticket: Ticket, spread: str = "same", seed: int = 1) -> Ticket:
     """
     _check(ticket, seed)
     arguments.check_choice(("same", "global", "uniform", "erk"), spread=spread)
+    if spread == "erk" and isinstance(ticket.structure, Channels):
+        raise ValueError(
+            "'erk' depends on the shapes of kernels, which groups of channels do not "
+            f"have. Received: spread={spread!r} for {ticket!r}. Use 'same', 'global' "
+            "or 'uniform'."
+        )
     masks = _random(ticket, spread, seed)
     changes = {"masks": masks, "scales": _scales(ticket, masks)}
     return _derived(ticket, f"random_masks ({spread})", seed, **changes)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from tf_tickets import arguments
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures.structure import Layout, Structure, Unstructured
-from tf_tickets.wrapping import paths, prunable
+from tf_tickets.wrapping import graphs, paths, prunable
 from tf_tickets.wrapping.prunable import Prunable
 
 
@@ -150,7 +150,23 @@ class Kernels(Mapping[str, Kernel]):
         }
         variables = self.variables
         by_path = {path: owners[id(v)] for path, v in variables.items()}
-        return self.structure.layout(self.model, variables, by_path)
+        return self.structure.layout(self.graph, variables, by_path)
+
+    @property
+    def graph(self) -> keras.Model:
+        """The functional or Sequential model that holds all kernels, or the model.
+
+        That of a `Distiller` is its student.
+        """
+        kernels = {id(layer) for layer in self.layers}
+        holders = (
+            part
+            for part in paths.walk(self.model)
+            if isinstance(part, keras.Model)
+            and graphs.is_graph(part)
+            and kernels == {id(layer) for layer in prunables(part)}
+        )
+        return next(holders, self.model)
 
     def set_masks(
         self,
