@@ -207,9 +207,12 @@ def test_floors_end_a_search_of_too_many_units(allocation):
         assert widths(search.prune(model)) == [1, 1]
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize(
     "criterion",
-    tiny.in_turns([tt.saliency.SNIP, tt.saliency.GraSP, tt.curvature.OBD], 3),
+    tiny.marked(
+        [tt.saliency.SNIP, tt.saliency.GraSP, tt.curvature.OBD], [tt.saliency.SNIP]
+    ),
 )
 def test_criteria_of_data_are_pooled(criterion):
     x, y = tiny.data(32)
@@ -239,7 +242,10 @@ def test_rounding_gives_units_back():
     assert is_nested(search.tickets[1].masks, search.tickets[0].masks)
 
 
-@pytest.mark.parametrize("kind", tiny.in_turns([tt.UniLTH, tt.UniDLTH, tt.DLTH]))
+@pytest.mark.on("tensorflow")
+@pytest.mark.parametrize(
+    "kind", tiny.marked([tt.UniLTH, tt.UniDLTH, tt.DLTH], [tt.UniLTH])
+)
 def test_growing_penalties_press_all_slices_of_units(kind):
     options = {} if kind is tt.DLTH else {"stage_one": 0}
     search = kind(

@@ -22,6 +22,8 @@ from tf_tickets.pruning.targets import CostBudget, Target
 from tf_tickets.structures.channels import ChannelLayout, Channels
 from tf_tickets.units.units import Axis, Units
 
+pytestmark = pytest.mark.turns
+
 
 def variable(values):
     return keras.Variable(np.asarray(values, "float32"))
@@ -320,6 +322,7 @@ def test_wrap_names_units_groups_and_what_stays(capsys):
     assert "FLOPs of" not in report
 
 
+@pytest.mark.both
 def test_masked_models_predict_as_their_compact_models():
     model = wrapped()
     dense = predict(model, images())
@@ -330,6 +333,7 @@ def test_masked_models_predict_as_their_compact_models():
     assert np.abs(masked - dense).max() > 0.1
 
 
+@pytest.mark.both
 def test_files_keep_structure_masks_and_spared_kernels(tmp_path):
     model = wrapped(Channels(round_to=2, floor=0.2), filters="^(?!c2$)")
     assert "c2/kernel" in tt.kernels(model)
