@@ -223,6 +223,24 @@ def unnamed_class(operation: keras.Operation) -> str | None:
     return kind.__name__ if inside and not public else None
 
 
+def attention_projections(
+    layer: keras.layers.Layer,
+) -> dict[str, keras.layers.EinsumDense]:
+    """Returns the projections of an attention layer of Keras by their names.
+
+    Example:
+
+    >>> layer = keras.layers.MultiHeadAttention(num_heads=2, key_dim=3)
+    >>> layer.build((None, 5, 4), (None, 5, 4))
+    >>> list(attention_projections(layer))
+    ['query', 'key', 'value', 'attention_output']
+    """
+    inner = tracked_layers(layer)
+    return {
+        part.name: part for part in inner if isinstance(part, keras.layers.EinsumDense)
+    }
+
+
 def is_attention_output(layer: keras.layers.Layer) -> bool:
     """Whether a layer inside an attention layer projects the attended values.
 

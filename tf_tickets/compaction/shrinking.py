@@ -120,6 +120,8 @@ class _Rebuild:
 
     def _sequential(self, old, calls):
         inputs = self._input(old, old.inputs[0])
+        # Layers that make masks of sequences have operations for them in the graph.
+        calls = [c for c in calls if isinstance(c.operation, keras.layers.Layer)]
         return keras.Sequential(
             [inputs, *(self.operation(call) for call in calls)], name=old.name
         )

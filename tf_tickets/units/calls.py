@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets.units import registry
 from tf_tickets.units.flows import Flow, Ties, flows_in
 
 # Activation functions of single elements.
@@ -58,18 +59,67 @@ class Call:
 
     # What a variable does.
 
-    def produce(self, variable: keras.Variable, axis: int = -1) -> np.ndarray:
+    def produce(
+        self, variable: keras.Variable, axis: int = -1, parts: int = 1
+    ) -> np.ndarray:
         """Returns ids of what a kernel produces; those of the first call if shared.
 
         Args:
             variable: The kernel.
             axis: Its output axis.
+            parts: How many times all channels stand along the axis one after another,
+                such as the gates of an LSTM.
         """
+        size = variable.shape[axis] // parts
         ids = self.ties.recorded(variable, axis)
         if ids is None:
-            ids = self.ties.new(variable.shape[axis])
-            self.ties.record(variable, axis, ids, "out")
-        return ids
+            ids = self.ties.new(size)
+            self.ties.record(variable, axis, np.tile(ids, parts), "out")
+        return ids[:size]
+
+    def produce_too(self, variable: keras.Variable, axis: int, ids: np.ndarray) -> None:
+        """Records that another kernel also produces channels.
+
+        Args:
+            variable: The kernel.
+            axis: Its output axis.
+            ids: An id for each position along the axis.
+        """
+        self.ties.record(variable, axis, ids, "out")
+
+    def keep(self, layer: keras.layers.Layer, reason: str) -> None:
+        """Keeps everything that the kernels of a layer inside this one produce.
+
+        Args:
+            layer: The layer.
+            reason: Why.
+        """
+        for variable in layer.trainable_variables:
+            if len(variable.shape) > 1:
+                ids = self._kept(variable.shape[-1], reason)
+                self.ties.record(variable, -1, ids, "out")
+
+    def inside(
+        self,
+        layer: keras.layers.Layer,
+        inputs: list[Flow],
+        shapes: list[tuple[int | None, ...]],
+    ) -> list[Flow]:
+        """Returns the flows of the outputs of a layer inside this one.
+
+        Args:
+            layer: The layer inside.
+            inputs: The flows of its arguments.
+            shapes: The shapes of its outputs.
+        """
+        layer = registry.unwrapped(layer)
+        call = Call(self.ties, layer, tuple(inputs), {}, shapes)
+        rule = registry.find_rule(layer)
+        if isinstance(rule, str):
+            self.keep(layer, rule)
+            return call.pinned(rule)
+        flows = rule.trace(layer, call)
+        return [flows] if isinstance(flows, Flow) else list(flows)
 
     def read(
         self, variable: keras.Variable, axis: int, flow: Flow, repeats: int = 1

@@ -96,7 +96,8 @@ class _Walk:
         if isinstance(rule, str):
             self.without_rule(layer, rule)
             return call.pinned(rule)
-        if rule.resize is None and not getattr(layer, "weights", []):
+        sizeless = rule.resize is None and not getattr(layer, "weights", [])
+        if sizeless or rule.calls_differ:
             return self._trace(rule, layer, call)
         return self._repeat(layer, call, lambda: self._trace(rule, layer, call))
 

@@ -25,10 +25,13 @@ class Rule(NamedTuple):
         trace: Function `(layer, call)` that returns the flows of the outputs.
         resize: Function `(layer, sizes)` that returns the changed part of the
             configuration. None if the configuration holds no sizes.
+        calls_differ: Whether calls of one layer may have different inputs and outputs.
+            Then `resize` only depends on the sizes of variables.
     """
 
     trace: Trace
     resize: Resize | None = None
+    calls_differ: bool = False
 
 
 _RULES: dict[type, Rule] = {}
@@ -111,6 +114,20 @@ def register_rule(
         return function
 
     return register if trace is None else register(trace)
+
+
+def register_varied(
+    layer_class: type[keras.layers.Layer], trace: Trace, resize: Resize
+) -> None:
+    """Registers layers that do different things in different calls.
+
+    Args:
+        layer_class: The class of the layers.
+        trace: As in `register_rule`. It records all variables in each call.
+        resize: As in `register_rule`, but `sizes.inputs` and `sizes.outputs` are those
+            of any of the calls.
+    """
+    _RULES[layer_class] = Rule(trace, resize, calls_differ=True)
 
 
 def register_unnamed(
@@ -222,3 +239,24 @@ def resized(operation: keras.Operation, sizes: Any) -> dict[str, Any]:
     if isinstance(rule, Rule) and rule.resize is not None:
         config.update(rule.resize(operation, sizes))
     return config
+
+
+def stored_inside(
+    operation: keras.layers.Layer, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the stored form of a layer inside another one, with new sizes.
+
+    The stored form usually contains the shapes with which the layer was built.
+
+    Args:
+        operation: The layer inside.
+        config: Its new configuration.
+
+    Example:
+
+    >>> sorted(stored_inside(keras.layers.ReLU(name="relu"), {"name": "new"}))
+    ['class_name', 'config', 'module', 'registered_name']
+    """
+    stored = keras.saving.serialize_keras_object(operation)
+    stored.pop("build_config", None)
+    return {**stored, "config": config}

@@ -123,3 +123,24 @@ def separable(layer: keras.layers.Layer, call: Call) -> Flow | list[Flow]:
 
 for _kind in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
     register_rule(_kind, separable, _resize_separable)
+
+
+def _resize_transposed(layer, sizes):
+    return {"filters": sizes.of(layer.kernel)[-2]}
+
+
+def transposed(layer: keras.layers.Layer, call: Call) -> Flow | list[Flow]:
+    """A transposed convolution, whose kernel ends with (filters, channels)."""
+    if is_changed(layer):
+        return call.pinned(f"{call.title} is quantized or has LoRA weights")
+    flow = channels_read(layer, call)
+    call.read(layer.kernel, -1, flow)
+    ids = call.produce(layer.kernel, -2)
+    call.vector(layer.bias, ids)
+    axis = channel_axis(layer, len(flow.shape))
+    return call.activate(call.output(ids, axis), layer.activation)
+
+
+for _rank in (1, 2, 3):
+    _kind = getattr(keras.layers, f"Conv{_rank}DTranspose")
+    register_rule(_kind, transposed, _resize_transposed)
