@@ -99,6 +99,20 @@ class Call:
                 ids = self._kept(variable.shape[-1], reason)
                 self.ties.record(variable, -1, ids, "out")
 
+    def keep_others(self, layer: keras.layers.Layer, reason: str) -> None:
+        """Keeps what kernels inside a layer produce that were not recorded as kernels.
+
+        Args:
+            layer: The layer.
+            reason: Why.
+        """
+        for variable in layer.trainable_variables:
+            rank = len(variable.shape)
+            axes = [self.ties.records.get((id(variable), axis)) for axis in range(rank)]
+            if rank > 1 and not any(row and row.role == "out" for row in axes):
+                ids = self._kept(variable.shape[-1], reason)
+                self.ties.record(variable, -1, ids, "out")
+
     def inside(
         self,
         layer: keras.layers.Layer,

@@ -36,6 +36,11 @@ class Rule(NamedTuple):
 
 _RULES: dict[type, Rule] = {}
 _UNNAMED: dict[str, Rule] = {}
+# What `resize` returns for an entry of a configuration that the constructor refuses.
+ABSENT = object()
+
+# The rules of packages that need not be installed.
+_FOREIGN: dict[tuple[str, str], Rule] = {}
 _WRAPPERS: list[tuple[type, Callable]] = []
 
 
@@ -147,6 +152,25 @@ def register_unnamed(
     return register
 
 
+def register_foreign(
+    package: str, *names: str, resize: Resize | None = None
+) -> Callable[[Trace], Trace]:
+    """Registers a rule for classes of a package without importing it.
+
+    Args:
+        package: The package.
+        *names: Names of classes of layers in it. Subclasses have no rule.
+        resize: As in `register_rule`.
+    """
+
+    def register(function: Trace) -> Trace:
+        for name in names:
+            _FOREIGN[package, name] = Rule(function, resize)
+        return function
+
+    return register
+
+
 def register_wrapper(wrapper_class: type, inner: Callable) -> None:
     """Registers layers that compute what another layer inside them computes.
 
@@ -200,6 +224,9 @@ def find_rule(operation: keras.Operation) -> Rule | str:
     if name in _UNNAMED:
         return _UNNAMED[name]
     kind = type(operation)
+    foreign = kind.__module__.partition(".")[0], kind.__name__
+    if foreign in _FOREIGN:
+        return _FOREIGN[foreign]
     title = f"{operation.name!r} ({kind.__name__})"
     for place, base in enumerate(kind.__mro__):
         if base in _RULES:
@@ -238,7 +265,7 @@ def resized(operation: keras.Operation, sizes: Any) -> dict[str, Any]:
     rule = find_rule(operation)
     if isinstance(rule, Rule) and rule.resize is not None:
         config.update(rule.resize(operation, sizes))
-    return config
+    return {name: value for name, value in config.items() if value is not ABSENT}
 
 
 def stored_inside(
