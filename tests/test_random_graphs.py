@@ -73,7 +73,7 @@ def test_a_random_graph_without_units_is_the_graph_with_masks(
     assert error < precision
 
 
-@pytest.mark.parametrize("seed", [1000, *range(1001, 1100)])
+@pytest.mark.parametrize("seed", range(1000, 1100))
 @pytest.mark.matrix
 def test_a_random_graph_of_single_precision_is_exact(seed, tmp_path):
     *_, error = check(seed, tmp_path, size=12)

@@ -20,9 +20,10 @@ def _resize(layer, sizes):
     inner = registry.unwrapped(layer.layer)
     if registry.is_graph(inner):
         return {}
-    steps = sizes._replace(
-        inputs=[_without_time(shape) for shape in sizes.inputs],
-        outputs=[_without_time(shape) for shape in sizes.outputs],
+    steps = type(sizes)(
+        [_without_time(shape) for shape in sizes.inputs],
+        [_without_time(shape) for shape in sizes.outputs],
+        sizes.of,
     )
     return {"layer": registry.stored_inside(inner, registry.resized(inner, steps))}
 

@@ -57,13 +57,20 @@ def _known(activation):
     return activation
 
 
+def _projections(layer):
+    """Returns the layers that make queries, keys and values, at any depth."""
+    found = []
+    for part in keras_internals.tracked_layers(layer):
+        named = part.name in ("query", "key", "value")
+        found += [part] if named else _projections(part)
+    return found
+
+
 def _finish(layer, call):
     """Keeps the other kernels of a block, and all that goes in and out."""
     outputs = call.pinned(f"{call.title} adds it to features that stay")
-    reason = f"{call.title} has an attention whose heads have a size by their number"
-    for part in keras_internals.tracked_layers(layer):
-        if "attention" in part.name and "norm" not in part.name:
-            call.keep_others(part, reason)
+    for part in _projections(layer):
+        call.keep_others(part, f"{call.title} has heads whose number gives their size")
     for part in keras_internals.tracked_layers(layer):
         call.keep_others(part, f"{call.title} adds its output to features that stay")
     return outputs
