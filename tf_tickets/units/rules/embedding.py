@@ -35,15 +35,16 @@ def reversible(layer: keras.layers.Layer, call: Call) -> Flow | list[Flow]:
     if flow.axis is not None and flow.axis != len(flow.shape) - 1:
         call.pin(flow, f"{call.title} reads another axis")
         flow = Flow(flow.shape, reason=f"{call.title} reads another axis")
-    table, axis = layer.embeddings, 1
-    if not layer.tie_weights:
-        table, axis = layer.reverse_embeddings, 0
-        # Both tables have one width in the configuration.
-        call.tie(call.produce(layer.embeddings), call.produce(table, 0))
+    # Both tables have one width in the configuration.
+    width = call.produce(layer.embeddings)
     if flow.axis is None:
-        call.ties.pin(call.produce(table, axis), flow.reason)
+        call.ties.pin(width, flow.reason)
     else:
-        call.tie(call.produce(table, axis), flow.ids)
+        call.tie(width, flow.ids)
+        if layer.tie_weights:
+            call.read(layer.embeddings, 1, flow)
+        else:
+            call.read(layer.reverse_embeddings, 0, flow)
     return call.fixed(f"{call.title} computes logits of tokens")
 
 
