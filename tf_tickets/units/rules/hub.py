@@ -59,7 +59,7 @@ def _known(activation):
 
 def _projections(layer):
     """Returns the layers that make queries, keys and values, at any depth."""
-    found = []
+    found: list[keras.layers.Layer] = []
     for part in keras_internals.tracked_layers(layer):
         named = part.name in ("query", "key", "value")
         found += [part] if named else _projections(part)
