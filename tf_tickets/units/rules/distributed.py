@@ -33,7 +33,8 @@ def time_distributed(
     layer: keras.layers.TimeDistributed, call: Call
 ) -> Flow | list[Flow]:
     """Does what its layer does. The axis of time stays."""
-    (flow,) = call.inputs
+    # A mask of time steps may follow.
+    flow = call.inputs[0]
     if flow.axis == 1:
         call.pin(flow, f"{call.title} steps along the axis of the units")
         flow = Flow(flow.shape, reason=f"{call.title} steps along its axis")
