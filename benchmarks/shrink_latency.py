@@ -15,9 +15,9 @@ Calls of the two are interleaved in one process, in changing order, and a pair g
 ratio. TensorFlow uses one thread. "saved" is the saved time divided by the saved
 multiply-adds: (1 - ratio) / (1 - macs).
 
-The JSON file is written after every row. Rows that are in it are not measured again,
-unless `--again` is given, so a run may be interrupted. `--networks`, `--runtimes` and
-`--limit` measure a part.
+The JSON file is written after every row, and a picture beside it at the end. Rows that
+are in it are not measured again, unless `--again` is given, so a run may be
+interrupted. `--networks`, `--runtimes` and `--limit` measure a part.
 """
 
 import argparse
@@ -109,6 +109,13 @@ RUNTIMES = {
     "tflite": in_tflite,
     "int8": in_int8,
 }
+TITLES = {
+    "keras": "Keras predict",
+    "saved_model": "SavedModel",
+    "tflite": "TFLite, float32",
+    "int8": "TFLite, int8",
+}
+COLORS = ("#999999", "#d9730d", "#0b5fa5", "#3a8f5c")
 
 
 def compare(whole, small, pairs, seconds):
@@ -215,6 +222,42 @@ def main():
             options.out.write_text(json.dumps(content(options, rows), indent=1))
         keras.utils.clear_session()
         gc.collect()
+    draw(rows, options.out.with_suffix(".png"))
+
+
+def draw(rows, path):
+    """Draws the time of a call against the multiply-adds, a panel for each network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(NETWORKS), sharey=True)
+    for axes, network in zip(panels, NETWORKS, strict=True):
+        axes.plot((0, 100), (0, 100), color="#999999", linestyle=(0, (6, 3)))
+        for (runtime, title), color in zip(TITLES.items(), COLORS, strict=True):
+            for round_to, fill in ((1, "none"), (8, "full")):
+                points = [
+                    (100 * row["macs"], 100 * row["ratio"]["median"])
+                    for row in rows
+                    if key(row)[0] == network and key(row)[2:] == (round_to, runtime)
+                ]
+                style = {"marker": "o", "fillstyle": fill, "color": color}
+                label = title if round_to == 8 else None
+                if points:
+                    axes.plot(*zip(*sorted(points), strict=True), label=label, **style)
+        axes.set_title(network, loc="left", fontweight="bold")
+        axes.set_xlabel("multiply-adds left (%)")
+        axes.set_xlim(20, 100)
+        axes.set_ylim(20, 125)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("time of a call (%)")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(TITLES),
+        frameon=False,
+    )
+    figure.savefig(path, dpi=150)
 
 
 def one_thread():
