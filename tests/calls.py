@@ -657,6 +657,8 @@ _STEP = "called in the compiled step, or by the layer that owns the mask"
 _TRAINING = "called by `fit`"
 # Public callables without a call of their own, and why.
 HOOKS = {
+    "CompactReport": "made by `compact`",
+    "layers.Prunable.restructure": "called by `wrap`",
     **{
         f"{plan.__name__}.{name}": _ENGINE
         for plan in (RoundPlan, tt.LearnMasks, tt.PressAndRemove, tt.PruneAndRewind)

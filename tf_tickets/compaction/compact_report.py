@@ -9,6 +9,8 @@ from tf_tickets.compaction.dead_units import Kept
 from tf_tickets.reports import plots, tables
 from tf_tickets.reports.costs import Cost
 
+_COSTS = {"params": "parameters", "macs": "MACs", "bytes": "bytes"}
+
 
 @dataclasses.dataclass(frozen=True)
 class WidthRow:
@@ -94,9 +96,9 @@ class CompactReport:
             "removed": self.removed,
             "kernels": [dataclasses.asdict(row) for row in self.rows],
             "kept": [dataclasses.asdict(row) for row in self.kept],
-            "dense": self.dense._asdict(),
-            "masked": self.masked._asdict(),
-            "compact": self.compact._asdict(),
+            "dense": _plain(self.dense),
+            "masked": _plain(self.masked),
+            "compact": _plain(self.compact),
             "folded": self.folded,
             "difference": self.difference,
             "seconds": self.seconds,
@@ -144,8 +146,7 @@ class CompactReport:
 
     def _costs(self):
         yield ("", "dense", "without zeros", "compact", "compact / dense")
-        names = {"params": "parameters", "macs": "MACs", "bytes": "bytes"}
-        for name, title in names.items():
+        for name, title in _COSTS.items():
             numbers = [
                 getattr(c, name) for c in (self.dense, self.masked, self.compact)
             ]
@@ -197,3 +198,7 @@ class CompactReport:
             "the last of its layer. Prune more, or prune whole units: "
             'tf_tickets.wrap(model, structure="channels").'
         )
+
+
+def _plain(cost):
+    return {name: getattr(cost, name) for name in _COSTS}
