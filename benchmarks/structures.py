@@ -132,9 +132,10 @@ class Pruning(NamedTuple):
     target: dict | None = None
 
     def __call__(self, options, seed):
-        path = _dense_path(options, seed)
+        dense_seed = seed if options.dense_seed is None else options.dense_seed
+        path = _dense_path(options, dense_seed)
         if not path.exists():
-            run(options, "dense", seed, again=True)
+            run(options, "dense", dense_seed, again=True)
         train, test = read_data(options)
         model = keras.saving.load_model(path, compile=False)
         model = tt.wrap(model, structure=self.structure, verbose=False)
@@ -171,6 +172,7 @@ class Pruning(NamedTuple):
             **self._asdict(),
             "epochs_before": options.dense_epochs,
             "epochs": options.epochs,
+            "dense_seed": dense_seed,
             "dense_accuracy": before,
             "accuracy": accuracy,
             "sparsity": tt.kernels(model).sparsity,
@@ -226,7 +228,8 @@ def run(options, name, seed, again=False):
         "seed": seed,
         "command": "KERAS_BACKEND="
         f"{keras.config.backend()} python benchmarks/structures.py --data-dir DIR "
-        f"--dense-epochs {options.dense_epochs} --epochs {options.epochs}",
+        f"--dense-epochs {options.dense_epochs} --epochs {options.epochs}"
+        + ("" if options.dense_seed is None else f" --dense-seed {options.dense_seed}"),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": versions(),
         "training_images": options.take or 50_000,
@@ -245,6 +248,11 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--dense-epochs", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument(
+        "--dense-seed",
+        type=int,
+        help="prune the dense network of this seed (default: of each seed its own)",
+    )
     parser.add_argument("--status", action="store_true", help="list the runs")
     parser.add_argument("--take", type=int, help="use only so many training images")
     parser.add_argument(
