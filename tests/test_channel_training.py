@@ -49,6 +49,7 @@ def trained_pair(optimizer):
     return model, small
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", tiny.marked(OPTIMIZERS, ["momentum and clipnorm"]))
 def test_masked_training_equals_compact_training(name):
     if keras.config.backend() == "tensorflow":

@@ -72,6 +72,7 @@ def test_calls_of_a_model_inside_a_graph_begin_at_its_inputs():
     assert [call.operation.name for call in keras_internals.calls(model)] == ["after"]
 
 
+@pytest.mark.on("tensorflow")
 def test_classes_without_a_public_name_are_those_of_operations_and_applications():
     names = keras_internals.unnamed_class
     x = keras.Input((3,))
