@@ -132,6 +132,24 @@ def test_a_layer_without_bias_gets_one():
     assert report.folded == 1
 
 
+def test_a_frozen_kernel_stays_frozen_beside_a_new_bias():
+    model = filled(
+        mlp(use_bias=False),
+        np.ones((2, 3)) * [1, 0, 1],
+        [1, 5, 6],
+        [[1, 0], [2, 3], [1, 1]],
+        [[10], [100]],
+        [9],
+    )
+    model.get_layer("b").kernel.trainable = False
+    small = tt.compact(model)
+    weights = small.get_layer("b").weights
+    assert [(v.name, v.trainable) for v in weights] == [
+        ("kernel", False),
+        ("bias", True),
+    ]
+
+
 def test_a_negative_constant_before_relu_is_zero_and_changes_no_bias():
     model = filled(
         mlp(),
@@ -160,6 +178,32 @@ def test_neurons_that_are_zero_on_all_data_but_read_their_inputs_stay():
     with pytest.warns(UserWarning, match="each unit has weights that reach"):
         small = tt.compact(model)
     assert values(small) == values(model)
+
+
+def test_neurons_that_only_larger_inputs_change_stay():
+    model = filled(
+        sequential((2,), kl.Dense(3, "relu", name="a"), kl.Dense(1, name="b")),
+        [[0.0, 1e-4, 1.0], [0.0, 1e-4, 2.0]],
+        [0.5, -1.0, 0.1],
+        [[1.0], [2.0], [3.0]],
+        [0.0],
+    )
+    small, report = tt.compact(model, return_report=True)
+    assert widths(report)["net/a/kernel"] == (3, 2)
+    large = np.full((1, 2), 1e5, "float32")
+    np.testing.assert_allclose(outputs(small, large), outputs(model, large), rtol=1e-6)
+
+
+def test_layers_that_always_train_are_compared_as_they_predict():
+    x = keras.Input((3,))
+    y = kl.BatchNormalization(name="n")(kl.Dense(4, name="a")(x), training=True)
+    model = randomized(keras.Model(x, kl.Dense(2, name="b")(y), name="net"))
+    model.get_layer("a").kernel.assign(model.get_layer("a").kernel * [1, 1, 1, 0])
+    before = values(model)
+    small, report = tt.compact(model, return_report=True)
+    assert report.removed == 1
+    assert values(model) == before
+    assert values(small)[4] == before[4][:3]
 
 
 def deep():
@@ -619,12 +663,12 @@ def test_models_in_half_precision_become_smaller():
     keras.config.backend() == "jax", reason="JAX has no float64 unless it is enabled"
 )
 def test_models_of_float64_are_compared_in_float64():
-    layers = [kl.Dense(5, activation="relu", dtype="float64") for _ in "ab"]
-    model = sequential((4,), *layers, kl.Dense(2, dtype="float64"))
-    first = model.layers[0].name
-    zeros = {f"net/{first}/kernel": np.s_[:, 1]}
+    layers = [kl.Dense(5, activation="sigmoid", dtype="float64") for _ in "ab"]
+    last = kl.Dense(2, activation="tanh", use_bias=False, dtype="float64")
+    model = sequential((4,), *layers, last)
+    zeros = {f"net/{layer.name}/kernel": np.s_[:, 1] for layer in layers}
     _, report = tt.compact(zeroed(randomized(model), zeros), return_report=True)
-    assert report.removed == 1 and report.difference < 1e-12
+    assert report.removed == 2 and report.folded == 2 and report.difference < 1e-12
     assert report.compact.bytes == 8 * report.compact.params
 
 

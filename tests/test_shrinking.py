@@ -249,6 +249,16 @@ def test_names_settings_and_nesting_stay():
     assert len(small.trainable_weights) == len(model.trainable_weights)
 
 
+def test_initializers_of_attention_stay():
+    x = keras.Input((5, 4))
+    settings = {"kernel_initializer": "he_normal", "bias_initializer": "ones"}
+    y = kl.MultiHeadAttention(2, 3, name="attention", **settings)(x, x)
+    model = keras.Model(x, kl.Dense(2)(y))
+    configs = [m.get_layer("attention").get_config() for m in (model, removed(model))]
+    for name in settings:
+        assert configs[0][name] == configs[1][name]
+
+
 @keras.saving.register_keras_serializable("tests")
 class Frozen(kl.Layer):
     """A layer without a rule, of which one part is frozen."""

@@ -33,8 +33,8 @@ class Constants:
     """Runs a model layer by layer and records which channels are constant.
 
     What depends on the inputs is replaced by other random numbers after each layer. So
-    a channel is constant only if no value of its inputs can change it, and an
-    activation that is always zero on some data is not taken for one.
+    an activation that is always zero on some data is not taken for a constant. One
+    that only larger numbers change is, so callers must know that nothing reaches it.
 
     Args:
         model: A functional or Sequential model, plain or wrapped.
@@ -116,6 +116,9 @@ class Constants:
                 ),
                 (call.args, call.kwargs),
             )
+            if "training" in kwargs:
+                # Models that predict tell it all layers, whatever the graph says.
+                kwargs["training"] = False
             runs.append(keras.tree.flatten(call.operation(*args, **kwargs)))
         hidden = any(state.hidden for state in inputs)
         changing = hidden or any(_changes(state) for state in inputs)

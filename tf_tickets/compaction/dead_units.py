@@ -111,19 +111,22 @@ class _Search:
         keep = np.ones(self.units.size, bool)
         while True:
             harmless = np.ones(self.units.size, bool)
+            no_way_in = self.no_way_in(keep) if self.constants else ~harmless
             for axis in self.readers:
-                self._reject(harmless, axis, self._harmless(axis, keep))
+                self._reject(harmless, axis, self._harmless(axis, keep, no_way_in))
             smaller = keep & ~(harmless & ~forced)
             if (smaller == keep).all():
                 return keep
             keep = smaller
 
-    def _harmless(self, axis, keep):
+    def _harmless(self, axis, keep, no_way_in):
         """Whether each position of an axis may go, as far as this reader knows."""
         result = self._reads_nothing(axis, keep)
         # The rules say what is read once all slices of a unit are zero.
         result |= (np.append(self.zero_slices, False)[axis.ids]) & (axis.values == 0)
-        constants = self._constants(axis)
+        # A unit with a way in may only seem constant, such as a ReLU of small weights.
+        certain = np.append(no_way_in, False)[axis.ids]
+        constants = np.where(certain, self._constants(axis), np.nan)
         result |= constants == 0
         if self._why_not_folded(axis) is None:
             result |= ~np.isnan(constants)
@@ -154,9 +157,18 @@ class _Search:
     def no_way_in(self, keep) -> np.ndarray:
         """Returns which of the units that stay may be constant.
 
-        All kernels that produce such a unit do so with zeros only, or a factor that it
-        is multiplied by is zero.
+        All kernels that produce such a unit do so from other such units only, or a
+        factor that it is multiplied by is zero.
         """
+        found = np.zeros(self.units.size, bool)
+        while True:
+            more = self._without_way_in(keep & ~found) & keep
+            if (more == found).all():
+                return found
+            found = more
+
+    def _without_way_in(self, keep):
+        """Returns which units are produced from no unit that is kept."""
         produced = np.ones(self.units.size, bool)
         scaled = np.ones(self.units.size, bool)
         for axis in self.units.axes:
@@ -164,7 +176,7 @@ class _Search:
                 self._reject(produced, axis, self._reads_nothing(axis, keep))
             if axis.role == "vector" and zeros.multiplies(axis.variable):
                 self._reject(scaled, axis, ~self._reads_nothing(axis, keep))
-        return (produced | ~scaled) & keep
+        return produced | ~scaled
 
     def _layer(self, axis):
         """Returns the layer that reads the axis, None if there are several."""
@@ -212,15 +224,17 @@ class _Search:
 
     def reasons(self, keep) -> list[Kept]:
         """Returns why units stay that are constant for a reader or not used."""
-        no_way_in = np.append(self.no_way_in(keep), False)
+        no_way_in = self.no_way_in(keep)
         found: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
         names = np.empty(self.units.size, object)
         for name, numbers in self.units.groups.items():
             names[numbers] = name
         for axis in self.readers:
-            constant = ~np.isnan(self._constants(axis)) & ~self._harmless(axis, keep)
+            certain = np.append(no_way_in, False)[axis.ids]
+            constant = certain & ~np.isnan(self._constants(axis))
+            constant &= ~self._harmless(axis, keep, no_way_in)
             reason = f"{axis.path} reads a constant: {self._why_not_folded(axis)}"
-            for number in axis.ids[constant & no_way_in[axis.ids]].tolist():
+            for number in axis.ids[constant].tolist():
                 found[names[number], reason].add(number)
         for number in np.flatnonzero(self.forced).tolist():
             found[names[number], "the last one of its layer"].add(number)

@@ -105,5 +105,6 @@ def _with_bias(layer, constants):
     new = kind.from_config({**layer.get_config(), "use_bias": True})
     new.build_from_config(layer.get_build_config())
     new.kernel.assign(layer.kernel)
-    new.bias.assign(np.asarray(constants, "float32"))
+    new.kernel.trainable = layer.kernel.trainable
+    new.bias.assign(constants)
     return new

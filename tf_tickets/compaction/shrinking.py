@@ -309,7 +309,7 @@ def _restore_settings(old, new):
     """Gives a new layer what is trainable in the old one, and its initializers."""
     new.trainable = old.trainable
     for name, value in vars(old).items():
-        if name.endswith("initializer") and name[0] != "_":
+        if name.endswith("initializer"):
             setattr(new, name, value)
     pairs = zip(
         keras_internals.tracked_layers(old),
