@@ -192,6 +192,8 @@ class Named(kl.Dense):
         (lambda_layer, "'own' (Lambda) has no rule"),
         (Standardized(2, name="own"), "it replaces `call` of Dense"),
         (Called(2, name="own"), "it replaces `__call__` of Dense"),
+        (kl.Dropout(0.5, (None, 6), name="own"), "a noise_shape with this axis"),
+        (kl.AlphaDropout(0.5, (None, 6), name="own"), "a noise_shape with this axis"),
         (kl.Reshape((2, 3), name="own"), "spreads units over several axes"),
         (lambda x: x + np.arange(6.0, dtype="float32"), "a constant array"),
         (lambda x: x[:, :3], "(GetItem) has no rule"),

@@ -45,15 +45,25 @@ def unchanged(layer: keras.Operation, call: Call) -> Flow:
     return call.like(call.inputs[0])
 
 
-def zeros_kept(layer: keras.Operation, call: Call) -> Flow:
+def zeros_kept(layer: keras.Operation, call: Call) -> Flow | list[Flow]:
     """Keeps zeros; other values are not known."""
+    if _has_sizes(layer, call):
+        return call.pinned(f"{call.title} has a noise_shape with this axis")
     return call.like(call.inputs[0]).finite()
 
 
-def not_known(layer: keras.Operation, call: Call) -> Flow:
+def not_known(layer: keras.Operation, call: Call) -> Flow | list[Flow]:
     """Adds finite values that are not known."""
+    if _has_sizes(layer, call):
+        return call.pinned(f"{call.title} has a noise_shape with this axis")
     flow = call.like(call.inputs[0])
     return dataclasses.replace(flow, values=np.full(flow.values.shape, np.nan))
+
+
+def _has_sizes(layer, call):
+    """Whether the shape of a layer's noise contains the number of channels."""
+    axis, shape = call.inputs[0].axis, getattr(layer, "noise_shape", None)
+    return axis is not None and shape is not None and shape[axis] not in (None, 1)
 
 
 for _name in (
