@@ -162,6 +162,13 @@ def test_floors(settings, fewest):
     assert list(layout.fewest(everything).values()) == fewest
 
 
+def test_a_floor_is_exact():
+    layout = ChannelLayout(
+        Channels(floor=0.07), {"a": np.arange(100)}, (), np.arange(100)
+    )
+    assert layout.fewest({"a": np.ones(100, bool)}) == {"a": 7}
+
+
 def test_widths_are_rounded_up_with_the_best_of_the_pruned_units():
     layout = small_layout(round_to=2)
     scores = {"a/kernel": np.array([1.0, 4, 2, 3]), "b/kernel": np.array([1.0, 3, 2])}

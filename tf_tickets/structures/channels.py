@@ -285,14 +285,16 @@ class ChannelLayout(Layout):
         Args:
             units: Which units are still there.
         """
-        settings = self.structure
         return {
-            name: min(
-                int(alive.sum()),
-                max(settings.minimum, math.ceil(settings.floor * alive.size)),
-            )
+            name: min(int(alive.sum()), self._floor(alive.size))
             for name, alive in units.items()
         }
+
+    def _floor(self, size):
+        """Returns how many units of a group of this size are always kept."""
+        settings = self.structure
+        # 0.07 * 100 is slightly more than 7 in floating point.
+        return max(settings.minimum, math.ceil(settings.floor * size - 1e-9))
 
     def protect(
         self, scores: Tables, units: Tables, kept: Tables | None = None
