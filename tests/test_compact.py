@@ -194,6 +194,35 @@ def test_neurons_that_only_larger_inputs_change_stay():
     np.testing.assert_allclose(outputs(small, large), outputs(model, large), rtol=1e-6)
 
 
+def test_a_factor_of_zero_closes_one_branch_only():
+    x = keras.Input((2,))
+    one = kl.BatchNormalization(name="n")(kl.Dense(3, name="a")(x))
+    y = kl.ReLU()(kl.Add()([one, kl.Dense(3, "relu", name="b")(x)]))
+    model = randomized(keras.Model(x, kl.Dense(1, name="c")(y), name="net"))
+    model = zeroed(model, {"n/gamma": 0, "b/kernel": np.s_[:, 0]})
+    table = wrapping.plain_paths(model)
+    table["n/beta"].assign([0.5, 0.2, 0.1])
+    assert tt.compact(model, return_report=True)[1].removed == 1
+    table["b/kernel"].assign(table["b/kernel"].value + [1e-4, 0.0, 0.0])
+    table["b/bias"].assign([-1.0, 0.2, 0.1])
+    assert tt.compact(model, return_report=True)[1].removed == 0
+
+
+class WithoutBias(kl.Dense):
+    """A subclass that cannot get a bias."""
+
+    def __init__(self, units, use_bias=False, **kwargs):
+        super().__init__(units, use_bias=False, **kwargs)
+
+
+def test_subclasses_without_a_bias_get_none():
+    layers = [kl.Dense(3, "sigmoid", name="a"), WithoutBias(2, name="b")]
+    model = randomized(sequential((2,), *layers, kl.Activation("tanh")))
+    model = zeroed(model, {"net/a/kernel": np.s_[:, 0]})
+    _, report = tt.compact(model, return_report=True)
+    assert "a WithoutBias has no bias for it" in report.kept[0].reason
+
+
 def test_layers_that_always_train_are_compared_as_they_predict():
     x = keras.Input((3,))
     y = kl.BatchNormalization(name="n")(kl.Dense(4, name="a")(x), training=True)

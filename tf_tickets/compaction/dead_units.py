@@ -157,8 +157,8 @@ class _Search:
     def no_way_in(self, keep) -> np.ndarray:
         """Returns which of the units that stay may be constant.
 
-        All kernels that produce such a unit do so from other such units only, or a
-        factor that it is multiplied by is zero.
+        All kernels that produce such a unit do so from other such units only, or are
+        multiplied by a factor of zero.
         """
         found = np.zeros(self.units.size, bool)
         while True:
@@ -169,14 +169,16 @@ class _Search:
 
     def _without_way_in(self, keep):
         """Returns which units are produced from no unit that is kept."""
-        produced = np.ones(self.units.size, bool)
-        scaled = np.ones(self.units.size, bool)
+        # Each kernel of a residual sum needs a factor of zero of its own.
+        ways, closed = np.zeros((2, self.units.size), int)
         for axis in self.units.axes:
-            if axis.role == "out":
-                self._reject(produced, axis, self._reads_nothing(axis, keep))
-            if axis.role == "vector" and zeros.multiplies(axis.variable):
-                self._reject(scaled, axis, ~self._reads_nothing(axis, keep))
-        return produced | ~scaled
+            is_factor = axis.role == "vector" and zeros.multiplies(axis.variable)
+            if axis.role == "out" or is_factor:
+                nothing = self._reads_nothing(axis, keep)
+                here = (axis.ids != STAYS) & (nothing if is_factor else ~nothing)
+                counts = closed if is_factor else ways
+                counts[np.unique(axis.ids[here])] += 1
+        return ways <= closed
 
     def _layer(self, axis):
         """Returns the layer that reads the axis, None if there are several."""
