@@ -67,7 +67,7 @@ def why_not_folded(layer: keras.layers.Layer) -> str | None:
     kind = next((kind for kind in READERS if isinstance(layer, kind)), None)
     if kind is None or type(layer).call is not kind.call:
         return f"a {type(layer).__name__} has no bias for it"
-    if layer.bias is None and type(layer) is not kind:
+    if not layer.use_bias and type(layer) is not kind:
         # The constructor of a subclass need not take one.
         return f"a {type(layer).__name__} has no bias for it"
     if kind is keras.layers.Dense:
