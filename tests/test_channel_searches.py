@@ -362,3 +362,35 @@ def test_a_search_of_channels_resumes(name, tmp_path):
         find(tmp_path / "b")
     Interrupt.at = None
     assert [t.id for t in find(tmp_path / "b")] == [t.id for t in whole]
+
+
+def test_a_target_of_unknown_multiply_adds_is_refused():
+    layers = [keras.Input((None, 3)), keras.layers.LSTM(6), keras.layers.Dense(2)]
+    model = tt.wrap(keras.Sequential(layers), structure="channels", verbose=False)
+    search = tt.PruneAtInit(target={"macs": 0.5}, epochs=1, monitor="loss")
+    with pytest.raises(ValueError, match="lstm_cell/kernel.* are unknown.*'params'"):
+        search.prune(model)
+    search = tt.PruneAtInit(target={"params": 0.5}, epochs=1, monitor="loss")
+    assert search.prune(model).sparsity > 0
+
+
+def test_scores_from_gradients_need_a_compiled_model():
+    layers = [keras.Input((3,)), keras.layers.Dense(6), keras.layers.Dense(2)]
+    model = tt.wrap(keras.Sequential(layers), structure="channels", verbose=False)
+    taylor = tt.saliency.Taylor(np.ones((4, 3)), np.ones((4, 2)))
+    search = tt.PruneAtInit(0.5, epochs=1, criterion=taylor, monitor="loss")
+    with pytest.raises(ValueError, match="is not compiled"):
+        search.prune(model)
+
+
+def test_rounding_up_is_no_reason_for_a_warning():
+    layers = [keras.Input((3,)), keras.layers.Dense(12), keras.layers.Dense(2)]
+    structure = tt.Channels(round_to=8)
+    model = tt.wrap(keras.Sequential(layers), structure=structure, verbose=False)
+    model.compile("sgd", "mse", jit_compile=False)
+    schedule = tt.schedules.ConstantSparsity(0.75, begin_step=1, frequency=1)
+    pruning = tt.GradualPruning(schedule)
+    model.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0, callbacks=[pruning])
+    kernels = tt.kernels(model)
+    [kept] = kernels.layout.units(kernels.masks).values()
+    assert kept.sum() == 8

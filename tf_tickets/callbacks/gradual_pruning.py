@@ -172,9 +172,9 @@ class GradualPruning(PruningCallback):
         size, kept = _size(units), sum(int(alive.sum()) for alive in units.values())
         fewest = sum(kernels.layout.fewest(units).values())
         asked, reached = self._sparsity_at(self._step), (size - kept) / size
-        if self._target is not None:
-            reached = self._asked or 0.0
-        if not self._warned and asked - reached > 1.0 / size and kept > fewest:
+        # Rounding, groups that are not whole and targets leave another sparsity.
+        pruned_to = reached if self._asked is None else self._asked
+        if not self._warned and asked - pruned_to > 1.0 / size and kept > fewest:
             self._warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
                 f"model has {reached:.4f}. Its last pruning was asked for "

@@ -207,6 +207,22 @@ def loss_at(
     return loss
 
 
+def check_compiled(model: keras.Model) -> None:
+    """Refuses a model without a loss.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> check_compiled(model)
+    """
+    if not model.compiled:
+        raise ValueError(
+            "Scores from gradients need the loss of the model. Received: "
+            f"{model.name!r}, which is not compiled. Call model.compile first."
+        )
+
+
 # Backend-specific functions.
 
 

@@ -218,6 +218,7 @@ class Taylor:
         self, layout: ChannelLayout, model: keras.Model
     ) -> dict[str, np.ndarray]:
         arguments.check_type(ChannelLayout, layout=layout)
+        derivatives.check_compiled(model)
         gates = layout.gates
         places = {path: i for i, path in enumerate(wrapping.kernels(model).variables)}
 

@@ -107,11 +107,12 @@ class CostBudget:
         self._all = np.ones(units.size, bool)
         self._counter = CostCounter(model, units)
         self.dense = int(getattr(self._counter.dense, measure))
+        if measure == "macs" and self._counter.unknown:
+            raise ValueError(_unknown(model, self._counter.unknown))
         if not self.dense:
             raise ValueError(
-                f"The {measure} of model {model.name!r} are unknown, so there is no "
-                f"fraction of them to keep. Received: a target for {measure!r}. Use "
-                "{'params': ...} or a sparsity."
+                f"Model {model.name!r} has no multiply-adds. Received: a target for "
+                "'macs'. Use {'params': ...} or a sparsity."
             )
 
     def remaining(self, units: Tables) -> float:
@@ -182,6 +183,16 @@ class CostBudget:
         keep = self._all.copy()
         keep[self.layout.numbers] = self.layout.flat(units)
         return int(getattr(self._counter.count(keep), self.measure))
+
+
+def _unknown(model, paths):
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return (
+        f"The multiply-adds of {', '.join(paths[:3])}{more} in model {model.name!r} "
+        "are unknown, so there is no fraction of them to keep. Received: a target for "
+        "'macs'. Give the inputs a fixed size, such as keras.Input((100,)), or use "
+        "{'params': ...}, which is also known for layers of your own."
+    )
 
 
 def budget(kernels: Kernels, measure: str) -> CostBudget:

@@ -152,7 +152,7 @@ def plot_widths(
     for name, pair in widths.items():
         arguments.check_type(str, widths=name)
         _check_widths(name, pair)
-    figure = _figure(height=1.2 + 0.24 * len(widths))
+    figure = _figure(height=1.4 + 0.24 * len(widths))
     axes = figure.subplots()
     names = [name.removesuffix("/kernel") for name in widths]
     before, after = zip(*widths.values(), strict=True)
@@ -170,7 +170,7 @@ def plot_widths(
     axes.set_title(title, loc="left", fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(frameon=False, ncols=2, loc="upper right")
+    figure.legend(frameon=False, ncols=2, loc="outside lower center")
     _save(figure, path)
 
 

@@ -68,6 +68,10 @@ class Channels(Structure):
     def most_sparse(self) -> float:
         return 1.0 - self.floor
 
+    @property
+    def remedy(self) -> str:
+        return "wrap with a lower floor, such as tf_tickets.Channels(floor=0.0)"
+
     def layout(
         self,
         model: keras.Model,

@@ -108,6 +108,11 @@ class Structure:
         """The largest sparsity, of units, that it allows in a model."""
         return 1.0
 
+    @property
+    def remedy(self) -> str:
+        """What allows a larger sparsity than `most_sparse`."""
+        return "wrap the model with another structure"
+
     def why_not(
         self, layer: keras.layers.Layer, variable: keras.Variable
     ) -> str | None:

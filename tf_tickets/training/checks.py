@@ -154,7 +154,7 @@ def check_possible(structure: Structure, **sparsities: float) -> None:
             raise ValueError(
                 f"Structure {structure.name!r} allows at most sparsity "
                 f"{structure.most_sparse:g}. Received: {name}={sparsity:g}. Lower it, "
-                "or wrap the model with another structure."
+                f"or {structure.remedy}."
             )
 
 

@@ -65,7 +65,7 @@ def register_rule(
             - `call.produce(variable, axis)` returns new ids, one for each position of
               the kernel along its output axis;
             - `call.read(variable, axis, flow)` says that a kernel mixes the channels
-              of a flow, and `call.vector(variable, axis, ids)` that a parameter
+              of a flow, and `call.vector(variable, ids)` that a parameter
               belongs to each channel, such as a bias;
             - `call.output(ids, axis)` returns the flow of an output, and
               `call.activate(flow, activation)` that after an activation function;

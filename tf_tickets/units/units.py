@@ -100,6 +100,8 @@ class Units:
         self.tensors = dict(tensors or {})
 
     def __repr__(self) -> str:
+        if not self.groups:
+            return "Units(no units)"
         sizes = ", ".join(f"{name}: {ids.size}" for name, ids in self.groups.items())
         count = len(self.groups)
         plural = "" if count == 1 else "s"

@@ -129,7 +129,9 @@ def _no_units(model, pinned):
     return "\n".join(
         [
             f"Model {model.name!r} has no units that may be pruned as channels. Choose "
-            "more layers with `filters`, or another structure. What stays, and why:",
+            "more layers with `filters`, give layers of your own a rule "
+            "(tf_tickets.register_rule), or use another structure. Units are found in "
+            "functional and Sequential models. What stays, and why:",
             *(rows or ["  The model has no layers that produce channels."]),
         ]
     )

@@ -25,7 +25,8 @@ class PruneAtInit(TicketSearch):
     A callback for one `fit`, or `search.prune(model)` without any training.
 
     Args:
-        final_sparsity: Fraction of zeros in the ticket.
+        final_sparsity: Fraction of zeros in the ticket, by default 0.9; with channels
+            or blocks, the fraction of units that are pruned.
         epochs: Epochs that the ticket is trained.
         criterion: `tf_tickets.saliency.SNIP(x, y)`, `GraSP(x, y)`, "synflow",
             "magnitude", "random" or another criterion.
