@@ -9,6 +9,7 @@ import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.callbacks import dynamic_sparsity
 from tf_tickets.pruning import saliency
+from tf_tickets.structures.structure import Layout
 
 pytestmark = pytest.mark.turns("tensorflow")
 
@@ -118,13 +119,18 @@ def exchanged(weight, score, mask, fraction):
     return sorted(stay)
 
 
+def single_exchange(weight, score, mask, fraction):
+    tables = [{"kernel": array} for array in (weight, score, mask)]
+    return dynamic_sparsity._exchanged(Layout(), *tables, fraction)["kernel"]
+
+
 def test_in_a_nearly_dense_kernel_the_whole_fraction_is_dropped():
     weight = np.array([9.0, 1.0, -8.0, 2.0, 7.0, -3.0, 6.0, 4.0, -5.0, 0.0])
     score = np.array([0.0, 7.0, 1.0, 6.0, 1.0, 2.0, 1.0, 9.0, 1.0, 8.0])
     mask = weight != 0.0
     # The smallest four, at 1, 3, 5 and 7, compete again with 9. All but 5 win.
     expected = [0, 1, 2, 3, 4, 6, 7, 8, 9]
-    result = dynamic_sparsity._exchanged(weight, score, mask, 4 / 9)
+    result = single_exchange(weight, score, mask, 4 / 9)
     assert np.flatnonzero(result).tolist() == expected
     assert exchanged(weight, score, mask, 4 / 9) == expected
 
@@ -135,7 +141,7 @@ def test_an_exchange_equals_one_of_single_weights(density, fraction):
     rng = np.random.default_rng(int(100 * density + 10 * fraction))
     weight, score = rng.normal(size=(2, 60))
     mask = rng.permutation(60) < 60 * density
-    result = dynamic_sparsity._exchanged(weight * mask, score, mask, fraction)
+    result = single_exchange(weight * mask, score, mask, fraction)
     assert np.flatnonzero(result).tolist() == exchanged(weight, score, mask, fraction)
     assert result.sum() == mask.sum()
 

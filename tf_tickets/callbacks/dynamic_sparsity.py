@@ -140,26 +140,33 @@ class DynamicSparsity(PruningCallback):
         weights = kernels.weights
         rng = np.random.default_rng([self.seed, self._exchanges])
         scores = criteria.score_all(self.grow, model, weights, weights, rng)
-        layout, masks = kernels.layout, kernels.masks
-        everything = {path: np.ones_like(mask) for path, mask in masks.items()}
-        units = layout.units(masks)
-        sizes = layout.scores({p: np.abs(w) for p, w in weights.items()}, masks)
-        dropped = {n: round(fraction * int(u.sum())) for n, u in units.items()}
-        stay = {
-            name: ranking.keep_largest(
-                sizes[name], int(alive.sum()) - dropped[name], within=alive
-            )
-            for name, alive in units.items()
-        }
-        # Dropped units are candidates for growth too, as in the paper and its code.
-        all_units = layout.units(everything)
-        scores = layout.protect(layout.scores(scores, everything), all_units, stay)
-        grown = {
-            name: stay[name]
-            | ranking.keep_largest(scores[name], dropped[name], within=~stay[name])
-            for name in units
-        }
-        self._set_masks(layout.masks(grown, everything))
+        masks = _exchanged(kernels.layout, weights, scores, kernels.masks, fraction)
+        self._set_masks(masks)
+
+
+def _exchanged(layout, weights, scores, masks, fraction):
+    """Returns the masks after dropping and growing equally many units of each kernel.
+
+    Dropped units are candidates for growth too, as in the paper and its code.
+    """
+    everything = {path: np.ones_like(mask) for path, mask in masks.items()}
+    units = layout.units(masks)
+    sizes = layout.scores({p: np.abs(w) for p, w in weights.items()}, masks)
+    dropped = {n: round(fraction * int(u.sum())) for n, u in units.items()}
+    stay = {
+        name: ranking.keep_largest(
+            sizes[name], int(alive.sum()) - dropped[name], within=alive
+        )
+        for name, alive in units.items()
+    }
+    all_units = layout.units(everything)
+    scores = layout.protect(layout.scores(scores, everything), all_units, stay)
+    grown = {
+        name: stay[name]
+        | ranking.keep_largest(scores[name], dropped[name], within=~stay[name])
+        for name in units
+    }
+    return layout.masks(grown, everything)
 
 
 def _check(sparsity, drop_fraction, until, anneal):
