@@ -173,7 +173,9 @@ class GradualPruning(PruningCallback):
         fewest = sum(kernels.layout.fewest(units).values())
         asked, reached = self._sparsity_at(self._step), (size - kept) / size
         # Rounding, groups that are not whole and targets leave another sparsity.
-        pruned_to = reached if self._asked is None else self._asked
+        pruned_to = self._asked or 0.0
+        if self._target is None:
+            pruned_to = max(pruned_to, reached)
         if not self._warned and asked - pruned_to > 1.0 / size and kept > fewest:
             self._warn(
                 f"The schedule asks for sparsity {asked:.4f} at step {self._step}, the "
