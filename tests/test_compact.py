@@ -88,14 +88,9 @@ def mlp(**kwargs):
     )
 
 
-# Units without a way in or out.
-
-
-@pytest.mark.both
-def test_constants_go_to_the_bias_of_the_next_layer():
-    # The second neuron of `a` has no way in and the value relu(5) = 5, the third one
-    # no way out. The second neuron of `b` reads the second of `a` only.
-    model = filled(
+def with_dead_neurons():
+    """An MLP with neurons without a way in or out, in both hidden layers."""
+    return filled(
         mlp(),
         [[1, 0, 2], [3, 0, 4]],
         [1, 5, 6],
@@ -104,6 +99,16 @@ def test_constants_go_to_the_bias_of_the_next_layer():
         [[10], [100]],
         [9],
     )
+
+
+# Units without a way in or out.
+
+
+@pytest.mark.both
+def test_constants_go_to_the_bias_of_the_next_layer():
+    # The second neuron of `a` has no way in and the value relu(5) = 5, the third one
+    # no way out. The second neuron of `b` reads the second of `a` only.
+    model = with_dead_neurons()
     small, report = tt.compact(model, return_report=True)
     assert values(small) == [
         [[1], [3]],
@@ -802,15 +807,7 @@ def test_models_without_weights_are_refused():
 
 
 def test_the_report_prints_and_is_stored(tmp_path):
-    model = filled(
-        mlp(),
-        [[1, 0, 2], [3, 0, 4]],
-        [1, 5, 6],
-        [[1, 0], [2, 3], [0, 0]],
-        [7, 8],
-        [[10], [100]],
-        [9],
-    )
+    model = with_dead_neurons()
     _, report = tt.compact(model, return_report=True)
     assert str(report).splitlines()[:12] == [
         "Model 'net': 3 of 5 units removed",

@@ -9,7 +9,6 @@ import numpy as np
 from tf_tickets import schema, wrapping
 from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
-from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import targets
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure
@@ -139,18 +138,7 @@ class PruningCallback(ResumableCallback):
 
     def on_train_begin(self, logs=None):
         checks.check_fixed(self.model)
-        kind = type(self).__name__
-        checks.check_structure(
-            self.model, kind, self.structure, self.follows_structures
-        )
-        allocation = getattr(self, "allocation", None)
-        targets.check(
-            wrapping.kernels(self.model),
-            getattr(self, "criterion", None),
-            None if allocation is None else allocations.get(allocation),
-            targets.optional(getattr(self, "target", None)),
-            self.without_channels,
-        )
+        targets.check_pruner(self, wrapping.kernels(self.model))
         self._step = 0
 
     def on_epoch_begin(self, epoch, logs=None):

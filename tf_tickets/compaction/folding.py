@@ -29,7 +29,7 @@ def fold(model: keras.Model, folds: Folds) -> keras.Model:
 
     >>> layer = keras.layers.Dense(2, use_bias=False)
     >>> model = keras.Sequential([keras.Input((3,)), layer])
-    >>> fold(model, [(layer, np.array([1.0, 2.0]))].copy()).get_weights()[1].tolist()
+    >>> fold(model, [(layer, np.array([1.0, 2.0]))]).get_weights()[1].tolist()
     [1.0, 2.0]
     """
     without_bias = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_tickets import keras_internals
 from tf_tickets.units import registry
-from tf_tickets.units.units import Units
+from tf_tickets.units.units import Units, kept, remaining
 from tf_tickets.wrapping import kernels, to_numpy
 
 __all__ = ["Sizes", "shrunk"]
@@ -76,7 +76,7 @@ def _checked(units, keep):
             f"array of shape {keep.shape} and dtype {keep.dtype}."
         )
     for axis in units.axes:
-        if not np.append(keep, True)[axis.ids].any():
+        if not kept(keep, axis.ids).any():
             raise ValueError(
                 f"`keep` removes all positions of axis {axis.axis} of {axis.path!r}. "
                 f"Keep at least one of its units: {np.unique(axis.ids).tolist()}."
@@ -199,8 +199,8 @@ class _Rebuild:
     def _size(self, variable):
         rows = self.positions.get(id(variable), {})
         sizes = list(variable.shape)
-        for axis, kept in rows.items():
-            sizes[axis] = int(kept.sum())
+        for axis, here in rows.items():
+            sizes[axis] = int(here.sum())
         return tuple(sizes)
 
     # Weights.
@@ -237,9 +237,7 @@ class _Rebuild:
         """Returns the positions of a variable that remain, with masks applied."""
         value = self.values.get(id(variable))
         value = to_numpy(variable) if value is None else value
-        for axis, kept in self.positions.get(id(variable), {}).items():
-            value = np.compress(kept, value, axis)
-        return value
+        return remaining(value, self.positions.get(id(variable), {}))
 
     def _copy(self, old, new):
         if not isinstance(old, keras.layers.Layer):

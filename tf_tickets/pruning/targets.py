@@ -7,7 +7,7 @@ by bisection on the number of units, in the order of their scores.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import cast
+from typing import Protocol, cast
 
 import keras
 import numpy as np
@@ -17,7 +17,8 @@ from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, selection
 from tf_tickets.reports.costs import CostCounter
 from tf_tickets.structures.channels import ChannelLayout
-from tf_tickets.structures.structure import Tables
+from tf_tickets.structures.structure import Structure, Tables
+from tf_tickets.training import checks
 from tf_tickets.units.finding import find
 from tf_tickets.units.units import Units
 from tf_tickets.wrapping import Kernels, plain_paths
@@ -251,6 +252,37 @@ def choose(
     else:
         kept = selection.choose_units(scores, units, keep, allocate, layout)
     return layout.masks(kept, masks)
+
+
+class Pruner(Protocol):
+    """A search or callback. It may have `criterion`, `allocation` and `target` too."""
+
+    structure: Structure | None
+    follows_structures: bool
+    without_channels: str | None
+
+
+def check_pruner(pruner: Pruner, kernels: Kernels) -> None:
+    """Refuses a search or callback that a model's structure does not allow.
+
+    Args:
+        pruner: The search or callback.
+        kernels: The prunable kernels of the model.
+    """
+    checks.check_structure(
+        kernels.model,
+        type(pruner).__name__,
+        pruner.structure,
+        pruner.follows_structures,
+    )
+    allocation = getattr(pruner, "allocation", None)
+    check(
+        kernels,
+        getattr(pruner, "criterion", None),
+        None if allocation is None else allocations.get(allocation),
+        optional(getattr(pruner, "target", None)),
+        pruner.without_channels,
+    )
 
 
 def check(

@@ -8,7 +8,6 @@ import keras
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.configuration import Configured, argument_names, defaults, described
-from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import targets
 from tf_tickets.reports import tables
 from tf_tickets.search.engine import RoundEngine
@@ -69,19 +68,9 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     def check_structure(self) -> None:
         """Raises an error if the search cannot prune with the model's structure."""
-        kind = type(self).__name__
-        model = self._engine.model
-        checks.check_structure(model, kind, self.structure, self.follows_structures)
-        present = self._engine.kernels.structure
-        checks.check_possible(present, **self.asked_sparsity)
-        allocation = getattr(self, "allocation", None)
-        targets.check(
-            self._engine.kernels,
-            getattr(self, "criterion", None),
-            None if allocation is None else allocations.get(allocation),
-            targets.optional(getattr(self, "target", None)),
-            self.without_channels,
-        )
+        kernels = self._engine.kernels
+        targets.check_pruner(self, kernels)
+        checks.check_possible(kernels.structure, **self.asked_sparsity)
 
     @property
     def engine(self) -> RoundEngine:

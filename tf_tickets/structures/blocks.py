@@ -1,69 +1,16 @@
 """Blocks of a kernel's inputs and outputs that are kept or pruned as a whole."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.structures import matrices
-from tf_tickets.structures.structure import Layout, Structure, Tables
+from tf_tickets.structures.structure import Tables
 
 
-@keras.saving.register_keras_serializable("tf_tickets")
-@dataclasses.dataclass(frozen=True, repr=False)
-class Blocks(Structure):
-    """Keeps or prunes blocks of weights, never a part of one.
-
-    Blocks span the inputs and outputs of a kernel; a convolution has such blocks at
-    each place of its window. TFLite stores and multiplies blocks of 4 inputs and 1
-    output. The score of a block is the mean of its weights' scores, and sparsities,
-    rates and counts are those of blocks. Those at the edges of a kernel may be smaller.
-
-    Args:
-        rows: Number of inputs in a block.
-        columns: Number of outputs in a block.
-
-    Example:
-
-    >>> Blocks(4, 1).name
-    '4x1'
-    """
-
-    rows: int = 4
-    columns: int = 1
-
-    def __post_init__(self):
-        arguments.check_counts(rows=self.rows, columns=self.columns)
-
-    def __repr__(self):
-        return f"Blocks({self.rows}, {self.columns})"
-
-    @property
-    def name(self) -> str:
-        return f"{self.rows}x{self.columns}"
-
-    def why_not(
-        self, layer: keras.layers.Layer, variable: keras.Variable
-    ) -> str | None:
-        matrix = matrices.find(layer, variable)
-        return matrix if isinstance(matrix, str) else None
-
-    def layout(
-        self,
-        model: keras.Model,
-        variables: Mapping[str, keras.Variable],
-        owners: Mapping[str, keras.layers.Layer],
-    ) -> Layout:
-        return BlocksLayout(self, matrices.find_all(self, variables, owners))
-
-    def restored_layout(self, content: dict[str, Any]) -> Layout:
-        return BlocksLayout(self, matrices.unpacked(content))
-
-
-class BlocksLayout(Layout):
+class BlocksLayout(matrices.MatrixLayout):
     """The blocks of a model's kernels.
 
     Args:
@@ -80,10 +27,6 @@ class BlocksLayout(Layout):
     """
 
     noun = "block"
-
-    def __init__(self, structure: Blocks, kernels: dict[str, matrices.Matrix]) -> None:
-        self.structure = structure
-        self.kernels = kernels
 
     def units(self, masks: Tables) -> Tables:
         return {
@@ -123,9 +66,6 @@ class BlocksLayout(Layout):
             for path, mask in masks.items()
         }
 
-    def content(self) -> dict[str, Any]:
-        return matrices.packed(self.kernels)
-
     def _reduced(self, function, folded, **kwargs):
         for axis, length in ((-2, self.structure.rows), (-1, self.structure.columns)):
             if length > 1:
@@ -138,3 +78,38 @@ class BlocksLayout(Layout):
         rows = np.repeat(units, self.structure.rows, axis=-2)[..., :inputs, :]
         blocks = np.repeat(rows, self.structure.columns, axis=-1)[..., :outputs]
         return kernel.unfold(blocks)
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+@dataclasses.dataclass(frozen=True, repr=False)
+class Blocks(matrices.MatrixStructure):
+    """Keeps or prunes blocks of weights, never a part of one.
+
+    Blocks span the inputs and outputs of a kernel; a convolution has such blocks at
+    each place of its window. TFLite stores and multiplies blocks of 4 inputs and 1
+    output. The score of a block is the mean of its weights' scores, and sparsities,
+    rates and counts are those of blocks. Those at the edges of a kernel may be smaller.
+
+    Args:
+        rows: Number of inputs in a block.
+        columns: Number of outputs in a block.
+
+    Example:
+
+    >>> Blocks(4, 1).name
+    '4x1'
+    """
+
+    rows: int = 4
+    columns: int = 1
+    of_kernels = BlocksLayout
+
+    def __post_init__(self):
+        arguments.check_counts(rows=self.rows, columns=self.columns)
+
+    def __repr__(self):
+        return f"Blocks({self.rows}, {self.columns})"
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.columns}"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments
+from tf_tickets.structures.structure import Layout, Structure
 
 _TRANSPOSED = (
     keras.layers.Conv1DTranspose,
@@ -134,47 +136,82 @@ def _of_equation(equation, shape):
     return Matrix(shape, *axes)
 
 
-def find_all(structure: Any, variables: Any, owners: Any) -> dict[str, Matrix]:
-    """Returns the matrices of a model's kernels by path.
+class MatrixLayout(Layout):
+    """The units of a model's kernels as matrices.
 
     Args:
-        structure: The structure that needs them, for the message.
-        variables: Dict from path to kernel.
-        owners: Dict from path to the layer that owns it.
+        structure: The structure of the units.
+        kernels: Dict from path to the matrix of the kernel.
     """
-    found = {}
-    for path, variable in variables.items():
-        matrix = find(owners[path], variable)
-        if isinstance(matrix, str):
-            raise ValueError(
-                f"Kernel {path!r} cannot have structure {structure.name!r}: {matrix}. "
-                f"Received: {arguments.shown(owners[path])}. Wrap the model with "
-                f"tf_tickets.wrap(model, structure={structure.name!r}), which leaves "
-                "such kernels alone."
-            )
-        found[path] = matrix
-    return found
+
+    def __init__(self, structure: Any, kernels: dict[str, Matrix]) -> None:
+        self.structure = structure
+        self.kernels = kernels
+
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        variables: Mapping[str, keras.Variable],
+        owners: Mapping[str, keras.layers.Layer],
+    ) -> Self:
+        """Returns the layout of a model's kernels.
+
+        Args:
+            structure: The structure of the units.
+            variables: Dict from path to kernel.
+            owners: Dict from path to the layer that owns it.
+        """
+        found = {}
+        for path, variable in variables.items():
+            matrix = find(owners[path], variable)
+            if isinstance(matrix, str):
+                raise ValueError(
+                    f"Kernel {path!r} cannot have structure {structure.name!r}: "
+                    f"{matrix}. Received: {arguments.shown(owners[path])}. Wrap the "
+                    f"model with tf_tickets.wrap(model, structure={structure.name!r}), "
+                    "which leaves such kernels alone."
+                )
+            found[path] = matrix
+        return cls(structure, found)
+
+    def content(self) -> dict[str, Any]:
+        return {
+            path: [list(m.shape), list(m.inputs), list(m.outputs)]
+            for path, m in self.kernels.items()
+        }
+
+    @classmethod
+    def restored(cls, structure: Structure, content: dict[str, Any]) -> Self:
+        """Returns the layout whose `content` was stored.
+
+        Args:
+            structure: The structure of the units.
+            content: What `content` returned.
+        """
+        kernels = {path: Matrix(*map(tuple, rows)) for path, rows in content.items()}
+        return cls(structure, kernels)
 
 
-def packed(matrices: dict[str, Matrix]) -> dict[str, Any]:
-    """Returns matrices as JSON can hold them.
+class MatrixStructure(Structure):
+    """Base class of structures along the inputs and outputs of kernels."""
 
-    Example:
+    # The layout of its units.
+    of_kernels: ClassVar[type[MatrixLayout]]
 
-    >>> packed({"d/kernel": Matrix((3, 2), (0,), (1,))})
-    {'d/kernel': [[3, 2], [0], [1]]}
-    """
-    return {
-        p: [list(m.shape), list(m.inputs), list(m.outputs)] for p, m in matrices.items()
-    }
+    def why_not(
+        self, layer: keras.layers.Layer, variable: keras.Variable
+    ) -> str | None:
+        matrix = find(layer, variable)
+        return matrix if isinstance(matrix, str) else None
 
+    def layout(
+        self,
+        model: keras.Model,
+        variables: Mapping[str, keras.Variable],
+        owners: Mapping[str, keras.layers.Layer],
+    ) -> Layout:
+        return self.of_kernels.of(self, variables, owners)
 
-def unpacked(content: dict[str, Any]) -> dict[str, Matrix]:
-    """Returns the matrices that `packed` was given.
-
-    Example:
-
-    >>> unpacked({"d/kernel": [[3, 2], [0], [1]]})["d/kernel"].inputs
-    (0,)
-    """
-    return {path: Matrix(*map(tuple, parts)) for path, parts in content.items()}
+    def restored_layout(self, content: dict[str, Any]) -> Layout:
+        return self.of_kernels.restored(self, content)

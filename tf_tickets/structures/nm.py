@@ -2,80 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.structures import matrices
-from tf_tickets.structures.structure import Layout, Structure, Tables
+from tf_tickets.structures.structure import Tables
 
 
-@keras.saving.register_keras_serializable("tf_tickets")
-@dataclasses.dataclass(frozen=True, repr=False)
-class NM(Structure):
-    """Keeps the best `n` of every `m` weights along the inputs of a kernel.
-
-    The groups lie along the input axis of `Dense`, convolutions, `EinsumDense` and
-    recurrent layers. That is the last axis of the kernels in TFLite, and the one that
-    sparse tensor cores read. The `n` best weights of a group are protected. The others
-    are pruned in the order of their scores, so a model may have any sparsity from 0 to
-    `1 - n / m`. At that limit, every group keeps `n` weights. If `m` does not divide
-    the inputs, the last group is shorter and keeps the same fraction, rounded up.
-
-    Args:
-        n: How many weights of a group are kept, 1 or more.
-        m: How many weights form a group, more than `n`.
-
-    Example:
-
-    >>> NM(2, 4).name, NM(2, 4).most_sparse
-    ('2:4', 0.5)
-    """
-
-    n: int
-    m: int
-
-    def __post_init__(self):
-        arguments.check_counts(n=self.n, m=self.m)
-        if self.n >= self.m:
-            raise ValueError(
-                f"`n` must be less than `m`. Received: n={self.n}, m={self.m}. For "
-                "weights without a structure, use 'unstructured'."
-            )
-
-    def __repr__(self):
-        return f"NM({self.n}, {self.m})"
-
-    @property
-    def name(self) -> str:
-        return f"{self.n}:{self.m}"
-
-    @property
-    def most_sparse(self) -> float:
-        return 1.0 - self.n / self.m
-
-    def why_not(
-        self, layer: keras.layers.Layer, variable: keras.Variable
-    ) -> str | None:
-        matrix = matrices.find(layer, variable)
-        return matrix if isinstance(matrix, str) else None
-
-    def layout(
-        self,
-        model: keras.Model,
-        variables: Mapping[str, keras.Variable],
-        owners: Mapping[str, keras.layers.Layer],
-    ) -> Layout:
-        return NMLayout(self, matrices.find_all(self, variables, owners))
-
-    def restored_layout(self, content: dict[str, Any]) -> Layout:
-        return NMLayout(self, matrices.unpacked(content))
-
-
-class NMLayout(Layout):
+class NMLayout(matrices.MatrixLayout):
     """The groups of a model's kernels. Its units are weights.
 
     Args:
@@ -91,10 +27,6 @@ class NMLayout(Layout):
     >>> layout.protect(scores, masks)["a"].ravel().tolist()
     [1.0, inf, 2.0, inf]
     """
-
-    def __init__(self, structure: NM, kernels: dict[str, matrices.Matrix]) -> None:
-        self.structure = structure
-        self.kernels = kernels
 
     def protect(
         self, scores: Tables, units: Tables, kept: Tables | None = None
@@ -129,9 +61,6 @@ class NMLayout(Layout):
             counts[path] = int(np.minimum(present, self._quota(kernel)).sum())
         return counts
 
-    def content(self) -> dict[str, Any]:
-        return matrices.packed(self.kernels)
-
     def _grouped(self, kernel, array, padding):
         """Returns an array in groups: (..., groups, m, outputs)."""
         m, folded = self.structure.m, kernel.fold(array)
@@ -153,6 +82,52 @@ class NMLayout(Layout):
         inputs = kernel.folded_shape[-2]
         sizes = np.minimum(m, inputs - np.arange(0, inputs, m))
         return -(-n * sizes // m)[:, None, None]
+
+
+@keras.saving.register_keras_serializable("tf_tickets")
+@dataclasses.dataclass(frozen=True, repr=False)
+class NM(matrices.MatrixStructure):
+    """Keeps the best `n` of every `m` weights along the inputs of a kernel.
+
+    The groups lie along the input axis of `Dense`, convolutions, `EinsumDense` and
+    recurrent layers. That is the last axis of the kernels in TFLite, and the one that
+    sparse tensor cores read. The `n` best weights of a group are protected. The others
+    are pruned in the order of their scores, so a model may have any sparsity from 0 to
+    `1 - n / m`. At that limit, every group keeps `n` weights. If `m` does not divide
+    the inputs, the last group is shorter and keeps the same fraction, rounded up.
+
+    Args:
+        n: How many weights of a group are kept, 1 or more.
+        m: How many weights form a group, more than `n`.
+
+    Example:
+
+    >>> NM(2, 4).name, NM(2, 4).most_sparse
+    ('2:4', 0.5)
+    """
+
+    n: int
+    m: int
+    of_kernels = NMLayout
+
+    def __post_init__(self):
+        arguments.check_counts(n=self.n, m=self.m)
+        if self.n >= self.m:
+            raise ValueError(
+                f"`n` must be less than `m`. Received: n={self.n}, m={self.m}. For "
+                "weights without a structure, use 'unstructured'."
+            )
+
+    def __repr__(self):
+        return f"NM({self.n}, {self.m})"
+
+    @property
+    def name(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @property
+    def most_sparse(self) -> float:
+        return 1.0 - self.n / self.m
 
 
 def _places(groups):

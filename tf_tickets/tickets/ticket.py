@@ -18,6 +18,7 @@ from tf_tickets.structures import registry as structures
 from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.structures.structure import Structure
 from tf_tickets.training import snapshots
+from tf_tickets.units.units import remaining
 from tf_tickets.wrapping import graphs, paths
 
 _CHECK_CONTENT = schema.fields(
@@ -426,8 +427,10 @@ def _with_remaining_masks(wrapped, result):
     masks, weights, scales = {}, {}, {}
     for path, (old, positions) in result.positions.items():
         if old in kernels:
-            masks[path] = _at(kernels[old].mask_layer.value(), positions)
-            weights[path] = _at(wrapping.to_numpy(kernels[old].variable), positions)
+            masks[path] = remaining(kernels[old].mask_layer.value(), positions)
+            weights[path] = remaining(
+                wrapping.to_numpy(kernels[old].variable), positions
+            )
         if old in kernels.scales:
             scales[path] = kernels.scales[old]
     if not scales and all(mask.all() for mask in masks.values()):
@@ -439,13 +442,6 @@ def _with_remaining_masks(wrapped, result):
         kernel.variable.assign(weights[path])
     wrapping.kernels(small).set_masks(masks, scales)
     return small
-
-
-def _at(array, positions):
-    """Returns an array at the positions that remain along some of its axes."""
-    for axis, remaining in positions.items():
-        array = np.compress(remaining, array, axis)
-    return array
 
 
 def _check_masks(masks):

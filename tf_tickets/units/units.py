@@ -160,3 +160,21 @@ def kept(keep: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """
     # The last entry is that of `STAYS`.
     return np.append(np.asarray(keep, bool), True)[ids]
+
+
+def remaining(array: np.ndarray, positions: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Returns an array at the positions that remain along some of its axes.
+
+    Args:
+        array: The array.
+        positions: Dict from axis to a boolean for each position, as in
+            `Units.positions`.
+
+    Example:
+
+    >>> remaining(np.arange(4).reshape(2, 2), {1: np.array([False, True])}).tolist()
+    [[1], [3]]
+    """
+    for axis, here in positions.items():
+        array = np.compress(here, array, axis)
+    return array
