@@ -108,19 +108,18 @@ class Log(keras.callbacks.Callback):
 
 
 def dense(options, seed):
-    path = _dense_path(options, seed)
-    model, found = train_from_scratch(options, seed, options.dense_epochs, 1.0)
-    model.save(path)
-    return found
+    return train_from_scratch(options, seed, options.dense_epochs, 1.0)
 
 
 def narrow(options, seed):
     epochs = options.dense_epochs + options.epochs
-    return train_from_scratch(options, seed, epochs, 0.71)[1]
+    return train_from_scratch(options, seed, epochs, 0.71)
 
 
-def _dense_path(options, seed):
-    return options.work / f"dense-{options.dense_epochs}-{seed}.keras"
+def _path(options, name, seed):
+    """Returns the path of the trained network of a run."""
+    epochs = options.dense_epochs if name == "dense" else options.epochs
+    return options.work / f"{name}-{epochs}-{seed}.keras"
 
 
 class Pruning(NamedTuple):
@@ -133,7 +132,7 @@ class Pruning(NamedTuple):
 
     def __call__(self, options, seed):
         dense_seed = seed if options.dense_seed is None else options.dense_seed
-        path = _dense_path(options, dense_seed)
+        path = _path(options, "dense", dense_seed)
         if not path.exists():
             run(options, "dense", dense_seed, again=True)
         train, test = read_data(options)
@@ -168,7 +167,7 @@ class Pruning(NamedTuple):
         seconds = time.time() - began
         accuracy = model.evaluate(*test, batch_size=500, verbose=0)[1]
         _, report = tt.compact(model, return_report=True)
-        return {
+        return model, {
             **self._asdict(),
             "epochs_before": options.dense_epochs,
             "epochs": options.epochs,
@@ -223,6 +222,8 @@ def run(options, name, seed, again=False):
     path = options.out / f"{name}-{seed}.json"
     if path.exists() and not again:
         return
+    model, found = RUNS[name](options, seed)
+    model.save(_path(options, name, seed))
     found = {
         "run": name,
         "seed": seed,
@@ -233,7 +234,7 @@ def run(options, name, seed, again=False):
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": versions(),
         "training_images": options.take or 50_000,
-        **RUNS[name](options, seed),
+        **found,
     }
     path.write_text(json.dumps(found, indent=1))
     print(path.name, found["accuracy"], flush=True)
