@@ -8,11 +8,15 @@ narrow               ResNet-8 of width 0.71, with half of the parameters and hal
                      epochs as the dense network and its pruning together.
 unstructured         `GradualPruning` of half of the weights, all ranked together.
 unstructured-uniform The same, half of each kernel: half of the multiply-adds too.
-2-4, 4x1             The same in structures; 4x1 blocks are half of each kernel.
+unstructured-65      65 % of the weights, for microcontrollers.
+2-4, 4x1             Half in structures; 4x1 blocks are half of each kernel.
 channels-params      Channels, until half of the parameters remain.
 channels-macs        Channels, until half of the multiply-adds remain.
 channels-macs-gamma, channels-macs-snip, channels-macs-random
                      The same by other scores of the units.
+channels-75          Channels, until three quarters of the parameters remain.
+channels-75-unstructured
+                     Half of the single weights of that smaller network.
 
 Each run writes a file into results/structures and is not repeated while that exists.
 `--only` and `--seeds` choose runs, `--status` lists what is left. A training resumes
@@ -123,20 +127,34 @@ def _path(options, name, seed):
 
 
 class Pruning(NamedTuple):
-    """How a run prunes the dense network, half of it by default."""
+    """How a run prunes the dense network, half of it by default.
+
+    Args:
+        structure: See `tt.wrap`.
+        criterion: See `tt.GradualPruning`.
+        allocation: See `tt.GradualPruning`.
+        target: See `tt.GradualPruning`.
+        sparsity: The sparsity at the end.
+        base: The run whose network is pruned, without its dead channels.
+    """
 
     structure: str
     criterion: str = "magnitude"
     allocation: str = "global"
     target: dict | None = None
+    sparsity: float = 0.5
+    base: str = "dense"
 
     def __call__(self, options, seed):
         dense_seed = seed if options.dense_seed is None else options.dense_seed
-        path = _path(options, "dense", dense_seed)
+        base_seed = dense_seed if self.base == "dense" else seed
+        path = _path(options, self.base, base_seed)
         if not path.exists():
-            run(options, "dense", dense_seed, again=True)
+            run(options, self.base, base_seed, again=True)
         train, test = read_data(options)
         model = keras.saving.load_model(path, compile=False)
+        if self.base != "dense":
+            model = tt.compact(tt.strip(model))
         model = tt.wrap(model, structure=self.structure, verbose=False)
         batch_size = tt.recipes.recipe("resnet8").batch_size
         steps = -(-len(train[0]) // batch_size)
@@ -169,12 +187,13 @@ class Pruning(NamedTuple):
         _, report = tt.compact(model, return_report=True)
         return model, {
             **self._asdict(),
+            "sparsity": None if self.target else self.sparsity,
             "epochs_before": options.dense_epochs,
             "epochs": options.epochs,
             "dense_seed": dense_seed,
             "dense_accuracy": before,
             "accuracy": accuracy,
-            "sparsity": tt.kernels(model).sparsity,
+            "final_sparsity": tt.kernels(model).sparsity,
             "dense": report.dense._asdict(),
             "masked": report.masked._asdict(),
             "compact": report.compact._asdict(),
@@ -187,7 +206,11 @@ class Pruning(NamedTuple):
     def schedule(self, steps, epochs):
         """Prunes twice an epoch in the first half of the training."""
         return tt.schedules.PolynomialDecay(
-            0.0, 0.5, begin_step=1, end_step=steps * epochs // 2, frequency=steps // 2
+            0.0,
+            self.sparsity,
+            begin_step=1,
+            end_step=steps * epochs // 2,
+            frequency=steps // 2,
         )
 
     def scores(self, train, seed):
@@ -204,10 +227,13 @@ RUNS = {
     "narrow": narrow,
     "unstructured": Pruning("unstructured"),
     "unstructured-uniform": Pruning("unstructured", allocation="uniform"),
+    "unstructured-65": Pruning("unstructured", sparsity=0.65),
     "2-4": Pruning("2:4"),
     "4x1": Pruning("4x1", allocation="uniform"),
     "channels-params": Pruning("channels", target={"params": 0.5}),
     "channels-macs": Pruning("channels", target=HALF_OF_MACS),
+    "channels-75": Pruning("channels", target={"params": 0.75}),
+    "channels-75-unstructured": Pruning("unstructured", base="channels-75"),
     **{
         f"channels-macs-{criterion}": Pruning(
             "channels", criterion=criterion, target=HALF_OF_MACS
