@@ -266,6 +266,15 @@ def run(options, name, seed, again=False):
     print(path.name, found["accuracy"], flush=True)
 
 
+def plot(options, name, seed):
+    """Draws the widths of a network without some channels, from `--work`."""
+    path = _path(options, name, seed)
+    if path.exists() and getattr(RUNS[name], "structure", None) == "channels":
+        model = keras.saving.load_model(path, compile=False)
+        _, report = tt.compact(model, return_report=True)
+        report.plot(options.out / f"{name}-{seed}.png")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -281,6 +290,9 @@ def main():
         help="prune the dense network of this seed (default: of each seed its own)",
     )
     parser.add_argument("--status", action="store_true", help="list the runs")
+    parser.add_argument(
+        "--plot", action="store_true", help="only draw the widths of finished runs"
+    )
     parser.add_argument("--take", type=int, help="use only so many training images")
     parser.add_argument(
         "--work", type=pathlib.Path, default=HERE / "runs" / "structures"
@@ -296,6 +308,8 @@ def main():
             if options.status:
                 done = (options.out / f"{name}-{seed}.json").exists()
                 print(f"{name}-{seed}", "done" if done else "left")
+            elif options.plot:
+                plot(options, name, seed)
             else:
                 run(options, name, seed)
 

@@ -19,10 +19,13 @@ _RUNS = {
     "narrow": "narrower, from scratch",
     "unstructured": "single weights",
     "unstructured-uniform": "single weights, half of each kernel",
+    "unstructured-65": "single weights, 65 % of them",
     "2-4": "2:4",
     "4x1": "4x1 blocks, half of each kernel",
     "channels-params": "channels, half of the parameters",
     "channels-macs": "channels, half of the MACs",
+    "channels-75": "channels, a quarter of the parameters",
+    "channels-75-unstructured": "the same, then half of the single weights",
 }
 _SCORES = {
     "channels-macs": "`magnitude`",
@@ -65,6 +68,10 @@ def structures():
         runs = _runs(name)
         if runs:
             epochs = sum(runs[0].get(n, 0) for n in ("epochs", "epochs_before"))
+            # A network that was pruned twice was trained on twice.
+            epochs += (
+                runs[0]["epochs"] if runs[0].get("base", "dense") != "dense" else 0
+            )
             rows.append([title, epochs, *_left(runs[0]), _accuracies(runs)])
     head = ["ResNet-8", "epochs", "parameters left", "MACs left", "test accuracy"]
     return grid(head, rows)
