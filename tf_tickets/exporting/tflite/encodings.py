@@ -13,7 +13,7 @@ from tf_tickets.exporting.tflite import sparse_matrix
 from tf_tickets.exporting.tflite.weights import Weight
 
 # Position of the weights among the inputs of an operator.
-_WEIGHT_POSITIONS = dict.fromkeys(
+WEIGHT_POSITIONS = dict.fromkeys(
     ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"), 1
 )
 # Fused activations that the default delegate supports.
@@ -34,7 +34,8 @@ class Encoding:
         dtype: Dtype in the file.
         sparsity: Fraction of zeros.
         encoding: "csr" and "block 1x4" are read by sparse operators, "densify" is
-            decoded when the model is loaded, and "dense" is unchanged.
+            decoded when the model is loaded, "decode" before each use by TensorFlow
+            Lite Micro, and "dense" is unchanged.
         bytes_before: Size of the dense values in bytes.
         bytes_after: Size of the stored values and indices in bytes.
         reason: Reason for the encoding.
@@ -112,7 +113,7 @@ def _encoding_of(weight, direct, stored):
 
 def _obstacle_of_uses(weight, direct):
     for use in weight.uses:
-        if use.position != _WEIGHT_POSITIONS.get(use.operator):
+        if use.position != WEIGHT_POSITIONS.get(use.operator):
             return f"{use.operator} does not support sparse weights"
     if weight.values.dtype == np.int8:
         return _int8_obstacle(weight)
@@ -159,8 +160,32 @@ def _tables(weight):
 
 
 def _choice(weight, stored, encoding, reason):
+    size = weight.values.nbytes if stored is None else stored.nbytes
+    return Choice(weight, stored, describe(weight, encoding, size, reason))
+
+
+def describe(weight: Weight, encoding: str, size: int, reason: str) -> Encoding:
+    """Returns the record of an encoded weight.
+
+    Args:
+        weight: The weight.
+        encoding: See `Encoding`.
+        size: Size of the stored values and indices in bytes.
+        reason: Reason for the encoding.
+
+    Example:
+
+    >>> from tf_tickets.exporting.tflite.weights import Use
+    >>> uses = (Use("CONV_2D", 1, "INT8"),)
+    >>> values = np.zeros((2, 1, 1, 8), "int8")
+    >>> weight = Weight(0, 1, "kernel", values, 0, uses, "", False)
+    >>> describe(weight, "dense", 16, "it is small")
+    Encoding(tensor='kernel', operator='CONV_2D', shape=(2, 1, 1, 8), dtype='int8',
+        sparsity=1.0, encoding='dense', bytes_before=16, bytes_after=16,
+        reason='it is small')
+    """
     values = weight.values
-    record = Encoding(
+    return Encoding(
         tensor=weight.name,
         operator=_operators(weight),
         shape=values.shape,
@@ -168,10 +193,9 @@ def _choice(weight, stored, encoding, reason):
         sparsity=_sparsity(weight),
         encoding=encoding,
         bytes_before=values.nbytes,
-        bytes_after=values.nbytes if stored is None else stored.nbytes,
+        bytes_after=size,
         reason=reason,
     )
-    return Choice(weight, stored, record)
 
 
 def _operators(weight):

@@ -5,8 +5,9 @@ read and written here.
 """
 
 import collections
+import contextlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -54,17 +55,33 @@ def read(content: bytes) -> Any:
     """
     _check_content(content)
     classes = schema()
-    try:
+    with refusing_damage():
         model = classes.ModelT.InitFromPackedBuf(bytes(content), 0)
         _fill_in_defaults(model)
         _check_references(model)
+    _check_self_contained(model)
+    return model
+
+
+@contextlib.contextmanager
+def refusing_damage() -> Iterator[None]:
+    """Turns the errors that the contents of a damaged file raise into a `ValueError`.
+
+    Example:
+
+    >>> with refusing_damage():
+    ...     [].pop()
+    Traceback (most recent call last):
+    ValueError: The .tflite file cannot be read: pop from empty list. It may be
+        truncated or modified; convert the model again.
+    """
+    try:
+        yield
     except _DAMAGE_ERRORS as error:
         raise ValueError(
             f"The .tflite file cannot be read: {error}. It may be truncated or "
             "modified; convert the model again."
         ) from error
-    _check_self_contained(model)
-    return model
 
 
 def write(model: Any) -> bytes:

@@ -67,7 +67,7 @@ def find(model: Any) -> Iterator[Weight]:
     for graph_index, graph in enumerate(model.subgraphs):
         uses = _uses(model, graph)
         for index, tensor in enumerate(graph.tensors):
-            values = _constant(model, tensor)
+            values = constant(model, tensor)
             if values is None or index not in uses:
                 continue
             yield Weight(
@@ -92,8 +92,13 @@ def _obstacle(graph_index, graph, index, users):
     return ""
 
 
-def _constant(model, tensor):
-    """Returns the values of a constant that may be encoded, or None."""
+def constant(model: Any, tensor: Any) -> np.ndarray | None:
+    """Returns the values of a constant that may be encoded, or None.
+
+    Args:
+        model: A `ModelT`.
+        tensor: A `TensorT` of the model.
+    """
     classes = file.schema().TensorType
     dtypes = {getattr(classes, name): dtype for name, dtype in _DTYPES.items()}
     shape = tuple(int(size) for size in tensor.shape)
@@ -152,7 +157,7 @@ def _uses_of_output(index, direct_uses, graph):
 
 
 def _use(model, graph, operator, position):
-    name = _operator(model, operator)
+    name = operator_name(model, operator)
     activations = operator.inputs[_ACTIVATIONS.get(name, 0)]
     return Use(name, position, _type(graph, activations), _fused(operator))
 
@@ -163,7 +168,13 @@ def _fused(operator):
     return _name(file.schema().ActivationFunctionType, number)
 
 
-def _operator(model, operator):
+def operator_name(model: Any, operator: Any) -> str:
+    """Returns the name of an operator in the schema.
+
+    Args:
+        model: A `ModelT`.
+        operator: An `OperatorT` of the model.
+    """
     code = model.operatorCodes[operator.opcodeIndex]
     # Old files store the number only in the deprecated 8-bit field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)

@@ -1,0 +1,1 @@
+"""Writes `.tflite` files for TensorFlow Lite Micro, with pruned weights compressed."""
