@@ -4,6 +4,7 @@ The layout is that of decode type 2 ("pruning") of the DECODE operator.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _check_header(ancillary):
 
 
 def _kept(mask, shape):
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if mask.size != -(-size // 8):
         raise ValueError(
             f"the bitmask of an encoded tensor of shape {shape} has {mask.size} bytes"

@@ -15,17 +15,17 @@ import sys
 import tempfile
 
 import numpy as np
-from tflite_micro import runtime
 
-_REGISTERED: list[str] = []
 _HEAD = re.compile(r"Arena allocation head (\d+) bytes")
 _TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 
 
 def _interpreter(content, arena, recording):
+    from tflite_micro import runtime
+
     kinds = runtime.InterpreterConfig
     kind = kinds.kAllocationRecording if recording else kinds.kPreserveAllTensors
-    return runtime.Interpreter.from_bytes(content, _REGISTERED, arena, kind)
+    return runtime.Interpreter.from_bytes(content, [], arena, kind)
 
 
 def _invoke(interpreter, inputs, row):
@@ -71,7 +71,7 @@ def _allocations(interpreter):
 
 def _run(content, job, inputs):
     """Returns the arrays and the allocations of a file."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     recorder = _interpreter(content, job["size"], recording=True)
     rows = []
     for row in range(len(inputs[0])):
@@ -90,12 +90,13 @@ def _main(folder):
     job = json.loads((folder / "job.json").read_text())
     with np.load(folder / "inputs.npz") as stored:
         inputs = [stored[str(index)] for index in range(len(stored.files))]
-    arrays, allocations = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    allocations = {}
     for name, part in job.items():
         content = (folder / part["file"]).read_bytes()
         values, allocations[name] = _run(content, part, inputs)
         arrays |= {f"{name}/{key}": value for key, value in values.items()}
-    np.savez(folder / "arrays.npz", **arrays)
+    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
     (folder / "allocations.json").write_text(json.dumps(allocations))
 
 

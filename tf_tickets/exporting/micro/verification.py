@@ -17,6 +17,8 @@ from tf_tickets.exporting.verification import ExportError
 
 # Bytes of the arena beside the tensors, for the largest files.
 _RESERVE = 2**24
+# Maximum size of the arena, which damaged files would exceed.
+_LIMIT = 2**31 - 1
 _SECONDS = 600
 
 
@@ -110,8 +112,9 @@ def _job(content):
     model = file.read(content)
     with file.refusing_damage():
         needs = sum(need.size for need in arena.activations(model).values())
+        size = needs + arena.variables(model) + 10 * len(content) + _RESERVE
         return {
-            "size": needs + arena.variables(model) + 10 * len(content) + _RESERVE,
+            "size": min(size, _LIMIT),
             "outputs": len(model.subgraphs[0].outputs),
             "weights": decoder.places(content),
         }
@@ -133,11 +136,17 @@ def _start(folder, seconds):
             "nothing was written. Pass fewer examples."
         ) from error
     if process.returncode:
-        stderr = "\n".join(process.stderr.strip().splitlines()[-8:])
         raise ExportError(
             "The file does not run in TensorFlow Lite Micro (exit status "
-            f"{process.returncode}); nothing was written. Error output:\n{stderr}"
+            f"{process.returncode}); nothing was written. Error output:\n"
+            f"{_messages(process.stderr)}"
         )
+
+
+def _messages(stderr):
+    """Returns the last lines without the calls of the traceback."""
+    lines = [line for line in stderr.splitlines() if line and not line.startswith(" ")]
+    return "\n".join(line for line in lines[-9:] if not line.startswith("Traceback"))
 
 
 def _read(folder, job):

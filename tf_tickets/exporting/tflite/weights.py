@@ -159,7 +159,7 @@ def _uses_of_output(index, direct_uses, graph):
 def _use(model, graph, operator, position):
     name = operator_name(model, operator)
     activations = operator.inputs[_ACTIVATIONS.get(name, 0)]
-    return Use(name, position, _type(graph, activations), _fused(operator))
+    return Use(name, position, type_name(graph, activations), _fused(operator))
 
 
 def _fused(operator):
@@ -181,7 +181,13 @@ def operator_name(model: Any, operator: Any) -> str:
     return _name(file.schema().BuiltinOperator, number)
 
 
-def _type(graph, index):
+def type_name(graph: Any, index: int) -> str:
+    """Returns the name of the dtype of a tensor in the schema.
+
+    Args:
+        graph: A `SubGraphT`.
+        index: Index of the tensor.
+    """
     return _name(file.schema().TensorType, graph.tensors[index].type)
 
 
