@@ -136,10 +136,10 @@ def _start(folder, seconds):
             "nothing was written. Pass fewer examples."
         ) from error
     if process.returncode:
+        output = _messages(process.stderr) or "None: the interpreter was ended."
         raise ExportError(
             "The file does not run in TensorFlow Lite Micro (exit status "
-            f"{process.returncode}); nothing was written. Error output:\n"
-            f"{_messages(process.stderr)}"
+            f"{process.returncode}); nothing was written. Error output:\n{output}"
         )
 
 
