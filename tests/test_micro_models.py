@@ -12,7 +12,7 @@ from tf_tickets.exporting.micro import (  # noqa: E402
 )
 
 NAMES = [name for name in converted.MODELS if name != "embedding"]
-BY_DEFAULT = [("mixed", "int8"), ("dense 250", "float32")]
+BY_DEFAULT = [("mixed", "int8")]
 CASES = [
     pytest.param(
         name,
@@ -46,12 +46,10 @@ def test_layers_that_do_not_run_are_named_before():
     assert operators.unsupported(converted.dense("embedding")) == ["SELECT_V2 (int32)"]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [
-        pytest.param("dynamic", "dynamic range", marks=pytest.mark.matrix),
-        ("float16", "no float16 weights"),
-    ],
+    [("dynamic", "dynamic range"), ("float16", "no float16 weights")],
 )
 def test_other_precisions_are_refused(kind, message):
     with pytest.raises(ValueError, match=f"{message}.*Export with precision='int8'"):
