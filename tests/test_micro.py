@@ -1,6 +1,5 @@
 """Files for TensorFlow Lite Micro: written, read back, and run there if installed."""
 
-import itertools
 import pathlib
 import shutil
 import subprocess
@@ -371,9 +370,9 @@ def test_encoded_files_are_refused():
     content = encoder.encode(mixed()).content
     with pytest.raises(ValueError, match="Received: a file that is already encoded"):
         encoder.encode(content)
-    for entry in ("COMPRESSION_METADATA",):
-        with pytest.raises(ValueError, match="already encoded"):
-            encoder.encode(file.set_metadata(mixed(), {entry: b"1"}))
+    other_encoder = file.set_metadata(mixed(), {"COMPRESSION_METADATA": b"1"})
+    with pytest.raises(ValueError, match="already encoded"):
+        encoder.encode(other_encoder)
 
 
 def test_wrong_arguments_are_refused():
@@ -515,8 +514,8 @@ def test_outputs_and_weights_have_the_same_bits(runs, kind):
     assert same(results["dense"].weights, decoder.weights(mixed(kind)))
     for name in encoded:
         verification.check_equal(results["dense"], results[name])
-    limited = {"int8": 3, "int16": 3, "float32": 3}
-    assert codes(encoded["limited"]).count("decode") <= limited[kind]
+    count = {"int8": 3, "int16": 3, "float32": 3}[kind]
+    assert codes(encoded["limited"]).count("decode") == count
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -526,9 +525,8 @@ def test_memory_is_as_predicted(runs, kind):
         assert results["dense"].tensors == each.arena_before
         assert results[name].tensors == each.arena_after
         assert results[name].arena > each.arena_after
-    assert encoded["limited"].arena_after <= 16_000 < encoded["names"].arena_after or (
-        kind == "int8" or kind == "int16"
-    )
+    assert (encoded["names"].arena_after > 16_000) == (kind == "float32")
+    assert encoded["limited"].arena_after <= 16_000
 
 
 def test_another_weight_is_noticed(runs):
@@ -549,13 +547,10 @@ def test_the_interpreter_says_what_it_lacks():
 
 
 def test_a_file_that_ends_the_interpreter_does_not_end_this_process():
-    pytest.importorskip("tflite_micro")
-    content = encoder.encode(mixed()).content
-    results = [
-        outcome(lambda changed: run({"x": changed}), changed)
-        for changed in itertools.islice(damaged(content, 40, 7), 6)
-    ]
-    assert any("TensorFlow Lite Micro" in text or "read" in text for text in results)
+    model = file.read(encoder.encode(mixed()).content)
+    model.subgraphs[0].inputs = None
+    with pytest.raises(ExportError, match=r"exit status -\d+.*\nnone; the file may be"):
+        run({"dense": file.write(model)})
 
 
 def test_a_run_has_a_time_limit():

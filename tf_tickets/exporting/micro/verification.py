@@ -113,11 +113,11 @@ def _job(content):
     with file.refusing_damage():
         needs = sum(need.size for need in arena.activations(model).values())
         size = needs + arena.variables(model) + 10 * len(content) + _RESERVE
-        return {
-            "size": min(size, _LIMIT),
-            "outputs": len(model.subgraphs[0].outputs),
-            "weights": decoder.places(content),
-        }
+    return {
+        "size": min(size, _LIMIT),
+        "outputs": len(model.subgraphs[0].outputs),
+        "weights": decoder.places(content),
+    }
 
 
 def _start(folder, seconds):
@@ -136,7 +136,7 @@ def _start(folder, seconds):
             "nothing was written. Pass fewer examples."
         ) from error
     if process.returncode:
-        output = _messages(process.stderr) or "None: the interpreter was ended."
+        output = _messages(process.stderr) or "none; the file may be damaged"
         raise ExportError(
             "The file does not run in TensorFlow Lite Micro (exit status "
             f"{process.returncode}); nothing was written. Error output:\n{output}"
