@@ -49,15 +49,16 @@ def encode(
 
     The outputs of the model do not change. The result is deterministic, and never
     larger than the dense file written with the same options. The quantization of
-    biases is kept, although the reference kernels do not need it.
+    biases is kept: the reference kernels do not need it, but others may.
 
     Args:
         content: Content of a dense file: float32, int8, or int8 with int16
             activations.
         max_ram: Limit for the predicted bytes of RAM of the tensors. Weights whose
             decoded form would exceed it stay dense.
-        names: Whether to keep names, signatures and metadata, which the runtime does
-            not need.
+        names: Whether to keep what the runtime does not need, above all names,
+            signatures and metadata; see `model_file.write`. Without it, other runtimes
+            open not even a dense file.
 
     Returns:
         An `Encoded` file.

@@ -74,7 +74,7 @@ def write(model: Any, names: bool) -> bytes:
         model: A `ModelT`, which is not changed.
         names: Whether to keep what only other runtimes and tools read: names,
             signatures, metadata, ranges, dynamic shapes, and the zero points of each
-            channel where all are 0.
+            channel where all are 0. LiteRT refuses files without the latter.
 
     Returns:
         Content of the file.
