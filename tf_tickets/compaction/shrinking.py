@@ -242,14 +242,7 @@ class _Rebuild:
     def _copy(self, old, new):
         if not isinstance(old, keras.layers.Layer):
             return set()
-        pairs = list(zip(old.variables, new.variables, strict=False))
-        names = [_name(v) for v in old.variables], [_name(v) for v in new.variables]
-        if names[0] != names[1]:
-            raise ValueError(
-                f"Layer {old.name!r} has other weights after it was rebuilt. "
-                f"Received: {names[1]}. Expected: {names[0]}. The configuration of a "
-                "layer must determine its weights."
-            )
+        pairs = _paired(old, new)
         for before, after in pairs:
             value = self._value(before)
             if value.shape != tuple(after.shape):
@@ -275,6 +268,23 @@ def _copy(layer, config):
         # The function is that of a model in memory, so it needs no safe mode.
         return type(layer).from_config(config, safe_mode=False)
     return type(layer).from_config(config)
+
+
+def _paired(old, new):
+    """Returns the variables of a layer beside those of its rebuilt copy."""
+    before, after = old.variables, new.variables
+    names = [_name(v) for v in before], [_name(v) for v in after]
+    if sorted(names[0]) == sorted(names[1]) and len(set(names[0])) == len(before):
+        # A layer that was quantized after it was built has them in another order.
+        by_name = dict(zip(names[1], after, strict=True))
+        return [(v, by_name[name]) for v, name in zip(before, names[0], strict=True)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"Layer {old.name!r} has other weights after it was rebuilt. Received: "
+            f"{names[1]}. Expected: {names[0]}. The configuration of a layer must "
+            "determine its weights."
+        )
+    return list(zip(before, after, strict=True))
 
 
 def _name(variable):

@@ -16,6 +16,7 @@ from tf_tickets.exporting import (
     artefact_runner,
     formats,
     onnx_file,
+    replaced_kernels,
     source,
     tensorflow_process,
     verification,
@@ -95,6 +96,7 @@ def export(
     _check_options(format, precision, trainable, data)
     found = source.of(exported, model)
     _check_stateless(found.plain, format)
+    replaced_kernels.check(found.plain, format)
     takes = signature.of_model(found.plain, data)
     if data is None:
         given = takes.examples(_ROWS, seed, found.plain)

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from tf_tickets import wrapping
-from tf_tickets.exporting import keras_file, onnx_file, remarks, verification
+from tf_tickets.exporting import (
+    keras_file,
+    onnx_file,
+    remarks,
+    replaced_kernels,
+    verification,
+)
 from tf_tickets.exporting.export_report import ExportReport, Stored
 from tf_tickets.exporting.formats import SUFFIXES
 from tf_tickets.exporting.saved_model import inference, packing, trainable
@@ -113,7 +119,9 @@ def _with_errors_of_the_system(format):
 def _remarks(order, ratios):
     if order.trainable:
         return _trainable_remarks(order)
-    return remarks.remarks(order.subject.plain, order.format, order.precision, ratios)
+    plain = order.subject.plain
+    found = remarks.remarks(plain, order.format, order.precision, ratios)
+    return found + replaced_kernels.remarks(plain, order.format)
 
 
 def _trainable_remarks(order):

@@ -56,8 +56,9 @@ class Mask(keras.layers.Layer):
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Raises a ValueError: `Model.quantize` would replace the masked kernel."""
         raise ValueError(
-            f"Mask {self.name!r} belongs to a kernel that cannot be quantized while it "
-            "is wrapped. Strip the model first: model = tf_tickets.strip(model)."
+            f"The mask {self.name!r} would no longer reach its kernel after "
+            "`quantize`. Strip the model first: plain = tf_tickets.strip(model), then "
+            "plain.quantize(...)."
         )
 
 

@@ -13,7 +13,8 @@ from tf_tickets.wrapping.graphs import leaves
 # A regular expression, a list of names or a function of the layer.
 Filters = str | Collection[str] | Callable[[keras.layers.Layer], object] | None
 
-NOT_KERNELS = ("bias", "gamma", "beta", "alpha")
+_LORA = "lora_"
+NOT_KERNELS = ("bias", "gamma", "beta", "alpha", _LORA)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 GROUPED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
@@ -29,11 +30,11 @@ def why_not(
     if len(variable.shape) < 2:
         return f"rank {len(variable.shape)}"
     if not variable.trainable:
-        return "frozen (not trainable)"
+        return _why_frozen(owned.owner)
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"not floating point ({variable.dtype})"
     if any(word in variable.name for word in NOT_KERNELS):
-        return "a bias, normalization or activation parameter"
+        return _why_no_kernel(variable)
     reason = structure.why_not(owned.owner, variable)
     if reason is not None:
         return f"not for {structure.name}: {reason}"
@@ -42,6 +43,17 @@ def why_not(
     if is_depthwise(owned) and not depthwise:
         return "a depthwise kernel: pass depthwise=True to prune it"
     return None
+
+
+def _why_no_kernel(variable):
+    if _LORA in variable.name:
+        return "a LoRA weight, which is added to a kernel"
+    return "a bias, normalization or activation parameter"
+
+
+def _why_frozen(owner):
+    mode = getattr(owner, "quantization_mode", None)
+    return f"quantized by Keras to {mode}" if mode else "frozen (not trainable)"
 
 
 def is_depthwise(owned: paths.Owned) -> bool:
@@ -140,17 +152,19 @@ def _check_untied(chosen):
 
 def _nothing_to_prune(model, filters, settings):
     excluded = "excluded by filters"
-    lines = [
-        f"  {o.variable.path}: {why_not(o, *settings) or excluded}"
+    rows = [
+        (o.variable.path, why_not(o, *settings) or excluded)
         for leaf in leaves(model)
         for o in paths.variables_of(leaf)
     ]
+    head = (
+        f"Model {model.name!r} has nothing to prune. Received: filters="
+        f"{arguments.shown(filters)}."
+    )
+    if any("quantized" in reason for _, reason in rows):
+        head += " Prune first, then quantize the stripped model."
     return "\n".join(
-        [
-            f"Model {model.name!r} has nothing to prune. Received: filters="
-            f"{arguments.shown(filters)}. Its variables:",
-            *lines,
-        ]
+        [f"{head} Its variables:", *(f"  {path}: {reason}" for path, reason in rows)]
     )
 
 

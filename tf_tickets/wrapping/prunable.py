@@ -15,7 +15,7 @@ from tf_tickets.masks.base import Mask, Tensor
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.units import registry
-from tf_tickets.wrapping import building, paths
+from tf_tickets.wrapping import building, guarding, paths
 from tf_tickets.wrapping.choosing import why_not
 
 __all__ = [
@@ -200,6 +200,7 @@ class Prunable(keras.layers.Wrapper):
             mask.build(tuple(variable.shape))
             mask.watch(variable)
             self.kernel_masks.append(mask)
+        guarding.guard(self.layer, self)
 
     def _has_kernels(self):
         """Returns whether the kernels exist; unknown ones may be in any sublayer."""
@@ -296,6 +297,7 @@ class Prunable(keras.layers.Wrapper):
 
     def release(self) -> None:
         """Writes zeros to the pruned weights and detaches the masks."""
+        guarding.release(self.layer)
         self.zero_pruned()
         for variable, mask in self._pairs():
             mask.release(variable)

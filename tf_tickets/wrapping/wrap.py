@@ -23,6 +23,7 @@ from tf_tickets.wrapping import (
     choosing,
     compiling,
     graphs,
+    guarding,
     paths,
     rebuilding,
     transforming,
@@ -183,6 +184,7 @@ def strip(model: keras.Model) -> keras.Model:
         return stripped_copy(model)
     for layer in wrapped.layers:
         layer.release()
+    guarding.release(model)
     plain = transforming.transform(model, _unwrap_layer)
     if isinstance(model, rebuilding.WrappedModel):
         # The optimizer is built for the order of variables in the wrapped model.
@@ -215,6 +217,7 @@ def stripped_copy(model: keras.Model) -> keras.Model:
         original, plain = plain, rebuilding.copy(plain)
         if type(plain) is not type(original):
             shared = graphs.graph_of(original).variables
+    guarding.release(plain)
     for old, new in zip(shared, plain.variables, strict=True):
         if id(old) in factors:
             new.assign(_scaled(new.value, factors[id(old)]))
@@ -235,6 +238,8 @@ def _wrap_variables(model, variables, mask, structure, score_optimizer=None):
         )
     elif model.compiled and wrapped is not model:
         compiling.compile_like(wrapped, model)
+    for one in (model, wrapped):
+        guarding.guard_model(one)
     return wrapped
 
 
