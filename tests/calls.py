@@ -362,6 +362,7 @@ CALLS = {
         layer_class=Ruled,
         trace=lambda layer, call: call.like(call.inputs[0]),
         resize=lambda layer, sizes: {},
+        replace=True,
     ),
     "compact": lambda: (
         tt.compact,

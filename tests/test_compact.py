@@ -801,6 +801,8 @@ def test_models_without_weights_are_refused():
         tt.compact(keras.Sequential([kl.Dense(2)]))
     with pytest.raises(TypeError, match="`model` must be"):
         tt.compact("model.keras")
+    with pytest.raises(TypeError, match=r"(?s)Ticket.*ticket.compact\(build_model\)"):
+        tt.compact(tt.Ticket({"a/kernel": np.ones((2, 2))}))
 
 
 # The report.
@@ -973,6 +975,7 @@ def test_the_command_writes_a_smaller_file(stored, capsys):
     [
         ("model.keras", "small.tflite", "OUT must be a .keras file.*tf-tickets export"),
         ("none.keras", "small.keras", "There is no file .*none.keras"),
+        ("a.ticket", "small.keras", r"a.ticket is a ticket.*Ticket.load\(.*a.ticket"),
         (
             "dense.keras",
             "small.keras",
@@ -982,6 +985,7 @@ def test_the_command_writes_a_smaller_file(stored, capsys):
 )
 def test_errors_of_the_command_say_what_to_do(stored, capsys, model, out, message):
     randomized(mlp()).save(stored / "dense.keras")
+    tt.Ticket({"a/kernel": np.ones((2, 2))}).save(stored / "a.ticket")
     assert main.main(["compact", str(stored / model), str(stored / out)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error

@@ -300,7 +300,10 @@ def test_a_new_rule_is_used_and_can_be_replaced():
         return call.like(call.inputs[0])
 
     assert tt.find_units(model()).size == 2
-    tt.register_rule(Doubled, lambda layer, call: call.pinned("changed"))
+    changed = {"trace": lambda layer, call: call.pinned("changed")}
+    with pytest.raises(ValueError, match="Doubled has a rule already.*replace=True"):
+        tt.register_rule(Doubled, **changed)
+    tt.register_rule(Doubled, **changed, replace=True)
     assert reasons(tt.find_units(model()))["a/kernel"] == "changed"
 
 
@@ -314,6 +317,66 @@ def test_a_rule_with_too_few_ids_is_an_error():
     )
     with pytest.raises(ValueError, match="has 4 positions. Received 1 ids"):
         tt.find_units(graph(lambda x: Broken(4)(x), 3))
+
+
+@pytest.mark.parametrize("kind", [kl.Dense, kl.LSTM])
+def test_rules_of_keras_are_not_replaced_by_mistake(kind):
+    with pytest.raises(ValueError, match=f"{kind.__name__} has a rule.*replace=False"):
+        tt.register_rule(kind, lambda layer, call: call.inputs)
+
+
+class FromElsewhere(kl.Layer):
+    def call(self, x):
+        return x
+
+
+def test_rules_of_packages_are_replaced_on_request(monkeypatch):
+    own = FromElsewhere.__module__.partition(".")[0]
+    monkeypatch.setattr(registry, "_FOREIGN", {})
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    registry.register_foreign(own, "FromElsewhere")(lambda layer, call: call.inputs)
+    model = graph(lambda x: kl.Dense(1)(FromElsewhere()(kl.Dense(2)(x))), 3)
+    assert tt.find_units(model).size == 2
+    changed = {"trace": lambda layer, call: call.pinned("changed")}
+    with pytest.raises(ValueError, match="has a rule already"):
+        tt.register_rule(FromElsewhere, **changed)
+    tt.register_rule(FromElsewhere, **changed, replace=True)
+    assert tt.find_units(model).size == 0
+
+
+@pytest.mark.parametrize(
+    "trace, error, message",
+    [
+        (lambda layer, call: None, TypeError, "Received for 'own'.*: None"),
+        (lambda layer, call: call.inputs[0].ids, TypeError, r"array\(\["),
+        (lambda layer, call: call.inputs * 2, ValueError, "Received for.*2 flows"),
+        (
+            lambda layer, call: call.output(np.zeros(3, int)),
+            ValueError,
+            r"3 ids along axis 1 of an output of shape \(None, 2\)",
+        ),
+    ],
+)
+def test_a_rule_that_returns_no_flows_is_named(monkeypatch, trace, error, message):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    tt.register_rule(FromElsewhere, trace)
+    model = graph(lambda x: kl.Dense(1)(FromElsewhere(name="own")(kl.Dense(2)(x))), 3)
+    with pytest.raises(error, match=f"rule of FromElsewhere must return.*{message}"):
+        tt.find_units(model)
+
+
+def test_a_resize_that_returns_no_entries_is_named(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    tt.register_rule(FromElsewhere, lambda layer, call: call.inputs, lambda *_: 3)
+    model = graph(lambda x: kl.Dense(1)(FromElsewhere(name="own")(kl.Dense(2)(x))), 3)
+    with pytest.raises(TypeError, match="`resize` of the rule of FromElsewhere.*: 3"):
+        tt.compact(model)
+
+
+def test_tickets_are_no_models():
+    ticket = tt.Ticket({"a/kernel": np.ones((2, 2))})
+    with pytest.raises(TypeError, match=r"(?s)Ticket.*ticket.compact\(build_model\)"):
+        tt.find_units(ticket)
 
 
 def test_ties_are_those_of_connected_ids():

@@ -22,6 +22,13 @@ def load_model(file: str, compile: bool = True) -> keras.Model:
         raise FileNotFoundError(
             f"There is no file {file}. Pass the path of a .keras file."
         )
+    if pathlib.Path(file).suffix == ".ticket":
+        raise ValueError(
+            f"{file} is a ticket, not a model. Pass a .keras file, such as the "
+            "model.keras that tf-tickets search writes beside its tickets. Or apply "
+            "the ticket in Python: "
+            f"tf_tickets.Ticket.load({file!r}).apply(build_model())."
+        )
     remedy = "The file may be damaged; use another copy, or save the model again."
     with files.reading(file, "a Keras model", remedy):
         return keras.saving.load_model(file, compile=compile)

@@ -16,7 +16,7 @@ from tf_tickets.compaction import (
 )
 from tf_tickets.compaction.compact_report import CompactReport, WidthRow
 from tf_tickets.compaction.constants import Constants
-from tf_tickets.compaction.finding import find_units
+from tf_tickets.compaction.finding import check_model, find_units
 from tf_tickets.compaction.shrinking import shrunk
 from tf_tickets.reports.costs import CostCounter
 from tf_tickets.units import registry
@@ -138,7 +138,7 @@ def compacted(model: keras.Model, data: Any = None) -> Compacted:
 
 
 def _check_model(model):
-    arguments.check_type(keras.Model, model=model)
+    check_model(model)
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} is not built, so it has no weights yet. Start it "

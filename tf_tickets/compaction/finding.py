@@ -7,7 +7,27 @@ from tf_tickets.units import finding
 from tf_tickets.units.units import Units
 from tf_tickets.wrapping import plain_paths
 
-__all__ = ["find_units"]
+__all__ = ["check_model", "find_units"]
+
+
+def check_model(model: object) -> None:
+    """Refuses everything but models, and says how to get a model from a ticket.
+
+    Example:
+
+    >>> check_model(keras.Sequential())
+    >>> check_model("model.keras")
+    Traceback (most recent call last):
+    TypeError: `model` must be an instance of keras's Model. Received: 'model.keras'
+    """
+    # Tickets come later in the library, so they are known by what they have.
+    if hasattr(model, "masks") and hasattr(model, "start_weights"):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: the ticket {model!r}. "
+            "ticket.compact(build_model) returns its small network, and "
+            "ticket.apply(build_model()) the large one with its masks."
+        )
+    arguments.check_type(keras.Model, model=model)
 
 
 def find_units(model: keras.Model) -> Units:
@@ -39,5 +59,5 @@ def find_units(model: keras.Model) -> Units:
     >>> [pinned.path for pinned in units.pinned]
     ['net/b/kernel']
     """
-    arguments.check_type(keras.Model, model=model)
+    check_model(model)
     return finding.find(model, plain_paths(model))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_tickets import arguments
 from tf_tickets.units import registry
 from tf_tickets.units.flows import Flow, Ties, flows_in
 
@@ -132,8 +133,7 @@ class Call:
         if isinstance(rule, str):
             self.keep(layer, rule)
             return call.pinned(rule)
-        flows = rule.trace(layer, call)
-        return [flows] if isinstance(flows, Flow) else list(flows)
+        return traced(rule, layer, call)
 
     def read(
         self, variable: keras.Variable, axis: int, flow: Flow, repeats: int = 1
@@ -290,6 +290,59 @@ class Call:
             self.pin(flow, reason)
             return Flow(flow.shape, reason=reason)
         return flow.map(lambda values: evaluate(activation, values))
+
+
+def traced(rule: registry.Rule, layer: keras.Operation, call: Call) -> list[Flow]:
+    """Returns the flows that a rule returns for the outputs of a call.
+
+    What is no flow, or does not fit an output, is refused by the name of the rule.
+
+    Args:
+        rule: The rule.
+        layer: The layer or operation.
+        call: The call.
+
+    Example:
+
+    >>> layer = keras.layers.ReLU(name="relu")
+    >>> call = Call(Ties(), layer, (Flow((None, 2)),), {}, [(None, 2)])
+    >>> [flow.shape for flow in traced(registry.find_rule(layer), layer, call)]
+    [(None, 2)]
+    >>> traced(registry.Rule(lambda layer, call: None), layer, call)
+    Traceback (most recent call last):
+    TypeError: The rule of ReLU must return one Flow for each output, such as
+        call.output(ids) or call.like(call.inputs[0]). Received for 'relu' with outputs
+        of shapes [(None, 2)]: None
+    """
+    result = rule.trace(layer, call)
+    flows = [result] if isinstance(result, Flow) else result
+    many = isinstance(flows, list | tuple)
+    if not many or not all(isinstance(flow, Flow) for flow in flows):
+        raise TypeError(_no_flows(layer, call, arguments.shown(result)))
+    if len(flows) != len(call.shapes):
+        raise ValueError(_no_flows(layer, call, f"{len(flows)} flows"))
+    for flow, shape in zip(flows, call.shapes, strict=True):
+        _check_positions(layer, call, flow, shape)
+    return list(flows)
+
+
+def _no_flows(layer, call, received):
+    return (
+        f"The rule of {type(layer).__name__} must return one Flow for each output, "
+        "such as call.output(ids) or call.like(call.inputs[0]). Received for "
+        f"{layer.name!r} with outputs of shapes {call.shapes}: {received}"
+    )
+
+
+def _check_positions(layer, call, flow, shape):
+    if flow.axis is None:
+        return
+    if not 0 <= flow.axis < len(shape) or shape[flow.axis] != flow.ids.size:
+        raise ValueError(
+            f"The rule of {type(layer).__name__} must return an id for each position "
+            f"of an axis of the output. Received for {layer.name!r}: {flow.ids.size} "
+            f"ids along axis {flow.axis} of an output of shape {shape}."
+        )
 
 
 def is_elementwise(activation: Callable) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_tickets import keras_internals
 from tf_tickets.units import registry, rules
-from tf_tickets.units.calls import Call
+from tf_tickets.units.calls import Call, traced
 from tf_tickets.units.flows import Flow, Ties, flows_in
 from tf_tickets.units.units import STAYS, Axis, Pinned, TensorUnits, Units
 
@@ -109,8 +109,7 @@ class _Walk:
         return call.pinned(reason)
 
     def _trace(self, rule, layer, call):
-        flows = rule.trace(layer, call)
-        flows = [flows] if isinstance(flows, Flow) else list(flows)
+        flows = traced(rule, layer, call)
         for flow in flows:
             if np.isinf(flow.values).any():
                 self.pin(flow, f"{call.title} of 0 is not finite")

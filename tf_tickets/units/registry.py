@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tf_tickets import keras_internals
+from tf_tickets import arguments, keras_internals
 
 # Methods that a subclass may replace without changing what the layer computes.
 _HARMLESS = {
@@ -48,12 +48,14 @@ def register_rule(
     layer_class: type[keras.layers.Layer],
     trace: Trace | None = None,
     resize: Resize | None = None,
+    replace: bool = False,
 ) -> Callable:
     """Registers how units pass through layers of a class.
 
     `find_units` and `compact` remove units from layers that have a rule. Around other
     layers, everything stays. Subclasses have the rule of their base class if they
-    replace none of its methods.
+    replace none of its methods. A class that has a rule of its own, as most layers of
+    Keras do, keeps it unless `replace` is true.
 
     Args:
         layer_class: The class of the layers.
@@ -77,6 +79,7 @@ def register_rule(
             that change, from the sizes that remain: `sizes.of(variable)`,
             `sizes.inputs` and `sizes.outputs` are shapes. Not required if the
             configuration contains no sizes.
+        replace: Whether to replace the rule that the class has.
 
     Returns:
         A decorator of the function `trace`, if that is not given. Else `trace`.
@@ -113,6 +116,13 @@ def register_rule(
             raise TypeError(
                 f"`{name}` must be a function or None. Received: {value!r}."
             )
+    arguments.check_flags(replace=replace)
+    if not replace and _own_rule(layer_class) is not None:
+        name = f"{layer_class.__module__}.{layer_class.__qualname__}"
+        raise ValueError(
+            f"{name} has a rule already. Received: replace=False. Pass replace=True to "
+            "replace it in this process, or register a subclass."
+        )
 
     def register(function: Trace) -> Trace:
         _RULES[layer_class] = Rule(function, resize)
@@ -220,13 +230,12 @@ def find_rule(operation: keras.Operation) -> Rule | str:
     >>> find_rule(keras.layers.Lambda(abs, name="custom"))
     "'custom' (Lambda) has no rule"
     """
-    name = keras_internals.unnamed_class(operation)
-    if name in _UNNAMED:
-        return _UNNAMED[name]
     kind = type(operation)
-    foreign = kind.__module__.partition(".")[0], kind.__name__
-    if foreign in _FOREIGN:
-        return _FOREIGN[foreign]
+    name = keras_internals.unnamed_class(operation)
+    if name in _UNNAMED and kind not in _RULES:
+        return _UNNAMED[name]
+    if kind not in _RULES and _foreign(kind) in _FOREIGN:
+        return _FOREIGN[_foreign(kind)]
     title = f"{operation.name!r} ({kind.__name__})"
     for place, base in enumerate(kind.__mro__):
         if base in _RULES:
@@ -235,6 +244,15 @@ def find_rule(operation: keras.Operation) -> Rule | str:
                 return _RULES[base]
             return f"{title} has no rule: it replaces `{replaced}` of {base.__name__}"
     return f"{title} has no rule"
+
+
+def _own_rule(kind):
+    """Returns the rule of exactly this class, None if it has none."""
+    return _RULES.get(kind, _FOREIGN.get(_foreign(kind)))
+
+
+def _foreign(kind):
+    return kind.__module__.partition(".")[0], kind.__name__
 
 
 def _replaced(operation, subclasses, base):
@@ -264,7 +282,15 @@ def resized(operation: keras.Operation, sizes: Any) -> dict[str, Any]:
     config = operation.get_config()
     rule = find_rule(operation)
     if isinstance(rule, Rule) and rule.resize is not None:
-        config.update(rule.resize(operation, sizes))
+        changes = rule.resize(operation, sizes)
+        if not isinstance(changes, dict):
+            raise TypeError(
+                f"The `resize` of the rule of {type(operation).__name__} must return a "
+                "dict of entries of its get_config(), such as {'units': "
+                "sizes.of(layer.kernel)[1]}. Received for "
+                f"{operation.name!r}: {arguments.shown(changes)}"
+            )
+        config.update(changes)
     return {name: value for name, value in config.items() if value is not ABSENT}
 
 

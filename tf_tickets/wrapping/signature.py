@@ -90,7 +90,7 @@ class Interface:
             raise ValueError(
                 f"`data` must have one array for each input of the model, "
                 f"{[spec.name for spec in self.inputs]}. Received: {len(arrays)} "
-                f"arrays, data={arguments.shown(nested)}"
+                f"arrays, {_described(nested)}"
             )
         pairs = zip(self.inputs, arrays, strict=True)
         named = {spec.name: _cast(spec, array) for spec, array in pairs}
@@ -112,7 +112,7 @@ class Interface:
         if set(nested) != set(names):
             raise ValueError(
                 f"`data` must have examples for the inputs of the model, "
-                f"{sorted(names)}. Received: {arguments.shown(nested)}"
+                f"{sorted(names)}. Received: {_described(nested)}"
             )
         return [nested[name] for name in names]
 
@@ -248,6 +248,17 @@ def _of_array(name, array):
     return Input(_safe(name), tuple(array.shape[1:]), dtype, name)
 
 
+def _described(nested):
+    """Returns values as messages show them: arrays by their shapes and types."""
+    if hasattr(nested, "shape") and hasattr(nested, "dtype"):
+        return f"an array of shape {tuple(nested.shape)} and dtype {nested.dtype}"
+    if isinstance(nested, dict):
+        return str({name: _described(value) for name, value in nested.items()})
+    if isinstance(nested, list | tuple) and any(hasattr(x, "shape") for x in nested):
+        return str([_described(value) for value in nested])
+    return arguments.shown(nested)
+
+
 def _cast(spec, value):
     array = np.asarray(value)
     matches = array.ndim == len(spec.shape) + 1 and all(
@@ -257,7 +268,8 @@ def _cast(spec, value):
     if not matches:
         raise ValueError(
             f"`data` must have examples of shape {spec.shape} for input {spec.name!r}. "
-            f"Received: {arguments.shown(value)}, an array of shape {array.shape}"
+            f"Received: {_described(value)}"
+            + ("" if hasattr(value, "shape") else f", of shape {array.shape}")
         )
     return array.astype("S" if spec.dtype == "string" else spec.dtype)
 
