@@ -11,6 +11,8 @@ from keras import layers as kl
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.compaction import dead_units, examples
+from tf_tickets.compaction.comparison import Comparison
+from tf_tickets.compaction.compiling import Caller
 from tf_tickets.compaction.constants import Constants
 from tf_tickets.compaction.finding import find_units
 from tf_tickets.reports.costs import CostCounter
@@ -665,7 +667,7 @@ def test_integers_are_looked_up_in_all_rows_of_an_embedding():
     zeroed(model, {"net/e/embeddings": np.s_[:, 2]})
     inputs = examples.of_model(model)
     assert len(np.unique(inputs)) > 20 and inputs.max() < 50
-    read = Constants(model, [inputs]).read_by(model.get_layer("d"))
+    read = Constants(model, [inputs], Caller()).read_by(model.get_layer("d"))
     np.testing.assert_array_equal(read, [[np.nan, np.nan, 0.0, np.nan]])
 
 
@@ -763,6 +765,71 @@ def test_a_model_that_does_not_agree_is_refused(wrong_rule):
     )
     with pytest.raises(ValueError, match=message):
         tt.compact(channels_of_zeros())
+
+
+def two_features(scale, sign=1.0, join=None):
+    """Returns a model with outputs of two layers, the second one at another scale."""
+    x = keras.Input((3,))
+    y = [kl.Dense(2, name="a")(x), kl.Dense(2, name="b")(x)]
+    model = randomized(keras.Model(x, y if join is None else join(y), name="net"))
+    for weight in model.get_layer("b").weights:
+        weight.assign(weight * scale * sign)
+    return model
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("scale, join", [(1e-6, None), (1e-5, kl.Concatenate())])
+def test_small_outputs_are_compared_by_their_own_scale(scale, join):
+    x = np.random.default_rng(1).normal(size=(8, 3)).astype("float32")
+    comparison = Comparison(two_features(scale, join=join), x, Caller())
+    assert comparison.check(two_features(scale, join=join)) < 1e-6
+    with pytest.raises(ValueError, match="does not agree with 'net'"):
+        comparison.check(two_features(scale, sign=-1.0, join=join))
+
+
+@pytest.mark.parametrize(
+    "change, data, message",
+    [
+        (0.0, np.nan, r"`data` with nan for input 'x', first at \(1, 2\)"),
+        (0.0, np.inf, r"`data` with inf for input 'x'.*Pass examples without NaN"),
+        (np.nan, 0.0, r"nan in output 0 at \(0, 0\), from finite.*did not diverge"),
+    ],
+)
+def test_outputs_that_are_not_finite_have_a_cause(change, data, message):
+    model = keras.Sequential([keras.Input((3,), name="x"), kl.Dense(2), kl.Dense(1)])
+    model.layers[0].bias.assign([0.0, change])
+    x = np.ones((4, 3))
+    x[1, 2] += data
+    with pytest.raises(ValueError, match=rf"outputs that are not finite.*{message}"):
+        tt.compact(model, data=x)
+
+
+def test_data_of_another_shape_are_shown_by_their_shape():
+    model = randomized(mlp())
+    message = r"shape \(2,\) for input .*an array of shape \(5, 4\) and dtype int64$"
+    with pytest.raises(ValueError, match=message):
+        tt.compact(model, data=np.ones((5, 4), int))
+    message = r"Received: 2 arrays, \['an array of shape \(5, 2\) and dtype float64'"
+    with pytest.raises(ValueError, match=message):
+        tt.compact(model, data=[np.ones((5, 2)), np.ones((5, 3))])
+
+
+@pytest.mark.both
+def test_calls_that_cannot_be_compiled_are_made_one_by_one():
+    class Host(kl.Layer):
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                return x
+            return keras.ops.convert_to_tensor(np.asarray(x) * 2.0)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    layers = [kl.Dense(3, "relu", name="a"), kl.Dense(2, name="b"), Host()]
+    model = randomized(sequential((4,), *layers))
+    zeroed(model, {"net/a/kernel": np.s_[:, 1]})
+    small, report = tt.compact(model, return_report=True)
+    assert report.removed == 1 and small.get_layer("a").units == 2
 
 
 def test_a_layer_without_a_rule_keeps_its_channels():

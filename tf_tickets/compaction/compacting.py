@@ -9,12 +9,13 @@ import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.compaction import (
-    comparison,
     dead_units,
     examples,
     folding,
 )
 from tf_tickets.compaction.compact_report import CompactReport, WidthRow
+from tf_tickets.compaction.comparison import Comparison
+from tf_tickets.compaction.compiling import Caller
 from tf_tickets.compaction.constants import Constants
 from tf_tickets.compaction.finding import check_model, find_units
 from tf_tickets.compaction.shrinking import shrunk
@@ -113,13 +114,15 @@ def compacted(model: keras.Model, data: Any = None) -> Compacted:
     _check_model(model)
     given = _with_hard_masks(model)
     inputs = examples.of_model(given, data)
+    call = Caller()
+    comparison = Comparison(given, inputs, call)
     units = find_units(given)
     flat = [np.asarray(array) for array in keras.tree.flatten(inputs)]
-    dead = dead_units.find(given, units, lambda: Constants(given, flat))
+    dead = dead_units.find(given, units, lambda: Constants(given, flat, call))
     small = shrunk(given, units, dead.keep)
     positions = _positions(given, small, units, dead.keep)
     small = folding.fold(small, _folds(dead.folds, units, dead.keep, small, positions))
-    difference = comparison.check(given, small, inputs)
+    difference = comparison.check(small)
     before, after = CostCounter(given), CostCounter(small)
     report = CompactReport(
         model.name,

@@ -8,6 +8,7 @@ import numpy as np
 
 from tf_tickets import keras_internals
 from tf_tickets.compaction import examples
+from tf_tickets.compaction.compiling import Caller
 from tf_tickets.compaction.readers import READERS, channel_axis
 from tf_tickets.units import registry
 
@@ -39,6 +40,7 @@ class Constants:
     Args:
         model: A functional or Sequential model, plain or wrapped.
         inputs: Arrays for its inputs, with the shapes and types that it takes.
+        call: What calls the layers.
 
     Example:
 
@@ -46,11 +48,15 @@ class Constants:
     ...                           keras.layers.Dense(1)])
     >>> model.set_weights([np.array([[1, 0], [1, 0]]), np.array([0, 5]),
     ...                    np.ones((2, 1)), np.zeros(1)])
-    >>> Constants(model, [np.ones((1, 2))]).read_by(model.layers[1])
+    >>> constants = Constants(model, [np.ones((1, 2))], Caller())
+    >>> constants.read_by(model.layers[1])
     [array([nan,  5.])]
     """
 
-    def __init__(self, model: keras.Model, inputs: list[np.ndarray]) -> None:
+    def __init__(
+        self, model: keras.Model, inputs: list[np.ndarray], call: Caller
+    ) -> None:
+        self._caller = call
         self._rng = np.random.default_rng(0)
         self._reads: dict[int, list[np.ndarray]] = {}
         batch = model.inputs[0].shape[0]
@@ -108,18 +114,25 @@ class Constants:
     def _call(self, call, layer, states, inputs) -> list[_State]:
         if _looks_up(layer, call):
             return [self._embedded(call, inputs[0])]
-        runs = []
-        for run in range(self._runs):
+        known = set(states)
+
+        def fill(tensors):
+            left = iter(tensors)
             args, kwargs = keras.tree.map_structure(
-                lambda leaf, run=run: (
-                    states[id(leaf)].values[run] if id(leaf) in states else leaf
-                ),
+                lambda leaf: next(left) if id(leaf) in known else leaf,
                 (call.args, call.kwargs),
             )
             if "training" in kwargs:
                 # Models that predict tell it all layers, whatever the graph says.
                 kwargs["training"] = False
-            runs.append(keras.tree.flatten(call.operation(*args, **kwargs)))
+            return args, kwargs
+
+        runs = []
+        for run in range(self._runs):
+            tensors = [state.values[run] for state in inputs]
+            key = id(call.outputs[0])
+            result = self._caller(call.operation, key, fill, tensors)
+            runs.append(keras.tree.flatten(result))
         hidden = any(state.hidden for state in inputs)
         changing = hidden or any(_changes(state) for state in inputs)
         return [
@@ -166,6 +179,7 @@ def _looks_up(layer, call):
 
 
 def _states_in(arguments, states) -> Iterator[_State]:
+    """Yields the states of tensors in the order of nested arguments."""
     for leaf in keras.tree.flatten(arguments):
         if id(leaf) in states:
             yield states[id(leaf)]
