@@ -388,6 +388,33 @@ def test_models_without_units_are_refused():
         tt.wrap(network(), structure="channels", filters=["out"])
 
 
+@pytest.mark.parametrize(
+    "trainable, options, reason",
+    [
+        (False, {}, "frozen .not trainable."),
+        (True, {}, "an embedding: pass embeddings=True"),
+        (True, {"filters": "^out", "embeddings": True}, "left out by `filters`"),
+    ],
+)
+def test_kernels_that_are_not_chosen_have_one_reason(trainable, options, reason):
+    layers = [kl.Embedding(9, 4, name="e"), kl.Dense(2, name="out")]
+    model = keras.Sequential([keras.Input((3,)), *layers], name="net")
+    model.layers[0].trainable = trainable
+    with pytest.raises(ValueError, match=f"no units(.|\n)*net/e/embeddings: {reason}"):
+        tt.wrap(model, structure="channels", **options)
+
+
+def test_groups_that_rounding_keeps_whole_have_a_warning():
+    layers = [kl.Dense(n, name=f"d{n}") for n in (80, 64, 16, 2)]
+    model = keras.Sequential([keras.Input((3,)), *layers], name="net")
+    message = (
+        r"round_to=64 keeps all units of 2 groups, which have too few to lose 64: "
+        r"net/d64/kernel \(64\), net/d16/kernel \(16\). Pass a smaller round_to"
+    )
+    with pytest.warns(UserWarning, match=message):
+        tt.wrap(model, structure=Channels(round_to=64), verbose=False)
+
+
 def test_models_wrapped_layer_by_layer_are_refused():
     layers = [kl.Dense(4, name="a"), kl.Dense(2, name="b")]
     layers = [tt.layers.Prunable(layer, structure="channels") for layer in layers]

@@ -111,7 +111,8 @@ class Comparison:
         first = tuple(np.argwhere(~np.isfinite(output))[0].tolist())
         return (
             f"{output[first]} in output {place} at {first}, from finite examples. "
-            "Check that its training did not diverge, or pass examples that it takes: data=x."
+            "Check that its training did not diverge, or pass examples that it takes: "
+            "data=x."
         )
 
 

@@ -300,6 +300,17 @@ class ChannelLayout(Layout):
         # 0.07 * 100 is slightly more than 7 in floating point.
         return max(settings.minimum, math.ceil(settings.floor * size - 1e-9))
 
+    @property
+    def kept_whole(self) -> dict[str, int]:
+        """The sizes of groups that could lose units, but for `round_to`."""
+        step = self.structure.round_to
+        floors = {name: self._floor(ids.size) for name, ids in self.groups.items()}
+        return {
+            name: ids.size
+            for name, ids in self.groups.items()
+            if floors[name] < ids.size <= -(-floors[name] // step) * step
+        }
+
     def protect(
         self, scores: Tables, units: Tables, kept: Tables | None = None
     ) -> Tables:

@@ -1,7 +1,7 @@
 """Which variables of a model have slices of units, when channels are pruned."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import keras
@@ -13,7 +13,7 @@ from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.graphs import leaves
 from tf_tickets.wrapping.kernels import plain_paths
 
-_LEFT = "it is frozen, an embedding or left out by `filters`"
+_LEFT = "left out by `filters`"
 _TIED = "its units are also those of a kernel that stays"
 
 
@@ -34,7 +34,10 @@ class Members(NamedTuple):
 
 
 def find_members(
-    model: keras.Model, structure: Channels, chosen: Iterable[keras.Variable]
+    model: keras.Model,
+    structure: Channels,
+    chosen: Iterable[keras.Variable],
+    reasons: Mapping[int, str],
 ) -> Members:
     """Returns the variables that have slices of the units that may be pruned.
 
@@ -42,13 +45,15 @@ def find_members(
         model: A plain model.
         structure: The settings.
         chosen: The kernels that filters choose. Their outputs may be pruned.
+        reasons: Why variables are no prunable kernels, by their id. Other kernels that
+            are not chosen are left out by filters.
 
     Example:
 
     >>> from tf_tickets.structures.channels import Channels
     >>> layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
     >>> model = keras.Sequential([keras.Input((3,)), *layers], name="net")
-    >>> members = find_members(model, Channels(), [model.layers[0].kernel])
+    >>> members = find_members(model, Channels(), [model.layers[0].kernel], {})
     >>> [variable.path for variable in members.spared]
     ['net/b/kernel']
     """
@@ -57,7 +62,7 @@ def find_members(
     by_id = {id(v): path for path, v in table.items()}
     wanted = {by_id[id(variable)] for variable in chosen}
     layout = ChannelLayout.of(structure, units, wanted)
-    pinned = (*units.pinned, *_excluded(units, layout, wanted))
+    pinned = (*units.pinned, *_excluded(units, layout, wanted, reasons))
     if not layout.size:
         raise ValueError(_no_units(model, pinned))
     _check_one_owner(model, table, layout)
@@ -92,19 +97,36 @@ def described(members: Members) -> list[str]:
     return lines
 
 
+def about_rounding(members: Members) -> str | None:
+    """Returns a warning about groups that `round_to` keeps whole, None without any."""
+    layout = members.layout
+    step, whole = layout.structure.round_to, layout.kept_whole
+    if not whole:
+        return None
+    rows = [f"{name} ({size})" for name, size in whole.items()]
+    more = f" and {len(rows) - 3} more" if rows[3:] else ""
+    return (
+        f"round_to={step} keeps all units of {_count(len(rows), 'group')}, which "
+        f"{'has' if len(rows) == 1 else 'have'} too few to lose {step}: "
+        f"{', '.join(rows[:3])}{more}. Pass a smaller round_to, or leave "
+        f"{'this layer' if len(rows) == 1 else 'these layers'} out with `filters`."
+    )
+
+
 def _count(number, noun):
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _excluded(units, layout, wanted):
-    """Returns the kernels that pin units because filters leave them out."""
+def _excluded(units, layout, wanted, reasons):
+    """Returns the kernels that pin units because they may not be pruned."""
     prunable = set(layout.numbers.tolist())
     rows = {}
     for axis in units.axes:
         ids = axis.ids[axis.ids != STAYS]
         stay = [number for number in ids.tolist() if number not in prunable]
         if axis.role == "out" and stay:
-            rows[axis.path] = Pinned(axis.path, _TIED if axis.path in wanted else _LEFT)
+            left = reasons.get(id(axis.variable), _LEFT)
+            rows[axis.path] = Pinned(axis.path, _TIED if axis.path in wanted else left)
     return rows.values()
 
 

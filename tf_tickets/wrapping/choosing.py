@@ -108,6 +108,25 @@ def choose(
     return [variable for found in chosen.values() for variable in found]
 
 
+def why_left(
+    model: keras.Model, embeddings: bool, depthwise: bool, structure: Structure
+) -> dict[int, str]:
+    """Returns why variables are no prunable kernels, whatever the filters, by their id.
+
+    Args:
+        model: A plain model.
+        embeddings: As in `tf_tickets.wrap`.
+        depthwise: As in `tf_tickets.wrap`.
+        structure: What the kernels must be able to have.
+    """
+    reasons = {
+        id(o.variable): why_not(o, embeddings, depthwise, structure)
+        for leaf in leaves(model)
+        for o in paths.variables_of(leaf)
+    }
+    return {key: reason for key, reason in reasons.items() if reason is not None}
+
+
 def _way(leaf, owned):
     """Returns the layer names from the leaf down to the variable's owner."""
     return [leaf.name, *owned.path.split("/")[:-1]]

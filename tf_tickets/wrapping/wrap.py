@@ -6,6 +6,7 @@ layers. In both cases the variables stay the same objects.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Iterable
 
 import keras
@@ -112,7 +113,11 @@ def wrap(
     unfit = choosing.unfit_kernels(model, *chosen_by) if verbose else {}
     members = None
     if isinstance(structure, Channels):
-        members = channel_members.find_members(model, structure, variables)
+        reasons = choosing.why_left(model, embeddings, depthwise, structure)
+        members = channel_members.find_members(model, structure, variables, reasons)
+        rounding = channel_members.about_rounding(members)
+        if rounding is not None:
+            warnings.warn(rounding, stacklevel=2)
         variables = members.variables
     wrapped = _wrap_variables(model, variables, mask, structure, score_optimizer)
     if members is not None:
