@@ -886,10 +886,10 @@ def test_the_report_prints_and_is_stored(tmp_path):
         "net/b/kernel      2        1",
         "net/c/kernel      1        1",
         "",
-        "            dense  without zeros  compact  compact / dense",
-        "parameters     20             15        7           0.3500",
-        "MACs           14              9        4           0.2857",
-        "bytes          80             60       28           0.3500",
+        "            dense  weights kept  compact  compact / dense",
+        "parameters     20            15        7           0.3500",
+        "MACs           14             9        4           0.2857",
+        "bytes          80            60       28           0.3500",
         "",
     ]
     assert "added to the biases of 2 layers" in str(report)
@@ -904,7 +904,65 @@ def test_the_report_prints_and_is_stored(tmp_path):
         "before": 3,
         "after": 1,
         "pinned": None,
+        "whole": None,
     }
+
+
+def sequences():
+    """Returns a model of sequences with units, heads and rows that stay."""
+    x = keras.Input((5,), name="x")
+    y = kl.Dense(4, "sigmoid", name="d")(kl.Embedding(9, 6, name="e")(x))
+    y = kl.LSTM(4, return_sequences=True, name="lstm")(y)
+    attention = kl.MultiHeadAttention(4, 3, name="mha")
+    y = kl.LSTM(3, return_sequences=True, name="last")(attention(y, y))
+    fixed = kl.GRU(2, activation="softmax", name="gru")
+    return randomized(keras.Model(x, kl.Dense(1, name="out")(fixed(y)), name="net"))
+
+
+def test_widths_are_units_and_heads_and_rows_that_stay_have_reasons():
+    model = sequences()
+    zeros = {"lstm/lstm_cell/kernel": np.s_[:, 1::4], "d/kernel": np.s_[:, 0]}
+    zeros["lstm/lstm_cell/recurrent_kernel"] = np.s_[:, 1::4]
+    zeros["lstm/lstm_cell/bias"] = np.s_[1::4]
+    zeros |= {f"mha/{name}/kernel": np.s_[:, 2] for name in ("query", "key", "value")}
+    zeros["mha/attention_output/kernel"] = np.s_[2]
+    small, report = tt.compact(zeroed(model, zeros), return_report=True)
+    found = widths(report)
+    assert found == {
+        "e/embeddings": (6, 6),
+        "d/kernel": (4, 4),
+        "lstm/lstm_cell/kernel": (4, 3),
+        "lstm/lstm_cell/recurrent_kernel": (4, 3),
+        **{f"mha/{name}/kernel": (4, 3) for name in ("query", "key", "value")},
+        "mha/attention_output/kernel": (4, 4),
+        "last/lstm_cell/kernel": (3, 3),
+        "last/lstm_cell/recurrent_kernel": (3, 3),
+        "gru/gru_cell/kernel": (2, 2),
+        "gru/gru_cell/recurrent_kernel": (2, 2),
+        "out/kernel": (1, 1),
+    }
+    assert small.get_layer("lstm").units == small.get_layer("mha").num_heads == 3
+    rows = {row.path: row.pinned or row.whole for row in report.rows}
+    shrunk = {path for path, (before, after) in found.items() if after < before}
+    assert {path for path, reason in rows.items() if reason is None} == shrunk
+    assert rows["e/embeddings"].startswith("none of its weights is pruned; wrap(emb")
+    constant = "lstm/lstm_cell/kernel reads it: a LSTM has no bias for it"
+    assert rows["d/kernel"] == constant
+    assert report.to_dict()["kept"] == [
+        {"group": "d/kernel", "count": 1, "reason": constant}
+    ]
+    assert "activates all channels together" in rows["gru/gru_cell/kernel"]
+    assert "Could be removed, but was not:" in str(report)
+
+
+def test_kernels_of_unknown_multiply_adds_are_noted():
+    model = sequential((None, 3), kl.Conv1D(4, 2, name="a"), kl.Conv1D(2, 1, name="b"))
+    zeroed(randomized(model), {"net/a/kernel": np.s_[..., 1]})
+    _, report = tt.compact(model, return_report=True)
+    assert report.unknown == ("net/a/kernel", "net/b/kernel")
+    assert report.to_dict()["unknown"] == ["net/a/kernel", "net/b/kernel"]
+    line = "? MACs of 2 kernels are unknown and not in the table: net/a/kernel, net/b/k"
+    assert line in str(report) and line in report._repr_html_()
 
 
 # Tickets.

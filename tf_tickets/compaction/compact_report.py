@@ -18,9 +18,11 @@ class WidthRow:
 
     Args:
         path: Path of the kernel in the plain model.
-        before: Number of outputs before.
+        before: Number of outputs before: channels, units of recurrent layers, which
+            have a column for each gate, or heads of attention.
         after: Number of outputs that remain.
         pinned: Why outputs could not be removed, or None if they could.
+        whole: Why no output was removed, though some could be, or None.
 
     Example:
 
@@ -32,6 +34,7 @@ class WidthRow:
     before: int
     after: int
     pinned: str | None = None
+    whole: str | None = None
 
     @property
     def removed(self) -> int:
@@ -46,17 +49,23 @@ class CompactReport:
     Args:
         name: Name of the model.
         rows: One `WidthRow` for each kernel that produces channels.
-        kept: Units without a way in that stayed, and why.
+        kept: Units that do not depend on the inputs, or are not read, but stayed, and
+            why. Often there are none.
         units: Number of units before.
         removed: Number of units removed.
-        dense: Parameters, multiply-adds and bytes of the given model with its pruned
-            weights.
-        masked: The same without its pruned weights.
-        compact: The same of the smaller model.
+        dense: Parameters, multiply-adds (MACs) and bytes of the given model with its
+            pruned weights.
+        masked: The same of the weights that are not pruned, in the column "weights
+            kept": what a sparse format and a sparse runtime would take. If it is much
+            less than `compact`, the pruned weights are not whole units.
+        compact: The same of the smaller model, zeros in it included.
         folded: Number of layers whose bias took over constants.
         difference: The largest difference between the outputs of the two models on a
             few examples, relative to the range of the outputs.
         seconds: How long it took.
+        unknown: Paths of kernels whose multiply-adds are unknown, and not in the
+            costs.
+        notes: Assumptions behind the multiply-adds.
 
     Example:
 
@@ -68,10 +77,10 @@ class CompactReport:
     kernel    width  compact
     a/kernel      4        3
     <BLANKLINE>
-                dense  without zeros  compact  compact / dense
-    parameters     40             30       30           0.7500
-    MACs           32             24       24           0.7500
-    bytes         160            120      120           0.7500
+                dense  weights kept  compact  compact / dense
+    parameters     40            30       30           0.7500
+    MACs           32            24       24           0.7500
+    bytes         160           120      120           0.7500
     <BLANKLINE>
     checked difference 1e-07 of the outputs' range, 0.2 s
     """
@@ -87,6 +96,8 @@ class CompactReport:
     folded: int
     difference: float
     seconds: float
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Returns the report as plain Python data."""
@@ -102,6 +113,8 @@ class CompactReport:
             "folded": self.folded,
             "difference": self.difference,
             "seconds": self.seconds,
+            "unknown": list(self.unknown),
+            "notes": list(self.notes),
         }
 
     def to_json(self, path: os.PathLike | str) -> None:
@@ -145,7 +158,7 @@ class CompactReport:
             yield (row.path, f"{row.before:,}", f"{row.after:,}")
 
     def _costs(self):
-        yield ("", "dense", "without zeros", "compact", "compact / dense")
+        yield ("", "dense", "weights kept", "compact", "compact / dense")
         for name, title in _COSTS.items():
             numbers = [
                 getattr(c, name) for c in (self.dense, self.masked, self.compact)
@@ -163,23 +176,29 @@ class CompactReport:
         )
         if not self.removed:
             yield self.why_nothing()
-        yield from self._pinned()
+        if self.unknown:
+            count = tables.count_of(len(self.unknown), "kernel")
+            yield f"? MACs of {count} are unknown and not in the table: " + _listed(
+                self.unknown
+            )
+        yield from self.notes
+        yield from self._reasons("pinned", "Cannot be removed:")
+        yield from self._reasons("whole", "Could be removed, but was not:")
         if self.kept:
-            yield "Constant units that stayed:"
+            yield "Constant or unused units that stayed:"
         for row in self.kept:
             yield f"  {tables.count_of(row.count, 'unit')} of {row.group}: {row.reason}"
 
-    def _pinned(self):
-        """One line for each reason, with the first few paths."""
+    def _reasons(self, field, title):
+        """A line for each reason, with the first few paths."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
-            if row.pinned is not None:
-                reasons.setdefault(row.pinned, []).append(row.path)
+            if getattr(row, field) is not None:
+                reasons.setdefault(getattr(row, field), []).append(row.path)
         if reasons:
-            yield "Cannot be removed:"
+            yield title
         for reason, paths in reasons.items():
-            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            yield f"  {', '.join(paths[:3])}{more}: {reason}"
+            yield f"  {_listed(paths)}: {reason}"
 
     def why_nothing(self) -> str:
         """Returns why no unit was removed, and what to do."""
@@ -198,6 +217,12 @@ class CompactReport:
             "the last of its layer. Prune more, or prune whole units: "
             'tf_tickets.wrap(model, structure="channels").'
         )
+
+
+def _listed(paths):
+    """Returns the first few paths, and how many more there are."""
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{', '.join(paths[:3])}{more}"
 
 
 def _plain(cost):

@@ -21,7 +21,7 @@ from tf_tickets.compaction.finding import check_model, find_units
 from tf_tickets.compaction.shrinking import shrunk
 from tf_tickets.reports.costs import CostCounter
 from tf_tickets.units import registry
-from tf_tickets.units.units import kept
+from tf_tickets.units.units import STAYS, kept
 from tf_tickets.wrapping import paths
 
 __all__ = ["compact"]
@@ -126,7 +126,7 @@ def compacted(model: keras.Model, data: Any = None) -> Compacted:
     before, after = CostCounter(given), CostCounter(small)
     report = CompactReport(
         model.name,
-        _widths(units, dead.keep, wrapping.plain_paths(given)),
+        _widths(units, dead, wrapping.plain_paths(given)),
         dead.kept,
         units.size,
         int((~dead.keep).sum()),
@@ -136,6 +136,8 @@ def compacted(model: keras.Model, data: Any = None) -> Compacted:
         len(dead.folds),
         difference,
         time.perf_counter() - start,
+        before.unknown,
+        before.notes,
     )
     return Compacted(small, report, positions)
 
@@ -197,28 +199,33 @@ def _folds(folds, units, keep, small, positions):
     return result
 
 
-def _widths(units, keep, variables):
+def _widths(units, dead, variables):
     """Returns a row for each kernel that produces channels, in the model's order."""
-    reasons = {row.path: row.reason for row in units.pinned}
-    rows = {
-        path: WidthRow(path, width, width, reasons[path])
-        for path, width in _pinned_widths(units, variables).items()
-    }
-    for axis in units.axes:
-        if axis.role == "out":
-            after = int(kept(keep, axis.ids).sum())
-            reason = reasons.get(axis.path)
-            rows[axis.path] = WidthRow(axis.path, axis.ids.size, after, reason)
-    return [rows[path] for path in variables if path in rows]
+    pinned = {row.path: row.reason for row in units.pinned}
+    axes = {axis.path: axis for axis in units.axes if axis.role == "out"}
+    rows = []
+    for path in variables:
+        if path in units.widths:
+            before = after = units.widths[path]
+            whole = None
+            if path in axes:
+                ids = axes[path].ids
+                # The gates of recurrent layers stand one after another.
+                after = int(kept(dead.keep, ids).sum()) * before // ids.size
+                if after == before:
+                    whole = _why_whole(units, dead, axes[path])
+            rows.append(WidthRow(path, before, after, pinned.get(path), whole))
+    return rows
 
 
-def _pinned_widths(units, variables):
-    """Dict from the path of a kernel whose outputs stay to their number."""
-    read = {(axis.path, axis.axis) for axis in units.axes if axis.role == "in"}
-    widths = {}
-    for path, _ in units.pinned:
-        *_, before, last = variables[path].shape
-        # Transposed convolutions have their inputs last.
-        transposed = (path, len(variables[path].shape) - 1) in read
-        widths[path] = before if transposed else last
-    return widths
+def _why_whole(units, dead, axis):
+    """Returns why none of the units of a kernel was removed, though they could be."""
+    groups = set(units.names()[axis.ids[axis.ids != STAYS]])
+    reasons = dict.fromkeys(row.reason for row in dead.kept if row.group in groups)
+    if reasons:
+        return "; ".join(reasons)
+    if not dead.counting[id(axis.variable)].all():
+        return "each of its units has weights left and is read"
+    if "embedding" in axis.variable.name:
+        return "none of its weights is pruned; wrap(embeddings=True) prunes embeddings"
+    return "none of its weights is pruned"

@@ -14,6 +14,8 @@ from tf_tickets.units import registry
 from tf_tickets.units.units import STAYS, Axis, Units, kept
 from tf_tickets.wrapping import paths
 
+_VARIES = "its value may differ between inputs or positions"
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -43,11 +45,13 @@ class DeadUnits:
         keep: A boolean for each unit: whether it stays.
         folds: Pairs of a layer and what to add to its bias.
         kept: Units without a way in that stay, and why.
+        counting: Which weights count, by the id of their variable.
     """
 
     keep: np.ndarray
     folds: list[tuple[keras.layers.Layer, np.ndarray]]
     kept: list[Kept]
+    counting: dict[int, np.ndarray]
 
 
 def find(model: keras.Model, units: Units, run: Callable[[], Constants]) -> DeadUnits:
@@ -76,7 +80,7 @@ def find(model: keras.Model, units: Units, run: Callable[[], Constants]) -> Dead
             if changed:
                 search.constants.append(run())
         keep = search.dead()
-    return DeadUnits(keep, search.folds(keep), search.reasons(keep))
+    return DeadUnits(keep, search.folds(keep), search.reasons(keep), counting)
 
 
 class _Search:
@@ -225,19 +229,21 @@ class _Search:
         return result
 
     def reasons(self, keep) -> list[Kept]:
-        """Returns why units stay that are constant for a reader or not used."""
+        """Returns why units without a way in stay, and units that are not used."""
         no_way_in = self.no_way_in(keep)
         found: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
-        names = np.empty(self.units.size, object)
-        for name, numbers in self.units.groups.items():
-            names[numbers] = name
+        names = self.units.names()
         for axis in self.readers:
-            certain = np.append(no_way_in, False)[axis.ids]
-            constant = certain & ~np.isnan(self._constants(axis))
-            constant &= ~self._harmless(axis, keep, no_way_in)
-            reason = f"{axis.path} reads a constant: {self._why_not_folded(axis)}"
-            for number in axis.ids[constant].tolist():
-                found[names[number], reason].add(number)
+            stuck = np.append(no_way_in, False)[axis.ids]
+            stuck &= ~self._harmless(axis, keep, no_way_in)
+            unknown = np.isnan(self._constants(axis))
+            why = self._why_not_folded(axis)
+            for numbers, reason in (
+                (axis.ids[stuck & ~unknown], f"reads a constant: {why}"),
+                (axis.ids[stuck & unknown], f"reads it: {why or _VARIES}"),
+            ):
+                for number in numbers.tolist():
+                    found[names[number], f"{axis.path} {reason}"].add(number)
         for number in np.flatnonzero(self.forced).tolist():
             found[names[number], "the last one of its layer"].add(number)
         return [Kept(name, len(n), reason) for (name, reason), n in found.items()]

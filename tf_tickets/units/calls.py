@@ -75,30 +75,34 @@ class Call:
         ids = self.ties.recorded(variable, axis)
         if ids is None:
             ids = self.ties.new(size)
-            self.ties.record(variable, axis, np.tile(ids, parts), "out")
+            self.ties.record(variable, axis, np.tile(ids, parts), "out", parts=parts)
         return ids[:size]
 
-    def produce_too(self, variable: keras.Variable, axis: int, ids: np.ndarray) -> None:
+    def produce_too(
+        self, variable: keras.Variable, axis: int, ids: np.ndarray, parts: int = 1
+    ) -> None:
         """Records that another kernel also produces channels.
 
         Args:
             variable: The kernel.
             axis: Its output axis.
             ids: An id for each position along the axis.
+            parts: As in `produce`.
         """
-        self.ties.record(variable, axis, ids, "out")
+        self.ties.record(variable, axis, ids, "out", parts=parts)
 
-    def keep(self, layer: keras.layers.Layer, reason: str) -> None:
+    def keep(self, layer: keras.layers.Layer, reason: str, parts: int = 1) -> None:
         """Keeps everything that the kernels of a layer inside this one produce.
 
         Args:
             layer: The layer.
             reason: Why.
+            parts: As in `produce`.
         """
         for variable in layer.trainable_variables:
             if len(variable.shape) > 1:
                 ids = self._kept(variable.shape[-1], reason)
-                self.ties.record(variable, -1, ids, "out")
+                self.ties.record(variable, -1, ids, "out", parts=parts)
 
     def keep_others(self, layer: keras.layers.Layer, reason: str) -> None:
         """Keeps what kernels inside a layer produce that were not recorded as kernels.

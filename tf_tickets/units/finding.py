@@ -182,10 +182,12 @@ def _number(walk, variables):
     chosen = np.unique(roots[~stays])
     numbers[chosen] = np.arange(chosen.size)
     numbers = np.where(stays, STAYS, numbers[roots])
-    axes, pinned = [], []
+    axes, pinned, widths = [], [], {}
     for row in records:
         path = paths.get(id(row.variable), row.variable.path)
         ids = numbers[row.ids]
+        if row.role == "out":
+            widths[path] = row.ids.size // row.parts
         if (ids != STAYS).any():
             values = row.values
             axes.append(Axis(path, row.variable, row.axis, ids, row.role, values))
@@ -194,13 +196,16 @@ def _number(walk, variables):
     listed = {id(row.variable) for row in records}
     for variable, reason in walk.unknown:
         if id(variable) not in listed:
-            pinned.append(Pinned(paths.get(id(variable), variable.path), reason))
+            path = paths.get(id(variable), variable.path)
+            pinned.append(Pinned(path, reason))
+            widths.setdefault(path, int(variable.shape[-1]))
             listed.add(id(variable))
     tensors = {
         key: TensorUnits(tensor, *_tensor(flow, numbers))
         for key, (tensor, flow) in walk.tensors.items()
     }
-    return Units(_groups(axes, chosen.size), tuple(axes), tuple(pinned), tensors)
+    groups = _groups(axes, chosen.size)
+    return Units(groups, tuple(axes), tuple(pinned), tensors, widths)
 
 
 def _tensor(flow, numbers):

@@ -61,6 +61,7 @@ class Record:
         ids: An id for each position.
         role: As in `units.Axis`.
         values: As in `units.Axis`.
+        parts: How many times all channels stand along the axis one after another.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Record:
         ids: np.ndarray,
         role: str,
         values: np.ndarray | None,
+        parts: int = 1,
     ) -> None:
         self.variable, self.axis, self.ids = variable, axis, ids
-        self.role, self.values = role, values
+        self.role, self.values, self.parts = role, values, parts
 
 
 class Ties:
@@ -146,6 +148,7 @@ class Ties:
         ids: np.ndarray,
         role: str,
         values: np.ndarray | None = None,
+        parts: int = 1,
     ) -> None:
         """Records that ids stand along an axis; ties them if others stand there.
 
@@ -155,6 +158,7 @@ class Ties:
             ids: An id for each position.
             role: "out", "in", "vector" or "state".
             values: For the role "in", the values of the flow that is read.
+            parts: How many times all channels stand along the axis one after another.
         """
         axis %= len(variable.shape)
         if ids.size != variable.shape[axis]:
@@ -165,7 +169,7 @@ class Ties:
             )
         earlier = self.records.get((id(variable), axis))
         if earlier is None:
-            row = Record(variable, axis, ids, role, values)
+            row = Record(variable, axis, ids, role, values, parts)
             self.records[id(variable), axis] = row
         else:
             self.tie(earlier.ids, ids)

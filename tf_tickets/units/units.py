@@ -77,6 +77,9 @@ class Units:
         axes: The axes of variables whose slices belong to units.
         pinned: Kernels whose outputs stay, and why.
         tensors: Dict from the id of a symbolic tensor of the model to its units.
+        widths: Dict from the path of a kernel to the number of its outputs. Those of
+            recurrent layers are units, which have a column for each gate, and those of
+            the projections of attention are heads.
 
     Example:
 
@@ -93,11 +96,13 @@ class Units:
         axes: tuple[Axis, ...],
         pinned: tuple[Pinned, ...] = (),
         tensors: Mapping[int, TensorUnits] | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         self.groups = dict(groups)
         self.axes = axes
         self.pinned = pinned
         self.tensors = dict(tensors or {})
+        self.widths = dict(widths or {})
 
     def __repr__(self) -> str:
         if not self.groups:
@@ -111,6 +116,13 @@ class Units:
     def size(self) -> int:
         """Number of units."""
         return sum(numbers.size for numbers in self.groups.values())
+
+    def names(self) -> np.ndarray:
+        """Returns the name of each unit's group."""
+        names = np.empty(self.size, object)
+        for name, numbers in self.groups.items():
+            names[numbers] = name
+        return names
 
     def masks(self, keep: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the masks of all variables that have slices of units.

@@ -34,6 +34,19 @@ def _why_not(layer):
     return "it keeps its states between batches" if layer.stateful else None
 
 
+def _stays(layer, call, reason):
+    """Keeps all kernels of a recurrent layer; returns the flows of its outputs."""
+    directions = [layer]
+    if isinstance(layer, keras.layers.Bidirectional):
+        directions = [layer.forward_layer, layer.backward_layer]
+    for direction in directions:
+        for cell in _cells(direction) if hasattr(direction, "cell") else []:
+            if type(cell) in _GATES:
+                call.keep(cell, reason, parts=_GATES[type(cell)])
+    call.keep(layer, reason)
+    return call.pinned(reason)
+
+
 def _arguments(layer, call):
     """Returns the flows of the sequences and of the initial states."""
     names = ("sequences", "initial_state", "mask", "training")
@@ -66,7 +79,7 @@ def _through_cell(cell, call, flow, starts):
     call.read(cell.kernel, 0, flow)
     ids = call.produce(cell.kernel, parts=gates)
     tiled = np.tile(ids, gates)
-    call.produce_too(cell.recurrent_kernel, 1, tiled)
+    call.produce_too(cell.recurrent_kernel, 1, tiled, parts=gates)
     call.vector(cell.bias, tiled, axis=-1)
     zero = True
     for start in starts:
@@ -92,8 +105,7 @@ def recurrent(layer: keras.layers.RNN, call: Call) -> list[Flow]:
     """
     reason = _why_not(layer)
     if reason is not None:
-        call.keep(layer, f"{call.title} stays: {reason}")
-        return call.pinned(f"{call.title} stays: {reason}")
+        return _stays(layer, call, f"{call.title} stays: {reason}")
     output, states = _through(layer, call, *_arguments(layer, call))
     return [output, *states] if layer.return_state else [output]
 
@@ -161,8 +173,7 @@ def bidirectional(layer: keras.layers.Bidirectional, call: Call) -> list[Flow]:
     if directions[0].state_size != directions[1].state_size:
         reason = "its directions have different sizes"
     if reason is not None:
-        call.keep(layer, f"{call.title} stays: {reason}")
-        return call.pinned(f"{call.title} stays: {reason}")
+        return _stays(layer, call, f"{call.title} stays: {reason}")
     sequences, states = _arguments(layer, call)
     half = len(states) // 2
     first, ends = _through(directions[0], call, sequences, states[:half])
