@@ -326,7 +326,7 @@ def test_wrap_names_units_groups_and_what_stays(capsys):
     }
     report = str(tt.summary(model))
     assert "23 of 23 units kept in 4 groups" in report
-    assert "FLOPs of" not in report
+    assert "MACs of" not in report
 
 
 @pytest.mark.both

@@ -191,7 +191,7 @@ def test_unknown_flops_are_in_no_total_and_are_said():
     model = keras.Model(inputs, kl.Dense(2)(samples.OwnKernel()(inputs)))
     result = tt.summary(model)
     assert (result.flops, result.flops_kept) == (8, 1.0)
-    assert "? FLOPs of 2 kernels are unknown and not in the totals" in str(result)
+    assert "? MACs of 2 kernels are unknown and not in the totals" in str(result)
 
 
 def test_a_fraction_of_flops_is_none_where_none_is_known():
@@ -272,13 +272,13 @@ def test_the_text_of_a_report():
     assert str(tt.summary(pruned_small())).splitlines() == [
         "Model 'net'",
         "",
-        "kernel    shape  size  kept  sparsity  FLOPs  FLOPs kept",
-        "a/kernel  6x4      24     6    0.7500     72          18",
-        "b/kernel  4x2       8     6    0.2500      8           6",
-        "total              32    12    0.6250     80          24",
+        "kernel    shape  size  kept  sparsity  MACs  MACs kept",
+        "a/kernel  6x4      24     6    0.7500    72         18",
+        "b/kernel  4x2       8     6    0.2500     8          6",
+        "total              32    12    0.6250    80         24",
         "",
         "sparsity 0.6250 among 32 prunable weights, 0.4545 among all 44",
-        "FLOPs (multiply-adds per example) kept: 0.3000",
+        "MACs (multiply-adds per example) kept: 0.3000",
         "Not prunable:",
         "  rank 1: 3 variables of 12 values: a/bias, norm/moving_mean, "
         "norm/moving_variance",
@@ -302,7 +302,7 @@ def test_notebooks_show_the_report_as_escaped_html():
     ]
     assert page.findtext("p") == (
         "sparsity 0.5000 among 6 prunable weights, 0.3750 among all 8 | "
-        "FLOPs (multiply-adds per example) kept: 0.5000 | a < b | Not prunable: |   "
+        "MACs (multiply-adds per example) kept: 0.5000 | a < b | Not prunable: |   "
         "rank 1: 1 variable of 2 values: <b>"
     )
 

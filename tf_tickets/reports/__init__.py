@@ -1,1 +1,1 @@
-"""Reports: tables, FLOPs and plots."""
+"""Reports: tables, costs and plots."""

@@ -33,7 +33,7 @@ class UseCounter:
         if not count:
             return ()
         return (
-            f"FLOPs of {count:,} kernel{'' if count == 1 else 's'} inside subclassed "
+            f"MACs of {count:,} kernel{'' if count == 1 else 's'} inside subclassed "
             "models or layers "
             "assume one call per example: further calls cannot be counted",
         )

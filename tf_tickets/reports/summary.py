@@ -1,4 +1,4 @@
-"""The report on a model: kernels, weights kept and FLOPs."""
+"""The report on a model: kernels, weights kept and multiply-adds."""
 
 import csv
 import dataclasses
@@ -128,7 +128,7 @@ class Report:
 
     @property
     def flops_kept(self) -> float | None:
-        """Fraction of `flops` that is kept, or None if no FLOPs are known."""
+        """Fraction of `flops` that is kept, or None if none are known."""
         kept = sum(row.flops_kept for row in self._counted)
         return kept / self.flops if self.flops else None
 
@@ -195,7 +195,7 @@ class Report:
         return table + tables.html_lines([*self._remarks(), *self._left_alone()])
 
     def _cells(self):
-        yield ("kernel", "shape", "size", "kept", "sparsity", "FLOPs", "FLOPs kept")
+        yield ("kernel", "shape", "size", "kept", "sparsity", "MACs", "MACs kept")
         for row in self.rows:
             yield (
                 row.path,
@@ -223,11 +223,11 @@ class Report:
             f"{self.sparsity_of_all_weights:.4f} among all {self.weights:,}"
         )
         if self.flops_kept is not None:
-            yield f"FLOPs (multiply-adds per example) kept: {self.flops_kept:.4f}"
+            yield f"MACs (multiply-adds per example) kept: {self.flops_kept:.4f}"
         unknown = len(self.rows) - len(self._counted)
         if unknown:
             kernels = tables.count_of(unknown, "kernel")
-            yield f"? FLOPs of {kernels} are unknown and not in the totals"
+            yield f"? MACs of {kernels} are unknown and not in the totals"
         yield from self.notes
 
     def _left_alone(self):
@@ -247,11 +247,12 @@ class Report:
 
 
 def summary(model: keras.Model) -> Report:
-    """Reports sparsity and FLOPs of a model by kernel.
+    """Reports sparsity and multiply-adds of a model by kernel.
 
-    FLOPs are multiply-adds per example, padding included. A shared layer counts
-    once per call. FLOPs are None for layers that are not from Keras, and where a
-    dimension, such as the sequence length, is not fixed.
+    The attributes `flops` count multiply-adds (MACs) per example, padding included.
+    Each is two floating-point operations. A shared layer counts once per call. The
+    numbers are None for layers that are not from Keras, and where a dimension, such as
+    the sequence length, is not fixed.
 
     Args:
         model: A built Keras model. In a wrapped model the masks are counted. In a
@@ -269,12 +270,12 @@ def summary(model: keras.Model) -> Report:
     >>> print(summary(model))
     Model 'net'
     <BLANKLINE>
-    kernel        shape  size  kept  sparsity  FLOPs  FLOPs kept
-    net/d/kernel  3x4      12    12    0.0000     12          12
-    total                  12    12    0.0000     12          12
+    kernel        shape  size  kept  sparsity  MACs  MACs kept
+    net/d/kernel  3x4      12    12    0.0000    12         12
+    total                  12    12    0.0000    12         12
     <BLANKLINE>
     sparsity 0.0000 among 12 prunable weights, 0.0000 among all 16
-    FLOPs (multiply-adds per example) kept: 1.0000
+    MACs (multiply-adds per example) kept: 1.0000
     Not prunable:
       rank 1: 1 variable of 4 values: net/d/bias
     """
