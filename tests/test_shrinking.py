@@ -400,6 +400,26 @@ def test_keep_must_be_a_boolean_for_each_unit(keep):
         shrunk(model, tt.find_units(model), keep)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kl.MultiHeadAttention(4, 3, flash_attention=True),
+        kl.GroupQueryAttention(3, 4, 2, flash_attention=True),
+    ],
+)
+def test_the_flash_attention_of_a_layer_is_kept(layer):
+    x = keras.Input((5, 6))
+    model = keras.Model(x, kl.Dense(2)(layer(x, x)))
+    units = tt.find_units(model)
+    keep = np.ones(units.size, bool)
+    keep[0] = False
+    small = shrunk(model, units, keep)
+    (rebuilt,) = (part for part in small.layers if isinstance(part, type(layer)))
+    assert keras_internals.flash_attention(layer) is True
+    assert keras_internals.flash_attention(rebuilt) is True
+    assert rebuilt.count_params() < layer.count_params()
+
+
 def test_units_of_another_model_are_refused():
     units = tt.find_units(sequential())
     with pytest.raises(ValueError, match="units of another model"):

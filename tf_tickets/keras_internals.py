@@ -19,6 +19,8 @@ import keras
 STEP_COUNTER = "iteration"
 LEARNING_RATE = "learning_rate"
 
+_FLASH_ATTENTION = "_flash_attention"
+
 
 # Models.
 
@@ -252,6 +254,37 @@ def is_attention_output(layer: keras.layers.Layer) -> bool:
     False
     """
     return layer.name == "attention_output"
+
+
+def flash_attention(layer: keras.layers.Layer) -> bool | None:
+    """Returns whether an attention layer uses flash attention; None if it may choose.
+
+    It is an argument of the constructor that `get_config` leaves out.
+
+    Example:
+
+    >>> attention = keras.layers.MultiHeadAttention(2, 3, flash_attention=True)
+    >>> flash_attention(attention)
+    True
+    """
+    return getattr(layer, _FLASH_ATTENTION, None)
+
+
+def set_flash_attention(layer: keras.layers.Layer, value: bool | None) -> None:
+    """Sets whether a layer uses flash attention, if it is an attention layer.
+
+    A layer is made with the setting of the process if it is not told otherwise, which
+    may differ from the setting when the layer that it replaces was made.
+
+    Example:
+
+    >>> attention = keras.layers.MultiHeadAttention(2, 3)
+    >>> set_flash_attention(attention, True)
+    >>> flash_attention(attention)
+    True
+    """
+    if hasattr(layer, _FLASH_ATTENTION):
+        setattr(layer, _FLASH_ATTENTION, value)
 
 
 # Variables.

@@ -314,11 +314,12 @@ def _is_initializer(key, value):
 
 
 def _restore_settings(old, new):
-    """Gives a new layer what is trainable in the old one, and its initializers."""
+    """Gives a new layer the settings that its configuration lacks or that differ."""
     new.trainable = old.trainable
     for name, value in vars(old).items():
         if name.endswith("initializer"):
             setattr(new, name, value)
+    keras_internals.set_flash_attention(new, keras_internals.flash_attention(old))
     pairs = zip(
         keras_internals.tracked_layers(old),
         keras_internals.tracked_layers(new),
