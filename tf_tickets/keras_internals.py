@@ -246,7 +246,8 @@ def attention_projections(
 def is_attention_output(layer: keras.layers.Layer) -> bool:
     """Whether a layer inside an attention layer projects the attended values.
 
-    Keras builds it from a shape without the length of the query, which multiply-adds need.
+    Keras builds it from a shape without the length of the query, which the count of
+    multiply-adds needs.
 
     Example:
 
