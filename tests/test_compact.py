@@ -1100,6 +1100,7 @@ def test_the_command_writes_a_smaller_file(stored, capsys):
     [
         ("model.keras", "small.tflite", "OUT must be a .keras file.*tf-tickets export"),
         ("none.keras", "small.keras", "There is no file .*none.keras"),
+        ("nan.keras", "small.keras", "are not finite.*it takes: --data FILE.npz"),
         ("a.ticket", "small.keras", r"a.ticket is a ticket.*Ticket.load\(.*a.ticket"),
         (
             "dense.keras",
@@ -1110,6 +1111,9 @@ def test_the_command_writes_a_smaller_file(stored, capsys):
 )
 def test_errors_of_the_command_say_what_to_do(stored, capsys, model, out, message):
     randomized(mlp()).save(stored / "dense.keras")
+    filled(mlp(), *[np.full(v.shape, np.nan) for v in mlp().weights]).save(
+        stored / "nan.keras"
+    )
     tt.Ticket({"a/kernel": np.ones((2, 2))}).save(stored / "a.ticket")
     assert main.main(["compact", str(stored / model), str(stored / out)]) == 2
     error = capsys.readouterr().err

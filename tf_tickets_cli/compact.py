@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
     out = _checked(options.out, options.overwrite)
     model = loading.load_model(options.model, compile=False)
     data = loading.load_examples(options.data, "x_test") if options.data else None
-    small, report = tt.compact(model, return_report=True, data=data)
+    with loading.data_option_named():
+        small, report = tt.compact(model, return_report=True, data=data)
     print(report)
     if options.report:
         report.to_json(options.report)

@@ -1,7 +1,6 @@
 """`tf-tickets export`: write a model in another format."""
 
 import argparse
-import contextlib
 import pathlib
 
 from tf_tickets_cli import choices
@@ -20,8 +19,6 @@ examples:
 """
 RESUMES = False
 LOADS_TENSORFLOW = True
-
-_ARGUMENT, _OPTION = "data=x", "--data FILE.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     formats.choose(pathlib.Path(options.out))
     model = loading.load_model(options.model, compile=False)
     ticket = tt.Ticket.load(options.ticket) if options.ticket else None
-    with _option_named():
+    with loading.data_option_named():
         report = tt.export(
             model if ticket is None else ticket,
             options.out,
@@ -86,15 +83,6 @@ def run(options: argparse.Namespace) -> None:
     print(report)
     if options.report:
         report.save(options.report)
-
-
-@contextlib.contextmanager
-def _option_named():
-    """Names the option in errors that ask for examples, instead of the argument."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error).replace(_ARGUMENT, _OPTION)) from error
 
 
 def _examples(file, precision):

@@ -1,6 +1,8 @@
 """Loads the files that a command is given; each error names the file."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -50,3 +52,13 @@ def load_examples(file: str, name: str) -> np.ndarray:
         if name not in arrays:
             raise ValueError(f"it has no array {name}. Found: {sorted(arrays)}")
         return arrays[name][:_EXAMPLES]
+
+
+@contextlib.contextmanager
+def data_option_named() -> Iterator[None]:
+    """Names the option in errors that ask for examples, instead of the argument."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace("data=x", "--data FILE.npz")
+        raise ValueError(text) from error
