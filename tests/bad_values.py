@@ -332,6 +332,8 @@ def fits(value, annotation):
         return isinstance(value, collections.abc.Mapping) and all(
             fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
         )
+    if origin is type:
+        return inspect.isclass(value) and issubclass(value, inner[0])
     if origin is not None:
         return _are_items(value, inner[0])
     return isinstance(value, annotation)

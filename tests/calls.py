@@ -34,8 +34,9 @@ class Began(Exception):
     """Raised in place of a training or an export: all arguments were accepted."""
 
 
-class Ruled(keras.layers.Layer):
-    """A layer that gets a rule for its units."""
+def without_rule():
+    """Returns a new class of layers, which has no rule for its units yet."""
+    return type("Ruled", (keras.layers.Layer,), {})
 
 
 def plain():
@@ -357,12 +358,14 @@ CALLS = {
     "strip": lambda: (tt.strip, {"model": wrapped()}),
     "summary": lambda: (tt.summary, {"model": wrapped()}),
     "find_units": lambda: (tt.find_units, {"model": wrapped()}),
-    "register_rule": call(
+    "register_rule": lambda: (
         tt.register_rule,
-        layer_class=Ruled,
-        trace=lambda layer, call: call.like(call.inputs[0]),
-        resize=lambda layer, sizes: {},
-        replace=True,
+        {
+            "layer_class": without_rule(),
+            "trace": lambda layer, call: call.like(call.inputs[0]),
+            "resize": lambda layer, sizes: {},
+            "replace": False,
+        },
     ),
     "compact": lambda: (
         tt.compact,

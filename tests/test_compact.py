@@ -210,7 +210,7 @@ def test_a_factor_of_zero_closes_one_branch_only():
     table = wrapping.plain_paths(model)
     table["n/beta"].assign([0.5, 0.2, 0.1])
     assert tt.compact(model, return_report=True)[1].removed == 1
-    table["b/kernel"].assign(table["b/kernel"].value + [1e-4, 0.0, 0.0])
+    table["b/kernel"].assign(table["b/kernel"] + np.array([1e-4, 0.0, 0.0], "float32"))
     table["b/bias"].assign([-1.0, 0.2, 0.1])
     assert tt.compact(model, return_report=True)[1].removed == 0
 

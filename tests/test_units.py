@@ -325,6 +325,13 @@ def test_rules_of_keras_are_not_replaced_by_mistake(kind):
         tt.register_rule(kind, lambda layer, call: call.inputs)
 
 
+@pytest.mark.parametrize("argument", ["trace", "resize"])
+@pytest.mark.parametrize("value", [lambda layer: None, kl.Dense, "relu"])
+def test_rules_are_functions_of_two_arguments(argument, value):
+    with pytest.raises(TypeError, match=f"`{argument}` must be a function of 2 arg"):
+        tt.register_rule(FromElsewhere, **{argument: value})
+
+
 class FromElsewhere(kl.Layer):
     def call(self, x):
         return x

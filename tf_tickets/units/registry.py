@@ -112,10 +112,8 @@ def register_rule(
             f"{layer_class!r}. Pass the class itself, such as keras.layers.Dense."
         )
     for name, value in (("trace", trace), ("resize", resize)):
-        if value is not None and not callable(value):
-            raise TypeError(
-                f"`{name}` must be a function or None. Received: {value!r}."
-            )
+        if value is not None:
+            arguments.check_functions(2, **{name: value})
     arguments.check_flags(replace=replace)
     if not replace and _own_rule(layer_class) is not None:
         name = f"{layer_class.__module__}.{layer_class.__qualname__}"
