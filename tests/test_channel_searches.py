@@ -314,11 +314,20 @@ def test_settings_that_do_not_fit_are_refused_before_training(
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
-def test_targets_replace_rates():
-    model = network()
-    for settings in ({"rate": 0.5}, {"stop_at": 0.5}):
-        with pytest.raises(ValueError, match="replaces `rate`"):
-            fit(model, tt.IMP(2, 1, target={"macs": 0.5}, **settings, **SETTINGS))
+@pytest.mark.parametrize(
+    "cls, argument, value",
+    [
+        (tt.IMP, "rate", 0.5),
+        (tt.IMP, "rate", {"out": 0.1}),
+        (tt.IMP, "stop_at", 0.5),
+        (tt.PruneAtInit, "final_sparsity", 0.5),
+    ],
+)
+def test_a_target_replaces_other_settings(cls, argument, value):
+    message = f"`target` replaces `{argument}`.*'macs': 0.3.*{argument}="
+    with pytest.raises(ValueError, match=message):
+        cls(target={"macs": 0.3}, **{argument: value})
+    assert tt.IMP(target={"macs": 0.3}, stop_at="below_dense").target == {"macs": 0.3}
 
 
 SCHEDULE = tt.schedules.PolynomialDecay(0.0, 0.8, 2, 5, frequency=1)

@@ -208,15 +208,35 @@ def budget(kernels: Kernels, measure: str) -> CostBudget:
     return CostBudget(kernels.graph, units, layout, measure)
 
 
-def optional(target: Mapping[str, float] | None) -> Target | None:
+def optional(
+    target: Mapping[str, float] | None, **replaced: tuple[object, object]
+) -> Target | None:
     """Returns a target, or None if there is none.
+
+    Args:
+        target: The argument `target` of a search or callback.
+        **replaced: The arguments that a target replaces, as pairs of the value and the
+            default. Other values than the defaults are refused beside a target.
 
     Example:
 
-    >>> optional(None) is None
+    >>> optional(None, rate=(0.5, 0.2)) is None
     True
+    >>> optional({"macs": 0.3}, rate=(0.5, 0.2))
+    Traceback (most recent call last):
+    ValueError: `target` replaces `rate`. Received: target={'macs': 0.3} and rate=0.5.
+        Leave one of them out.
     """
-    return None if target is None else Target.get(target)
+    if target is None:
+        return None
+    wanted = Target.get(target)
+    for name, (value, default) in replaced.items():
+        if value != default:
+            raise ValueError(
+                f"`target` replaces `{name}`. Received: target={dict(target)} and "
+                f"{name}={arguments.shown(value)}. Leave one of them out."
+            )
+    return wanted
 
 
 def choose(

@@ -3,6 +3,7 @@
 import keras
 
 from tf_tickets import arguments
+from tf_tickets.configuration import defaults
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
@@ -94,22 +95,15 @@ class IMP(TicketSearch):
         self.stop_at = stop_at
         self.structure = structures.optional(structure)
         self.target = target
-        self._target = targets.optional(target)
+        asked = None if stop_at == "below_dense" else stop_at
+        self._target = targets.optional(
+            target, rate=(rate, defaults(IMP)["rate"]), stop_at=(asked, None)
+        )
         next_masks = ranked(self.criterion, allocations.get(allocation), self._keep)
         plan = PruneAndRewind(
             rounds, epochs_per_round, next_masks, rewind_to, stop_at, monitor
         )
         super().__init__(plan, rewind_to, monitor, seed)
-
-    def check_structure(self) -> None:
-        """Also refuses a target beside the settings that it replaces."""
-        if self.target and (self.rate != 0.2 or isinstance(self.stop_at, float)):
-            raise ValueError(
-                "`target` replaces `rate` and a sparsity as `stop_at`. Received: "
-                f"target={self.target}, rate={self.rate}, stop_at={self.stop_at}. "
-                "Leave the others out."
-            )
-        super().check_structure()
 
     def on_train_begin(self, logs=None):
         if isinstance(self.rate, dict):

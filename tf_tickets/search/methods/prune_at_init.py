@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tf_tickets import arguments
+from tf_tickets.configuration import defaults
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
@@ -75,7 +76,8 @@ class PruneAtInit(TicketSearch):
         self.passes = passes
         self.structure = structures.optional(structure)
         self.target = target
-        self._target = targets.optional(target)
+        usual = defaults(PruneAtInit)["final_sparsity"]
+        self._target = targets.optional(target, final_sparsity=(final_sparsity, usual))
         self._allocate = allocations.get(allocation)
         super().__init__(
             _PruneFirst(epochs, self._next_masks, monitor), "init", monitor, seed
