@@ -18,8 +18,12 @@ WEIGHT_POSITIONS = dict.fromkeys(
 )
 # Fused activations that the default delegate supports.
 _DELEGATED = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
+# Fully connected layers read sparse rows (1) and blocks (4) slower than dense weights
+# below these fractions of zeros: at one half, rows 8 to 20 and blocks 3 to 4 times.
+_WORTH_READING = {1: 0.875, sparse_matrix.BLOCK: 0.8}
 # Maximum size of the tables of a sparse tensor and a DENSIFY, without names.
 _TABLES = 512
+_KINDS = {1: "sparse rows", sparse_matrix.BLOCK: "blocks of four"}
 _GZIP = "gzip makes the file smaller"
 
 
@@ -81,17 +85,18 @@ def choose(weight: Weight, blocks: bool) -> Choice:
         dtype='float32', sparsity=0.984375, encoding='csr', bytes_before=16384,
         bytes_after=385, reason='its operator reads sparse rows')
     """
-    direct = _reads_sparse(weight)
-    obstacle = weight.obstacle or _obstacle_of_uses(weight, direct)
-    if obstacle:
-        return _choice(weight, None, "dense", obstacle)
-    if direct:
+    is_matrix = _reads_sparse(weight)
+    if is_matrix:
         stored = sparse_matrix.compress_matrix(weight.values, blocks)
     else:
         stored = sparse_matrix.compress(weight.values)
+    direct = is_matrix and _sparsity(weight) >= _WORTH_READING[stored.block]
+    obstacle = weight.obstacle or _obstacle_of_uses(weight, direct)
+    if obstacle:
+        return _choice(weight, None, "dense", obstacle)
     if stored.nbytes + _tables(weight) >= weight.values.nbytes:
         return _choice(weight, None, "dense", _too_few(weight))
-    encoding, reason = _encoding_of(weight, direct, stored)
+    encoding, reason = _encoding_of(weight, is_matrix, direct, stored)
     return _choice(weight, stored, encoding, reason)
 
 
@@ -102,9 +107,13 @@ def _reads_sparse(weight):
     return matrix and all(use[:3] == supported for use in weight.uses)
 
 
-def _encoding_of(weight, direct, stored):
-    if not direct:
+def _encoding_of(weight, is_matrix, direct, stored):
+    if not is_matrix:
         reason = f"{_operators(weight)} reads dense weights: decoded once at load time"
+        return "densify", reason
+    if not direct:
+        kind, least = _KINDS[stored.block], _WORTH_READING[stored.block]
+        reason = f"below {least:.0%} zeros {kind} are slow: decoded once at load time"
         return "densify", reason
     if stored.block == 1:
         return "csr", "its operator reads sparse rows"

@@ -25,8 +25,9 @@ _SPARSE_VERSION = 8
 def encode(content: bytes, *, blocks: bool = True) -> tuple[bytes, list[Encoding]]:
     """Encodes the weights of a `.tflite` file sparsely.
 
-    Float32 matrices of fully connected layers stay sparse at run time. Weights of
-    convolutions and float16 weights are decoded at load time. Weights stay dense if
+    Float32 matrices of fully connected layers with many zeros stay sparse at run time.
+    Those with fewer, weights of convolutions and float16 weights are decoded at load
+    time, since sparse kernels would be slower or do not exist. Weights stay dense if
     encoding would not make them smaller or would not run. The outputs of the model do
     not change, and the result is deterministic.
 
