@@ -11,7 +11,7 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets import wrapping
-from tf_tickets.exporting import export_report
+from tf_tickets.exporting import export_report, remarks
 from tf_tickets.exporting.verification import ExportError
 from tf_tickets.wrapping import signature
 
@@ -335,10 +335,63 @@ def test_penalties_that_are_lost_are_named(tmp_path):
 
 def test_a_report_of_nothing_is_printed():
     report = export_report.ExportReport(
-        "a", "keras", "float32", 0.0, {"sparse": 9, "bound": 0}
+        "a", "keras", "float32", 0.5, {"sparse": 9, "bound": 0}
     )
     assert "inf" in str(report)
     assert json.loads(report.to_json())["sizes"]["bound"] == 0
+
+
+def test_channels_of_zeros_are_to_be_compacted_and_a_compact_model_has_no_zeros(
+    tmp_path,
+):
+    inputs = keras.Input((6, 6, 3))
+    hidden = kl.BatchNormalization()(kl.Conv2D(12, 3, name="a")(inputs))
+    hidden = kl.GlobalAveragePooling2D()(kl.Conv2D(8, 3, name="b")(kl.ReLU()(hidden)))
+    model = keras.Model(inputs, kl.Dense(4, name="c")(hidden))
+    model = tt.wrap(model, structure="channels", verbose=False)
+    tt.PruneAtInit(target={"macs": 0.4}, epochs=1, monitor="loss").prune(model)
+    report = tt.export(model, tmp_path / "a.keras", verify=False)
+    small, compaction = tt.compact(model, return_report=True)
+    macs = compaction.compact.macs / compaction.dense.macs
+    params = compaction.compact.params / compaction.dense.params
+    assert 0.3 < macs < 0.4
+    [remark, _] = report.remarks
+    assert remark.startswith(f"{compaction.removed} of 20 channels and neurons have no")
+    assert f"{params:.0%} of the parameters and {macs:.0%} of the multiply" in remark
+    assert "tt.compact(model) first" in remark
+    report = tt.export(small, tmp_path / "b.keras", verify=False)
+    assert report.remarks == [] and len(report.tensors) == len(small.variables)
+    head, *rest = str(report).splitlines()
+    assert head.endswith("b.keras: keras, float32, no zeros")
+    assert [line.split()[0] for line in rest] == ["sparse", "dense", "tensors:", "Not"]
+    assert rest[2] == f"  tensors: {len(small.variables)} deflated"
+    assert "<table" not in report._repr_html_()
+
+
+def test_a_model_without_dead_neurons_needs_no_compaction(tmp_path):
+    report = tt.export(pruned(0.5), tmp_path / "a.keras", verify=False)
+    assert not any("tt.compact" in remark for remark in report.remarks)
+    assert "times the theoretical minimum" in str(report)
+
+
+@pytest.mark.parametrize(
+    "sparse, dense, larger", [(1020, 1000, True), (1005, 1000, False)]
+)
+def test_a_file_that_is_larger_after_gzip_says_so(sparse, dense, larger):
+    sizes = {"sparse": 9, "bound": 1, "sparse_gzipped": sparse, "dense_gzipped": dense}
+    report = tt.ExportReport("a.tflite", "tflite", "float32", 0.5, sizes)
+    found = remarks.general(keras.Sequential([keras.Input((2,)), kl.Dense(2)]), report)
+    assert ["2.0% larger" in remark and "1,020" in remark for remark in found] == (
+        [True] if larger else []
+    )
+
+
+def test_the_advice_on_speed_is_about_zeros():
+    advice = remarks.remarks(pruned(0.5), "tflite", "float32", {1: {"median": 1.0}})
+    assert any('structure="4x1"' in remark and "2:4" in remark for remark in advice)
+    dense = keras.Sequential([keras.Input((2,)), kl.Dense(2)])
+    for format, precision in [("tflite", "float32"), ("tflite", "int8"), ("onnx", "")]:
+        assert remarks.remarks(dense, format, precision, {}) == []
 
 
 on_others = pytest.mark.skipif(ON_TENSORFLOW, reason="there nothing is handed over")

@@ -83,6 +83,21 @@ def find(model: keras.Model, units: Units, run: Callable[[], Constants]) -> Dead
     return DeadUnits(keep, search.folds(keep), search.reasons(keep), counting)
 
 
+def likely(model: keras.Model, units: Units) -> np.ndarray:
+    """Returns a boolean for each unit: whether it has no way in or no way out.
+
+    Such units are dead, unless a constant remains that no bias can take over. `find`
+    runs the model to tell them apart.
+
+    Args:
+        model: A plain or wrapped model. Its masks are not learned.
+        units: Its units.
+    """
+    search = _Search(model, units, zeros.nonzeros(model))
+    keep = search.dead()
+    return ~keep | search.no_way_in(keep)
+
+
 class _Search:
     def __init__(self, model, units, counting):
         self.units = units

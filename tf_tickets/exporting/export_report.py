@@ -1,5 +1,6 @@
 """The report of an export: sizes, encodings, errors and latency."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -8,6 +9,8 @@ from typing import Any
 from tf_tickets import arguments, files, schema
 from tf_tickets.reports import tables
 
+# Models with fewer zeros are dense: there is nothing to say about their zeros.
+FEW_ZEROS = 0.01
 _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
 
 
@@ -38,6 +41,8 @@ class Stored:
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExportReport:
     """Reports sizes, encodings, errors and latency of an export; prints as a table.
+
+    If the model has no zeros, the number of tensors by encoding replaces the table.
 
     Args:
         path: Path of the artefact.
@@ -112,24 +117,37 @@ class ExportReport:
             draft.write_text(self.to_json())
 
     def __str__(self):
-        return "\n".join([*self._head(), "", self._table(), *self._rest()])
+        table = [] if self._is_dense() else ["", self._table()]
+        return "\n".join([*self._head(), *table, *self._rest()])
 
     __repr__ = __str__
 
     def _repr_html_(self):
         head = tables.html_lines(self._head())
-        table = tables.html(self._cells(), left=2)
+        table = "" if self._is_dense() else tables.html(self._cells(), left=2)
         return head + table + tables.html_lines(self._rest())
 
+    def _is_dense(self):
+        return self.sparsity < FEW_ZEROS
+
     def _head(self):
-        yield f"{self.path}: {self.format}, {self.precision}, {self.sparsity:.1%} zeros"
+        zeros = f"{self.sparsity:.1%} zeros" if self.sparsity else "no zeros"
+        yield f"{self.path}: {self.format}, {self.precision}, {zeros}"
         for kind in ("sparse", "dense"):
             if kind in self.sizes:
                 gzipped = self.sizes.get(f"{kind}_gzipped")
                 suffix = "" if gzipped is None else f", gzipped {gzipped:,}"
                 yield f"  {kind:6} {self.sizes[kind]:>12,} bytes{suffix}"
-        ratio = f"the file is {self.over_bound:.2f} times the theoretical minimum"
-        yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
+        if self._is_dense():
+            yield self._encodings()
+        else:
+            ratio = f"the file is {self.over_bound:.2f} times the theoretical minimum"
+            yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
+
+    def _encodings(self):
+        counts = collections.Counter(row.encoding for row in self.tensors)
+        stored = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"  tensors: {stored or 'none'}"
 
     def _table(self):
         return tables.align(self._cells(), left=2)

@@ -17,6 +17,7 @@ from tf_tickets.exporting import (
     formats,
     onnx_file,
     replaced_kernels,
+    remarks,
     source,
     tensorflow_process,
     verification,
@@ -214,7 +215,10 @@ def _perform(order, path, overwrite):
         _check_place(path, overwrite)
         _move(pathlib.Path(report.path), path, folder)
     origin = {**report.provenance, "versions": versions()}
-    return dataclasses.replace(report, path=os.fspath(path), provenance=origin)
+    advice = [*remarks.general(order.subject.plain, report), *report.remarks]
+    return dataclasses.replace(
+        report, path=os.fspath(path), provenance=origin, remarks=advice
+    )
 
 
 @contextlib.contextmanager
