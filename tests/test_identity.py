@@ -1,6 +1,7 @@
 """What belongs to a search: another model, function or callback is named."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -72,6 +73,37 @@ def test_a_layer_that_differs_is_named(change, name):
 def test_what_a_model_is_compiled_with_is_named(arguments, name):
     rows = differences(compiled(build()), compiled(build(), **arguments))
     assert any(name in row for row in rows), rows
+
+
+@pytest.mark.parametrize(
+    "there, here, message",
+    [
+        ("channels", tt.Channels(round_to=2), r"config.round_to: 1 there, 2 here"),
+        (
+            "2:4",
+            "4x1",
+            r"structure: NM\(n=2, m=4\) there, Blocks\(rows=4, columns=1\) here",
+        ),
+        ("2:4", "unstructured", r"structure: NM\(n=2, m=4\) there, None here"),
+    ],
+)
+def test_another_structure_is_named_once_for_all_layers(there, here, message):
+    rows = differences(
+        *(
+            compiled(tt.wrap(build(), structure=structure, verbose=False))
+            for structure in (there, here)
+        )
+    )
+    text = identity.in_short(row for row in rows if "structure" in row)
+    assert re.search(rf"{message} \(in [23] places\)$", text), text
+    assert len(text) < 160
+
+
+def test_a_few_differences_are_shown_and_the_others_counted():
+    text = identity.in_short(f"settings.{name}: 1 there, 2 here" for name in "abcdef")
+    assert text.count("there") == 4 and text.endswith(
+        "and 2 more that may follow from these"
+    )
 
 
 def test_other_first_weights_are_named():

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +29,11 @@ _LOGGERS = (
     keras.callbacks.RemoteMonitor,
     keras.callbacks.TensorBoard,
 )
+
+# A message has at most so many differences.
+_SHOWN = 4
+# Where the settings of a search, a layer or another object are.
+_PLACE = re.compile(r"^(settings\.|.*\b\d+ \w+\.config\.)")
 
 
 def identity_of(
@@ -163,11 +169,38 @@ def differences(there: dict, here: dict, above: str = "") -> list[str]:
     rows = []
     for key in [*here, *(k for k in there if k not in here)]:
         old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
+        if _class(old) != _class(new):
+            rows.append(f"{above}{key}: {_short(old)} there, {_short(new)} here")
+        elif isinstance(old, dict) and isinstance(new, dict):
             rows += differences(old, new, f"{above}{key}.")
         elif not _same(old, new):
             rows.append(f"{above}{key}: {_short(old)} there, {_short(new)} here")
     return rows
+
+
+def in_short(rows: Iterable[str]) -> str:
+    """Returns differences as one text: each only once, and the first few of them.
+
+    Example:
+
+    >>> in_short(["settings.s: 1 there, 2 here", "a.0 Dense.config.s: 1 there, 2 here"])
+    'settings.s: 1 there, 2 here (in 2 places)'
+    """
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        places.setdefault(_PLACE.sub("", row), []).append(row)
+    texts = [
+        found[0] + (f" (in {len(found)} places)" if len(found) > 1 else "")
+        for found in places.values()
+    ]
+    more = len(texts) - _SHOWN
+    ending = [f"and {more} more that may follow from these"] if more > 0 else []
+    return "; ".join(texts[:_SHOWN] + ending)
+
+
+def _class(value):
+    """Returns the class of a serialized object, None of other values."""
+    return value.get("class_name") if isinstance(value, dict) else None
 
 
 def _same(old, new):
@@ -180,4 +213,10 @@ def _same(old, new):
 
 
 def _short(value):
-    return repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]} ..."
+    text = repr(value)
+    if _class(value) is not None:
+        settings = value["config"] if isinstance(value.get("config"), dict) else {}
+        shown = {k: v for k, v in settings.items() if not isinstance(v, dict | list)}
+        text = ", ".join(f"{name}={setting!r}" for name, setting in shown.items())
+        text = f"{_class(value)}({text if len(text) <= 60 else '...'})"
+    return text if len(text) <= 100 else f"{text[:100]} ..."

@@ -170,8 +170,9 @@ class _Keeper(keras.callbacks.Callback):
         differing = identity.differences(content["identity"], self.identity)
         if differing:
             raise ValueError(
-                f"{self.directory} holds another search: {'; '.join(differing)}. Use "
-                "another directory, or the same settings."
+                f"{self.directory} holds another search: "
+                f"{identity.in_short(differing)}. Use another directory, or the same "
+                "settings."
             )
         _warn_of_versions(content["versions"], self.directory)
 
