@@ -42,6 +42,16 @@ def test_each_kernel_has_its_own_threshold_and_keeps_one_weight():
     assert 20 < hidden < 55 and output == 1
 
 
+def test_it_warns_once_where_the_groups_allow_no_more():
+    search = tt.ThresholdPruning(3, 1, 50.0, monitor="loss", structure="2:4")
+    model = search.wrap(tiny.compiled(tiny.build()), verbose=False)
+    message = "Round 1 reaches sparsity 0.5, .*'2:4' allows.* Rounds 2 to 3 only train"
+    with pytest.warns(UserWarning, match=message) as caught:
+        tiny.run(model, search)
+    assert sum("reaches sparsity" in str(w.message) for w in caught) == 1
+    assert [ticket.sparsity for ticket in search.tickets] == [0.5] * 3
+
+
 @pytest.mark.parametrize("deviation", ["round", "once"])
 def test_thresholds_are_those_of_the_first_pruning_or_of_each(deviation):
     seen = []

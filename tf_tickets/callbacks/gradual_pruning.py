@@ -139,7 +139,7 @@ class GradualPruning(PruningCallback):
             self._largest = self._sparsity_of_target(planned)
         if planned is not None:
             if planned[1].size and self._target is None:
-                checks.check_possible(kernels.structure, schedule=planned[1].max())
+                self._check_possible(kernels, planned[1].max())
             units = kernels.layout.units(kernels.masks)
             self._warn_beforehand(planned, 1.0 / _size(units))
 
@@ -310,7 +310,7 @@ class GradualPruning(PruningCallback):
         kernels = wrapping.kernels(self.model)
         keep: int | targets.Target
         if self._target is None:
-            checks.check_possible(kernels.structure, schedule=sparsity)
+            self._check_possible(kernels, sparsity)
             units = kernels.layout.units(kernels.masks)
             alive = sum(int(there.sum()) for there in units.values())
             keep = min(alive, allocations.weights_at(sparsity, units))
@@ -319,6 +319,10 @@ class GradualPruning(PruningCallback):
         rng = np.random.default_rng([self.seed, self._step])
         scores = criteria.score_units(self.criterion, kernels, self._start, rng)
         self._set_masks(targets.choose(kernels, scores, keep, self._allocate))
+
+    def _check_possible(self, kernels, sparsity):
+        schedule = f"schedule={type(self.schedule).__name__}(...)"
+        checks.check_possible(kernels.structure, **{schedule: sparsity})
 
     def _sparsity_of_target(self, planned):
         """Returns the largest sparsity of the schedule."""

@@ -63,7 +63,10 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     @property
     def asked_sparsity(self) -> dict[str, float]:
-        """The largest sparsity that the settings ask for, by what asks; or {}."""
+        """The largest sparsity that the settings ask for, by what asks; or {}.
+
+        The key is the name of a setting, or the settings that lead to it.
+        """
         return {}
 
     def check_structure(self) -> None:

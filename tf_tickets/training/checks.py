@@ -145,17 +145,32 @@ def check_structure(
 def check_possible(structure: Structure, **sparsities: float) -> None:
     """Refuses a sparsity beyond what a structure allows.
 
+    Args:
+        structure: The structure.
+        **sparsities: The argument of the caller that asks for a sparsity; or words for
+            several arguments that lead to it.
+
     Example:
 
     >>> check_possible(tt.NM(2, 4), final_sparsity=0.5)
+    >>> check_possible(tt.NM(2, 4), **{"rate=0.2, rounds=5, stop_at=None": 0.67232})
+    Traceback (most recent call last):
+    ValueError: Structure '2:4' allows at most sparsity 0.5. Received: rate=0.2,
+        rounds=5, stop_at=None, which means sparsity 0.6723. Pass stop_at=0.5, or wrap
+        the model with another structure.
     """
+    most = structure.most_sparse
     for name, sparsity in sparsities.items():
-        if sparsity > structure.most_sparse + 1e-9:
-            raise ValueError(
-                f"Structure {structure.name!r} allows at most sparsity "
-                f"{structure.most_sparse:g}. Received: {name}={sparsity:g}. Lower it, "
-                f"or {structure.remedy}."
-            )
+        if sparsity <= most + 1e-9:
+            continue
+        received = f"{name}={sparsity:g}"
+        if not name.isidentifier():
+            received = f"{name}, which means sparsity {sparsity:.4g}"
+        advice = f"Pass stop_at={most:g}" if "stop_at=None" in name else "Lower it"
+        raise ValueError(
+            f"Structure {structure.name!r} allows at most sparsity {most:g}. Received: "
+            f"{received}. {advice}, or {structure.remedy}."
+        )
 
 
 def check_one_optimizer(model: keras.Model) -> None:

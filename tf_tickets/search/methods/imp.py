@@ -118,7 +118,8 @@ class IMP(TicketSearch):
         reached = max(1.0 - (1.0 - rate) ** self.rounds for rate in rates)
         if isinstance(self.stop_at, float) and self.stop_at <= reached:
             return {"stop_at": self.stop_at}
-        return {"sparsity by `rate` and `rounds`, without stop_at": reached}
+        settings = f"rate={self.rate}, rounds={self.rounds}, stop_at={self.stop_at!r}"
+        return {settings: reached}
 
     def _keep(self, run: Run, masks: Masks) -> int | dict[str, int] | targets.Target:
         if self._target is not None:

@@ -1,5 +1,7 @@
 """Pruning below a threshold and retraining (Han et al. 2015)."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -27,7 +29,7 @@ class ThresholdPruning(TicketSearch):
     With `deviation="once"` the thresholds are those of the first pruning, and weights
     that fall below them later are pruned then. This is the sensitivity rule of
     Distiller, which uses rounds of two epochs. With a structure, the mean size of a
-    unit's weights is compared.
+    unit's weights is compared. A warning says so where N:M allows no more.
 
     Args:
         rounds: Number of pruning rounds.
@@ -125,7 +127,25 @@ class _ThresholdRounds(PruneAndRewind):
             path: int((alive & (means[path] > limits[path])).sum())
             for path, alive in units.items()
         }
+        self._warn_at_limit(run, units, counts)
         return selection.choose(sizes, masks, counts, layout=layout)
+
+    def _warn_at_limit(self, run, units, counts):
+        """Warns in the round in which the structure allows no more pruning."""
+        structure, round_ = run.kernels.structure, run.state.round
+        fewest = sum(run.kernels.layout.fewest(units).values())
+        before = sum(int(alive.sum()) for alive in units.values())
+        is_first = before > fewest or round_ == 1
+        # Without a limit, selection warns if one weight is left.
+        if structure.most_sparse < 1.0 and sum(counts.values()) <= fewest and is_first:
+            more = f" Rounds {round_ + 1} to {self.rounds} only train."
+            warnings.warn(
+                f"Round {round_} reaches sparsity {structure.most_sparse:g}, the most "
+                f"that structure {structure.name!r} allows: the best weights of each "
+                f"group stay, even below the threshold.{more * (round_ < self.rounds)} "
+                f"To prune more, {structure.remedy}.",
+                stacklevel=2,
+            )
 
     def _quality_of(self, path):
         if isinstance(self.quality, dict):
