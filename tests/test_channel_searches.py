@@ -101,7 +101,13 @@ def test_imp_meets_a_target_within_one_unit_in_every_round(measure):
     search = tt.IMP(3, 1, structure=structure, target={measure: 0.3}, **SETTINGS)
     fit(network(structure), search)
     for round_, ticket in enumerate(search.tickets, 1):
-        check_target(measure, widths(ticket), 0.3 ** (round_ / 3))
+        kept = widths(ticket)
+        check_target(measure, kept, 0.3 ** (round_ / 3))
+        assert ticket.provenance["remaining"] == {
+            "macs": macs(*kept) / macs(12, 8),
+            "params": params(*kept) / params(12, 8),
+        }
+        assert f"{macs(*kept) / macs(12, 8):.2%}" in str(search)
 
 
 def test_a_ticket_gives_the_same_masks_to_a_plain_model(tmp_path):

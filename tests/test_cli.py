@@ -203,6 +203,56 @@ def test_a_search_ends_where_the_structure_allows_no_more(structure, limit):
     assert search.stop_at == limit
 
 
+def test_a_target_prunes_channels_in_place_of_a_rate():
+    options = {"take": 50, "rounds": 2, "target": "params=0.4"}
+    search = methods.imp(Setting("digits", "lenet300", options=options))
+    assert search.target == {"params": 0.4} and search.stop_at is None
+    assert search.structure == tt.Channels() and search.rate == tt.IMP().rate
+
+
+@pytest.mark.matrix
+def test_a_search_for_a_fraction_of_the_multiply_adds(tmp_path, capsys):
+    out = tmp_path / "search"
+    command = ["search", *FEW, "--rounds", "2", "--target", "macs=0.5", "--no-controls"]
+    assert main.main([*command, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "round  sparsity  kept weights    MACs  ticket" in printed
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    ticket = tt.Ticket.load(out / "round_02.ticket")
+    assert ticket.structure == tt.Channels()
+    for row, limit in zip(rows, (0.5**0.5, 0.5), strict=True):
+        assert limit - 0.05 < row["macs"] <= limit
+        assert f"{row['macs']:.2%}" in printed
+    small, report = tt.compact(
+        ticket.apply(tt.models.lenet300((8, 8, 1), width=0.1)), return_report=True
+    )
+    assert report.compact.macs / report.dense.macs == rows[-1]["macs"]
+    assert (
+        report.compact.params / report.dense.params
+        == (ticket.provenance["remaining"]["params"])
+    )
+    # It is complete: the same command prints the same table.
+    assert main.main([*command, "--out", str(out)]) == 0
+    assert f"{rows[-1]['macs']:.2%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--target", "0.5"], ["`target` must be macs=F", "'0.5'"]),
+        (["--target", "macs=half"], ["`target` must be macs=F", "macs=half"]),
+        (["--target", "flops=0.5"], ["'macs' or 'params'", "flops"]),
+        (["--target", "macs=50"], ["fraction that remains", "50"]),
+        (["--target", "macs=0.5", "--rate", "0.3"], ["`target` replaces `rate`"]),
+        (["--target", "macs=0.5", "--structure", "2:4"], ["requires", "'channels'"]),
+    ],
+)
+def test_targets_that_a_search_cannot_have_are_refused(
+    tmp_path, capsys, options, words
+):
+    refused(capsys, ["search", *FEW, *options, "--out", tmp_path / "a"], *words)
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("structure", ["2:4", "4x1", "channels"])
 def test_a_search_with_a_structure(tmp_path, structure):

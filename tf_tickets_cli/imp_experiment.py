@@ -28,7 +28,7 @@ _ROW = schema.fields(
         "ticket": schema.number,
         "val_accuracy": schema.number,
     },
-    dict.fromkeys(_CONTROLS, schema.number),
+    {**dict.fromkeys(_CONTROLS, schema.number), "macs": schema.optional(schema.finite)},
 )
 _CHECK_RESULTS = schema.fields(
     {
@@ -137,6 +137,7 @@ class ImpExperiment:
                 "kept": sum(ticket.kept.values()),
                 "ticket": ticket.metrics["test_accuracy"],
                 "val_accuracy": ticket.metrics["val_accuracy"],
+                **_macs(ticket),
             }
             for ticket in self.search.tickets
         ]
@@ -209,6 +210,12 @@ class ImpExperiment:
             plots.plot_search(results["rows"], path, results["dense"], title)
         except ImportError as error:
             self.progress.say(f"{path} was not drawn. {error}")
+
+
+def _macs(ticket):
+    """Returns the fraction of multiply-adds that a ticket of channels leaves."""
+    left = ticket.provenance.get("remaining")
+    return {"macs": left["macs"]} if left else {}
 
 
 def _write_text(path, text):

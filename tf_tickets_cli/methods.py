@@ -107,16 +107,22 @@ def teach(
 def imp(setting: Setting) -> tt.IMP:
     """Returns the search by the recipe."""
     limit = 1.0 if setting.structure is None else setting.structure.most_sparse
+    # A target replaces the recipe's rate; one from the command line is refused.
+    rates = {"rate": setting.rate}
+    if setting.target is not None:
+        limit = 1.0
+        rates = {k: v for k, v in setting.options.items() if k == "rate"}
     return tt.IMP(
         rounds=setting.rounds,
         epochs_per_round=setting.recipe.epochs,
-        rate=setting.rate,
+        **rates,
         rewind_to=setting.rewind_to,
         allocation=setting.allocation,
         stop_at=limit if limit < 1.0 else None,
         monitor=tt.Monitor("val_accuracy", tolerance=setting.tolerance),
         seed=setting.seed,
         structure=setting.structure,
+        target=setting.target,
     )
 
 

@@ -18,6 +18,7 @@ examples:
   tf-tickets search --dataset cifar10 --model resnet20 --rewind-to "10 epochs"
   tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
   tf-tickets search --structure 2:4
+  tf-tickets search --target macs=0.5
 """
 RESUMES = True
 LOADS_TENSORFLOW = True
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which weights are kept or pruned together: '2:4' or other numbers for "
         "N of M, '4x1' or other numbers for blocks, 'channels' (default: single "
         "weights). The search stops where the structure allows no more",
+    )
+    group.add_argument(
+        "--target",
+        metavar="COST=F",
+        help="fraction of the multiply-adds or parameters that the last round leaves, "
+        "such as macs=0.5 or params=0.5, in place of --rate; prunes channels",
     )
     group.add_argument(
         "--no-controls",

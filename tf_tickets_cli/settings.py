@@ -26,6 +26,7 @@ _OPTIONS = (
     "rewind_to",
     "tolerance",
     "structure",
+    "target",
 )
 
 
@@ -38,8 +39,8 @@ class Setting:
         data_dir: Folder of the data.
         seed: Seed of everything.
         options: Dict with any of `epochs`, `batch_size`, `width`, `take`, `scaling`,
-            `rounds`, `rate`, `rewind_to`, `tolerance` and `structure`. Missing or None
-            values come from the recipe.
+            `rounds`, `rate`, `rewind_to`, `tolerance`, `structure` and `target`, such
+            as "macs=0.5". Missing or None values come from the recipe.
 
     Example:
 
@@ -77,7 +78,9 @@ class Setting:
         self.rate = options.get("rate", self.recipe.rate)
         self.tolerance = options.get("tolerance", 0.01)
         self.allocation = self.recipe.allocation or "uniform"
-        structure = options.get("structure")
+        self.target = _target(options["target"]) if "target" in options else None
+        # Other structures make no network cheaper.
+        structure = options.get("structure", "channels" if self.target else None)
         self.structure = None if structure is None else tt.structures.get(structure)
 
     @classmethod
@@ -118,6 +121,18 @@ class Setting:
     def trainer(self) -> tt.TicketTrainer:
         """Returns a trainer that trains tickets as the search does."""
         return tt.TicketTrainer(self.build_model, self.data, self.seed, self.batch_size)
+
+
+def _target(text):
+    """Returns the target that an option describes, such as "macs=0.5"."""
+    measure, _, fraction = text.partition("=")
+    try:
+        return {measure: float(fraction)}
+    except ValueError:
+        raise ValueError(
+            "`target` must be macs=F or params=F, where F is the fraction that "
+            f"remains, such as macs=0.5. Received: {text!r}"
+        ) from None
 
 
 def _check(options, seed):

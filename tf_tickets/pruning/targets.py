@@ -208,6 +208,44 @@ def budget(kernels: Kernels, measure: str) -> CostBudget:
     return CostBudget(kernels.graph, units, layout, measure)
 
 
+def remaining(kernels: Kernels, masks: Tables) -> dict[str, float | None]:
+    """Returns the fractions of the cost that the compact network of a ticket has.
+
+    Args:
+        kernels: The prunable kernels of a model.
+        masks: Masks of it, by kernel path.
+
+    Returns:
+        Dict with the fractions of "macs" and "params", None where unknown. Empty if
+        the model has other structures than channels, which make no kernel smaller.
+
+    Example:
+
+    >>> layers = [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]
+    >>> model = tt.wrap(keras.Sequential(layers), structure="channels", verbose=False)
+    >>> remaining(tt.kernels(model), tt.kernels(model).masks)
+    {'macs': 1.0, 'params': 1.0}
+    """
+    layout, graph = kernels.layout, kernels.graph
+    if not isinstance(layout, ChannelLayout):
+        return {}
+    units = find(graph, plain_paths(graph))
+    counter = CostCounter(graph, units)
+    dense, left = counter.dense, counter.count(_kept(layout, units, masks))
+    known = dense.macs and not counter.unknown
+    return {
+        "macs": left.macs / dense.macs if known else None,
+        "params": left.params / dense.params,
+    }
+
+
+def _kept(layout, units, masks):
+    """Returns a boolean for each unit of a model, from masks."""
+    keep = np.ones(units.size, bool)
+    keep[layout.numbers] = layout.flat(layout.units(masks))
+    return keep
+
+
 def optional(
     target: Mapping[str, float] | None, **replaced: tuple[object, object]
 ) -> Target | None:

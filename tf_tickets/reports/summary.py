@@ -10,7 +10,7 @@ import os
 import keras
 import numpy as np
 
-from tf_tickets import arguments, files, wrapping
+from tf_tickets import arguments, files, keras_internals, wrapping
 from tf_tickets.reports import flops, tables
 from tf_tickets.structures.blocks import Blocks
 from tf_tickets.structures.channels import Channels
@@ -84,7 +84,7 @@ class Report:
     Args:
         name: Name of the model.
         rows: One `KernelRow` per kernel.
-        skipped: One `SkippedRow` for each other variable.
+        skipped: One `SkippedRow` for each other weight.
         weights: Number of weights of the model, prunable or not.
         notes: Assumptions behind the numbers.
 
@@ -372,7 +372,7 @@ def _skipped(model, kernels):
             reasons.get(id(v), "held by the model itself, not by a layer of it"),
         )
         for path, v in wrapping.plain_paths(model).items()
-        if path not in kernels
+        if path not in kernels and not keras_internals.is_seed_state(v)
     ]
 
 

@@ -80,7 +80,8 @@ def search_table(
 
     Args:
         results: One dict per round with "round", "sparsity" and, where known, the
-            accuracies "ticket", "reinit" and "shuffled".
+            accuracies "ticket", "reinit" and "shuffled". With channels also "macs",
+            the fraction of the multiply-adds that remains.
         dense: Accuracy of the dense network.
 
     Returns:
@@ -93,7 +94,10 @@ def search_table(
         1    0.2000        80.00%  0.9700  0.9600       -         -
     """
     names = ("ticket", "dense", "reinit", "shuffled")
-    cells = [("round", "sparsity", "kept weights", *names)]
+    results = list(results)
+    with_macs = any("macs" in result for result in results)
+    costs = ("MACs",) if with_macs else ()
+    cells = [("round", "sparsity", "kept weights", *costs, *names)]
     for result in results:
         known = {**result, "dense": dense}
         cells.append(
@@ -101,6 +105,7 @@ def search_table(
                 str(result["round"]),
                 f"{result['sparsity']:.4f}",
                 f"{1 - result['sparsity']:.2%}",
+                *((share(result.get("macs")),) if with_macs else ()),
                 *(_accuracy(known.get(name)) for name in names),
             )
         )
@@ -222,6 +227,17 @@ def shape_text(shape: Iterable[int]) -> str:
 def number(value: int | None) -> str:
     """Returns a number with thousands separators, or "?" for None."""
     return "?" if value is None else f"{value:,}"
+
+
+def share(value: float | None) -> str:
+    """Returns a fraction in percent, or "?" for None.
+
+    Example:
+
+    >>> share(0.3333), share(None)
+    ('33.33%', '?')
+    """
+    return "?" if value is None else f"{value:.2%}"
 
 
 def _accuracy(value):

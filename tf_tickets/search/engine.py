@@ -9,6 +9,7 @@ import numpy as np
 
 from tf_tickets import wrapping
 from tf_tickets.environment import versions
+from tf_tickets.pruning import targets
 from tf_tickets.search.plan import RoundPlan
 from tf_tickets.search.state import SearchState
 from tf_tickets.structures import registry as structures
@@ -123,7 +124,7 @@ class RoundEngine:
         ticket = Ticket(
             masks,
             snapshots.start_weights(self.model, start),
-            provenance={**self.provenance(), "step": step},
+            provenance={**self.provenance(), **self.cost(masks), "step": step},
             scales=self.kernels.scales,
         )
         self.state.tickets.append(ticket)
@@ -143,6 +144,11 @@ class RoundEngine:
             **self.plan.provenance(self),
             **self.context,
         }
+
+    def cost(self, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Returns what the provenance of a ticket of channels says about its cost."""
+        left = targets.remaining(self.kernels, masks)
+        return {"remaining": left} if left else {}
 
     def note_metrics(self, logs: dict[str, float]) -> None:
         """Keeps the logs of a round's last epoch as the metrics of its network."""

@@ -238,12 +238,16 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         if not self.tickets:
             return repr(self)
         metric = self.monitor.metric
-        cells = [("round", "sparsity", metric)]
-        for ticket in self.tickets:
+        costs = [ticket.provenance.get("remaining") for ticket in self.tickets]
+        has_costs = any(costs)
+        macs = ("MACs",) if has_costs else ()
+        cells = [("round", "sparsity", *macs, metric)]
+        for ticket, cost in zip(self.tickets, costs, strict=True):
             value = ticket.metrics.get(metric)
             number = "-" if value is None else f"{value:.4f}"
             round_ = str(ticket.provenance.get("round", "-"))
-            cells.append((round_, f"{ticket.sparsity:.4f}", number))
+            left = (tables.share((cost or {}).get("macs")),) if has_costs else ()
+            cells.append((round_, f"{ticket.sparsity:.4f}", *left, number))
         name = type(self).__name__
         state = "complete" if self.complete else f"in round {self.round}"
         count = tables.count_of(len(self.tickets), "ticket")

@@ -179,4 +179,6 @@ def _derived(ticket, control, seed, **changes):
         "control_seed": seed,
         "parent": ticket.id,
     }
+    if "masks" in changes:
+        provenance.pop("remaining", None)
     return dataclasses.replace(ticket, metrics={}, provenance=provenance, **changes)

@@ -106,7 +106,11 @@ class PruneAtInit(TicketSearch):
         ticket = Ticket(
             masks,
             snapshots.present_weights(model),
-            provenance={**self.engine.provenance(), "step": 0},
+            provenance={
+                **self.engine.provenance(),
+                **self.engine.cost(masks),
+                "step": 0,
+            },
         )
         kernels.set_masks(masks)
         return ticket
