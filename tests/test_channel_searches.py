@@ -379,6 +379,33 @@ def test_a_search_of_channels_resumes(name, tmp_path):
     assert [t.id for t in find(tmp_path / "b")] == [t.id for t in whole]
 
 
+def test_a_trainer_tells_tickets_apart_whose_kernels_are_pruned_in_other_parts():
+    def chain():
+        dense = [kl.Dense(n, use_bias=False, name=f"d{n}") for n in (7, 6, 5, 2)]
+        return keras.Sequential([keras.Input((6,)), *dense], name="chain")
+
+    tickets = []
+    for filters in (["d7", "d5"], ["d7", "d6", "d5"]):
+        model = tt.wrap(chain(), filters, structure="channels", verbose=False)
+        tickets.append(tt.PruneAtInit(0.5, epochs=1, monitor="loss").prune(model))
+    assert [ticket.structure.spared for ticket in tickets] == [(1, 3), (3,)]
+    assert tickets[0].structure == tickets[1].structure
+    assert set(tickets[0].masks) == set(tickets[1].masks)
+    x, y = tiny.data(16)
+    data = ((x, y[:, None].repeat(2, 1)),) * 2
+
+    def compiled():
+        model = chain()
+        model.compile("sgd", "mse")
+        return model
+
+    trainer = tt.TicketTrainer(compiled, data, batch_size=8)
+    for ticket in [*tickets, tickets[0]]:
+        trainer.train(ticket, 1)
+        assert tt.kernels(trainer.model).structure.spared == ticket.structure.spared
+    assert len(trainer._built) == 2
+
+
 def test_a_target_of_unknown_multiply_adds_is_refused():
     layers = [keras.Input((None, 3)), keras.layers.LSTM(6), keras.layers.Dense(2)]
     model = tt.wrap(keras.Sequential(layers), structure="channels", verbose=False)

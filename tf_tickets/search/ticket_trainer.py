@@ -96,9 +96,10 @@ class TicketTrainer:
 
         The masks are those of some kernels, by default of all that `wrap` chooses.
         """
+        settings = _settings(structure)
         for built in self._built:
             by_default = kernels is None and built.by_default
-            fits = built.mask == mask and built.structure == structure
+            fits = built.mask == mask and _settings(built.structure) == settings
             if fits and (by_default or built.has(kernels)):
                 return built
         keras.utils.set_random_seed(self.seed)
@@ -182,6 +183,11 @@ class TicketTrainer:
 
     def _follow(self, round_, epoch):
         self._key = (self.seed, round_, epoch)
+
+
+def _settings(structure):
+    """Returns all settings of a structure, also those by which none is compared."""
+    return type(structure), structure.get_config()
 
 
 def _wrapping_of(kernels):
