@@ -27,6 +27,7 @@ RUNS = (
     "dense",
     "unstructured",
     "unstructured-65",
+    "unstructured-65-longer",
     "channels-params",
     "channels-75",
     "channels-75-unstructured",

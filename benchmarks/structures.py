@@ -9,6 +9,8 @@ narrow               ResNet-8 of width 0.71, with half of the parameters and hal
 unstructured         `GradualPruning` of half of the weights, all ranked together.
 unstructured-uniform The same, half of each kernel: half of the multiply-adds too.
 unstructured-65      65 % of the weights, for microcontrollers.
+unstructured-65-longer
+                     The same network, trained on for as many epochs again.
 2-4, 4x1             Half in structures; 4x1 blocks are half of each kernel.
 channels-params      Channels, until half of the parameters remain.
 channels-macs        Channels, until half of the multiply-adds remain.
@@ -153,9 +155,12 @@ class Pruning(NamedTuple):
             run(options, self.base, base_seed, again=True)
         train, test = read_data(options)
         model = keras.saving.load_model(path, compile=False)
-        if self.base != "dense":
-            model = tt.compact(tt.strip(model))
-        model = tt.wrap(model, structure=self.structure, verbose=False)
+        again = self.base != "dense"
+        if again:
+            model, _ = tt.compact(tt.strip(model), return_report=True)
+        model = tt.wrap(
+            model, structure=self.structure, keep_zeros=again, verbose=False
+        )
         batch_size = tt.recipes.recipe("resnet8").batch_size
         steps = -(-len(train[0]) // batch_size)
         model.compile(
@@ -228,6 +233,9 @@ RUNS = {
     "unstructured": Pruning("unstructured"),
     "unstructured-uniform": Pruning("unstructured", allocation="uniform"),
     "unstructured-65": Pruning("unstructured", sparsity=0.65),
+    "unstructured-65-longer": Pruning(
+        "unstructured", sparsity=0.65, base="unstructured-65"
+    ),
     "2-4": Pruning("2:4"),
     "4x1": Pruning("4x1", allocation="uniform"),
     "channels-params": Pruning("channels", target={"params": 0.5}),

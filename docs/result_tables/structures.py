@@ -20,6 +20,7 @@ _RUNS = {
     "unstructured": "single weights",
     "unstructured-uniform": "single weights, half of each kernel",
     "unstructured-65": "single weights, 65 % of them",
+    "unstructured-65-longer": "the same, trained on",
     "2-4": "2:4",
     "4x1": "4x1 blocks, half of each kernel",
     "channels-params": "channels, half of the parameters",
