@@ -3,6 +3,8 @@ import pytest
 
 from tf_tickets.exporting.tflite import encodings, weights
 
+pytestmark = pytest.mark.turns
+
 FLOAT = weights.Use("FULLY_CONNECTED", 1, "FLOAT32")
 
 
@@ -57,7 +59,9 @@ def test_blocks_are_taken_unless_they_are_declined():
     assert chosen(values, FLOAT, blocks=False).encoding.encoding == "csr"
 
 
-@pytest.mark.parametrize(("kept", "encoding"), [(0.85, "dense"), (0.7, "csr")])
+@pytest.mark.parametrize(
+    ("kept", "encoding"), [(0.85, "dense"), (0.7, "densify"), (0.1, "csr")]
+)
 def test_weights_are_encoded_where_that_is_smaller(kept, encoding):
     values = (np.random.default_rng(0).random((64, 256)) < kept).astype("float32")
     result = chosen(values, FLOAT)
