@@ -6,6 +6,8 @@ import pytest
 
 from tf_tickets.pruning import allocation
 
+pytestmark = pytest.mark.turns
+
 LENET = [(784, 300), (300, 100), (100, 10)]
 CONV2 = [(3, 3, 3, 64), (3, 3, 64, 64), (16384, 256), (256, 256), (256, 10)]
 CONV4 = [

@@ -99,6 +99,7 @@ def test_methods_that_come_to_one_sparsity_have_a_search_for_each(
     assert ("teacher 3  epoch 1/1" in printed) == taught
 
 
+@on_tensorflow
 def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     out = tmp_path / "search"
     command = ["search", *FEW, "--rounds", "2", "--no-controls", "--out", str(out)]
@@ -113,6 +114,7 @@ def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     assert "This search is complete, nothing was trained." in capsys.readouterr().out
 
 
+@on_jax
 def test_a_ticket_is_trained_once_and_written_as_a_plain_model(tmp_path, capsys):
     out, trained = tmp_path / "search", tmp_path / "trained.keras"
     command = ["search", *FEW, "--rounds", "1", "--no-controls", "--out", str(out)]

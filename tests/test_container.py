@@ -9,6 +9,8 @@ import pytest
 
 from tf_tickets.exporting.tflite import file, rewriter
 
+pytestmark = pytest.mark.turns
+
 converted = pytest.importorskip("converted", reason="needs TensorFlow and LiteRT")
 
 

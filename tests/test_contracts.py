@@ -15,6 +15,8 @@ from tf_tickets.pruning import allocation, schedules
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.wrapping import prunable
 
+pytestmark = pytest.mark.turns
+
 
 @keras.saving.register_keras_serializable("tests")
 def everything_from_the_last(scores, masks, keep):

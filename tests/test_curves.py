@@ -7,6 +7,8 @@ import pytest
 
 from tf_tickets.reports import plots
 
+pytestmark = pytest.mark.turns
+
 RESULTS = [
     {"round": 1, "sparsity": 0.2, "ticket": 0.97, "reinit": 0.96, "shuffled": 0.95},
     {"round": 2, "sparsity": 0.36, "ticket": 0.98, "reinit": None},

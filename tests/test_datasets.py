@@ -9,6 +9,8 @@ import pytest
 
 from tf_tickets.experiments import datasets, recipes
 
+pytestmark = pytest.mark.turns
+
 _PARTS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
 
 

@@ -25,7 +25,8 @@ ALL_PAGES = sorted(str(page.relative_to(ROOT)) for page in ALL_PAGES)
 PAGES = [p for p in ALL_PAGES if "```python\n" in (ROOT / p).read_text("utf-8")]
 # The guides take longest. They belong to the matrix.
 GUIDES = [page for page in PAGES if page.startswith("docs/guides/")]
-SHORT = [page for page in PAGES if page not in GUIDES]
+METHODS = [page for page in PAGES if page.startswith("docs/methods/")]
+SHORT = [page for page in PAGES if page not in GUIDES + METHODS]
 # README exports by TensorFlow, which other backends must start first.
 SHORT.sort(key=lambda page: page != "README.md")
 QUOTING = [p for p in ALL_PAGES if "```python title=" in (ROOT / p).read_text("utf-8")]
@@ -69,7 +70,10 @@ def python_blocks(text):
 
 
 @FEW_STEPS
-@pytest.mark.parametrize("page", tiny.in_turns(SHORT) + tiny.marked(GUIDES, []))
+@pytest.mark.parametrize(
+    "page",
+    tiny.in_turns(SHORT) + tiny.in_turns(METHODS, every=4) + tiny.marked(GUIDES, []),
+)
 def test_the_python_blocks_of_a_page_run_one_after_another(page, few_digits):
     namespace = {"__name__": "__main__"}
     for block in python_blocks((ROOT / page).read_text("utf-8")):

@@ -280,6 +280,7 @@ def test_a_keras_file_is_deflated_and_loads_in_stock_keras(tmp_path):
     np.testing.assert_allclose(answers(plain), answers(model), atol=1e-5)
 
 
+@pytest.mark.on("tensorflow")
 def test_a_keras_file_to_train_keeps_its_zeros(tmp_path):
     report = tt.export(wrapped(), tmp_path / "a.keras", "keras", trainable=True, data=X)
     assert set(report.errors) == {1, 32} and max(report.errors.values()) < 1e-6

@@ -10,6 +10,8 @@ import pytest
 
 from tf_tickets import files
 
+pytestmark = pytest.mark.turns
+
 ARRAYS = {
     "a": np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4),
     "mask": np.arange(13) % 3 == 0,

@@ -7,6 +7,8 @@ import pytest
 
 from tf_tickets.exporting.saved_model import packing
 
+pytestmark = pytest.mark.turns
+
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("zeros", [0.0, 0.3, 0.9, 0.999, 1.0])

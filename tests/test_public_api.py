@@ -13,6 +13,8 @@ import pytest
 
 import tf_tickets
 
+pytestmark = pytest.mark.turns
+
 PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 
 # The subpackages, and the modules next to them. Each imports only from those before it.

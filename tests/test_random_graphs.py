@@ -13,7 +13,7 @@ from tf_tickets.units.units import kept
 
 BACKEND = keras.config.backend()
 # JAX compiles every model.
-COUNT = 20 if BACKEND == "tensorflow" else 2
+COUNT = 12 if BACKEND == "tensorflow" else 2
 SEEDS = [
     seed if seed < COUNT else pytest.param(seed, marks=pytest.mark.matrix)
     for seed in range(500)

@@ -6,6 +6,8 @@ import pytest
 
 from tf_tickets.pruning import schedules
 
+pytestmark = pytest.mark.turns
+
 STEPS = np.arange(0, 260)
 CASES = [
     schedules.ConstantSparsity(0.5, 20, end_step=150, frequency=7),

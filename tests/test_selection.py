@@ -7,6 +7,8 @@ import pytest
 from tf_tickets import ranking
 from tf_tickets.pruning import selection
 
+pytestmark = pytest.mark.turns
+
 
 @pytest.mark.parametrize(
     ("scores", "count", "kept"),

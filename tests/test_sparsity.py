@@ -5,6 +5,8 @@ import pytest
 
 from tf_tickets.exporting.tflite import sparse_matrix
 
+pytestmark = pytest.mark.turns
+
 
 def expanded(found, shape):
     """Expands to the dense array, entry by entry."""

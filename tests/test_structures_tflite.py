@@ -24,7 +24,7 @@ LAYERS = {
     ),
     "recurrent": ((5, 8), lambda: kl.LSTM(4, unroll=True)),
 }
-BY_DEFAULT = ["dense", "conv", "transposed", "projection"]
+BY_DEFAULT = ["dense", "conv"]
 
 
 def built(name, structure):

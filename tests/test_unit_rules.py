@@ -18,7 +18,7 @@ BACKEND = keras.config.backend()
 # JAX compiles each of these models, so it has fewer of them by default.
 if BACKEND == "jax":
     first = tiny.marked(rule_rows.FIRST_ROWS, rule_rows.FIRST_ROWS[2:3])
-    ROWS = tiny.in_turns(rule_rows.ROWS, 5) + first
+    ROWS = tiny.in_turns(rule_rows.ROWS, 10) + first
 else:
     ROWS = tiny.in_turns(rule_rows.ROWS)
 

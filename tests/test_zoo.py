@@ -1,7 +1,8 @@
 """Models as users have them, each with all checks of `zoo/checks.py`.
 
-Three of them run by default, without exports. The others, and exports of all, belong to
-the matrix. `benchmarks/model_coverage.py` writes the same checks into a table.
+Three of them run by default, two on TensorFlow and one on JAX, without exports. The
+others, and exports of all, belong to the matrix. `benchmarks/model_coverage.py` writes
+the same checks into a table.
 """
 
 import functools
@@ -20,7 +21,7 @@ QUICK = [
     ("custom", "Siamese with triplet `train_step`"),
     ("custom", "Several inputs and outputs"),
     ("custom", "Layers made in `build`"),
-]
+][keras.config.backend() != "tensorflow" :: 2]
 FREE = [name for name in checks.CHECKS if name not in EXPORTS]
 
 
