@@ -328,15 +328,19 @@ def fits(value, annotation):
         return any(fits(value, kind) for kind in inner)
     if origin is collections.abc.Callable:
         return callable(value)
+    if origin is not None:
+        return _fits_parts(value, origin, inner)
+    return isinstance(value, annotation)
+
+
+def _fits_parts(value, origin, inner):
     if origin in (dict, collections.abc.Mapping):
         return isinstance(value, collections.abc.Mapping) and all(
             fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
         )
     if origin is type:
         return inspect.isclass(value) and issubclass(value, inner[0])
-    if origin is not None:
-        return _are_items(value, inner[0])
-    return isinstance(value, annotation)
+    return _are_items(value, inner[0])
 
 
 def _are_items(value, kind):
