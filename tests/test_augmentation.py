@@ -153,3 +153,15 @@ def test_channels_are_removed_behind_it_as_without_it():
         model.predict(_images(), verbose=0),
         rtol=1e-5,
     )
+
+
+def test_a_stripped_model_is_compacted_and_pruned_again():
+    """The graph still passes `training` to the layer that takes its place."""
+    layers = keras.layers
+    inputs = keras.Input((4, 4, 2))
+    x = layers.Conv2D(3, 3, name="conv")(CropAndFlip(1)(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    plain = tt.strip(tt.wrap(model, structure="channels", verbose=False))
+    small, report = tt.compact(plain, return_report=True)
+    assert report.compact.macs == report.dense.macs == 2 * 2 * 3 * 18 + 12 * 2
+    assert "kernel" in str(tt.summary(tt.wrap(small, verbose=False)))

@@ -1,5 +1,6 @@
 """Counts how often the entries of a kernel are multiplied per example."""
 
+import inspect
 import math
 from collections.abc import Iterable
 
@@ -117,7 +118,17 @@ class _Probe(keras.Operation):
             if isinstance(t, keras.KerasTensor)
         ]
         self.calls.append((self.operation, [tuple(t.shape) for t in tensors]))
-        return unwrapped(self.operation).compute_output_spec(*args, **kwargs)
+        operation = unwrapped(self.operation)
+        if not _takes(operation, "training"):
+            # A graph may record it of a layer that was replaced by this one.
+            kwargs.pop("training", None)
+        return operation.compute_output_spec(*args, **kwargs)
+
+
+def _takes(operation, name):
+    parameters = inspect.signature(operation.call).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _graph_calls(model, shapes):
