@@ -470,7 +470,7 @@ CALLS = {
     # Structures.
     "structures.get": call(structures.get, identifier="2:4"),
     "NM": call(tt.NM, n=2, m=4),
-    "Blocks": call(tt.Blocks, rows=4, columns=1),
+    "Blocks": call(tt.Blocks, rows=4, columns=1, pooling="max"),
     "Channels": call(tt.Channels, round_to=8, floor=0.2, minimum=2, spared=[3]),
     # Criteria and allocations.
     "allocation.get": call(tt.allocation.get, identifier="erk"),

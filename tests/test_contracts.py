@@ -261,7 +261,7 @@ TABLE = {
         {"initial": 2.0, "final": 3.0, "per": "epoch"},
     ),
     "NM": (tt.NM, {"n": 2, "m": 4}),
-    "Blocks": (tt.Blocks, {"rows": 2, "columns": 3}),
+    "Blocks": (tt.Blocks, {"rows": 2, "columns": 3, "pooling": "max"}),
     "Channels": (
         tt.Channels,
         {"round_to": 8, "floor": 0.2, "minimum": 2, "spared": (3,)},

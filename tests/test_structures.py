@@ -252,6 +252,22 @@ def test_no_sum_of_scores_is_rounded():
     assert means[0, 0] == (2**24 + 3) / 4 and means[0, 1] == 2**24 / 4
 
 
+def test_blocks_count_by_the_largest_score_of_a_kept_weight():
+    structure = tt.Blocks(2, 2, pooling="max")
+    layout = BlocksLayout(structure, {"a": matrices.Matrix((3, 2), (0,), (1,))})
+    scores = {"a": np.array([[9.0, 1.0], [2.0, 3.0], [5.0, 4.0]])}
+    whole, partly = np.ones((3, 2), bool), np.array([[0, 1], [1, 1], [1, 1]], bool)
+    for mask, expected in ((whole, [9.0, 5.0]), (partly, [3.0, 5.0])):
+        assert layout.scores(scores, {"a": mask})["a"].ravel().tolist() == expected
+    kept = selection.choose(scores, {"a": whole}, 1, layout=layout)
+    assert kept["a"].tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_blocks_with_the_default_pooling_are_stored_without_it():
+    assert tt.Blocks(4, 1).get_config() == {"rows": 4, "columns": 1}
+    assert tt.Blocks(4, 1, "max").get_config()["pooling"] == "max"
+
+
 def test_infinite_scores_do_not_replace_protected_weights():
     layout = NMLayout(tt.NM(1, 2), {"a": matrices.Matrix((4, 1), (0,), (1,))})
     scores = {"a": np.array([[np.inf], [np.inf], [0.0], [-np.inf]])}
@@ -439,6 +455,7 @@ def test_a_single_layer_without_a_matrix_cannot_have_a_structure():
         ("2:4", tt.NM(2, 4)),
         ("4x1", tt.Blocks(4, 1)),
         ("16x16", tt.Blocks(16, 16)),
+        ("4x1-max", tt.Blocks(4, 1, pooling="max")),
         (tt.NM(1, 4), tt.NM(1, 4)),
         (keras.saving.serialize_keras_object(tt.Blocks(2, 3)), tt.Blocks(2, 3)),
     ],

@@ -1,6 +1,7 @@
 """Blocks of a kernel's inputs and outputs that are kept or pruned as a whole."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,10 +36,16 @@ class BlocksLayout(matrices.MatrixLayout):
         }
 
     def scores(self, scores: Tables, masks: Tables) -> Tables:
+        pooled = self._largest if self.structure.pooling == "max" else self._mean
         return {
-            path: self._mean(self.kernels[path], scores[path], mask)
+            path: pooled(self.kernels[path], scores[path], mask)
             for path, mask in masks.items()
         }
+
+    def _largest(self, kernel, scores, mask):
+        """Returns the largest score of the weights of each block that are kept."""
+        scores = np.where(mask, scores, -np.inf)
+        return self._reduced(np.maximum, kernel.fold(scores))
 
     def _mean(self, kernel, scores, mask):
         """Returns the mean score of the weights of each block that are kept."""
@@ -87,29 +94,41 @@ class Blocks(matrices.MatrixStructure):
 
     Blocks span the inputs and outputs of a kernel; a convolution has such blocks at
     each place of its window. TFLite stores and multiplies blocks of 4 inputs and 1
-    output. The score of a block is the mean of its weights' scores, and sparsities,
-    rates and counts are those of blocks. Those at the edges of a kernel may be smaller.
+    output. Sparsities, rates and counts are those of blocks. Those at the edges of a
+    kernel may be smaller.
 
     Args:
         rows: Number of inputs in a block.
         columns: Number of outputs in a block.
+        pooling: The score of a block: "mean" or "max" of the scores of its weights.
 
     Example:
 
-    >>> Blocks(4, 1).name
-    '4x1'
+    >>> Blocks(4, 1).name, Blocks(4, 1, pooling="max").name
+    ('4x1', '4x1-max')
     """
 
     rows: int = 4
     columns: int = 1
+    pooling: str = "mean"
     of_kernels = BlocksLayout
 
     def __post_init__(self):
         arguments.check_counts(rows=self.rows, columns=self.columns)
+        arguments.check_choice(("mean", "max"), pooling=self.pooling)
 
     def __repr__(self):
-        return f"Blocks({self.rows}, {self.columns})"
+        pooling = "" if self.pooling == "mean" else f", pooling={self.pooling!r}"
+        return f"Blocks({self.rows}, {self.columns}{pooling})"
 
     @property
     def name(self) -> str:
-        return f"{self.rows}x{self.columns}"
+        pooling = "" if self.pooling == "mean" else f"-{self.pooling}"
+        return f"{self.rows}x{self.columns}{pooling}"
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        # Files of blocks with the default can be read by versions that know only that.
+        if self.pooling == "mean":
+            del config["pooling"]
+        return config

@@ -1,5 +1,6 @@
 """Structures by name."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ _STRUCTURES: dict[str, Callable[[], Structure]] = {
 _PATTERNS: dict[str, Callable[[int, int], Structure]] = {
     r"(\d+):(\d+)": NM,
     r"(\d+)x(\d+)": Blocks,
+    r"(\d+)x(\d+)-max": functools.partial(Blocks, pooling="max"),
 }
 
 
@@ -28,8 +30,8 @@ def get(identifier: str | dict | Structure) -> Structure:
 
     Args:
         identifier: "unstructured", "channels", "2:4" or other numbers for N:M
-            sparsity, "4x1" or other numbers for blocks, an instance, or a serialized
-            one.
+            sparsity, "4x1" or other numbers for blocks ("4x1-max" for blocks that count
+            by their largest score), an instance, or a serialized one.
 
     Example:
 
