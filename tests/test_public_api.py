@@ -42,6 +42,7 @@ ROOMS = [
     "callbacks",
     "search",
     "exporting",
+    "tfmot",
     "__init__",
 ]
 

@@ -17,7 +17,14 @@ Wrap a model, give a search to `model.fit`, take the ticket, strip the model:
 import tf_tickets.environment  # noqa: F401
 
 # isort: split
-from tf_tickets import augmentation, distillation, masks, optimizers, structures
+from tf_tickets import (
+    augmentation,
+    distillation,
+    masks,
+    optimizers,
+    structures,
+    tfmot,
+)
 from tf_tickets.callbacks.dynamic_sparsity import DynamicSparsity
 from tf_tickets.callbacks.early_stop_rewind import EarlyStopRewind
 from tf_tickets.callbacks.gradual_pruning import GradualPruning
@@ -125,6 +132,7 @@ __all__ = [
     "strip",
     "structures",
     "summary",
+    "tfmot",
     "train_teachers",
     "train_ticket",
     "wrap",

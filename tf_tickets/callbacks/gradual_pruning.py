@@ -13,6 +13,7 @@ from tf_tickets.callbacks.base import Progress, PruningCallback
 from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import criteria, targets
 from tf_tickets.pruning.allocation import Allocation
+from tf_tickets.pruning.schedules import firings
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure
 from tf_tickets.training import best_epochs, checks, snapshots
@@ -189,14 +190,14 @@ class GradualPruning(PruningCallback):
         if not steps:
             return None
         planned = np.arange(1, steps * self.params["epochs"] + 1)
-        fires, sparsities = _firings(self.schedule, planned)
+        fires, sparsities = firings(self.schedule, planned)
         return planned[fires], sparsities[fires]
 
-    def _epoch_after(self, firings):
+    def _epoch_after(self, planned):
         """Returns the first epoch after the last pruning; None if that is unknown."""
-        if firings is None:
+        if planned is None:
             return None
-        steps, sparsities = firings
+        steps, sparsities = planned
         if not steps.size:
             return 0
         last = steps[np.argmax(sparsities)]
@@ -257,10 +258,10 @@ class GradualPruning(PruningCallback):
         first = {**fresh["weights"], **fresh["statistics"]}
         self._start = {path: first[path] for path in wrapping.kernels(self.model)}
 
-    def _warn_beforehand(self, firings, tolerance):
+    def _warn_beforehand(self, firing, tolerance):
         """Warns if the planned steps are too few for the schedule."""
         planned = self.params["steps"] * self.params["epochs"]
-        _, sparsities = firings
+        _, sparsities = firing
         if sparsities.size:
             self._warn_if_short(planned, sparsities.max(), tolerance)
         else:
@@ -284,14 +285,14 @@ class GradualPruning(PruningCallback):
         warnings.warn(message, stacklevel=3)
 
     def _sparsity_at(self, step):
-        return _firings(self.schedule, np.array([step]))[1][0]
+        return firings(self.schedule, np.array([step]))[1][0]
 
     def _look_ahead(self, until):
         """Stores when the schedule fires, from the last checked step to `until`."""
         if until < self._looked_at:
             return
         steps = np.arange(self._looked_at, until + 1)
-        fires, sparsities = _firings(self.schedule, steps)
+        fires, sparsities = firings(self.schedule, steps)
         rows = zip(steps[fires].tolist(), sparsities[fires].tolist(), strict=True)
         self._due += rows
         self._looked_at = until + 1
@@ -342,19 +343,3 @@ class GradualPruning(PruningCallback):
 
 def _size(units):
     return sum(table.size for table in units.values())
-
-
-def _firings(schedule, steps):
-    """Returns whether a schedule fires, and its sparsity, for an array of steps.
-
-    One call covers all steps if the schedule takes an array. Ours and those of
-    tensorflow-model-optimization do, and each call of theirs is expensive.
-    """
-    try:
-        fires, sparsities = schedule(steps)
-        fires = np.broadcast_to(np.asarray(fires, bool), steps.shape)
-        return fires, np.broadcast_to(np.asarray(sparsities, float), steps.shape)
-    except (TypeError, ValueError):
-        rows = [schedule(int(step)) for step in steps]
-        fires = np.array([bool(row[0]) for row in rows])
-        return fires, np.array([float(row[1]) for row in rows])

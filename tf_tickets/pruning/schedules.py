@@ -10,6 +10,8 @@ Temperatures and penalties are called as `schedule(step, steps, epochs)` inside 
 compiled step. `step` counts from the start of a round, or of its penalized part.
 """
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
@@ -36,6 +38,9 @@ class _Schedule:
         return self._fires(np.asarray(step)), self._sparsity(np.asarray(step))
 
     def _fires(self, step):
+        return self._fires_regularly(step)
+
+    def _fires_regularly(self, step):
         started = step >= self.begin_step
         running = (self.end_step == -1) | (step <= self.end_step)
         return started & running & ((step - self.begin_step) % self.frequency == 0)
@@ -193,3 +198,31 @@ class IterativeRate(_Schedule):
         first = int(self.begin_step > 0)  # Step 0 never occurs.
         prunings = np.maximum((last - self.begin_step) // self.frequency + first, 0)
         return 1.0 - (1.0 - self.rate) ** prunings
+
+
+def firings(
+    schedule: Callable[..., tuple], steps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns whether a schedule fires, and its sparsity, for an array of steps.
+
+    One call covers all steps if the schedule takes an array. Ours and those of
+    tensorflow-model-optimization do, and each call of theirs is expensive.
+
+    Args:
+        schedule: `schedule(step) -> (should_prune, sparsity)`.
+        steps: Array of steps.
+
+    Example:
+
+    >>> fires, sparsities = firings(IterativeRate(0.5, 2, frequency=2), np.arange(1, 5))
+    >>> fires.tolist(), sparsities.tolist()
+    ([False, True, False, True], [0.0, 0.5, 0.5, 0.75])
+    """
+    try:
+        fires, sparsities = schedule(steps)
+        fires = np.broadcast_to(np.asarray(fires, bool), steps.shape)
+        return fires, np.broadcast_to(np.asarray(sparsities, float), steps.shape)
+    except (TypeError, ValueError):
+        rows = [schedule(int(step)) for step in steps]
+        fires = np.array([bool(row[0]) for row in rows])
+        return fires, np.array([float(row[1]) for row in rows])

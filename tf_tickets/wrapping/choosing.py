@@ -25,19 +25,26 @@ def why_not(
     depthwise: bool = False,
     structure: Structure = Unstructured(),  # noqa: B008  frozen
 ) -> str | None:
-    """Returns why a variable is not a prunable kernel, or None if it is one."""
+    """Returns why a variable is not a prunable kernel, or None if it is one.
+
+    A layer with a method `get_prunable_weights`, as custom layers for
+    tensorflow-model-optimization have it, decides itself.
+    """
     variable = owned.variable
-    if len(variable.shape) < 2:
-        return f"rank {len(variable.shape)}"
-    if not variable.trainable:
-        return _why_frozen(owned.owner)
-    if not keras.backend.is_float_dtype(variable.dtype):
-        return f"not floating point ({variable.dtype})"
-    if any(word in variable.name for word in NOT_KERNELS):
-        return _why_no_kernel(variable)
+    decides = getattr(owned.owner, "get_prunable_weights", None)
+    if decides is None:
+        reason = _why_no_kernel(owned)
+    elif not any(weight is variable for weight in decides()):
+        reason = "not among its get_prunable_weights()"
+    else:
+        reason = _why_not_trained(owned)
+    if reason is not None:
+        return reason
     reason = structure.why_not(owned.owner, variable)
     if reason is not None:
         return f"not for {structure.name}: {reason}"
+    if decides is not None:
+        return None
     if "embedding" in variable.name and not embeddings:
         return "an embedding: pass embeddings=True to prune it"
     if is_depthwise(owned) and not depthwise:
@@ -45,15 +52,27 @@ def why_not(
     return None
 
 
-def _why_no_kernel(variable):
+def _why_no_kernel(owned):
+    variable = owned.variable
+    if len(variable.shape) < 2:
+        return f"rank {len(variable.shape)}"
+    reason = _why_not_trained(owned)
+    if reason is not None:
+        return reason
     if _LORA in variable.name:
         return "a LoRA weight, which is added to a kernel"
-    return "a bias, normalization or activation parameter"
+    if any(word in variable.name for word in NOT_KERNELS):
+        return "a bias, normalization or activation parameter"
+    return None
 
 
-def _why_frozen(owner):
-    mode = getattr(owner, "quantization_mode", None)
-    return f"quantized by Keras to {mode}" if mode else "frozen (not trainable)"
+def _why_not_trained(owned):
+    if not owned.variable.trainable:
+        mode = getattr(owned.owner, "quantization_mode", None)
+        return f"quantized by Keras to {mode}" if mode else "frozen (not trainable)"
+    if not keras.backend.is_float_dtype(owned.variable.dtype):
+        return f"not floating point ({owned.variable.dtype})"
+    return None
 
 
 def is_depthwise(owned: paths.Owned) -> bool:

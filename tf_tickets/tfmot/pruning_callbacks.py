@@ -1,0 +1,322 @@
+"""The callbacks `UpdatePruningStep` and `PruningSummaries`."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets import arguments, wrapping
+from tf_tickets.pruning import allocation, criteria, selection
+from tf_tickets.pruning.schedules import firings
+from tf_tickets.structures.nm import NM
+from tf_tickets.tfmot import pruning_schedules
+from tf_tickets.tfmot.scheduled_mask import ScheduledMask
+from tf_tickets.training import checks, snapshots
+from tf_tickets.wrapping import paths
+from tf_tickets.wrapping.kernels import Kernel
+
+# Steps for which a schedule is evaluated at once.
+_AHEAD = 1000
+# A schedule whose last steps bring less than this is not worth a warning.
+_TOLERANCE = 0.01
+
+
+class _Pruner:
+    """Prunes the kernels of one layer by their schedule."""
+
+    def __init__(self, layer, kernels: Mapping[str, Kernel], model) -> None:
+        self.kernels = kernels
+        self.masks = [kernel.mask_layer for kernel in kernels.values()]
+        self.schedule = self.masks[0].pruning_schedule
+        self.once = isinstance(layer.structure, NM)
+        owners = {
+            id(owned.variable): owned.owner for owned in paths.variables_of(layer.layer)
+        }
+        variables = {path: kernel.variable for path, kernel in kernels.items()}
+        by_path = {path: owners[id(v)] for path, v in variables.items()}
+        self.layout = layer.structure.layout(model, variables, by_path)
+        self.begun = self.masks[0].step
+        self.looked_at = self.begun + 1
+        self.due: list[tuple[int, float]] = []
+
+    def firings(self, first, last):
+        """Returns the steps in a range that prune, with their sparsities."""
+        steps = np.arange(first, last + 1)
+        if self.once:
+            return [(1, 1.0)] if first <= 1 <= last else []
+        fires, sparsities = firings(self.schedule, steps)
+        return list(zip(steps[fires].tolist(), sparsities[fires], strict=True))
+
+    def sparsity_due(self, step):
+        """Returns the sparsity of the last firing since the last call; None if none."""
+        if step >= self.looked_at:
+            until = max(step, self.looked_at + _AHEAD)
+            self.due += self.firings(self.looked_at, until)
+            self.looked_at = until + 1
+        past = [sparsity for at, sparsity in self.due if at <= step]
+        self.due = [row for row in self.due if row[0] > step]
+        return past[-1] if past else None
+
+    def prune(self, sparsity):
+        """Sets masks, and stores the smallest score that is kept."""
+        layout, kernels = self.layout, self.kernels
+        masks = {path: k.mask_layer.value() for path, k in kernels.items()}
+        scores = {
+            path: criteria.magnitude(wrapping.to_numpy(k.variable))
+            for path, k in kernels.items()
+        }
+        units, scores = layout.units(masks), layout.scores(scores, masks)
+        kept = selection.choose_units(
+            scores, units, self._counts(units, sparsity), allocation.uniform, layout
+        )
+        new = layout.masks(kept, masks)
+        for path, kernel in kernels.items():
+            kernel.mask_layer.assign(new[path])
+            if not self.once:
+                kernel.mask_layer.threshold.assign(scores[path][kept[path]].min())
+
+    def _counts(self, units, sparsity):
+        if self.once:
+            return self.layout.fewest(units)
+        return {
+            path: min(int(alive.sum()), _kept(alive.size, sparsity))
+            for path, alive in units.items()
+        }
+
+    def is_finished(self, step):
+        """Returns whether no later step can prune any more."""
+        if self.once:
+            return step >= 1
+        masks = {path: k.mask_layer.value() for path, k in self.kernels.items()}
+        units = self.layout.units(masks)
+        largest = pruning_schedules.largest_from(self.schedule, step + 1)
+        return all(
+            int(alive.sum()) <= _kept(alive.size, largest) for alive in units.values()
+        )
+
+
+def _kept(size, sparsity):
+    """Returns how many units a kernel keeps, rounded in float32 as the peer does."""
+    share = np.float32(1) - np.float32(sparsity)
+    return max(1, int(np.round(np.float32(size) * share)))
+
+
+def _pruners(model):
+    """Returns the pruners of the layers that have a schedule."""
+    kernels = wrapping.kernels(model)
+    by_mask = {id(kernel.mask_layer): kernel for kernel in kernels.values()}
+    pruners = []
+    for layer in kernels.layers:
+        if isinstance(layer.mask, ScheduledMask):
+            own = [by_mask[id(mask)] for mask in layer.kernel_masks]
+            pruners.append(_Pruner(layer, {k.path: k for k in own}, model))
+    return pruners
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Counts the steps of a training, and prunes at those that the schedules name.
+
+    Steps count from 1 and continue in every further `fit`, also of a loaded model. A
+    mask is set before the update of its step. With `steps_per_execution`, it is set
+    before the next execution, or at the end of the epoch.
+
+    Unlike in tensorflow-model-optimization, a model without pruned layers is refused,
+    a warning says beforehand if a schedule prunes at none of the planned steps or ends
+    far below its last sparsity, and the weights are sparse for every other callback at
+    any time. A training without this callback raises an error as there, but only as
+    long as a schedule has something left to prune. In a training loop of your own, call
+    the methods as there, with a `batch` of -1.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> schedule = tt.tfmot.PolynomialDecay(0.0, 0.5, 0, 4, frequency=2)
+    >>> model = tt.tfmot.prune_low_magnitude(model, schedule)
+    tf_tickets: 1 kernel of 32 weights is prunable; 1 variable of 4 weights is not.
+    >>> model.compile("sgd", "mse")
+    >>> x, y = np.ones((16, 8)), np.ones((16, 4))
+    >>> history = model.fit(
+    ...     x, y, batch_size=4, verbose=0, callbacks=[UpdatePruningStep()]
+    ... )
+    >>> history.history["sparsity"]
+    [0.5]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pruners: list[_Pruner] = []
+        # Steps since the training began.
+        self._steps = 0
+        self._steps_before = 0
+        self._is_first_epoch = False
+
+    def on_train_begin(self, logs=None):
+        checks.check_fixed(self.model)
+        self._pruners = _pruners(self.model)
+        if not self._pruners:
+            raise ValueError(
+                f"Model {self.model.name!r} has no layers with a pruning schedule. "
+                "Received a model from tf_tickets.wrap. Train it with "
+                "tf_tickets.GradualPruning, or make it by prune_low_magnitude."
+            )
+        self._steps = self._steps_before = 0
+        self._is_first_epoch = True
+        self._follow(True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._is_first_epoch:
+            self._warn_beforehand(epoch)
+        self._is_first_epoch = False
+        self._steps_before = self._steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch < 0:
+            self._steps += 1
+            self._advance(self._steps)
+        else:
+            self._advance(self._steps_before + batch + 1)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch >= 0:
+            self._steps = self._steps_before + batch + 1
+
+    # In a training loop, the argument is called `batch` there.
+    def on_epoch_end(self, batch, logs=None):
+        self._advance(self._steps)
+        self._store()
+        if logs is not None:
+            logs["sparsity"] = wrapping.kernels(self.model).sparsity
+
+    def on_train_end(self, logs=None):
+        model = self.model
+        # Keras has just written averaged weights (use_ema) over the kernels.
+        kernels = wrapping.kernels(model)
+        kernels.set_masks(kernels.masks)
+        snapshots.zero_slots(model)
+        self._store()
+        if not all(p.is_finished(p.begun + self._steps) for p in self._pruners):
+            self._follow(False)
+            # The next `fit` traces again, and asks for this callback.
+            model.train_function = None
+
+    def _follow(self, flag):
+        for pruner in self._pruners:
+            for mask in pruner.masks:
+                mask.is_followed = flag
+
+    def _store(self):
+        """Writes the number of steps into the masks."""
+        _ = self.model  # On JAX, this copies the state of the training to the layers.
+        for pruner in self._pruners:
+            for mask in pruner.masks:
+                mask.pruning_step.assign(pruner.begun + self._steps)
+
+    def _advance(self, steps):
+        due = [(p, p.sparsity_due(p.begun + steps)) for p in self._pruners]
+        due = [(pruner, sparsity) for pruner, sparsity in due if sparsity is not None]
+        if not due:
+            return
+        model = self.model
+        for pruner, sparsity in due:
+            pruner.prune(sparsity)
+        kernels = wrapping.kernels(model)
+        kernels.set_masks(kernels.masks)
+        snapshots.zero_slots(model)
+
+    def _warn_beforehand(self, epoch):
+        params = self.params or {}
+        if not params.get("steps"):
+            return
+        planned = params["steps"] * (params["epochs"] - epoch)
+        messages = {self._warning(pruner, planned) for pruner in self._pruners}
+        for message in sorted(messages - {None}):
+            warnings.warn(message, stacklevel=2)
+
+    def _warning(self, pruner, planned):
+        """Returns what is wrong with the planned steps; None if nothing is."""
+        if pruner.is_finished(pruner.begun):
+            return None
+        last = pruner.begun + planned
+        sparsities = [s for _, s in pruner.firings(pruner.begun + 1, last)]
+        if not sparsities:
+            return (
+                f"{pruner.schedule!r} fires at none of the {planned} planned steps, "
+                f"which begin at step {pruner.begun + 1}: nothing will be pruned. "
+                "Lower its begin_step or frequency, or train longer."
+            )
+        end = max(last, getattr(pruner.schedule, "end_step", last))
+        asked = float(firings(pruner.schedule, np.array([end]))[1][0])
+        if not pruner.once and asked - max(sparsities) > _TOLERANCE:
+            return (
+                f"{pruner.schedule!r} will reach only {max(sparsities):.4f} in the "
+                f"{planned} planned steps; it asks for sparsity {asked:.4f} at step "
+                f"{end}. Train longer, or lower its end_step or frequency."
+            )
+        return None
+
+
+class PruningSummaries(keras.callbacks.TensorBoard):
+    """Writes sparsity and threshold of each kernel for TensorBoard.
+
+    They are written at the beginning of each epoch and, unlike in
+    tensorflow-model-optimization, at the end of the training, as
+    `PATH/sparsity` and `PATH/threshold` into `LOG_DIR/metrics`, over the steps of the
+    optimizer. The threshold is the smallest magnitude, or score of a block, that was
+    kept; N:M sparsity has none. Requires TensorFlow and TensorBoard, also on JAX.
+
+    Args:
+        log_dir: Folder of the logs.
+        update_freq: As in `keras.callbacks.TensorBoard`.
+        **kwargs: As in `keras.callbacks.TensorBoard`.
+
+    Example:
+
+    >>> summaries = PruningSummaries(str(tmp_path))
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> model = tt.tfmot.prune_low_magnitude(model)
+    tf_tickets: 1 kernel of 32 weights is prunable; 1 variable of 4 weights is not.
+    >>> model.compile("sgd", "mse")
+    >>> summaries.set_model(model)
+    >>> summaries.on_epoch_begin(0)
+    >>> (tmp_path / "metrics").is_dir()
+    True
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        update_freq: str | int = "epoch",
+        **kwargs: Any,
+    ) -> None:
+        log_dir = str(arguments.check_path(log_dir=log_dir))
+        super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
+        self._metrics_writer = self.summary.create_file_writer(f"{log_dir}/metrics")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if logs is not None:
+            super().on_epoch_begin(epoch, logs)
+        self._write()
+
+    def on_train_end(self, logs=None):
+        self._write()
+        super().on_train_end(logs)
+
+    def _write(self):
+        model = self.model
+        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+        kernels = wrapping.kernels(model)
+        by_mask = {id(m): layer for layer in kernels.layers for m in layer.kernel_masks}
+        with self._metrics_writer.as_default():
+            for path, kernel in kernels.items():
+                mask = kernel.mask_layer
+                sparsity = 1.0 - np.mean(mask.value())
+                self.summary.scalar(f"{path}/sparsity", sparsity, step=step)
+                structure = by_mask[id(mask)].structure
+                if isinstance(mask, ScheduledMask) and not isinstance(structure, NM):
+                    self.summary.scalar(
+                        f"{path}/threshold", mask.present_threshold, step=step
+                    )
+        self._metrics_writer.flush()

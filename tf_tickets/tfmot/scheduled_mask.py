@@ -1,0 +1,87 @@
+"""Masks that know the schedule by which they are pruned, and the present step."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tf_tickets.masks.base import Tensor
+from tf_tickets.masks.fixed import FixedMask
+from tf_tickets.tfmot import pruning_schedules
+from tf_tickets.tfmot.pruning_schedules import Schedule
+
+
+@keras.saving.register_keras_serializable("tf_tickets.tfmot")
+class ScheduledMask(FixedMask):
+    """The 0/1 mask of `prune_low_magnitude`, which `UpdatePruningStep` sets.
+
+    Beside the mask, it stores the number of training steps and the threshold of the
+    last pruning. So a training that continues, also from a file, continues counting. A
+    training step without `UpdatePruningStep` raises an error.
+
+    Args:
+        pruning_schedule: `schedule(step) -> (should_prune, sparsity)`.
+
+    Example:
+
+    >>> mask = ScheduledMask(tt.tfmot.ConstantSparsity(0.5, 0))
+    >>> mask.build((3,))
+    >>> mask.step, mask.present_threshold
+    (0, 0.0)
+    """
+
+    counts_steps = True
+
+    def __init__(
+        self, pruning_schedule: Schedule | dict[str, Any], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pruning_schedule = pruning_schedules.get(pruning_schedule)
+        # Whether an UpdatePruningStep follows the training.
+        self.is_followed = False
+
+    def build(self, shape):
+        super().build(shape)
+        self.pruning_step = self.add_weight(
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name="pruning_step",
+        )
+        self.threshold = self.add_weight(
+            shape=(),
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            name="threshold",
+        )
+
+    def factor(self, dtype: str, training: bool = False) -> Tensor:
+        if training and not self.is_followed:
+            raise ValueError(
+                "The training prunes by a schedule, but nothing counts its steps. "
+                "Received: a training step of layers from prune_low_magnitude, without "
+                "UpdatePruningStep. Pass it: model.fit(..., "
+                "callbacks=[tfmot.UpdatePruningStep()]). To train the remaining "
+                "weights only, call strip_pruning(model), then tf_tickets.wrap(model, "
+                "keep_zeros=True)."
+            )
+        return super().factor(dtype)
+
+    @property
+    def step(self) -> int:
+        """The number of training steps until now."""
+        return int(ops.convert_to_numpy(self.pruning_step.value))
+
+    @property
+    def present_threshold(self) -> float:
+        """The smallest score that the last pruning kept."""
+        return float(ops.convert_to_numpy(self.threshold.value))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["scaled"]
+        schedule = keras.saving.serialize_keras_object(self.pruning_schedule)
+        return {**config, "pruning_schedule": schedule}
