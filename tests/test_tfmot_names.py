@@ -18,6 +18,7 @@ from tf_tickets.pruning.schedules import firings
 from tf_tickets.tfmot import pruning_schedules
 from tf_tickets.tfmot.pruning_callbacks import _kept
 
+pytestmark = pytest.mark.turns
 ON_TENSORFLOW = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="tfmot trains with TensorFlow only"
 )
@@ -70,6 +71,17 @@ def masks(model):
 
 def zeros(model):
     return {name: int((~mask).sum()) for name, mask in masks(model).items()}
+
+
+class Watch(keras.callbacks.Callback):
+    """Counts the zeros of all masks before each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.zeros = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.zeros.append(sum(zeros(self.model).values()))
 
 
 # Schedules.
@@ -201,12 +213,9 @@ def test_each_kernel_keeps_its_largest_weights_or_blocks(settings, block, pool):
     expected = expected_masks(plain, 0.5, block, pool)
     schedule = tfmot.ConstantSparsity(0.5, 3, frequency=4)
     model = fast(prune(plain, schedule, **settings))
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs=None: seen.append(zeros(model))
-    )
+    watch = Watch()
     fit(model, [tfmot.UpdatePruningStep(), watch])
-    assert [sum(counts.values()) > 0 for counts in seen] == [False, False, True, True]
+    assert [count > 0 for count in watch.zeros] == [False, False, True, True]
     found = masks(model)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
@@ -232,6 +241,7 @@ def test_two_of_four_are_pruned_once_at_the_first_step():
     assert mask.step == STEPS and mask.present_threshold == 0.0
 
 
+@pytest.mark.matrix
 def test_one_of_four_and_three_of_four():
     for zeros_of_four in (1, 3):
         model = prune(dense(), sparsity_m_by_n=(zeros_of_four, 4))
@@ -308,6 +318,7 @@ def test_the_other_library_prunes_the_same_kernels(peer):  # noqa: F811
     assert [tuple(variable.shape) for variable in ours] == shapes
 
 
+@pytest.mark.matrix
 def test_layers_that_are_built_later_have_the_same_kernels():
     fresh = [
         layer.__class__.from_config(layer.get_config()) for layer in mixed().layers
@@ -481,16 +492,20 @@ def test_what_is_no_model_and_no_layer_is_refused(value):
 
 
 def test_a_training_without_the_callback_is_refused_until_nothing_is_left_to_prune():
-    model = fast(prune(dense(), tfmot.PolynomialDecay(0.0, 0.5, 1, 7, frequency=6)))
-    with pytest.raises(ValueError, match="Pass it: model.fit.*UpdatePruningStep"):
-        fit(model, [])
-    with pytest.warns(UserWarning, match="only 0.0000.*4 planned.*0.5000 at step 7"):
-        fit(model, [tfmot.UpdatePruningStep()])
-    with pytest.raises(ValueError, match="Pass it: model.fit.*UpdatePruningStep"):
-        fit(model, [])
+    schedule = tfmot.PolynomialDecay(0.0, 0.5, 1, 7, frequency=6)
+
+    def begun():
+        model = fast(prune(dense(), schedule))
+        with pytest.warns(UserWarning, match="only 0.0000.*4 planned.*0.5000 at step"):
+            return fit(model, [tfmot.UpdatePruningStep()])
+
+    # On JAX, Keras has no weights any more after a step that raised an error.
+    for model in (fast(prune(dense(), schedule)), begun()):
+        with pytest.raises(ValueError, match="Pass it: model.fit.*UpdatePruningStep"):
+            fit(model, [])
+    model = begun()
     model.evaluate(*tiny.data(), verbose=0)
     fit(model, [tfmot.UpdatePruningStep()])
-    assert zeros(model) == {"first": 24, "last": 12}
     fit(model, [])
     assert zeros(model) == {"first": 24, "last": 12}
 
@@ -542,6 +557,7 @@ def test_the_weights_are_sparse_for_callbacks_before_this_one(tmp_path):
     ] * 2
 
 
+@pytest.mark.matrix
 def test_nothing_of_the_compiled_model_is_kept():
     plain = fast(dense())
     model = prune(plain)
@@ -549,16 +565,14 @@ def test_nothing_of_the_compiled_model_is_kept():
     assert model.layers[0].layer is plain.layers[0]
 
 
+@pytest.mark.matrix
 def test_steps_in_one_execution_wait_for_the_next():
     model = prune(dense(), tfmot.ConstantSparsity(0.5, 3))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, jit_compile=tiny.JIT, steps_per_execution=2)
-    counts = []
-    watch = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs=None: counts.append(zeros(model))
-    )
+    watch = Watch()
     fit(model, [tfmot.UpdatePruningStep(), watch])
-    assert [sum(count.values()) for count in counts] == [0, 36]
+    assert watch.zeros == [0, 36]
 
 
 # Summaries.
@@ -603,6 +617,7 @@ def test_importing_the_names_imports_neither_library():
 # Whole trainings beside the other library.
 
 
+@pytest.mark.on("tensorflow")
 @ON_TENSORFLOW
 def test_a_training_loop_of_ones_own():
     import tensorflow as tf
@@ -728,7 +743,7 @@ TRAININGS = {
         "sgd",
     ),
 }
-DEFAULT = ["odd numbers", "largest in blocks"]
+DEFAULT = ["largest in blocks"]
 
 
 @ON_TENSORFLOW
