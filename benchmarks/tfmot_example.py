@@ -109,24 +109,25 @@ def load(folder):
 
 def row(data, seed, order, options):
     result: dict = {"seed": seed, "first": order[0]}
+    stored = {"theirs": theirs_stored, "ours": ours_stored}
     bases, pruned = {}, {}
     for side in order:
         bases[side], result[side] = trained(side, data, seed, options)
-    for side in order:
-        pruned[side], measured = prune(side, bases[side], data, options)
-        result[side] |= measured
+    start = [weight.copy() for weight in bases["theirs"].get_weights()]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
+        # Before pruning, which changes the same variables.
         for side in order:
-            files = theirs_stored if side == "theirs" else ours_stored
-            dense = files(bases[side], folder / f"{side}_dense", data)
-            result[side]["dense_bytes"] = dense
-            sparse = files(pruned[side], folder / f"{side}_pruned", data)
-            result[side]["bytes"] = sparse
+            path = folder / f"{side}_dense"
+            result[side]["dense_bytes"] = stored[side](bases[side], path, data)
+        for side in order:
+            pruned[side], measured = prune(side, bases[side], data, options)
+            result[side] |= measured
+        for side in order:
+            path = folder / f"{side}_pruned"
+            result[side]["bytes"] = stored[side](pruned[side], path, data)
         result["converted"] = converted(pruned["theirs"], folder, data)
-    result["same_masks"] = same_masks(
-        bases["theirs"].get_weights(), data, seed, options
-    )
+    result["same_masks"] = same_masks(start, data, seed, options)
     return result
 
 
@@ -252,7 +253,7 @@ def converted(model, folder, data):
     plain = tfmot.from_tf_keras(model)
     seconds = time.perf_counter() - begin
     return {
-        "seconds": seconds,
+        "conversion_seconds": seconds,
         "accuracy": accuracy(compiled(keras, plain), data),
         "sparsity": sparsity(plain.get_weights()),
         "bytes": ours_stored(plain, folder / "converted", data),

@@ -34,6 +34,13 @@ class Began(Exception):
     """Raised in place of a training or an export: all arguments were accepted."""
 
 
+class Everything(tt.tfmot.PruningPolicy):
+    """A policy that prunes all layers."""
+
+    def allow_pruning(self, layer):
+        return True
+
+
 def without_rule():
     """Returns a new class of layers, which has no rule for its units yet."""
     return type("Ruled", (keras.layers.Layer,), {})
@@ -472,6 +479,34 @@ CALLS = {
     "NM": call(tt.NM, n=2, m=4),
     "Blocks": call(tt.Blocks, rows=4, columns=1, pooling="max"),
     "Channels": call(tt.Channels, round_to=8, floor=0.2, minimum=2, spared=[3]),
+    # Names of tensorflow-model-optimization.
+    "tfmot.PolynomialDecay": call(
+        tt.tfmot.PolynomialDecay,
+        initial_sparsity=0.1,
+        final_sparsity=0.5,
+        begin_step=0,
+        end_step=200,
+        power=2,
+        frequency=50,
+    ),
+    "tfmot.PruningSummaries": call(
+        tt.tfmot.PruningSummaries, log_dir=str(HERE / "logs"), update_freq="batch"
+    ),
+    "tfmot.ScheduledMask": call(
+        tt.tfmot.ScheduledMask, pruning_schedule=tt.tfmot.ConstantSparsity(0.5, 0)
+    ),
+    "tfmot.prune_low_magnitude": lambda: (
+        tt.tfmot.prune_low_magnitude,
+        {
+            "to_prune": plain(),
+            "pruning_schedule": tt.tfmot.ConstantSparsity(0.5, 0),
+            "block_size": (2, 1),
+            "block_pooling_type": "MAX",
+            "pruning_policy": Everything(),
+            "sparsity_m_by_n": None,
+        },
+    ),
+    "tfmot.strip_pruning": lambda: (tt.tfmot.strip_pruning, {"model": wrapped()}),
     # Criteria and allocations.
     "allocation.get": call(tt.allocation.get, identifier="erk"),
     "allocation.global_": call(tt.allocation.global_, **sizes_of("scores")),
@@ -699,6 +734,19 @@ HOOKS = {
         for name in ("layout", "restored_layout", "why_not")
     },
     "structures.Unstructured": "it has no arguments",
+    **{
+        f"tfmot.{name}": "it has no arguments"
+        for name in (
+            *("PrunableLayer", "PruneForLatencyOnXNNPack", "PruningPolicy"),
+            *("PruningSchedule", "UpdatePruningStep", "prune_scope"),
+        )
+    },
+    **{
+        f"tfmot.{policy}.{name}": "called by `prune_low_magnitude`"
+        for policy in ("PruneForLatencyOnXNNPack", "PruningPolicy")
+        for name in ("allow_pruning", "ensure_model_supports_pruning")
+    },
+    "tfmot.ScheduledMask.factor": _STEP,
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,
     "GradualPruning.advance": _TRAINING,

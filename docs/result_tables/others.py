@@ -29,6 +29,77 @@ def openlth():
     return grid([*head, f"tf_tickets, {last}", f"OpenLTH, {last}"], rows)
 
 
+_TFMOT_FILES = {
+    "theirs": {
+        "`.h5`, gzip": "h5_gz",
+        "`.tflite`, gzip": "tflite_float32_gz",
+        "`.tflite` with 8-bit weights, gzip": "tflite_dynamic_gz",
+    },
+    "ours": {
+        "`.keras` of `tt.export`": "keras",
+        "`.tflite` of `tt.export`, gzip": "tflite_float32_gz",
+        "`.tflite` with 8-bit weights of `tt.export`, gzip": "tflite_dynamic_gz",
+    },
+}
+
+
+@table
+def tfmot_example():
+    """The documented example of tensorflow-model-optimization, there and here."""
+    found = load("tfmot_example/mnist")["rows"]
+    sides = [
+        ("tfmot and tf_keras", "theirs", [row["theirs"] for row in found]),
+        ("`tf_tickets.tfmot`", "ours", [row["ours"] for row in found]),
+        ("tfmot, converted", "ours", [row["converted"] for row in found]),
+    ]
+    head = ["", *(name for name, *_ in sides)]
+
+    def line(label, cell):
+        return [label, *(" / ".join(map(cell, rows)) for _, _, rows in sides)]
+
+    def number(row, name, form):
+        return form.format(row[name]) if name in row else "–"
+
+    def percentage(row, name, digits):
+        return f"{100 * row[name]:.{digits}f}" if name in row else "–"
+
+    def size(row, key, part):
+        return f"{row[part][key]:,}" if part in row else "–"
+
+    rows = [
+        line("accuracy before, %", lambda r: percentage(r, "dense_accuracy", 2)),
+        line("accuracy pruned, %", lambda r: percentage(r, "accuracy", 2)),
+        line("zeros in the kernels, %", lambda r: percentage(r, "sparsity", 3)),
+        line("seconds of pruning", lambda r: number(r, "seconds", "{:.1f}")),
+    ]
+    for theirs, ours in zip(*(f.items() for f in _TFMOT_FILES.values()), strict=True):
+        keys = {"theirs": theirs[1], "ours": ours[1]}
+        for state, part in (("dense", "dense_bytes"), ("pruned", "bytes")):
+            cells = [
+                " / ".join(size(row, keys[side], part) for row in of_seeds)
+                for _, side, of_seeds in sides
+            ]
+            rows.append([f"bytes, {state}: {theirs[0]}; here {ours[0]}", *cells])
+    return grid(head, rows)
+
+
+@table
+def tfmot_masks():
+    """How many weights the two libraries prune otherwise, from the same weights."""
+    found = [row["same_masks"] for row in load("tfmot_example/mnist")["rows"]]
+    rows = [
+        [
+            row["seed"],
+            f"{same['weights']:,}",
+            same["masked_otherwise"],
+            f"{same['largest_difference']:.1e}" if same["largest_difference"] else "0",
+        ]
+        for row, same in zip(load("tfmot_example/mnist")["rows"], found, strict=True)
+    ]
+    head = ["seed", "weights in kernels", "masked otherwise", "largest difference"]
+    return grid(head, rows)
+
+
 @table
 def others():
     """Six results beside others' for README; in some of them we are behind."""

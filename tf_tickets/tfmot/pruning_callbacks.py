@@ -292,6 +292,10 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         **kwargs: Any,
     ) -> None:
         log_dir = str(arguments.check_path(log_dir=log_dir))
+        if not arguments.is_whole(update_freq):
+            arguments.check_choice(("epoch", "batch"), update_freq=update_freq)
+        else:
+            arguments.check_counts(update_freq=update_freq)
         super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
         self._metrics_writer = self.summary.create_file_writer(f"{log_dir}/metrics")
 
