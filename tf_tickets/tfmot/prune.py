@@ -103,22 +103,13 @@ def prune_low_magnitude(
     structure = _structure(block_size, block_pooling_type, sparsity_m_by_n)
     mask = ScheduledMask(pruning_schedule)
     _check_policy(pruning_policy)
-    if isinstance(to_prune, keras.Model):
-        _check_no_arguments(kwargs)
-        return _model(to_prune, mask, structure, pruning_policy)
+    how = mask, structure, pruning_policy
     if isinstance(to_prune, keras.layers.Layer):
-        return _layer(to_prune, mask, structure, pruning_policy, kwargs)
+        return _prune(to_prune, *how, **kwargs)
     if isinstance(to_prune, list | tuple):
         _check_no_arguments(kwargs)
         layers = arguments.listed(keras.layers.Layer, to_prune=to_prune)
-        settings = {
-            "pruning_schedule": pruning_schedule,
-            "block_size": block_size,
-            "block_pooling_type": block_pooling_type,
-            "pruning_policy": pruning_policy,
-            "sparsity_m_by_n": sparsity_m_by_n,
-        }
-        return [prune_low_magnitude(layer, **settings) for layer in layers]
+        return [_prune(layer, *how) for layer in layers]
     raise TypeError(
         "`to_prune` must be a model, a layer or a list of layers of Keras 3. Received: "
         f"{arguments.shown(to_prune)} of type {type(to_prune).__module__}."
@@ -219,6 +210,13 @@ def _check_no_arguments(kwargs):
         )
 
 
+def _prune(layer, mask, structure, policy, **kwargs):
+    if not isinstance(layer, keras.Model):
+        return _layer(layer, mask, structure, policy, **kwargs)
+    _check_no_arguments(kwargs)
+    return _model(layer, mask, structure, policy)
+
+
 def _model(model, mask, structure, policy):
     filters = None
     if policy is not None:
@@ -232,7 +230,7 @@ def _model(model, mask, structure, policy):
         )
 
 
-def _layer(layer, mask, structure, policy, kwargs):
+def _layer(layer, mask, structure, policy, **kwargs):
     refused = policy is not None and not policy.allow_pruning(layer)
     if refused or isinstance(layer, Prunable):
         return layer
