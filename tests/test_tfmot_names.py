@@ -358,6 +358,15 @@ def test_layers_may_have_schedules_and_structures_of_their_own():
     assert (np.array(plain.layers[1].kernel) == 0).sum() == 48
 
 
+@pytest.mark.parametrize("built", [False, True])
+def test_a_layer_without_a_matrix_says_why_it_has_no_blocks(built):
+    layer = kl.Embedding(5, 4, name="table")
+    if built:
+        layer.build((None, 3))
+    with pytest.raises(ValueError, match=r"(?s)'table' has no prunable.*is no matrix"):
+        prune(layer, block_size=(2, 2)).build((None, 3))
+
+
 class WithBias(kl.Dense, tfmot.PrunableLayer):
     def get_prunable_weights(self):
         return [self.kernel, self.bias]

@@ -261,7 +261,8 @@ def _kernels(layer, structure):
         # If only the structure excludes its kernels, the wrapper says why.
         return None if free and not chosen else chosen
     if isinstance(layer, keras.layers.Embedding):
-        return ["embeddings"]
+        # Tables have no structure: the wrapper says so when it is built.
+        return ["embeddings"] if structure == Unstructured() else None
     if isinstance(layer, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D):
         return ["pointwise_kernel"]
     is_of_keras = getattr(keras.layers, type(layer).__name__, None) is type(layer)
