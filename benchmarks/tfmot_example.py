@@ -24,8 +24,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
-import sys
 import tempfile
 import time
 import warnings
@@ -60,10 +58,15 @@ def main():
         print(f"seed {seed}: {' before '.join(order)}")
         rows.append(row(data, seed, order, options))
         print(json.dumps(rows[-1], indent=1))
-    command = f"python benchmarks/{' '.join(map(shlex.quote, sys.argv))}"
-    command = command.replace("benchmarks/benchmarks/", "benchmarks/")
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python benchmarks/tfmot_example.py --data-dir DIR --seeds {seeds}"
+    defaults = parser().parse_args(["--data-dir", "DIR"])
+    for name in ("epochs", "pruning_epochs"):
+        value = getattr(options, name)
+        if value != getattr(defaults, name):
+            command += f" --{name.replace('_', '-')} {value}"
     content = {
-        "command": command.replace(options.data_dir, "DIR"),
+        "command": command,
         "versions": {
             **versions(),
             "tensorflow": tf.__version__,
