@@ -532,6 +532,21 @@ def test_the_callback_refuses_models_without_a_schedule():
             fit(fast(model), [tfmot.UpdatePruningStep()])
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        tt.GradualPruning(tfmot.ConstantSparsity(0.5, 1)),
+        tt.IMP(rounds=1, epochs_per_round=1, monitor="loss"),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_other_methods_refuse_layers_with_a_schedule_before_training(method):
+    model = fast(prune(dense()))
+    with pytest.raises(ValueError, match="have a pruning schedule.*net/first/kernel"):
+        fit(model, [method], fits=(2,))
+    assert zeros(model) == {"first": 0, "last": 0}
+
+
 # Continuing.
 
 

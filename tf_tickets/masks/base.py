@@ -23,6 +23,8 @@ class Mask(keras.layers.Layer):
     """
 
     learned = False
+    # Whether a schedule of its own sets it, so that no search may.
+    scheduled = False
     # Whether `factor` needs the `training` argument in every forward pass.
     counts_steps = False
 

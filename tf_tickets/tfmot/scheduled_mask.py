@@ -30,6 +30,7 @@ class ScheduledMask(FixedMask):
     (0, 0.0)
     """
 
+    scheduled = True
     counts_steps = True
 
     def __init__(

@@ -126,7 +126,15 @@ def check_structure(
     >>> model = tt.wrap(model, structure="2:4", verbose=False)
     >>> check_structure(model, "IMP", None, True)
     """
-    present = wrapping.kernels(model).structure
+    kernels = wrapping.kernels(model)
+    scheduled = [p for p, mask in kernels.mask_layers.items() if mask.scheduled]
+    if scheduled:
+        raise ValueError(
+            f"{method} sets the masks itself, but those of model {model.name!r} have a "
+            f"pruning schedule. Received: {scheduled}. Train it with "
+            "tf_tickets.tfmot.UpdatePruningStep, or make the model by tf_tickets.wrap."
+        )
+    present = kernels.structure
     if not follows and present != Unstructured():
         raise ValueError(
             f"{method} does not follow structures, and model {model.name!r} is wrapped "
