@@ -4,6 +4,9 @@ import contextlib
 import copy
 import glob
 import io
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -634,8 +637,12 @@ def test_importing_the_names_imports_neither_library():
         "print([name for name in ('tensorflow_model_optimization', 'tf_keras') "
         "if name in sys.modules])"
     )
-    output, error = tiny.printed(script)
-    assert output.strip() == "[]", error
+    # A new process, not a fork of one that may have imported them.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 # Whole trainings beside the other library.
