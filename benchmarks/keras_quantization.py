@@ -29,7 +29,7 @@ HERE = pathlib.Path(__file__).parent
 PIXELS, CLASSES = 64, 10
 SPARSITY = 0.9
 EPOCHS = 40
-SAMPLES = 256
+SAMPLES = 64
 
 
 def digits(seed):
@@ -173,15 +173,15 @@ def quantized_rows(path, train, test, folder):
 
 
 def lora_rows(path, train, test, folder):
-    """Trains LoRA weights, merges them, and masks the merged kernels."""
+    """Trains LoRA weights, adds them to the kernels, and masks these."""
     model = keras.saving.load_model(path)
     kernels = kernels_of(model)
     for layer in dense(model):
         layer.enable_lora(4)
     x, y = train
     compiled(model).fit(x[: len(x) // 2], y[: len(x) // 2], epochs=10, verbose=0)
-    model.save(folder / "lora.keras")
-    merged = keras.saving.load_model(folder / "lora.keras")
+    merged = network()
+    copy_weights(model, merged)
     rows = {"merged": {**zeros(merged, kernels), **measured(merged, test, folder)}}
     for layer, kernel in zip(dense(merged), kernels, strict=True):
         layer.kernel.assign(keras.ops.where(kernel == 0, 0.0, layer.kernel))
@@ -191,6 +191,13 @@ def lora_rows(path, train, test, folder):
     merged = tt.strip(wrapped)
     rows["trained"] = {**zeros(merged, kernels), **measured(merged, test, folder)}
     return rows
+
+
+def copy_weights(model, merged):
+    """Copies the kernels with the LoRA weights added, and the biases."""
+    for old, new in zip(dense(model), dense(merged), strict=True):
+        new.kernel.assign(old.kernel)
+        new.bias.assign(old.bias)
 
 
 def main():

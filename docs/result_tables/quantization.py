@@ -17,8 +17,8 @@ _MODES = {
     "awq4": "AWQ, 4 bits",
 }
 _LORA = {
-    "merged": "merged by saving",
-    "masked": "merged and masked",
+    "merged": "added to the kernels",
+    "masked": "added and masked",
     "trained": "masked and trained 3 epochs",
 }
 
