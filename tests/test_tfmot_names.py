@@ -170,7 +170,7 @@ def test_a_schedule_of_ones_own_is_followed_and_stored():
         (tfmot.PolynomialDecay(0.0, 0.5, 2, 6, 1, 4), (1, 6, 7), (0.5, 0.5, 0.0)),
         (Late(1), (1, 99), (1.0, 1.0)),
     ],
-    ids=str,
+    ids=["constant", "constant that ends", "decay", "short decay", "own"],
 )
 def test_the_largest_sparsity_that_is_still_to_come(schedule, steps, expected):
     result = [pruning_schedules.largest_from(schedule, step) for step in steps]
