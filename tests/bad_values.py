@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 import tf_tickets as tt
 from tf_tickets.exporting import exporter
 from tf_tickets.masks.base import Tensor
+from tf_tickets.tfmot import from_keras_2, tf_keras_models
 
 PACKAGE = str(pathlib.Path(tt.__file__).parent)
 KERAS = str(pathlib.Path(keras.__file__).parent)
@@ -229,6 +230,8 @@ def stopped():
         contextlib.chdir(calls.HERE),
         patch(keras.Model, "fit", began),
         patch(exporter, "_perform", began),
+        patch(from_keras_2, "_described", began),
+        patch(tf_keras_models, "imported", began),
     ):
         warnings.simplefilter("ignore")
         yield

@@ -7,9 +7,11 @@ Keras or the round engine passes the arguments.
 
 import inspect
 import itertools
+import json
 import pathlib
 import tempfile
 
+import h5py
 import keras
 import numpy as np
 from test_contracts import TABLE
@@ -88,6 +90,22 @@ def channels():
     """Returns the kernels of `two_layers`, wrapped to prune channels."""
     model = tt.wrap(two_layers(), structure="channels", verbose=False)
     return tt.kernels(model)
+
+
+def legacy():
+    """Returns the path of a `.h5` file of Keras 2 with the network `plain`."""
+    path = HERE / "legacy.h5"
+    config = {"name": "d", "units": 2, "batch_input_shape": [None, 4]}
+    layers = [{"class_name": "Dense", "config": config}]
+    config = {"name": "net", "layers": layers}
+    with h5py.File(path, "w") as file:
+        described = {"class_name": "Sequential", "config": config}
+        file.attrs["model_config"] = json.dumps(described)
+        group = file.create_group("model_weights/d")
+        file["model_weights"].attrs["layer_names"] = ["d"]
+        group.attrs["weight_names"] = ["kernel:0", "bias:0"]
+        group["kernel:0"], group["bias:0"] = np.ones((4, 2)), np.ones(2)
+    return path
 
 
 def imp():
@@ -630,6 +648,19 @@ CALLS = {
         tt.snapshots.start_weights,
         {"model": trained(), "state": state()},
     ),
+    "tfmot.from_tf_keras": lambda: (
+        tt.tfmot.from_tf_keras,
+        {"source": legacy(), "data": X, "tolerance": 1e-5},
+    ),
+    "tfmot.ticket_from_tf_keras": lambda: (
+        tt.tfmot.ticket_from_tf_keras,
+        {"source": legacy(), "data": X, "tolerance": 1e-5},
+    ),
+    "tfmot.load_legacy": lambda: (tt.tfmot.load_legacy, {"path": legacy()}),
+    "tfmot.to_tf_keras": lambda: (
+        tt.tfmot.to_tf_keras,
+        {"source": ticket(), "model": plain(), "data": X, "tolerance": 1e-5},
+    ),
     "snapshots.zero_slots": lambda: (tt.snapshots.zero_slots, {"model": trained()}),
     # Exports, reports and plots.
     "export": lambda: (
@@ -747,6 +778,7 @@ HOOKS = {
         for name in ("allow_pruning", "ensure_model_supports_pruning")
     },
     "tfmot.ScheduledMask.factor": _STEP,
+    "tfmot.from_qat": "it takes networks trained by tfmot: tests/test_tfmot_bridge.py",
     "DynamicSparsity.advance": _TRAINING,
     "DynamicSparsity.fraction": _TRAINING,
     "GradualPruning.advance": _TRAINING,

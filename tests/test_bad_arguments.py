@@ -120,7 +120,8 @@ def test_the_call_works_with_its_good_arguments(name):
         with bad_values.stopped():
             bad_values.invoke(function, arguments)
     except calls.Began:
-        assert name == "export" or "train" in name or "find" in name
+        begins = ("export", "train", "find", "tf_keras")
+        assert any(word in name for word in begins)
 
 
 # What the checker itself tells apart: with a check that says nothing, it must fail.
