@@ -8,6 +8,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     models,
     others,
     penalties,
+    qat,
     quantization,
     selection,
     shrinking,
