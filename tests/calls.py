@@ -677,7 +677,11 @@ CALLS = {
             "tolerance": 0.5,
             "overwrite": True,
             "seed": 1,
+            "micro": None,
         },
+    ),
+    "MicroOptions": call(
+        tt.MicroOptions, max_ram=10_000, names=False, per_tensor_dense=True
     ),
     "ExportReport": lambda: (tt.ExportReport, dict(vars(report()))),
     "ExportReport.from_json": lambda: (

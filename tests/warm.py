@@ -60,12 +60,12 @@ _servers = {}
 def run(command, **kwargs):
     """Replaces `subprocess.run` for Python programs that need Keras.
 
-    These are programs passed as text, the one that exports by TensorFlow, and the one
-    that runs an exported file. All other programs run as usual.
+    These are programs passed as text, the one that exports by TensorFlow, and those
+    that convert and run files. All other programs run as usual.
     """
     arguments = [os.fspath(part) for part in command[1:]]
     known = arguments[0] == "-c" or arguments[:2] == ["-m", _EXPORT]
-    if not known and not arguments[0].endswith("artefact_runner.py"):
+    if not known and not arguments[0].endswith("_runner.py"):
         return _run(command, **kwargs)
     environment = dict(kwargs.get("env") or os.environ)
     with tempfile.TemporaryDirectory() as folder:

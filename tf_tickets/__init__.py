@@ -36,6 +36,7 @@ from tf_tickets.environment import __version__
 from tf_tickets.experiments import datasets, models, recipes
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
+from tf_tickets.exporting.order import MicroOptions
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
 from tf_tickets.search import search_recipes
@@ -88,6 +89,7 @@ __all__ = [
     "IMP",
     "KDLTS",
     "LearnMasks",
+    "MicroOptions",
     "Monitor",
     "NM",
     "PenaltyPhase",

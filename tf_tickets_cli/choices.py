@@ -13,11 +13,15 @@ METHODS = (
     *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
     *("kdlts", "snip", "grasp", "synflow"),
 )
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+# Those that are calibrated on examples.
+CALIBRATED = ("int8", "int16x8")
+MICRO = "tflite-micro"
 # Export format by the suffix of the path; a path without one is a folder.
 FORMATS = {
     "": "saved_model",
     ".tflite": "tflite",
     ".keras": "keras",
     ".onnx": "onnx",
+    ".cc": MICRO,
 }

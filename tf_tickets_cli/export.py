@@ -5,7 +5,7 @@ import pathlib
 
 from tf_tickets_cli import choices
 
-SUMMARY = "write a model as SavedModel, .tflite, .keras or .onnx"
+SUMMARY = "write a model as SavedModel, .tflite, .keras, .onnx or C array"
 DESCRIPTION = """\
 Writes a model so that its zeros take little space. The file is loaded in a fresh
 process and compared with the model; a file that differs is not kept. Prints sizes,
@@ -16,6 +16,7 @@ examples:
   tf-tickets export tickets/digits-lenet300/model.keras lenet.tflite
   tf-tickets export model.keras small.tflite --precision int8 --data images.npz
   tf-tickets export model.keras serving --overwrite
+  tf-tickets export model.keras model.cc --data images.npz --max-ram 100000
 """
 RESUMES = False
 LOADS_TENSORFLOW = True
@@ -34,16 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without suffix is the folder of a SavedModel",
     )
     parser.add_argument(
+        "--format",
+        choices=sorted(choices.FORMATS.values()),
+        help="format, if the suffix of OUT does not select it, as of a .tflite file "
+        f"for microcontrollers ({choices.MICRO})",
+    )
+    parser.add_argument(
         "--precision",
         choices=choices.PRECISIONS,
-        default="float32",
-        help="precision of a .tflite file (default: float32)",
+        help=f"precision of a .tflite file (default: float32, or int8 for "
+        f"{choices.MICRO})",
     )
     parser.add_argument(
         "--data",
         metavar="FILE.npz",
-        help="compares outputs on x_test, or calibrates int8 on x_train (default: "
-        "random inputs, not for int8)",
+        help="compares outputs on x_test, or calibrates int8 and int16x8 on x_train "
+        "(default: random inputs, not for these)",
     )
     parser.add_argument(
         "--ticket", metavar="TICKET", help="the ticket that the model was trained from"
@@ -53,11 +60,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the model trainable: pruned weights stay zero in training",
     )
+    _add_micro_arguments(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing file or folder"
     )
     parser.add_argument(
         "--report", metavar="FILE.json", help="write the report to this file too"
+    )
+
+
+def _add_micro_arguments(parser):
+    group = parser.add_argument_group(f"format {choices.MICRO}")
+    group.add_argument(
+        "--max-ram",
+        type=int,
+        metavar="BYTES",
+        help="keep kernels dense whose decoded form does not fit into this arena",
+    )
+    group.add_argument(
+        "--drop-names",
+        action="store_true",
+        help="drop names and metadata, which a microcontroller does not read",
+    )
+    group.add_argument(
+        "--per-tensor-dense",
+        action="store_true",
+        help="one scale for the kernel of a fully connected layer: smaller, less "
+        "accurate",
     )
 
 
@@ -67,28 +96,44 @@ def run(options: argparse.Namespace) -> None:
     from tf_tickets.exporting import formats
     from tf_tickets_cli import loading
 
-    formats.choose(pathlib.Path(options.out))
+    format = formats.choose(pathlib.Path(options.out), options.format)
     model = loading.load_model(options.model, compile=False)
     ticket = tt.Ticket.load(options.ticket) if options.ticket else None
+    calibrated = options.precision in choices.CALIBRATED
+    if options.precision is None:
+        calibrated = format == choices.MICRO
     with loading.data_option_named():
         report = tt.export(
             model if ticket is None else ticket,
             options.out,
+            format,
             model=None if ticket is None else model,
-            data=_examples(options.data, options.precision),
+            data=_examples(options.data, calibrated),
             precision=options.precision,
             trainable=options.trainable,
             overwrite=options.overwrite,
+            micro=_micro_options(tt, options),
         )
     print(report)
     if options.report:
         report.save(options.report)
 
 
-def _examples(file, precision):
+def _micro_options(tt, options):
+    """Returns the options of the format for microcontrollers, or None without any."""
+    given = {
+        "max_ram": options.max_ram,
+        "names": not options.drop_names,
+        "per_tensor_dense": options.per_tensor_dense,
+    }
+    found = tt.MicroOptions(**given)
+    return None if found == tt.MicroOptions() else found
+
+
+def _examples(file, calibrated):
     """Returns some inputs from an .npz file, or None without a file."""
     from tf_tickets_cli import loading
 
     if file is None:
         return None
-    return loading.load_examples(file, "x_train" if precision == "int8" else "x_test")
+    return loading.load_examples(file, "x_train" if calibrated else "x_test")

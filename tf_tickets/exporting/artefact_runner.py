@@ -43,7 +43,108 @@ def _tflite(path, job):
 
     interpreter = Interpreter(path, num_threads=1)
     run = interpreter.get_signature_runner("serving_default")
-    return lambda named: run(**named)
+    given, returned = run.get_input_details(), run.get_output_details()
+
+    def call(named):
+        inputs = {name: quantized(x, given[name]) for name, x in named.items()}
+        outputs = run(**inputs)
+        return {name: real(x, returned[name]) for name, x in outputs.items()}
+
+    return call
+
+
+def quantized(array: np.ndarray, details: dict) -> np.ndarray:
+    """Returns real inputs as the integers that a tensor of a `.tflite` file takes.
+
+    Args:
+        array: The real values.
+        details: The "dtype" and "quantization" (scale, zero point) of the tensor. A
+            scale of 0 stands for a tensor without quantization.
+
+    Example:
+
+    >>> quantized(np.array([0.5, 9.0]), {"dtype": np.int8, "quantization": (0.1, -3)})
+    array([  2, 87], dtype=int8)
+    """
+    scale, zero = details["quantization"]
+    if not scale:
+        return array
+    limits = np.iinfo(details["dtype"])
+    numbers = np.round(np.asarray(array, "float64") / scale) + zero
+    return np.clip(numbers, limits.min, limits.max).astype(details["dtype"])
+
+
+def real(array: np.ndarray, details: dict) -> np.ndarray:
+    """Returns the real values of a tensor; the opposite of `quantized`.
+
+    Args:
+        array: The values of the tensor.
+        details: See `quantized`.
+
+    Example:
+
+    >>> real(np.array([2, 87], "int8"), {"quantization": (0.5, -3)})
+    array([ 2.5, 45. ], dtype=float32)
+    """
+    scale, zero = details["quantization"]
+    if not scale:
+        return array
+    return ((array.astype("float64") - zero) * scale).astype("float32")
+
+
+def _layer_errors(job, inputs):
+    """Returns the error of activations of a quantized file, in their order.
+
+    It is the root of the mean squared difference from the float32 file, relative to
+    that of the values themselves. Errors accumulate from layer to layer.
+    """
+    runs = [_activations(path, job["tensors"]) for path in (job["float"], job["file"])]
+    sums: dict[str, np.ndarray] = {}
+    rows, size = len(next(iter(inputs.values()))), job["batch"]
+    for start in range(0, rows - size + 1, size):
+        batch = {name: x[start : start + size] for name, x in inputs.items()}
+        expected, actual = (run(batch) for run in runs)
+        for name in job["tensors"]:
+            if name in expected and np.shape(expected[name]) == np.shape(actual[name]):
+                squares = _squares(actual[name] - expected[name], expected[name])
+                sums[name] = sums.get(name, 0.0) + squares
+    squares_of = {name: pair for name, pair in sums.items() if pair[1] > 0}
+    return {name: float(np.sqrt(e / x)) for name, (e, x) in squares_of.items()}
+
+
+def _squares(*arrays):
+    return np.array([float(np.square(array).sum()) for array in arrays])
+
+
+def _activations(path, names):
+    """Returns a function from named inputs to the named activations, as real values.
+
+    The default delegate keeps no activations, so the file runs without it.
+    """
+    from ai_edge_litert import interpreter as litert
+
+    interpreter = litert.Interpreter(
+        path,
+        num_threads=1,
+        experimental_op_resolver_type=(
+            litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        ),
+        experimental_preserve_all_tensors=True,
+    )
+    run = interpreter.get_signature_runner("serving_default")
+    given = run.get_input_details()
+    tensors = [t for t in interpreter.get_tensor_details() if t["name"] in names]
+
+    def call(named):
+        run(**{name: quantized(x, given[name]) for name, x in named.items()})
+        arrays = {t["name"]: interpreter.get_tensor(t["index"]) for t in tensors}
+        return {t["name"]: _wide(arrays[t["name"]], t) for t in tensors}
+
+    return call
+
+
+def _wide(array, details):
+    return np.asarray(real(array, details), "float64")
 
 
 def _keras(path, job):
@@ -135,7 +236,7 @@ def _timed(call, named, times):
 
 
 def _run(job):
-    """Writes the outputs of all artefacts and batches; returns latency ratios."""
+    """Writes the outputs of all artefacts and batches; returns what was measured."""
     with np.load(job["inputs"]) as stored:
         inputs = {name: stored[name] for name in job["names"]}
     load = LOADERS[job["format"]]
@@ -145,12 +246,24 @@ def _run(job):
     for batch in job["batches"]:
         rows = {name: array[:batch] for name, array in inputs.items()}
         for kind, call in calls.items():
-            arrays = call(rows)
+            arrays = _called(call, rows, job["chunk"] or batch)
             outputs |= {f"{kind}/{batch}/{n}": plain(a) for n, a in arrays.items()}
         if job["time"]:
             ratios[batch] = _compare_times(calls["dense"], calls["sparse"], rows)
     np.savez(job["outputs"], **outputs)  # type: ignore[arg-type]
-    return ratios
+    layers = _layer_errors(job["layers"], inputs) if job.get("layers") else {}
+    return {"ratios": ratios, "layers": layers}
+
+
+def _called(call, named, size):
+    """Calls with chunks of a size, the only one that some files accept."""
+    count = len(next(iter(named.values())))
+    chunks = [
+        call({name: array[start : start + size] for name, array in named.items()})
+        for start in range(0, count, size)
+    ]
+    names = chunks[0]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
 
 
 def import_modules(modules: list[str], path: list[str]) -> None:
@@ -189,4 +302,4 @@ if __name__ == "__main__":
     end_with_parent()
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
-    print("RATIOS " + json.dumps(_run(job)))
+    print("MEASURED " + json.dumps(_run(job)))

@@ -12,6 +12,10 @@ from tf_tickets.reports import tables
 # Models with fewer zeros are dense: there is nothing to say about their zeros.
 FEW_ZEROS = 0.01
 _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
+# The columns of files whose tensors have known sizes.
+_SIZED_COLUMNS = ("tensor", "shape", "zeros", "bytes", "stored", "because")
+# So many of the largest errors of layers are printed.
+_WORST = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Stored:
         sparsity: Fraction of zeros.
         encoding: Encoding of the values.
         reason: Reason for the encoding.
+        bytes_before: Size of the dense values in bytes, if known.
+        bytes_after: Size of the stored values with their indices, if known.
     """
 
     name: str
@@ -31,11 +37,19 @@ class Stored:
     sparsity: float
     encoding: str
     reason: str
+    bytes_before: int | None = None
+    bytes_after: int | None = None
 
-    def cells(self) -> list[str]:
-        """Returns the cells of a table row."""
+    def cells(self, sized: bool = False) -> list[str]:
+        """Returns the cells of a table row.
+
+        Args:
+            sized: Whether the table has a column of sizes.
+        """
+        sizes = [f"{self.bytes_before:,} -> {self.bytes_after:,}"] if sized else []
         shape = tables.shape_text(self.shape)
-        return [self.name, shape, f"{self.sparsity:.1%}", self.encoding, self.reason]
+        zeros = f"{self.sparsity:.1%}"
+        return [self.name, shape, zeros, *sizes, self.encoding, self.reason]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -58,6 +72,11 @@ class ExportReport:
             "median" and "quartiles" of interleaved pairs.
         remarks: Explanations, such as why the artefact is no faster than dense.
         provenance: Origin of the weights, and versions.
+        arena: For "tflite-micro", the predicted size of the tensor arena in bytes,
+            "sparse" and "dense". The interpreter's own structures come on top.
+        layers: For "int8" and "int16x8", dict from tensor to the error of its values
+            compared with float32: the root of the mean squared difference, relative
+            to that of the values.
 
     Example:
 
@@ -77,6 +96,8 @@ class ExportReport:
     ratios: dict[int, dict] = dataclasses.field(default_factory=dict)
     remarks: list[str] = dataclasses.field(default_factory=list)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    arena: dict[str, int] = dataclasses.field(default_factory=dict)
+    layers: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         texts = {name: getattr(self, name) for name in ("path", "format", "precision")}
@@ -88,6 +109,8 @@ class ExportReport:
         arguments.check_table(int, float, errors=self.errors)
         arguments.check_table(int, dict, ratios=self.ratios)
         arguments.check_table(str, object, provenance=self.provenance)
+        arguments.check_table(str, float, layers=self.layers)
+        _check_arena(self.arena)
 
     @property
     def over_bound(self) -> float:
@@ -143,6 +166,11 @@ class ExportReport:
         else:
             ratio = f"the file is {self.over_bound:.2f} times the theoretical minimum"
             yield f"  bound  {self.sizes['bound']:>12,} bytes; {ratio}"
+        if self.arena:
+            yield (
+                f"  arena  {self.arena['sparse']:>12,} bytes predicted, dense "
+                f"{self.arena['dense']:,}"
+            )
 
     def _encodings(self):
         counts = collections.Counter(row.encoding for row in self.tensors)
@@ -153,7 +181,12 @@ class ExportReport:
         return tables.align(self._cells(), left=2)
 
     def _cells(self):
-        return [_COLUMNS, *(row.cells() for row in self.tensors)]
+        sized = bool(self.tensors) and all(
+            row.bytes_before is not None and row.bytes_after is not None
+            for row in self.tensors
+        )
+        columns = _SIZED_COLUMNS if sized else _COLUMNS
+        return [columns, *(row.cells(sized) for row in self.tensors)]
 
     def _rest(self):
         for batch, error in self.errors.items():
@@ -161,7 +194,14 @@ class ExportReport:
             yield f"batch {batch}: {largest}{self._latency(batch)}"
         if not self.errors:
             yield "Not verified."
+        yield from self._layer_lines()
         yield from self.remarks
+
+    def _layer_lines(self):
+        worst = sorted(self.layers.items(), key=lambda pair: -pair[1])[:_WORST]
+        if worst:
+            errors = ", ".join(f"{name} {error:.1%}" for name, error in worst)
+            yield f"Largest errors of quantized layers, accumulated: {errors}."
 
     def _latency(self, batch):
         if batch not in self.ratios:
@@ -181,6 +221,17 @@ def _checked_sizes(sizes):
     return {f"sizes: {name}": size for name, size in sizes.items()}
 
 
+def _check_arena(arena):
+    arguments.check_type(dict, arena=arena)
+    if arena and set(arena) != {"sparse", "dense"}:
+        raise ValueError(
+            '`arena` must be empty, or a dict with the sizes in bytes of "sparse" and '
+            f'"dense". Received: {arguments.shown(arena)}'
+        )
+    sizes = {f"arena: {name}": size for name, size in arena.items()}
+    arguments.check_not_negative(**sizes)
+
+
 def _parsed(text):
     """Returns the content of a report in JSON; refuses everything else."""
     arguments.check_type(str, text=text)
@@ -191,13 +242,19 @@ def _parsed(text):
             "`text` must be the output of `to_json`. Received: "
             f"{arguments.shown(text)}: {error}"
         ) from None
-    names = {field.name for field in dataclasses.fields(ExportReport)}
-    checks: dict[str, schema.Check] = dict.fromkeys(names, schema.accept)
-    row = {field.name: schema.accept for field in dataclasses.fields(Stored)}
-    checks["tensors"] = schema.items(schema.fields(row))
+    checks: dict[str, schema.Check] = _accepted(ExportReport)
+    row = _accepted(Stored)
+    sizes = {name: row.pop(name) for name in ("bytes_before", "bytes_after")}
+    checks["tensors"] = schema.items(schema.fields(row, sizes))
     checks["errors"] = checks["ratios"] = schema.mapping()
+    # Reports of earlier versions lack these.
+    later = {name: checks.pop(name) for name in ("arena", "layers")}
     try:
-        schema.fields(checks)(content, "text")
+        schema.fields(checks, later)(content, "text")
     except ValueError as error:
         raise ValueError(f"{error}. Received: {arguments.shown(text)}") from None
     return content
+
+
+def _accepted(kind) -> dict[str, schema.Check]:
+    return dict.fromkeys((f.name for f in dataclasses.fields(kind)), schema.accept)

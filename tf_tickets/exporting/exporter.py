@@ -23,13 +23,17 @@ from tf_tickets.exporting import (
     verification,
     writer,
 )
+from tf_tickets.exporting.conversion_runner import CALIBRATED
 from tf_tickets.exporting.export_report import ExportReport
-from tf_tickets.exporting.writer import Order
+from tf_tickets.exporting.micro import micro_file
+from tf_tickets.exporting.order import MicroOptions, Order
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths, signature
 
 PRECISIONS = tuple(verification.TOLERANCES)
-_BY_TENSORFLOW = ("saved_model", "tflite")
+_BY_TENSORFLOW = ("saved_model", "tflite", "tflite-micro")
+_WITH_PRECISIONS = ("tflite", "tflite-micro")
+_DEFAULT_PRECISIONS = {"tflite-micro": "int8"}
 _ROWS = max(verification.BATCHES)
 # The file that identifies a SavedModel.
 _SAVED_MODEL_FILE = "saved_model.pb"
@@ -42,12 +46,13 @@ def export(
     *,
     model: keras.Model | None = None,
     data: Any = None,
-    precision: str = "float32",
+    precision: str | None = None,
     trainable: bool = False,
     verify: bool = True,
     tolerance: float | None = None,
     overwrite: bool = False,
     seed: int = 0,
+    micro: MicroOptions | None = None,
 ) -> ExportReport:
     """Exports a model so that its zeros take no space, and verifies the result.
 
@@ -58,24 +63,31 @@ def export(
     Args:
         exported: A plain model, a wrapped model, or a ticket with its `model`.
         path: The output path. Its suffix selects the format: `.keras`, `.tflite`,
-            `.onnx`, or no suffix for the folder of a SavedModel.
+            `.onnx`, `.cc` for a C array of TensorFlow Lite Micro, or no suffix for
+            the folder of a SavedModel.
         format: "saved_model" (TensorFlow, loads without this library), "tflite",
-            "keras" or "onnx". By default the suffix of `path` selects it. Required
-            only for a SavedModel whose folder has a dot in its name.
+            "tflite-micro" (a `.tflite` file or C array whose zeros take no flash on
+            a microcontroller), "keras" or "onnx". By default the suffix of `path`
+            selects it. Required for a `.tflite` file of TensorFlow Lite Micro, and
+            for a SavedModel whose folder has a dot in its name.
         model: For a ticket, the model that was trained from it.
         data: Example inputs for the verification, an array or a nest of arrays.
-            Random by default. "int8" is calibrated on them.
-        precision: Precision of TFLite files: "float32", "float16", "dynamic" (8-bit
-            weights) or "int8" (8-bit activations too).
+            Random by default. "int8" and "int16x8" are calibrated on them.
+        precision: Precision of TFLite files: "float32" (the default of "tflite"),
+            "float16", "dynamic" (8-bit weights), "int8" (8-bit activations too; the
+            default of "tflite-micro") or "int16x8" (8-bit weights, 16-bit
+            activations). "tflite-micro" has "int8", "int16x8" and "float32".
         trainable: Whether to write an export that can be trained while its zeros
             stay zero: a SavedModel whose variables are the kept weights, or a
             `.keras` file of the wrapped model.
         verify: Whether to verify the export. Without it the report has no errors and
             latencies.
         tolerance: The largest allowed error relative to the largest output. By
-            default 1e-4; for "float16" 1e-2, "dynamic" 0.1, "int8" 0.25.
+            default 1e-4; for "float16" 1e-2, "dynamic" and "int16x8" 0.1, "int8" 0.25.
         overwrite: Whether to replace `path` if it exists.
         seed: Seed of random inputs.
+        micro: What only "tflite-micro" has: a limit for the RAM, whether names are
+            kept, and per-tensor quantization.
 
     Returns:
         An `ExportReport` with sizes, encodings, errors and latencies.
@@ -94,19 +106,25 @@ def export(
         arguments.check_between(0.0, float("inf"), tolerance=tolerance)
     format = formats.choose(path, format)
     _check_place(path, overwrite)
+    _check_micro(format, micro)
+    if precision is None:
+        precision = _DEFAULT_PRECISIONS.get(format, "float32")
     _check_options(format, precision, trainable, data)
     found = source.of(exported, model)
     _check_stateless(found.plain, format)
     replaced_kernels.check(found.plain, format)
     takes = signature.of_model(found.plain, data)
+    if format == "tflite-micro":
+        micro_file.check_batch(takes.batch)
     if data is None:
         given = takes.examples(_ROWS, seed, found.plain)
     else:
         given = takes.named(data)
     allowed = verification.TOLERANCES[precision] if tolerance is None else tolerance
     expected = _expected(found.given, takes, given, verify)
-    how = format, precision, trainable, verify, allowed
-    order = Order(found, takes, given, expected, *how)
+    how = format, precision, trainable, verify, allowed, micro or MicroOptions()
+    array = micro_file.array_name(path)
+    order = Order(found, takes, given, expected, *how, array=array)
     return _perform(order, path, overwrite)
 
 
@@ -143,11 +161,25 @@ def _check_stateless(model, format):
         )
 
 
+def _check_micro(format, micro):
+    if micro is None:
+        return
+    arguments.check_type(MicroOptions, micro=micro)
+    if format != "tflite-micro":
+        raise ValueError(
+            "`micro` applies to the format 'tflite-micro' only. Received: "
+            f"format={format!r}, micro={micro}. Pass format='tflite-micro', or leave "
+            "out `micro`."
+        )
+
+
 def _check_options(format, precision, trainable, data):
     if format == "onnx":
         onnx_file.check_installed()
     arguments.check_choice(PRECISIONS, precision=precision)
-    if precision != "float32" and format != "tflite":
+    if format == "tflite-micro":
+        micro_file.check_precision(precision)
+    if precision != "float32" and format not in _WITH_PRECISIONS:
         raise ValueError(
             "`precision` applies to TFLite files only; other formats keep the model's "
             f"precision. Received: format={format!r}, precision={precision!r}"
@@ -157,10 +189,10 @@ def _check_options(format, precision, trainable, data):
             "Only the formats 'saved_model' and 'keras' can be trainable. Received: "
             f"format={format!r}, trainable=True"
         )
-    if precision == "int8" and data is None:
+    if precision in CALIBRATED and data is None:
         raise ValueError(
-            "precision='int8' needs examples to calibrate the ranges of activations. "
-            "Received: data=None. Pass a few hundred: data=x."
+            f"precision={precision!r} needs examples to calibrate the ranges of "
+            "activations. Received: data=None. Pass a few hundred: data=x."
         )
 
 

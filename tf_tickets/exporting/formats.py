@@ -4,7 +4,16 @@ import pathlib
 
 from tf_tickets import arguments
 
-SUFFIXES = {"saved_model": "", "tflite": ".tflite", "keras": ".keras", "onnx": ".onnx"}
+# The suffix by which a path selects each format.
+SUFFIXES = {
+    "saved_model": "",
+    "tflite": ".tflite",
+    "keras": ".keras",
+    "onnx": ".onnx",
+    "tflite-micro": ".cc",
+}
+# Other suffixes of a format, which select another one unless `format` is passed.
+_OTHERS = {"tflite-micro": (".tflite",)}
 
 
 def choose(path: pathlib.Path, format: str | None = None) -> str:
@@ -21,6 +30,8 @@ def choose(path: pathlib.Path, format: str | None = None) -> str:
     ('tflite', 'saved_model')
     >>> choose(pathlib.Path("net-0.5"), "saved_model")
     'saved_model'
+    >>> choose(pathlib.Path("net.cc")), choose(pathlib.Path("a.tflite"), "tflite-micro")
+    ('tflite-micro', 'tflite-micro')
     """
     if format is None:
         return _inferred(path)
@@ -47,10 +58,12 @@ def _inferred(path):
 
 def _check_suffix(path, format):
     suffix = SUFFIXES[format]
-    if suffix and path.suffix != suffix:
+    suffixes = (suffix, *_OTHERS.get(format, ()))
+    if suffix and path.suffix not in suffixes:
         raise ValueError(
-            f"The path of a {format} file must end in {suffix!r}. Received: {path} "
-            f"with format={format!r}. Change the suffix or the format."
+            f"The path of a {format} file must end in "
+            f"{' or '.join(map(repr, suffixes))}. Received: {path} with "
+            f"format={format!r}. Change the suffix or the format."
         )
     if not suffix and path.suffix and path.suffix in SUFFIXES.values():
         raise ValueError(

@@ -141,7 +141,7 @@ _AS_DENSE = {
 
 
 def _tflite_remarks(model, precision):
-    if precision == "int8" or precision == "dynamic":
+    if precision in ("int8", "int16x8", "dynamic"):
         yield (
             "Not faster: there are no sparse kernels for 8-bit weights. Compress the "
             "file with gzip to reduce its size."

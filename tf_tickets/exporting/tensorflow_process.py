@@ -3,6 +3,7 @@
 python -m tf_tickets.exporting.tensorflow_process FOLDER
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -13,14 +14,14 @@ import sys
 import keras
 import numpy as np
 
-from tf_tickets.exporting import artefact_runner, keras_file, writer
+from tf_tickets.exporting import artefact_runner, keras_file, verification, writer
 from tf_tickets.exporting.export_report import ExportReport
+from tf_tickets.exporting.order import MicroOptions, Order
 from tf_tickets.exporting.source import Subject
 from tf_tickets.exporting.verification import ExportError
-from tf_tickets.exporting.writer import Order
 from tf_tickets.wrapping import signature
 
-_SETTINGS = ("format", "precision", "trainable", "verify", "tolerance")
+_SETTINGS = ("format", "precision", "trainable", "verify", "tolerance", "array")
 _PARTS = ("inputs", "expected")
 
 
@@ -50,8 +51,9 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
     if process.returncode or not report.exists():
         stderr = "\n".join(process.stderr.strip().splitlines()[-8:])
         raise ExportError(
-            f"The export by TensorFlow failed (exit status {process.returncode}); "
-            f"nothing was written. Error output:\n{stderr}"
+            "The export by TensorFlow failed ("
+            f"{verification.ended_by(process.returncode)}); nothing was written. Error "
+            f"output:\n{stderr}"
         )
     return ExportReport.from_json(report.read_text())
 
@@ -66,6 +68,7 @@ def _write_order(order, folder):
         np.savez(folder / f"{part}.npz", **getattr(order, part))
     settings = {name: getattr(order, name) for name in _SETTINGS}
     settings["provenance"] = order.subject.provenance
+    settings["micro"] = dataclasses.asdict(order.micro)
     settings["modules"], settings["path"] = modules, sys.path
     names = keras.tree.map_structure(lambda spec: spec.name, order.takes.structure)
     settings["names"] = names
@@ -84,7 +87,8 @@ def _read_order(folder):
     names = settings.pop("names")
     data = keras.tree.map_structure(lambda name: parts["inputs"][name], names)
     takes = signature.of_model(plain, data).renamed(keras.tree.flatten(names))
-    return Order(subject, takes, **parts, **settings)
+    settings["micro"] = MicroOptions(**settings["micro"])
+    return Order(subject, takes, **parts, **settings, isolated=False)
 
 
 def _arrays(folder, part):

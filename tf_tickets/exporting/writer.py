@@ -1,7 +1,6 @@
 """Writes a model in the requested format, verifies it and creates the report."""
 
 import contextlib
-import dataclasses
 import errno
 import gzip
 import io
@@ -18,50 +17,19 @@ from tf_tickets.exporting import (
     onnx_file,
     remarks,
     replaced_kernels,
+    storage,
     verification,
 )
+from tf_tickets.exporting.conversion_runner import CALIBRATED
 from tf_tickets.exporting.export_report import ExportReport, Stored
 from tf_tickets.exporting.formats import SUFFIXES
+from tf_tickets.exporting.micro import comparison, micro_file
+from tf_tickets.exporting.order import Order, Written
 from tf_tickets.exporting.saved_model import inference, packing, trainable
-from tf_tickets.exporting.source import Subject
-from tf_tickets.exporting.tflite import converter
+from tf_tickets.exporting.tflite import converter, layers, zeros
 from tf_tickets.wrapping import signature
-from tf_tickets.wrapping.signature import Interface
 
-_BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8}
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """Describes an export.
-
-    Args:
-        subject: The model to export.
-        takes: Interface of the model.
-        inputs: Dict from input name to examples.
-        expected: Dict from output name to the outputs for the first examples.
-        format: See `export`.
-        precision: See `export`.
-        trainable: See `export`.
-        verify: See `export`.
-        tolerance: Maximum relative error.
-    """
-
-    subject: Subject
-    takes: Interface
-    inputs: dict[str, np.ndarray]
-    expected: dict[str, np.ndarray]
-    format: str
-    precision: str
-    trainable: bool
-    verify: bool
-    tolerance: float
-
-    @property
-    def rows(self) -> dict[str, np.ndarray]:
-        """The examples for which `expected` contains the outputs."""
-        count = len(next(iter(self.expected.values())))
-        return {name: array[:count] for name, array in self.inputs.items()}
+_BITS = {"float32": 32, "float16": 16, "dynamic": 8, "int8": 8, "int16x8": 8}
 
 
 def perform(order: Order, folder: pathlib.Path) -> ExportReport:
@@ -74,30 +42,41 @@ def perform(order: Order, folder: pathlib.Path) -> ExportReport:
     Returns:
         The `ExportReport`.
     """
-    suffix = SUFFIXES[order.format]
+    suffix = micro_file.SUFFIX if _is_micro(order) else SUFFIXES[order.format]
     artefacts = {kind: folder / f"{kind}{suffix}" for kind in ("sparse", "dense")}
     with _with_errors_of_the_system(order.format):
-        tensors = _WRITERS[order.format](order, artefacts)
+        written = _WRITERS[order.format](order, artefacts)
     artefacts = {kind: path for kind, path in artefacts.items() if path.exists()}
-    result = _check(order, artefacts) if order.verify else verification.Check({}, {})
+    result = _check(order, artefacts) if order.verify else verification.Check()
+    sizes = _sizes(artefacts)
+    explained = written.remarks + _remarks(order, result.ratios, artefacts, sizes)
+    path = artefacts["sparse"]
+    if order.array:
+        path = micro_file.write_array(path, order.array)
     return ExportReport(
-        path=os.fspath(artefacts["sparse"]),
+        path=os.fspath(path),
         format=order.format,
         precision=order.precision,
         sparsity=order.subject.sparsity,
-        sizes={**_sizes(artefacts), "bound": _bound(order)},
-        tensors=tensors,
+        sizes={**sizes, "bound": _bound(order)},
+        tensors=written.tensors,
         errors=result.errors,
         ratios=result.ratios,
-        remarks=_remarks(order, result.ratios),
+        remarks=explained + result.remarks,
         provenance=order.subject.provenance,
+        arena=written.arena,
+        layers=result.layers,
     )
+
+
+def _is_micro(order):
+    return order.format == "tflite-micro"
 
 
 @contextlib.contextmanager
 def _with_errors_of_the_system(format):
     """Turns TensorFlow's errors about a full or read-only disk into OSErrors."""
-    if format not in ("saved_model", "tflite"):
+    if format not in ("saved_model", "tflite", "tflite-micro"):
         yield
         return
     import tensorflow as tf
@@ -116,12 +95,17 @@ def _with_errors_of_the_system(format):
         raise OSError(code, os.strerror(code)) from error
 
 
-def _remarks(order, ratios):
+def _remarks(order, ratios, artefacts, sizes):
     if order.trainable:
         return _trainable_remarks(order)
     plain = order.subject.plain
-    found = remarks.remarks(plain, order.format, order.precision, ratios)
-    return found + replaced_kernels.remarks(plain, order.format)
+    explained = []
+    if not _is_micro(order):
+        explained = remarks.remarks(plain, order.format, order.precision, ratios)
+    if order.precision in CALIBRATED:
+        dense = artefacts["dense"].read_bytes()
+        explained.append(storage.recommendation(dense, sizes, order.format))
+    return explained + replaced_kernels.remarks(plain, order.format)
 
 
 def _trainable_remarks(order):
@@ -146,6 +130,8 @@ _TRAINABLE = (
 
 
 def _check(order, artefacts):
+    if _is_micro(order):
+        return comparison.check(order, artefacts)
     return verification.check(
         artefacts,
         order.takes,
@@ -154,10 +140,18 @@ def _check(order, artefacts):
         format=order.format,
         tolerance=order.tolerance,
         trainable=order.trainable,
+        layers=_layers(order, artefacts),
     )
 
 
-# Every writer returns how the tensors are stored.
+def _layers(order, artefacts):
+    """Returns what to compare of a quantized file with its float32 counterpart."""
+    if order.format != "tflite" or order.precision not in CALIBRATED:
+        return None
+    return layers.comparison(artefacts["dense"], layers.counterpart(artefacts["dense"]))
+
+
+# Every writer returns a `Written`.
 
 
 def _saved_model(order, artefacts):
@@ -169,24 +163,21 @@ def _saved_model(order, artefacts):
         )
     else:
         encodings = inference.write(plain, takes, artefacts["sparse"])
-    return _stored(order.subject, encodings)
+    return Written(_stored(order.subject, encodings))
 
 
 def _tflite(order, artefacts):
+    dense = artefacts["dense"]
+    files = [converter.Conversion(dense, order.precision)]
+    calibrated = order.precision in CALIBRATED
+    if calibrated and order.verify:
+        files.append(converter.Conversion(layers.counterpart(dense)))
     converter.write(
-        order.subject.plain,
-        order.takes,
-        artefacts["dense"],
-        order.precision,
-        order.inputs,
+        order.subject.plain, order.takes, files, order.inputs, order.isolated
     )
-    rows = converter.encode(
-        artefacts["dense"], artefacts["sparse"], order.subject.provenance
-    )
-    return [
-        Stored(row.tensor, tuple(row.shape), row.sparsity, row.encoding, row.reason)
-        for row in rows
-    ]
+    rows = converter.encode(dense, artefacts["sparse"], order.subject.provenance)
+    explained = [zeros.explain(dense.read_bytes(), order.subject)] if calibrated else []
+    return Written(converter.stored(rows), remarks=explained)
 
 
 def _keras(order, artefacts):
@@ -196,13 +187,14 @@ def _keras(order, artefacts):
     else:
         keras_file.save_for_inference(subject.plain, artefacts["dense"])
     keras_file.deflate(artefacts["dense"], artefacts["sparse"])
-    return _stored(subject, ["deflated"] * len(subject.plain.variables))
+    rows = _stored(subject, ["deflated"] * len(subject.plain.variables))
+    return Written(rows)
 
 
 def _onnx(order, artefacts):
     model = order.subject.plain
     onnx_file.write(model, artefacts["sparse"], order.takes, order.rows)
-    return _stored(order.subject, ["unchanged"] * len(model.variables))
+    return Written(_stored(order.subject, ["unchanged"] * len(model.variables)))
 
 
 _WRITERS = {
@@ -210,6 +202,7 @@ _WRITERS = {
     "tflite": _tflite,
     "keras": _keras,
     "onnx": _onnx,
+    "tflite-micro": micro_file.write,
 }
 _REASONS = {
     "joined": "small dense tensors share one variable to save graph nodes",

@@ -1,78 +1,149 @@
 """Converts models to TFLite files, encodes them sparsely and adds provenance."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
-import warnings
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
+from tf_tickets.exporting import conversion_runner
+from tf_tickets.exporting.export_report import Stored
 from tf_tickets.exporting.saved_model import inference
 from tf_tickets.exporting.tflite import rewriter
-from tf_tickets.exporting.verification import ExportError
+from tf_tickets.exporting.verification import ExportError, ended_by
 from tf_tickets.wrapping.signature import Interface
+
+_ADVICE = (
+    "Build mixed-precision models in float32, and recurrent layers with unroll=True. "
+    "Layers without TFLite operators cannot be converted."
+)
+
+
+class Conversion(NamedTuple):
+    """Describes one dense file to write.
+
+    Args:
+        path: Path of the file.
+        precision: See `conversion_runner.convert`.
+        integer_interface: Whether inputs and outputs have the type of activations.
+        per_tensor_dense: Whether fully connected layers have a single scale.
+    """
+
+    path: pathlib.Path
+    precision: str = "float32"
+    integer_interface: bool = False
+    per_tensor_dense: bool = False
+
+    def settings(self) -> dict[str, bool]:
+        """Returns the keyword arguments of `conversion_runner.convert`."""
+        return {
+            "integer_interface": self.integer_interface,
+            "per_tensor_dense": self.per_tensor_dense,
+        }
 
 
 def write(
     model: keras.Model,
     takes: Interface,
-    path: os.PathLike | str,
-    precision: str = "float32",
-    data: Any = None,
+    files: list[Conversion],
+    data: dict[str, np.ndarray] | None = None,
+    isolated: bool = True,
 ) -> None:
     """Converts a model without sparse encoding.
 
     Args:
         model: A plain model on the TensorFlow backend.
         takes: Interface of the model.
-        path: Path of the file.
-        precision: "float32", "float16" (weights), "dynamic" (8-bit weights), or "int8"
-            (8-bit weights and activations).
-        data: Dict from input name to examples that calibrate "int8".
+        files: The files to write.
+        data: Dict from input name to examples that calibrate integer activations.
+        isolated: Whether calibration runs in a process of its own, which the converter
+            may crash.
     """
-    import tensorflow as tf
-
-    with tempfile.TemporaryDirectory() as folder:
+    calibrated = any(file.precision in conversion_runner.CALIBRATED for file in files)
+    with tempfile.TemporaryDirectory() as name:
         # Converting from a file preserves the signature and the weights.
-        inference.write(model, takes, folder, sparse=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        _choose(tf, converter, precision, data)
-        with warnings.catch_warnings():
-            # The converter itself uses it for calibration.
-            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            content = _convert(converter)
-    pathlib.Path(path).write_bytes(content)
+        folder = pathlib.Path(name)
+        inference.write(model, takes, folder / "model", sparse=False)
+        if calibrated and isolated:
+            _convert_elsewhere(folder, files, data, takes.batch or 1)
+            return
+        batches = []
+        if calibrated and data:
+            batches = list(conversion_runner.batches(data, takes.batch or 1))
+        for file in files:
+            content = _convert(folder / "model", file, batches)
+            file.path.write_bytes(content)
 
 
-def _convert(converter):
+def one_by_one(takes: Interface) -> Interface:
+    """Returns the interface with a batch size of 1, unless another one is fixed.
+
+    Args:
+        takes: Interface of a model.
+    """
+    if takes.batch:
+        return takes
+    specs = [dataclasses.replace(spec, batch=1) for spec in takes.inputs]
+    return Interface(keras.tree.pack_sequence_as(takes.structure, specs))
+
+
+def _convert(folder, file, batches):
     try:
-        return converter.convert()
+        return conversion_runner.convert(
+            os.fspath(folder), file.precision, batches, **file.settings()
+        )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(
-            f"The TensorFlow Lite converter failed: {lines[0][:300]}\n"
-            "Build mixed-precision models in float32, and recurrent layers with "
-            "unroll=True. Layers without TFLite operators cannot be converted."
-        ) from error
+        raise _failed(conversion_runner.message(error)) from error
 
 
-def _choose(tf, converter, precision, data):
-    if precision == "float32":
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: _single_rows(data)
+def _convert_elsewhere(folder, files, data, batch):
+    np.savez(folder / "data.npz", **data)
+    job: dict[str, Any] = {
+        "folder": os.fspath(folder / "model"),
+        "data": os.fspath(folder / "data.npz"),
+        "names": list(data),
+        "batch": batch,
+        "files": [
+            {
+                "path": os.fspath(file.path),
+                "precision": file.precision,
+                "settings": file.settings(),
+            }
+            for file in files
+        ],
+    }
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    process = subprocess.run(
+        [sys.executable, conversion_runner.__file__, path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if process.returncode:
+        raise _failed(_reason(process))
 
 
-def _single_rows(data):
-    count = len(next(iter(data.values())))
-    for row in range(count):
-        yield {name: array[row : row + 1] for name, array in data.items()}
+def _reason(process):
+    """Returns why a conversion in another process failed."""
+    lines = process.stdout.splitlines()
+    said = [line for line in lines if line.startswith(conversion_runner.FAILED)]
+    if said:
+        return json.loads(said[-1].removeprefix(conversion_runner.FAILED))
+    ended = ended_by(process.returncode)
+    last = process.stderr.strip().splitlines()[-1:]
+    return f"its process ended with {ended}. {' '.join(last)[:300]}".strip()
+
+
+def _failed(reason):
+    return ExportError(f"The TensorFlow Lite converter failed: {reason}\n{_ADVICE}")
 
 
 def encode(
@@ -89,8 +160,38 @@ def encode(
         List of the `Encoding` of every weight.
     """
     content, rows = rewriter.encode(pathlib.Path(dense).read_bytes())
-    if provenance:
-        entry = json.dumps(provenance, sort_keys=True).encode()
-        content = rewriter.set_metadata(content, {"tf_tickets": entry})
-    pathlib.Path(path).write_bytes(content)
+    pathlib.Path(path).write_bytes(with_provenance(content, provenance))
     return rows
+
+
+def stored(rows: Iterable[rewriter.Encoding]) -> list[Stored]:
+    """Returns the rows of a report.
+
+    Args:
+        rows: The `Encoding` of every weight.
+    """
+    return [
+        Stored(
+            row.tensor,
+            tuple(row.shape),
+            row.sparsity,
+            row.encoding,
+            row.reason,
+            row.bytes_before,
+            row.bytes_after,
+        )
+        for row in rows
+    ]
+
+
+def with_provenance(content: bytes, provenance: dict) -> bytes:
+    """Returns the content of a file with its provenance, if there is any.
+
+    Args:
+        content: Content of a `.tflite` file.
+        provenance: Provenance to store in the metadata.
+    """
+    if not provenance:
+        return content
+    entry = json.dumps(provenance, sort_keys=True).encode()
+    return rewriter.set_metadata(content, {"tf_tickets": entry})
