@@ -17,6 +17,8 @@ import numpy as np
 
 _PAIRS = 11
 _SECONDS = 0.02
+# Examples by which layers are compared, at most.
+_COMPARED = 8
 # Seconds after which this process notices that its parent has ended.
 _NOTICE = 0.5
 
@@ -101,6 +103,7 @@ def _layer_errors(job, inputs):
     runs = [_activations(path, job["tensors"]) for path in (job["float"], job["file"])]
     sums: dict[str, np.ndarray] = {}
     rows, size = len(next(iter(inputs.values()))), job["batch"]
+    rows = min(rows, max(size, _COMPARED))
     for start in range(0, rows - size + 1, size):
         batch = {name: x[start : start + size] for name, x in inputs.items()}
         expected, actual = (run(batch) for run in runs)
