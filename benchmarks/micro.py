@@ -60,12 +60,16 @@ FILES = (
 OPTIONS = {
     "names kept": tt.MicroOptions(),
     "names dropped": tt.MicroOptions(names=False),
-    "names dropped, per-tensor dense": tt.MicroOptions(
-        names=False, per_tensor_dense=True
-    ),
 }
-# The arena of the autoencoder grows most, so it is also limited.
-LIMITS = {"autoencoder": 36_000}
+# The autoencoder has dense layers only, whose arena grows most.
+FURTHER = {
+    "autoencoder": {
+        "names dropped, max_ram=36,000": tt.MicroOptions(names=False, max_ram=36_000),
+        "names dropped, per-tensor dense": tt.MicroOptions(
+            names=False, per_tensor_dense=True
+        ),
+    },
+}
 
 
 class LegacyDepthwiseConv2D(keras.layers.DepthwiseConv2D):
@@ -81,12 +85,7 @@ def load(path):
 
 
 def options_of(name):
-    found = dict(OPTIONS)
-    if name in LIMITS:
-        limit = LIMITS[name]
-        text = f"names dropped, max_ram={limit:,}"
-        found[text] = tt.MicroOptions(names=False, max_ram=limit)
-    return found
+    return {**OPTIONS, **FURTHER.get(name, {})}
 
 
 def pruned(model, sparsity):
@@ -107,7 +106,9 @@ def converted(model, inputs, per_tensor_dense):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "a.tflite"
         order = converter.Conversion(path, "int8", True, per_tensor_dense)
-        converter.write(model, takes, [order], {spec.name: inputs})
+        # Without a process of its own, which would import TensorFlow each time.
+        inputs = {spec.name: inputs}
+        converter.write(model, takes, [order], inputs, isolated=False)
         return path.read_bytes()
 
 

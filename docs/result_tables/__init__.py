@@ -5,6 +5,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     exports,
     faults,
     learned_masks,
+    micro,
     models,
     others,
     penalties,
