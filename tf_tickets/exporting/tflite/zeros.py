@@ -126,7 +126,11 @@ def explain(content: bytes, subject: Subject) -> str:
         subject: The model.
     """
     arrays = zip(wrapping.plain_paths(subject.plain), subject.arrays(), strict=True)
-    kernels = {path: a for path, a in arrays if a.ndim > 1 and not a.all()}
+    kernels = {
+        path: array
+        for path, array in arrays
+        if array.ndim > 1 and array.dtype.kind not in "biu" and not array.all()
+    }
     if not kernels:
         return "The kernels of the model contain no zeros."
     return remark(follow(content, kernels))
