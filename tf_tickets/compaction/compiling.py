@@ -51,11 +51,9 @@ class Caller:
         """
         if not _is_compiled(layer):
             return _called(layer, fill, tensors)
-        import jax
-
         key = id(layer), key
         if key not in self._functions:
-            self._functions[key] = jax.jit(_stateless(layer, fill))
+            self._functions[key] = _compiled(_stateless(layer, fill))
         values = [variable.value for variable in layer.variables]
         try:
             return self._functions[key](values, tensors)
@@ -64,6 +62,12 @@ class Caller:
             # about it into errors of other classes. Real ones are raised again below.
             self._functions[key] = lambda _, tensors: _called(layer, fill, tensors)
             return self._functions[key](values, tensors)
+
+
+def _compiled(function):
+    import jax
+
+    return jax.jit(function)
 
 
 def _is_compiled(layer):
