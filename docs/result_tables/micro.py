@@ -84,3 +84,35 @@ def micro_prediction():
         f"{len(gaps)} files it is exactly what the interpreter reports; the largest "
         f"difference is {max(gaps, default=0):,} bytes."
     )
+
+
+_RESNET8 = {
+    "dense": "dense",
+    "unstructured": "half of the single weights",
+    "unstructured-65": "65 % of the single weights",
+    "unstructured-65-longer": "the same, trained on",
+    "channels-params": "channels, half of the parameters",
+    "channels-75": "channels, a quarter of the parameters",
+    "channels-75-unstructured": "the same, then half of the single weights",
+    "narrow": "narrower, from scratch",
+}
+
+
+@table
+def micro_resnet8():
+    found = load("micro/resnet8")["rows"] if exists("micro/resnet8") else {}
+    rows = []
+    for name, title in _RESNET8.items():
+        if name not in found:
+            continue
+        row, kept, dropped = _of_resnet8(found[name])
+        ram = f"{row['arena']['dense']:,} -> {row['arena']['sparse']:,}"
+        accuracies = [f"{100 * found[name][kind]:.2f}" for kind in ("float32", "int8")]
+        rows.append([title, *accuracies, kept, dropped, ram])
+    head = ["ResNet-8", "float32", "int8", "flash", "flash, names dropped"]
+    return grid([*head, "RAM of tensors"], rows)
+
+
+def _of_resnet8(row):
+    sizes = [f"{row[kind]['encoded']:,}" for kind in ("with names", "without names")]
+    return row["without names"], *sizes
