@@ -46,12 +46,12 @@ def guard(layer: keras.layers.Layer, wrapper: keras.layers.Layer) -> None:
 
     Example:
 
-    >>> layer = keras.layers.Dense(2)
+    >>> layer = keras.layers.Dense(2, name="fc")
     >>> layer.build((None, 3))
     >>> wrapper = tt.layers.Prunable(layer)  # guards its layer
     >>> layer.quantize("int8")
     Traceback (most recent call last):
-    ValueError: 'dense' is wrapped by tf_tickets, ...
+    ValueError: 'fc' is wrapped by tf_tickets, ...
     >>> release(layer)
     >>> layer.quantize("int8")
     >>> layer.kernel.dtype
