@@ -209,7 +209,7 @@ def expected_masks(model, share, block=(1, 1), pool=np.mean):
         ({"block_size": (3, 2)}, (3, 2), np.mean),
         ({"block_size": [4, 1], "block_pooling_type": "MAX"}, (4, 1), np.max),
     ],
-    ids=str,
+    ids=["weights", "blocks", "blocks by their largest"],
 )
 def test_each_kernel_keeps_its_largest_weights_or_blocks(settings, block, pool):
     plain = dense()
