@@ -473,8 +473,8 @@ def private_names_used(tree):
 
 # A suffix of public argument names: layers with several inputs have `build(a_shape)`.
 # Python's own `os._exit`. Two names of other libraries, which have no public ones: an
-# option of TensorFlow's converter, and the weights that tfmot's training in int8 rounds.
-# The tests of exports for microcontrollers and of the bridge to tfmot use both.
+# option of TensorFlow's converter, and the weights that tfmot rounds in its training in
+# int8. The tests of exports for microcontrollers and of the bridge to tfmot use both.
 ALLOWED = {
     "_shape",
     "_exit",

@@ -84,7 +84,7 @@ def test_layers_inside_a_wrapped_layer_refuse_too():
     assert attention.query_dense.kernel.dtype == "int8"
 
 
-def test_a_wrapped_model_from_a_file_refuses(tmp_path):
+def test_the_layers_of_a_wrapped_model_from_a_file_refuse(tmp_path):
     pruned().save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="strip"):
@@ -102,12 +102,45 @@ def test_a_subclassed_model_is_free_again_when_stripped(mask):
     assert "int8" in {v.dtype for v in model.variables}
 
 
-def test_a_model_is_free_again_when_its_wrapped_twin_is_gone():
-    model = plain()
+@pytest.mark.parametrize("change", ["quantize", "enable_lora"])
+def test_a_model_is_free_again_when_its_wrapped_twin_is_gone(change):
+    inputs = keras.Input((INPUTS,))
+    # A layer without weights is shared, and remembers the wrapper before it.
+    x = kl.ReLU()(kl.Dense(8, name="first")(inputs))
+    model = keras.Model(inputs, kl.Dense(2, name="out")(x))
     tt.wrap(model, verbose=False)
     gc.collect()
-    model.quantize("int8")
+    if change == "quantize":
+        model.quantize("int8")
+        assert model.get_layer("out").kernel.dtype == "int8"
+    else:
+        model.get_layer("first").enable_lora(2)
+
+
+def test_layers_are_guarded_until_every_wrapped_model_is_stripped():
+    model = plain()
+    first = tt.wrap(model, verbose=False)
+    second = tt.wrap(model, verbose=False)
+    stripped = tt.strip(first)
+    with pytest.raises(ValueError, match="Strip every wrapped model"):
+        stripped.get_layer("hidden").enable_lora(2)
+    with pytest.raises(ValueError, match="Strip every wrapped model"):
+        stripped.quantize("int8")
+    tt.strip(second).quantize("int8")
     assert model.get_layer("out").kernel.dtype == "int8"
+
+
+def test_a_model_inside_refuses_before_its_first_layer_changes():
+    layers = [keras.Input((4,)), kl.Dense(4, name="first"), kl.Dense(4, name="last")]
+    inner = keras.Sequential(layers, name="inner")
+    inputs = keras.Input((4,))
+    wrapped = tt.wrap(
+        keras.Model(inputs, inner(inputs)), filters=["last"], verbose=False
+    )
+    for model in (inner, wrapped.get_layer("inner")):
+        with pytest.raises(ValueError, match="'inner' is wrapped"):
+            model.quantize("int8")
+    assert {v.dtype for v in inner.variables} == {"float32"}
 
 
 # Prune, strip, quantize
@@ -177,7 +210,10 @@ def test_calibrated_modes(quantize):
     kernels = [samples.array(layer.kernel) for layer in model.layers]
     quantize(model)
     for layer, kernel in zip(model.layers, kernels, strict=True):
-        assert not computed(layer, len(kernel))[kernel == 0].any()
+        assert layer.quantization_mode is not None
+        found = computed(layer, len(kernel))
+        assert not found[kernel == 0].any()
+        assert (found != kernel)[kernel != 0].any()
 
 
 @pytest.mark.both
@@ -255,7 +291,7 @@ def test_lora_leaves_pruned_weights_alone_until_it_is_merged(tmp_path):
         np.testing.assert_array_equal(samples.array(stored), kernel)
         assert np.all(samples.array(layer.kernel) != 0)
     report = tt.export(model, tmp_path / "model.keras", verify=False)
-    assert any("LoRA weights are merged into" in remark for remark in report.remarks)
+    assert any("LoRA weights are added to" in remark for remark in report.remarks)
 
 
 def test_lora_weights_are_no_kernels():

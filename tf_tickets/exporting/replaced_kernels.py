@@ -42,8 +42,8 @@ def remarks(model: keras.Model, format: str) -> list[str]:
     >>> model = keras.Sequential([keras.Input((4,)), dense])
     >>> dense.enable_lora(1)
     >>> print(*remarks(model, "keras"))
-    LoRA weights are merged into the kernel of 1 layer (fc): pruned weights are no
-    longer zero in the file. Mask the merged kernels and train on to keep the zeros.
+    LoRA weights are added to the kernel of 1 layer (fc), in the file or by its
+    computations: pruned weights are no longer zero once the LoRA weights were ...
     """
     found = []
     packed = [name for name, mode in _quantized(model) if mode in _PACKED]
@@ -60,11 +60,12 @@ def remarks(model: keras.Model, format: str) -> list[str]:
             "the column of zeros does not count it."
         )
     adapted = [x.name for x in paths.walk(model) if getattr(x, "lora_enabled", False)]
-    if adapted and format == "keras":
+    if adapted:
         found.append(
-            f"LoRA weights are merged into the kernel of {_layers(adapted)}: pruned "
-            "weights are no longer zero in the file. Mask the merged kernels and train "
-            "on to keep the zeros."
+            f"LoRA weights are added to the kernel of {_layers(adapted)}, in the file "
+            "or by its computations: pruned weights are no longer zero once the LoRA "
+            "weights were trained, whatever the sparsity above says. Mask the sum and "
+            "train on to keep the zeros."
         )
     return found
 

@@ -2,7 +2,7 @@
 
 import gzip
 
-from tf_tickets.exporting.micro import encoder
+from tf_tickets.exporting.micro import encoder, operators
 from tf_tickets.exporting.micro.micro_file import DECODER_CODE
 from tf_tickets.exporting.tflite import rewriter
 
@@ -29,7 +29,8 @@ def recommendation(dense: bytes, sizes: dict[str, int], format: str) -> str:
     else:
         table["sparse rows"] = len(rewriter.encode(dense)[0])
         table["DECODE"] = sizes["sparse"]
-    return _sentence(table)
+    # LiteRT may not open the files of TensorFlow Lite Micro, dense ones included.
+    return _sentence(table, for_litert=format == "tflite")
 
 
 def _gzipped(content):
@@ -39,22 +40,24 @@ def _gzipped(content):
 def _decoded_size(dense):
     """Returns the size for microcontrollers, or None if they cannot run the file."""
     try:
-        return len(encoder.encode(dense).content)
+        missing = operators.unsupported(dense)
+        return None if missing else len(encoder.encode(dense).content)
     except ValueError:
         return None
 
 
-def _sentence(table):
+def _sentence(table, for_litert=True):
     parts = ", ".join(f"{name} {size:,}" for name, size in table.items())
     to_load = min(("dense", "sparse rows"), key=table.__getitem__)
     to_send = min(("gzip", "sparse rows"), key=table.__getitem__)
     text = f"Bytes by encoding: {parts}. Smallest to send: {to_send}. "
-    text += f"Smallest that LiteRT loads as it is: {to_load}."
+    if for_litert:
+        text += f"Smallest that LiteRT loads as it is: {to_load}. "
     if "DECODE" not in table:
-        return text
+        return text.strip()
     saved = table["dense"] - table["DECODE"]
     flash = "DECODE (format='tflite-micro')" if saved > DECODER_CODE else "dense"
     return (
-        f"{text} Smallest in the flash of a microcontroller, with the decoder's code "
+        f"{text}Smallest in the flash of a microcontroller, with the decoder's code "
         f"of about 12 kB: {flash}."
     )

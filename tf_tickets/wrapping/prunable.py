@@ -297,7 +297,7 @@ class Prunable(keras.layers.Wrapper):
 
     def release(self) -> None:
         """Writes zeros to the pruned weights and detaches the masks."""
-        guarding.release(self.layer)
+        guarding.release(self.layer, self)
         self.zero_pruned()
         for variable, mask in self._pairs():
             mask.release(variable)

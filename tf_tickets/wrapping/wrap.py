@@ -189,7 +189,7 @@ def strip(model: keras.Model) -> keras.Model:
         return stripped_copy(model)
     for layer in wrapped.layers:
         layer.release()
-    guarding.release(model)
+    guarding.release_models(model)
     plain = transforming.transform(model, _unwrap_layer)
     if isinstance(model, rebuilding.WrappedModel):
         # The optimizer is built for the order of variables in the wrapped model.
@@ -216,13 +216,14 @@ def stripped_copy(model: keras.Model) -> keras.Model:
         * np.float32(kernel.mask_layer.kept_scale)
         for kernel in kernels(model).values()
     }
+    if not graphs.is_graph(model):
+        guarding.release_models(model)
     plain = transforming.transform(model, _unwrap_layer)
     shared = plain.variables
     if plain is not model:
         original, plain = plain, rebuilding.copy(plain)
         if type(plain) is not type(original):
             shared = graphs.graph_of(original).variables
-    guarding.release(plain)
     for old, new in zip(shared, plain.variables, strict=True):
         if id(old) in factors:
             new.assign(_scaled(new.value, factors[id(old)]))
@@ -243,8 +244,7 @@ def _wrap_variables(model, variables, mask, structure, score_optimizer=None):
         )
     elif model.compiled and wrapped is not model:
         compiling.compile_like(wrapped, model)
-    for one in (model, wrapped):
-        guarding.guard_model(one)
+    guarding.guard_models(model, wrapped, prunables(wrapped))
     return wrapped
 
 

@@ -25,8 +25,7 @@ _CLAIMS = (
     "decoder: resolver.AddDecode()."
 )
 _ALL_DENSE = (
-    "No kernel is encoded, so the file is an ordinary dense one. The table names the "
-    "reasons."
+    "No kernel is encoded, so the file is a dense one. The table names the reasons."
 )
 
 

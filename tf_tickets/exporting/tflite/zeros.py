@@ -113,6 +113,8 @@ def remark(followed: list[Followed]) -> str:
     else:
         known = sum(one.zeros for one in followed if one.lost is not None)
         text = f"All {known:,} zeros of kernels are zeros in the file, at their places."
+    if len(unknown) == len(followed):
+        text = "It is not known whether zeros of kernels are zeros in the file."
     if unknown:
         text += f" No tensor of the file corresponds to {', '.join(unknown)}."
     return text
