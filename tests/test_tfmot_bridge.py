@@ -12,7 +12,12 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets import tfmot
-from tf_tickets.tfmot import layer_tables, legacy_files
+from tf_tickets.tfmot import (
+    layer_tables,
+    legacy_files,
+    network_configs,
+    tf_keras_models,
+)
 from tf_tickets.tfmot.networks import LayerSpec
 
 needs_tf_keras = pytest.mark.on("tensorflow")
@@ -263,6 +268,156 @@ def test_operators_of_keras_3_become_layers(tf_keras):
     ours = keras.Model(inputs, (x + inputs) * x)
     back = tfmot.to_tf_keras(ours)
     assert_equal_outputs(back, ours, examples(ours))
+
+
+# Masks of time steps.
+
+
+def padded(model, mask_value=0.0):
+    """Returns inputs with masked time steps at the end and within."""
+    arrays = examples(model)
+    for index, array in enumerate(arrays if isinstance(arrays, list) else [arrays]):
+        array[:, 4 - index :] = mask_value
+        array[0, 1] = mask_value
+    return arrays
+
+
+def masked(lib, body, inputs=1):
+    """Returns a model of the masked and the plain inputs, which `body` reads."""
+    plain = [lib.Input((6, 3)) for _ in range(inputs)]
+    mask = [lib.layers.Masking()(x) for x in plain]
+    return lib.Model(plain, body(lib.layers, *mask, *plain), name="net")
+
+
+# All inputs of a merge have the same mask.
+SAME_MASK = {
+    "add": lambda nn, m, x: nn.LSTM(4)(nn.Add()([m, nn.Dense(3)(m)])),
+    "twice": lambda nn, m, x: nn.GlobalAveragePooling1D()(
+        nn.Multiply()([nn.Average()([m, nn.GRU(3, return_sequences=True)(m)]), m])
+    ),
+}
+# Libraries compute different masks.
+OTHER_MASK = {
+    "pool": lambda nn, m, x: nn.GlobalAveragePooling1D()(nn.Add()([m, nn.Dense(3)(x)])),
+    "average": lambda nn, m, x: nn.LSTM(4)(nn.Average()([m, nn.Dense(3)(x)])),
+    "multiply": lambda nn, m, x: nn.LSTM(4)(nn.Multiply()([nn.Dense(3)(x), m])),
+    "join": lambda nn, m, x: nn.LSTM(4)(nn.Concatenate()([m, nn.Dense(2)(x)])),
+    "scale": lambda nn, m, x: nn.LSTM(4)(nn.Rescaling(2.0)(m)),
+}
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", SAME_MASK)
+def test_merges_of_one_mask_predict_the_same_on_padded_data(name, tf_keras):
+    model = masked(tf_keras, SAME_MASK[name])
+    ours = tfmot.from_tf_keras(model)
+    assert_equal_outputs(ours, model, padded(model))
+    assert_equal_outputs(tfmot.to_tf_keras(ours), ours, padded(model))
+
+
+def message_of(name):
+    layer = {"pool": "add", "join": "concatenate", "scale": "rescaling"}.get(name, name)
+    return rf"{layer}\w* \(\w+\), reached by a mask.*same mask"
+
+
+@needs_tf_keras
+@pytest.mark.parametrize(
+    "name", ["pool", *(pytest.param(n, marks=pytest.mark.matrix) for n in OTHER_MASK)]
+)
+def test_merges_of_different_masks_are_refused_both_ways(name, tf_keras, tmp_path):
+    model = masked(tf_keras, OTHER_MASK[name])
+    with pytest.raises(ValueError, match=message_of(name)):
+        tfmot.from_tf_keras(model)
+    with pytest.raises(ValueError, match=message_of(name)):
+        tfmot.to_tf_keras(masked(keras, OTHER_MASK[name]))
+    save(model, tmp_path / "net.h5")
+    with pytest.raises(ValueError, match=message_of(name)):
+        tfmot.load_legacy(tmp_path / "net.h5")
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+@pytest.mark.parametrize("lib", ["keras", "tf_keras"])
+def test_a_merge_of_two_masks_is_refused(lib, tf_keras):
+    def body(nn, m, n, x, y):
+        return nn.LSTM(4)(nn.Add()([m, n]))
+
+    convert = tfmot.to_tf_keras if lib == "keras" else tfmot.from_tf_keras
+    with pytest.raises(ValueError, match=message_of("add")):
+        convert(masked(keras if lib == "keras" else tf_keras, body, inputs=2))
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+@pytest.mark.parametrize("lib", ["keras", "tf_keras"])
+def test_masks_are_followed_into_nested_models(lib, tf_keras):
+    def body(nn, m, x):
+        part = library.Input((6, 3))
+        other = library.Input((6, 3))
+        added = nn.Add()([nn.Dense(3)(part), other])
+        inner = library.Model([part, other], added, name="inner")
+        return nn.LSTM(4)(inner([m, x if differs else m]))
+
+    library = keras if lib == "keras" else tf_keras
+    convert = tfmot.to_tf_keras if lib == "keras" else tfmot.from_tf_keras
+    differs = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = masked(library, body)
+    with pytest.raises(ValueError, match=message_of("add")):
+        convert(model)
+    differs = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 3 says it drops masks, but does not.
+        model = masked(library, body)
+        assert_equal_outputs(convert(model), model, padded(model))
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+def test_sums_without_a_layer_are_refused_behind_a_mask(tf_keras):
+    model = masked(keras, lambda nn, m, x: nn.LSTM(4)(m + nn.Dense(3)(m)))
+    with pytest.raises(ValueError, match=message_of("add")):
+        tfmot.to_tf_keras(model)
+
+
+def legacy(class_name, name, *inputs, **config):
+    """Returns the configuration of a layer, as the other library stores it."""
+    nodes = [[[one, 0, 0, {}] for one in inputs]] if inputs else []
+    described = layer_config(class_name, name=name, **config)
+    return described | {"name": name, "inbound_nodes": nodes}
+
+
+@pytest.mark.on("jax")
+@pytest.mark.parametrize("class_name", ["Add", "Concatenate", "Dot", "Dense"])
+def test_configurations_with_a_mask_and_an_unmasked_input(class_name):
+    """Only layers through which the mask would differ are refused."""
+    layers = [
+        legacy("InputLayer", "x", batch_input_shape=[None, 5]),
+        legacy("Embedding", "words", "x", input_dim=7, output_dim=3, mask_zero=True),
+        legacy("Embedding", "places", "x", input_dim=7, output_dim=3),
+        legacy(class_name, "both", "words", "places"),
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["both", 0, 0]]}
+    described = layer_config("Functional", name="net", layers=layers, **ends)
+    network = network_configs.from_legacy(described)
+    if class_name in ("Dot", "Dense"):
+        layer_tables.check(network)
+    else:
+        with pytest.raises(ValueError, match=rf"both \({class_name}\), reached by"):
+            layer_tables.check(network)
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+def test_random_inputs_have_masked_time_steps(tf_keras):
+    model = tf_keras.Sequential([tf_keras.Input((6, 3)), tf_keras.layers.Masking(2.0)])
+    config = tf_keras_models.configuration(model)
+    network = network_configs.from_legacy(config)
+    inputs, _ = tf_keras_models.predicted(model, network)
+    steps = (inputs["input"] == 2.0).all(-1)
+    assert steps.any() and not steps[:, 0].any()
 
 
 # Pruned models.

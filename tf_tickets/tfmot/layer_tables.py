@@ -4,6 +4,7 @@ import inspect
 from typing import Any, NamedTuple
 
 from tf_tickets import arguments
+from tf_tickets.tfmot import mask_flow
 from tf_tickets.tfmot.network_configs import advice
 from tf_tickets.tfmot.networks import LayerSpec, Network, leaves, valid_name
 
@@ -151,7 +152,7 @@ def check(network: Network) -> None:
 
 
 def _check_masks(network):
-    """Refuses initial states beside masks, which Keras 3 then ignores."""
+    """Refuses masks that the libraries do not compute or obey in the same way."""
     classes = {spec.class_name for _, spec in leaves(network)}
     zeros = [spec for _, spec in leaves(network) if spec.config.get("mask_zero")]
     with_states = [
@@ -165,6 +166,16 @@ def _check_masks(network):
             "layer of Keras 3 ignores masks, one of tf_keras does not. Received: "
             f"{with_states} with an initial state. Build the model without masks or "
             "without initial states."
+        )
+    differing = [call.spec for call in mask_flow.follow(network) if call.differs]
+    if differing:
+        names = sorted({f"{spec.name} ({spec.class_name})" for spec in differing})
+        raise ValueError(
+            f"Model {network.name!r} cannot be converted: Keras 3 and tf_keras pass "
+            "masks of time steps through these layers in different ways. Received: "
+            f"{', '.join(names)}, reached by a mask of Masking or "
+            "Embedding(mask_zero=True). Merge tensors that all have the same mask, or "
+            "place the Masking layer behind these layers."
         )
 
 

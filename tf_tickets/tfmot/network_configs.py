@@ -286,7 +286,7 @@ def _current_layer(described):
     if _is_operation(described):
         if class_name in _MERGES and all(_is_merge(call) for call in calls):
             calls = [Call([call.args]) for call in calls]
-            return LayerSpec(name, class_name, {"name": name}, calls)
+            return LayerSpec(name, class_name, {"name": name}, calls, is_operation=True)
         class_name = f"keras.ops {class_name}"
     return LayerSpec(name, class_name, dict(config), calls)
 

@@ -40,6 +40,7 @@ class LayerSpec:
         calls: Its calls, in order. Empty in a Sequential model.
         network: The network that it is, if it is a nested model.
         wrapper: The class of the wrapper around it that was removed.
+        is_operation: Whether it was a function of `keras.ops`, not a layer.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LayerSpec:
     calls: list[Call] = dataclasses.field(default_factory=list)
     network: "Network | None" = None
     wrapper: str | None = None
+    is_operation: bool = False
 
 
 @dataclasses.dataclass

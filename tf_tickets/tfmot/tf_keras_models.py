@@ -174,7 +174,7 @@ def predicted(
         inputs = networks.named(network, data)
         return inputs, outputs_of(model, network, inputs)
     reason: Exception | None = None
-    for inputs in _examples(networks.input_specs(network)):
+    for inputs in _examples(networks.input_specs(network), _mask_values(network)):
         try:
             outputs = outputs_of(model, network, inputs)
         except Exception as error:  # Each layer has its own about shapes and indices.
@@ -207,16 +207,42 @@ def _numpy(tensor):
     return tensor.numpy() if hasattr(tensor, "numpy") else np.asarray(tensor)
 
 
-def _examples(specs):
-    """Yields random inputs: numbers, then indices, which embeddings take."""
+def _mask_values(network):
+    """Returns the values that mark a time step as masked."""
+    return [
+        spec.config.get("mask_value", 0.0)
+        for _, spec in networks.leaves(network)
+        if spec.class_name == "Masking"
+    ]
+
+
+def _examples(specs, mask_values):
+    """Yields random inputs: numbers, then indices, which embeddings take.
+
+    Some time steps have the values that mask them.
+    """
     rng = np.random.default_rng(0)
     unknown = any(None in shape[1:] for shape, _ in specs.values())
     for size in _SIZES if unknown else _SIZES[:1]:
         for as_indices in (False, True):
-            yield {
+            examples = {
                 name: _random(rng, shape, dtype, size, as_indices)
                 for name, (shape, dtype) in specs.items()
             }
+            for value in mask_values:
+                for array in examples.values():
+                    _mask_steps(rng, array, value)
+            yield examples
+
+
+def _mask_steps(rng, array, value):
+    """Masks random time steps, of which the first one remains."""
+    if array.ndim < 3:
+        return
+    steps = rng.random(array.shape[:2]) < 0.3
+    steps[0, -1] = True
+    steps[:, 0] = False
+    array[steps] = value
 
 
 def _random(rng, shape, dtype, size, as_indices):
