@@ -295,6 +295,7 @@ SAME_MASK = {
     "twice": lambda nn, m, x: nn.GlobalAveragePooling1D()(
         nn.Multiply()([nn.Average()([m, nn.GRU(3, return_sequences=True)(m)]), m])
     ),
+    "attention": lambda nn, m, x: nn.LSTM(4)(nn.Attention()([m, m])),
 }
 # Libraries compute different masks.
 OTHER_MASK = {
@@ -407,6 +408,56 @@ def test_configurations_with_a_mask_and_an_unmasked_input(class_name):
     else:
         with pytest.raises(ValueError, match=rf"both \({class_name}\), reached by"):
             layer_tables.check(network)
+
+
+def by_operations(mask_of):
+    inputs = keras.Input((6, 3))
+    x = keras.layers.LSTM(4, name="lstm")(inputs, mask=mask_of(inputs))
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    "mask_of",
+    [
+        lambda x: keras.ops.any(keras.ops.not_equal(x, 0.0), axis=-1),
+        lambda x: keras.ops.any(keras.ops.not_equal(x, 1.0), axis=-1),
+        lambda x: keras.ops.logical_not(
+            keras.ops.any(keras.ops.not_equal(x, 0.0), axis=-1)
+        ),
+    ],
+)
+def test_masks_that_a_user_computes_are_refused(mask_of):
+    with pytest.raises(ValueError, match=r"'lstm' \(LSTM\) takes a mask.*Use Masking"):
+        network_configs.from_current(by_operations(mask_of))
+
+
+def test_a_mask_of_another_tensor_is_refused():
+    def body(nn, m, x):
+        mask = keras.ops.any(keras.ops.not_equal(nn.Dense(3)(x), 0.0), axis=-1)
+        return nn.LSTM(4)(m, mask=mask)
+
+    with pytest.raises(ValueError, match="takes a mask that cannot be converted"):
+        network_configs.from_current(masked(keras, body))
+
+
+@needs_tf_keras
+@pytest.mark.matrix
+def test_a_mask_that_is_an_input_is_converted(tf_keras):
+    x, mask = keras.Input((6, 3)), keras.Input((6,), dtype="bool")
+    y = keras.layers.LSTM(3, return_sequences=True)(x, mask=mask)
+    ours = keras.Model([x, mask], keras.layers.LSTM(2)(y))
+    data = [examples(ours)[0], np.arange(18).reshape(3, 6) % 3 > 0]
+    assert_equal_outputs(tfmot.to_tf_keras(ours), ours, data)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_computed_masks_leave_no_operations(dtype):
+    x = inputs = keras.Input((5,), dtype=dtype)
+    x = keras.layers.Embedding(7, 3, mask_zero=True)(x)
+    x = keras.layers.Concatenate()([x, keras.layers.Dense(2)(x)])
+    network = network_configs.from_current(keras.Model(inputs, keras.layers.LSTM(2)(x)))
+    kinds = [spec.class_name for spec in network.layers]
+    assert kinds == ["InputLayer", "Embedding", "Dense", "Concatenate", "LSTM"]
 
 
 @needs_tf_keras

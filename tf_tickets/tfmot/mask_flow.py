@@ -1,5 +1,6 @@
 """Follows masks of time steps through networks, as both libraries pass them on."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tf_tickets.tfmot.networks import Call, LayerSpec, Network, Tensor, tensors
@@ -22,6 +23,13 @@ _PASS = frozenset(
 _PASS_IN_KERAS_3 = frozenset(("Identity", "Normalization", "Rescaling"))
 _RECURRENT = frozenset(
     ("LSTM", "GRU", "SimpleRNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+)
+# Functions from which Keras 3 makes the mask of a layer.
+_OPERATIONS = frozenset(
+    (
+        *("Any", "NotEqual", "LogicalOr", "ExpandDims", "ZerosLike", "Concatenate"),
+        "ConvertToTensor",
+    )
 )
 
 
@@ -203,3 +211,94 @@ def _masks_zeros(spec):
 def _makes_masks(described):
     is_masking = described["class_name"] == "Masking"
     return is_masking or bool(described["config"].get("mask_zero"))
+
+
+def without_computed(network: Network) -> Network:
+    """Removes masks that layers compute, with the operations that compute them.
+
+    Keras 3 stores the masks of `Masking` and `Embedding` as operations of the graph.
+    The other library computes them when the layers are called. Any other mask made by
+    operations is refused.
+
+    Args:
+        network: A functional network of Keras 3. It is changed.
+    """
+    specs = {spec.name: spec for spec in network.layers}
+    operations = _operations(network)
+    sources = dict(_sources(network))
+    for spec, call, masks, _ in follow(network):
+        if call is None or not any(spec is one for one in network.layers):
+            continue
+        given = call.kwargs.get("mask")
+        given = given if isinstance(given, list) else [given]
+        if not any(tensor.layer in operations for tensor in tensors(given)):
+            continue
+        names = [tensor and tensor.layer for tensor in given]
+        for tensor, mask in zip(given, masks, strict=False):
+            if not _is_computed(tensor, mask, specs, sources):
+                raise ValueError(
+                    f"Layer {spec.name!r} ({spec.class_name}) takes a mask that cannot "
+                    f"be converted. Received: mask={names}, computed by functions "
+                    "of keras.ops. Use Masking or Embedding(mask_zero=True) "
+                    "before the layer, or make the mask an Input of the model."
+                )
+        del call.kwargs["mask"]
+    return _without_unread(network, operations)
+
+
+def _sources(network) -> Iterator[tuple[tuple[Tensor, float, bool], list[Any]]]:
+    """Yields how masks are computed, with the calls that compute them so."""
+    found: dict[Any, list[Any]] = {}
+    for spec in network.layers:
+        for index, call in enumerate(spec.calls):
+            read = _flat(call.args)
+            if spec.class_name == "Masking":
+                key = (read[0], spec.config.get("mask_value", 0.0), True)
+            elif _masks_zeros(spec):
+                key = (read[0], 0, False)
+            else:
+                continue
+            found.setdefault(key, []).append(((spec.name, index),))
+    yield from found.items()
+
+
+def _is_computed(tensor, mask, specs, sources):
+    """Returns whether a mask given to a layer is the one that its input has."""
+    if mask is None or tensor is None:
+        return mask is None and tensor is None
+    if mask.source is None:
+        return True  # The layer that made it is refused.
+    origins = list(_origins(tensor, specs))
+    return bool(origins) and all(
+        origin == mask.source or mask.source in sources.get(origin, ())
+        for origin in origins
+    )
+
+
+def _origins(tensor, specs, is_any=False):
+    """Yields what a mask is made of: keys of `_sources`, and other tensors."""
+    spec = specs[tensor.layer]
+    kind = spec.class_name.removeprefix("keras.ops ")
+    if kind == spec.class_name or kind not in _OPERATIONS:
+        yield tensor
+        return
+    args = spec.calls[tensor.call].args
+    if kind == "NotEqual" and not isinstance(args[1], Tensor):
+        yield args[0], args[1], is_any
+    elif kind != "ZerosLike":  # It gives a mask the shape of an input.
+        is_any = kind == "Any" or (is_any and kind == "ConvertToTensor")
+        for read in _flat(args):
+            yield from _origins(read, specs, is_any)
+
+
+def _without_unread(network, operations):
+    while True:
+        read = [
+            t for spec in network.layers for call in spec.calls for t in _read(call)
+        ]
+        needed = {tensor.layer for tensor in [*read, *tensors(network.outputs)]}
+        unread = operations - needed
+        kept = [spec for spec in network.layers if spec.name not in unread]
+        if len(kept) == len(network.layers):
+            return network
+        network.layers = kept

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from tf_tickets.tfmot import mask_flow
 from tf_tickets.tfmot.networks import Call, LayerSpec, Network, Tensor, mapped, tensors
 from tf_tickets.wrapping import graphs
 
@@ -262,7 +263,7 @@ def _current_network(described):
         _singled(_legacy_tensors(config["input_layers"])),
         _singled(_legacy_tensors(config["output_layers"])),
     )
-    return _without_computed_masks(network)
+    return mask_flow.without_computed(network)
 
 
 def _current_layer(described):
@@ -310,25 +311,3 @@ def _current_tensors(structure):
     if isinstance(structure, list):
         return [_current_tensors(value) for value in structure]
     return structure
-
-
-def _without_computed_masks(network):
-    """Removes masks that layers compute, with the operations that compute them.
-
-    Keras 3 stores the masks of `Masking` and `Embedding` as operations of the graph.
-    The other library computes them when the layers are called.
-    """
-    operations = {
-        spec.name for spec in network.layers if spec.class_name.startswith("keras.ops ")
-    }
-    for spec in network.layers:
-        for call in spec.calls:
-            mask = tensors(call.kwargs.get("mask"))
-            if mask and all(tensor.layer in operations for tensor in mask):
-                del call.kwargs["mask"]
-    while True:
-        unread = operations - {tensor.layer for tensor in _all_tensors(network)}
-        kept = [spec for spec in network.layers if spec.name not in unread]
-        if len(kept) == len(network.layers):
-            return network
-        network.layers = kept
