@@ -292,9 +292,11 @@ def masked(lib, body, inputs=1):
 # All inputs of a merge have the same mask.
 SAME_MASK = {
     "add": lambda nn, m, x: nn.LSTM(4)(nn.Add()([m, nn.Dense(3)(m)])),
+    "join": lambda nn, m, x: nn.LSTM(4)(nn.Concatenate()([m, nn.Dense(2)(m)])),
     "twice": lambda nn, m, x: nn.GlobalAveragePooling1D()(
         nn.Multiply()([nn.Average()([m, nn.GRU(3, return_sequences=True)(m)]), m])
     ),
+    "longer": lambda nn, m, x: nn.LSTM(4)(nn.Concatenate(axis=1)([m, m])),
     "attention": lambda nn, m, x: nn.LSTM(4)(nn.Attention()([m, m])),
 }
 # Libraries compute different masks.
@@ -315,6 +317,21 @@ def test_merges_of_one_mask_predict_the_same_on_padded_data(name, tf_keras):
     ours = tfmot.from_tf_keras(model)
     assert_equal_outputs(ours, model, padded(model))
     assert_equal_outputs(tfmot.to_tf_keras(ours), ours, padded(model))
+
+
+@needs_tf_keras
+def test_layers_with_the_names_of_functions_that_join_masks_are_converted(tf_keras):
+    layers = tf_keras.layers
+    keras.layers.Concatenate()  # The first one may have a name without a number.
+    number = int(keras.layers.Concatenate().name.rpartition("_")[2])
+    x = inputs = tf_keras.Input((5,))
+    x = layers.Embedding(7, 3, mask_zero=True)(x)
+    for name in (f"concatenate_{number + 1}", f"concatenate_{number + 3}"):
+        x = layers.Concatenate(name=name)([x, x])
+    model = tf_keras.Model(inputs, layers.LSTM(2)(x))
+    ours = tfmot.from_tf_keras(model)
+    assert [layer.name for layer in ours.layers if "concat" in layer.name][-1] == name
+    assert_equal_outputs(ours, model, examples(model))
 
 
 def message_of(name):

@@ -1,6 +1,7 @@
 """Converts models of tf_keras, pruned or not, to Keras 3 models and tickets."""
 
 import os
+import re
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from tf_tickets.structures.structure import Unstructured
 from tf_tickets.tfmot import (
     layer_tables,
     legacy_files,
+    mask_flow,
     network_configs,
     networks,
     tf_keras_models,
@@ -22,6 +24,7 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import choosing
 
 TOLERANCE = 1e-5
+_NUMBERED = re.compile(r"concatenate(_\d{1,6})?")
 
 Source = Any  # A tf_keras model, or a path. tf_keras is not imported for its type.
 
@@ -193,9 +196,35 @@ def _network(described):
 
 
 def _built(network):
+    _keep_names_apart(network)
     return networks.build(
         network, keras, lambda spec: layer_tables.make_layer(spec, keras)
     )
+
+
+def _keep_names_apart(network):
+    """Lets Keras name no function as a layer `Concatenate` of the network.
+
+    Keras 3 joins masks by functions with the names "concatenate", "concatenate_1" and
+    so on, and counts them together with the layers that it names.
+    """
+    names = {
+        spec.name
+        for _, spec in networks.leaves(network)
+        if spec.class_name == "Concatenate"
+    }
+    numbers = [_number(name) for name in names if _NUMBERED.fullmatch(name)]
+    has_masks = any(any(call.masks) for call in mask_flow.follow(network))
+    while has_masks and numbers and _next_number() <= max(numbers):
+        pass  # Each layer that Keras names uses up one number.
+
+
+def _next_number():
+    return _number(keras.layers.Concatenate().name)
+
+
+def _number(name):
+    return int(name.removeprefix("concatenate").removeprefix("_") or 0)
 
 
 def _assign(network, layers, arrays):
