@@ -829,3 +829,33 @@ def test_a_pruned_weight_comes_back_there_and_stays_pruned_here(peer):  # noqa: 
         assert (ours[index] == 0).mean() == 0.5
     assert any(((theirs[i] != 0) & ~first[i]).any() for i in (0, 2))
     assert compiled and not same(ours, theirs)
+
+
+# Steps that are counted in other places than between whole fits.
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+def test_a_short_last_execution_counts_the_steps_it_has(known):
+    model = prune(dense(), tfmot.ConstantSparsity(0.5, 4, frequency=1))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=tiny.JIT, steps_per_execution=3)
+    x, y = tiny.data()
+
+    def batches():
+        for start in range(0, len(x), 16):
+            yield x[start : start + 16], y[start : start + 16]
+
+    for _ in range(2):
+        if known:
+            fit(model, [tfmot.UpdatePruningStep()], fits=(2,))
+        else:
+            # Keras reads a generator only once, so a fit is an epoch.
+            for _ in range(2):
+                step_callback = tfmot.UpdatePruningStep()
+                model.fit(
+                    batches(), shuffle=False, verbose=0, callbacks=[step_callback]
+                )
+    steps = [k.mask_layer.step for k in wrapping.kernels(model).values()]
+    assert steps == [4 * STEPS] * 2
+    assert int(np.asarray(model.optimizer.iterations)) == 4 * STEPS

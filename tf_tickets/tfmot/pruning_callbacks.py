@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import arguments, wrapping
+from tf_tickets import arguments, keras_internals, wrapping
 from tf_tickets.pruning import allocation, criteria, selection
 from tf_tickets.pruning.schedules import firings
 from tf_tickets.structures.nm import NM
@@ -151,6 +151,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         # Steps since the training began.
         self._steps = 0
         self._steps_before = 0
+        self._updates_before: int | None = None
         self._is_first_epoch = False
 
     def on_train_begin(self, logs=None):
@@ -163,6 +164,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 "tf_tickets.GradualPruning, or make it by prune_low_magnitude."
             )
         self._steps = self._steps_before = 0
+        self._updates_before = None
         self._is_first_epoch = True
         self._follow(True)
 
@@ -171,6 +173,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._warn_beforehand(epoch)
         self._is_first_epoch = False
         self._steps_before = self._steps
+        self._updates_before = self._updates()
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch < 0:
@@ -181,10 +184,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if batch >= 0:
-            self._steps = self._steps_before + batch + 1
+            self._steps = self._steps_before + self._done(batch + 1)
 
     # In a training loop, the argument is called `batch` there.
     def on_epoch_end(self, batch, logs=None):
+        self._steps = self._present_steps()
         self._advance(self._steps)
         self._store()
         if logs is not None:
@@ -201,6 +205,25 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._follow(False)
             # The next `fit` traces again, and asks for this callback.
             model.train_function = None
+
+    def _done(self, steps):
+        """Returns the steps of an epoch until now; an execution may have been short."""
+        return min(steps, (self.params or {}).get("steps") or steps)
+
+    def _present_steps(self):
+        """Returns the number of steps since the training began."""
+        if self._updates_before is None:
+            return self._steps
+        return self._steps_before + self._updates() - self._updates_before
+
+    def _updates(self):
+        """Returns the optimizer's count of steps; None if that is not needed."""
+        model = self.model
+        if model.steps_per_execution == 1 or (self.params or {}).get("steps"):
+            return None
+        variables = model.optimizer.variables
+        counts = filter(keras_internals.is_step_counter, variables)
+        return max(int(wrapping.to_numpy(count)) for count in counts)
 
     def _follow(self, flag):
         for pruner in self._pruners:
