@@ -859,3 +859,65 @@ def test_a_short_last_execution_counts_the_steps_it_has(known):
     steps = [k.mask_layer.step for k in wrapping.kernels(model).values()]
     assert steps == [4 * STEPS] * 2
     assert int(np.asarray(model.optimizer.iterations)) == 4 * STEPS
+
+
+EPOCHS = 3
+
+
+class Crash(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise RuntimeError("crash")
+
+
+def new(**settings):
+    keras.utils.set_random_seed(0)
+    schedule = tfmot.PolynomialDecay(0.0, 0.75, 0, EPOCHS * STEPS, frequency=3)
+    return fast(prune(dense(), schedule), keras.optimizers.SGD(0.1, momentum=0.9))
+
+
+def ends(model):
+    """Returns all variables after a training, steps and momenta too."""
+    optimizer = [v for v in model.optimizer.variables if "learning_rate" not in v.path]
+    return [np.array(v) for v in [*model.variables, *optimizer]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    model = fit(new(), [tfmot.UpdatePruningStep()], fits=(EPOCHS,))
+    assert zeros(model) == {"first": 36, "last": 18}
+    return ends(model)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_restored_training_ends_as_if_uninterrupted(first, uninterrupted, tmp_path):
+    def callbacks():
+        both = [
+            keras.callbacks.BackupAndRestore(str(tmp_path)),
+            tfmot.UpdatePruningStep(),
+        ]
+        return both if first else both[::-1]
+
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(new(), [*callbacks(), Crash()], fits=(EPOCHS,))
+    model = fit(new(), callbacks(), fits=(EPOCHS,))
+    assert [k.mask_layer.step for k in wrapping.kernels(model).values()] == [12, 12]
+    assert same(ends(model), uninterrupted)
+
+
+@pytest.mark.filterwarnings("ignore:.*will reach only:UserWarning")
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_checkpoints_store_the_steps_until_then(first, tmp_path):
+    model = new()
+    names = [str(tmp_path / f"{name}.weights.h5") for name in ("epoch", "batch")]
+    saves = [
+        keras.callbacks.ModelCheckpoint(name, save_weights_only=True, save_freq=often)
+        for name, often in zip(names, ("epoch", 7), strict=True)
+    ]
+    step_callback = tfmot.UpdatePruningStep()
+    fit(model, [*saves, step_callback] if first else [step_callback, *saves], (2,))
+    for name, steps in zip(names, (2 * STEPS, 7), strict=True):
+        model.load_weights(name)
+        masks_ = wrapping.kernels(model).mask_layers.values()
+        assert [mask.step for mask in masks_] == [steps] * 2
+        assert int(np.asarray(model.optimizer.iterations)) == steps

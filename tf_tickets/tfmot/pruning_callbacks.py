@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -27,8 +27,16 @@ _TOLERANCE = 0.01
 class _Pruner:
     """Prunes the kernels of one layer by their schedule."""
 
-    def __init__(self, layer, kernels: Mapping[str, Kernel], model) -> None:
+    def __init__(
+        self,
+        layer,
+        kernels: Mapping[str, Kernel],
+        model,
+        count: Callable[[], int],
+    ) -> None:
         self.kernels = kernels
+        # Returns the steps since the training began.
+        self.count = count
         self.masks = [kernel.mask_layer for kernel in kernels.values()]
         self.schedule = self.masks[0].pruning_schedule
         self.once = isinstance(layer.structure, NM)
@@ -38,9 +46,19 @@ class _Pruner:
         variables = {path: kernel.variable for path, kernel in kernels.items()}
         by_path = {path: owners[id(v)] for path, v in variables.items()}
         self.layout = layer.structure.layout(model, variables, by_path)
-        self.begun = self.masks[0].step
-        self.looked_at = self.begun + 1
+        self.begin()
+
+    def begin(self):
+        """Reads from the masks at which step the training is."""
+        step = self.masks[0].step
+        self.begun = step - self.count()
+        self.looked_at = step + 1
         self.due: list[tuple[int, float]] = []
+
+    @property
+    def step(self):
+        """The present step, which the masks store when they are saved."""
+        return self.begun + self.count()
 
     def firings(self, first, last):
         """Returns the steps in a range that prune, with their sparsities."""
@@ -104,7 +122,7 @@ def _kept(size, sparsity):
     return max(1, int(np.round(np.float32(size) * share)))
 
 
-def _pruners(model):
+def _pruners(model, count):
     """Returns the pruners of the layers that have a schedule."""
     kernels = wrapping.kernels(model)
     by_mask = {id(kernel.mask_layer): kernel for kernel in kernels.values()}
@@ -112,8 +130,26 @@ def _pruners(model):
     for layer in kernels.layers:
         if isinstance(layer.mask, ScheduledMask):
             own = [by_mask[id(mask)] for mask in layer.kernel_masks]
-            pruners.append(_Pruner(layer, {k.path: k for k in own}, model))
+            pruners.append(_Pruner(layer, {k.path: k for k in own}, model, count))
     return pruners
+
+
+class _Counted:
+    """The step of a training, as `fit` calls it, with an `UpdatePruningStep`."""
+
+    def __init__(self, step: Callable, count: Callable[[], None]) -> None:
+        self.step = step
+        self.count = count
+
+    def __call__(self, *args):
+        outputs = self.step(*args)
+        self.count()
+        return outputs
+
+    @classmethod
+    def inside(cls, step):
+        """Returns the step itself, without what counts it."""
+        return step.step if isinstance(step, cls) else step
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
@@ -153,29 +189,43 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._steps_before = 0
         self._updates_before: int | None = None
         self._is_first_epoch = False
+        self._batch = -1
+        self._per_execution = 1
 
     def on_train_begin(self, logs=None):
-        checks.check_fixed(self.model)
-        self._pruners = _pruners(self.model)
+        model = self.model
+        checks.check_fixed(model)
+        self._steps = self._steps_before = 0
+        self._updates_before = None
+        self._pruners = _pruners(model, self._present_steps)
         if not self._pruners:
             raise ValueError(
-                f"Model {self.model.name!r} has no layers with a pruning schedule. "
+                f"Model {model.name!r} has no layers with a pruning schedule. "
                 "Received a model from tf_tickets.wrap. Train it with "
                 "tf_tickets.GradualPruning, or make it by prune_low_magnitude."
             )
-        self._steps = self._steps_before = 0
-        self._updates_before = None
         self._is_first_epoch = True
+        self._per_execution = model.steps_per_execution
+        if model.train_function is not None:  # It is None in a loop of one's own.
+            step = _Counted.inside(model.train_function)
+            model.train_function = _Counted(step, self._count)
         self._follow(True)
+        for pruner in self._pruners:
+            for mask in pruner.masks:
+                mask.follow(pruner)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._is_first_epoch:
+            # Callbacks after this one may have restored a checkpoint.
+            for pruner in self._pruners:
+                pruner.begin()
             self._warn_beforehand(epoch)
         self._is_first_epoch = False
         self._steps_before = self._steps
         self._updates_before = self._updates()
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._batch = batch
         if batch < 0:
             self._steps += 1
             self._advance(self._steps)
@@ -185,6 +235,13 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch >= 0:
             self._steps = self._steps_before + self._done(batch + 1)
+
+    def _count(self):
+        """Counts the steps of an execution, before any callback may save the model."""
+        # Not `self.model`, which on JAX copies the state of the training each time.
+        if self._batch >= 0:
+            end = self._batch + self._per_execution
+            self._steps = self._steps_before + self._done(end)
 
     # In a training loop, the argument is called `batch` there.
     def on_epoch_end(self, batch, logs=None):
@@ -201,10 +258,15 @@ class UpdatePruningStep(keras.callbacks.Callback):
         kernels.set_masks(kernels.masks)
         snapshots.zero_slots(model)
         self._store()
+        for pruner in self._pruners:
+            for mask in pruner.masks:
+                mask.follow(None)
         if not all(p.is_finished(p.begun + self._steps) for p in self._pruners):
             self._follow(False)
             # The next `fit` traces again, and asks for this callback.
             model.train_function = None
+        else:
+            model.train_function = _Counted.inside(model.train_function)
 
     def _done(self, steps):
         """Returns the steps of an epoch until now; an execution may have been short."""

@@ -1,5 +1,6 @@
 """Masks that know the schedule by which they are pruned, and the present step."""
 
+import weakref
 from typing import Any
 
 import keras
@@ -9,6 +10,10 @@ from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.fixed import FixedMask
 from tf_tickets.tfmot import pruning_schedules
 from tf_tickets.tfmot.pruning_schedules import Schedule
+
+
+def _nothing():
+    """Stands for a weak reference to an object that no longer exists."""
 
 
 @keras.saving.register_keras_serializable("tf_tickets.tfmot")
@@ -40,6 +45,8 @@ class ScheduledMask(FixedMask):
         self.pruning_schedule = pruning_schedules.get(pruning_schedule)
         # Whether an UpdatePruningStep follows the training.
         self.is_followed = False
+        # What counts the steps of a training: it has `step` and `begin`.
+        self._counter: Any = _nothing
 
     def build(self, shape):
         super().build(shape)
@@ -70,6 +77,22 @@ class ScheduledMask(FixedMask):
                 "keep_zeros=True)."
             )
         return super().factor(dtype)
+
+    def follow(self, counter: Any) -> None:
+        """Stores the `step` of an object from now on, as long as that exists."""
+        self._counter = weakref.ref(counter) if counter is not None else _nothing
+
+    def save_own_variables(self, store):
+        counter = self._counter()
+        if counter is not None:
+            self.pruning_step.assign(counter.step)
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        counter = self._counter()
+        if counter is not None:
+            counter.begin()
 
     @property
     def step(self) -> int:
