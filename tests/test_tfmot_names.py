@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import glob
 import io
 import os
@@ -921,3 +922,28 @@ def test_checkpoints_store_the_steps_until_then(first, tmp_path):
         masks_ = wrapping.kernels(model).mask_layers.values()
         assert [mask.step for mask in masks_] == [steps] * 2
         assert int(np.asarray(model.optimizer.iterations)) == steps
+
+
+@pytest.mark.parametrize("again", ["kept", "lost", "compiled"])
+def test_after_an_interrupted_fit_the_callback_is_still_asked_for(again):
+    model = new()
+    callbacks = [tfmot.UpdatePruningStep(), Crash()]
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(model, callbacks, fits=(EPOCHS,))
+    if again == "compiled":
+        fast(model, model.optimizer)
+    if again == "lost":
+        callbacks.clear()
+        gc.collect()
+    with pytest.raises(ValueError, match="Pass it: model.fit.*UpdatePruningStep"):
+        fit(model, [])
+
+
+def test_after_an_interrupted_fit_the_training_continues(uninterrupted):
+    model = new()
+    callbacks = [tfmot.UpdatePruningStep()]
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(model, [*callbacks, Crash()], fits=(EPOCHS,))
+    fit(model, callbacks)
+    assert same(ends(model), uninterrupted)
+    fit(model, [])  # Nothing is left to prune.

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from tf_tickets.pruning import allocation, criteria, selection
 from tf_tickets.pruning.schedules import firings
 from tf_tickets.structures.nm import NM
 from tf_tickets.tfmot import pruning_schedules
-from tf_tickets.tfmot.scheduled_mask import ScheduledMask
+from tf_tickets.tfmot.scheduled_mask import NOT_FOLLOWED, ScheduledMask
 from tf_tickets.training import checks, snapshots
 from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.kernels import Kernel
@@ -33,10 +34,12 @@ class _Pruner:
         kernels: Mapping[str, Kernel],
         model,
         count: Callable[[], int],
+        is_training: Callable[[], bool],
     ) -> None:
         self.kernels = kernels
-        # Returns the steps since the training began.
+        # Returns the steps since the training began, and whether it still goes on.
         self.count = count
+        self.is_training = is_training
         self.masks = [kernel.mask_layer for kernel in kernels.values()]
         self.schedule = self.masks[0].pruning_schedule
         self.once = isinstance(layer.structure, NM)
@@ -122,7 +125,7 @@ def _kept(size, sparsity):
     return max(1, int(np.round(np.float32(size) * share)))
 
 
-def _pruners(model, count):
+def _pruners(model, *counter):
     """Returns the pruners of the layers that have a schedule."""
     kernels = wrapping.kernels(model)
     by_mask = {id(kernel.mask_layer): kernel for kernel in kernels.values()}
@@ -130,18 +133,25 @@ def _pruners(model, count):
     for layer in kernels.layers:
         if isinstance(layer.mask, ScheduledMask):
             own = [by_mask[id(mask)] for mask in layer.kernel_masks]
-            pruners.append(_Pruner(layer, {k.path: k for k in own}, model, count))
+            pruners.append(_Pruner(layer, {k.path: k for k in own}, model, *counter))
     return pruners
 
 
 class _Counted:
     """The step of a training, as `fit` calls it, with an `UpdatePruningStep`."""
 
-    def __init__(self, step: Callable, count: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        step: Callable,
+        check: Callable[[], None],
+        count: Callable[[], None],
+    ) -> None:
         self.step = step
+        self.check = check
         self.count = count
 
     def __call__(self, *args):
+        self.check()
         outputs = self.step(*args)
         self.count()
         return outputs
@@ -190,14 +200,19 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._updates_before: int | None = None
         self._is_first_epoch = False
         self._batch = -1
+        # Whether `on_train_batch_begin` was called for the next execution.
+        self._has_begun = False
+        self._has_finished = False
         self._per_execution = 1
+        self._network: keras.Model | None = None
+        self._step: weakref.ref[_Counted] | None = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         checks.check_fixed(model)
         self._steps = self._steps_before = 0
         self._updates_before = None
-        self._pruners = _pruners(model, self._present_steps)
+        self._pruners = _pruners(model, self._present_steps, self._is_training)
         if not self._pruners:
             raise ValueError(
                 f"Model {model.name!r} has no layers with a pruning schedule. "
@@ -206,10 +221,14 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
         self._is_first_epoch = True
         self._per_execution = model.steps_per_execution
+        self._network, self._step = model, None
         if model.train_function is not None:  # It is None in a loop of one's own.
             step = _Counted.inside(model.train_function)
-            model.train_function = _Counted(step, self._count)
-        self._follow(True)
+            step = _Counted(step, self._check_begun, self._count)
+            model.train_function = step
+            # Weakly, as JAX remembers what it traced as long as the function exists.
+            self._step = weakref.ref(step)
+        self._has_finished = False
         for pruner in self._pruners:
             for mask in pruner.masks:
                 mask.follow(pruner)
@@ -226,6 +245,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._batch = batch
+        self._has_begun = True
         if batch < 0:
             self._steps += 1
             self._advance(self._steps)
@@ -235,6 +255,20 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch >= 0:
             self._steps = self._steps_before + self._done(batch + 1)
+
+    def _check_begun(self):
+        """Refuses a step of a later `fit` without this callback.
+
+        An exception ends a `fit` without `on_train_end`, and the next one calls the
+        same compiled step.
+        """
+        if not (self._has_begun or self._has_finished):
+            raise ValueError(NOT_FOLLOWED)
+        self._has_begun = False
+
+    def _is_training(self):
+        """Returns whether a step may be traced: a model compiled again has another."""
+        return self._step is None or self._step() is self._network.train_function
 
     def _count(self):
         """Counts the steps of an execution, before any callback may save the model."""
@@ -248,6 +282,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._steps = self._present_steps()
         self._advance(self._steps)
         self._store()
+        self._finish()
         if logs is not None:
             logs["sparsity"] = wrapping.kernels(self.model).sparsity
 
@@ -261,12 +296,20 @@ class UpdatePruningStep(keras.callbacks.Callback):
         for pruner in self._pruners:
             for mask in pruner.masks:
                 mask.follow(None)
-        if not all(p.is_finished(p.begun + self._steps) for p in self._pruners):
-            self._follow(False)
-            # The next `fit` traces again, and asks for this callback.
-            model.train_function = None
-        else:
-            model.train_function = _Counted.inside(model.train_function)
+        self._finish()
+        # Unless it has finished, the next `fit` traces again, and asks for this one.
+        model.train_function = (
+            _Counted.inside(model.train_function) if self._has_finished else None
+        )
+
+    def _finish(self):
+        """Lets models train without this callback if nothing is left to prune."""
+        self._has_finished = all(
+            pruner.is_finished(pruner.begun + self._steps) for pruner in self._pruners
+        )
+        for pruner in self._pruners:
+            for mask in pruner.masks:
+                mask.has_finished = self._has_finished
 
     def _done(self, steps):
         """Returns the steps of an epoch until now; an execution may have been short."""
@@ -286,11 +329,6 @@ class UpdatePruningStep(keras.callbacks.Callback):
         variables = model.optimizer.variables
         counts = filter(keras_internals.is_step_counter, variables)
         return max(int(wrapping.to_numpy(count)) for count in counts)
-
-    def _follow(self, flag):
-        for pruner in self._pruners:
-            for mask in pruner.masks:
-                mask.is_followed = flag
 
     def _store(self):
         """Writes the number of steps into the masks."""

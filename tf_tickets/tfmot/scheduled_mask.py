@@ -11,6 +11,14 @@ from tf_tickets.masks.fixed import FixedMask
 from tf_tickets.tfmot import pruning_schedules
 from tf_tickets.tfmot.pruning_schedules import Schedule
 
+NOT_FOLLOWED = (
+    "The training prunes by a schedule, but nothing counts its steps. Received: a "
+    "training step of layers from prune_low_magnitude, without UpdatePruningStep. Pass "
+    "it: model.fit(..., callbacks=[tfmot.UpdatePruningStep()]). To train the remaining "
+    "weights only, call strip_pruning(model), then tf_tickets.wrap(model, "
+    "keep_zeros=True)."
+)
+
 
 def _nothing():
     """Stands for a weak reference to an object that no longer exists."""
@@ -43,9 +51,9 @@ class ScheduledMask(FixedMask):
     ) -> None:
         super().__init__(**kwargs)
         self.pruning_schedule = pruning_schedules.get(pruning_schedule)
-        # Whether an UpdatePruningStep follows the training.
-        self.is_followed = False
-        # What counts the steps of a training: it has `step` and `begin`.
+        # Whether the schedule has nothing left to prune.
+        self.has_finished = False
+        # What counts the steps of a training: `step`, `begin()` and `is_training()`.
         self._counter: Any = _nothing
 
     def build(self, shape):
@@ -67,15 +75,10 @@ class ScheduledMask(FixedMask):
         )
 
     def factor(self, dtype: str, training: bool = False) -> Tensor:
-        if training and not self.is_followed:
-            raise ValueError(
-                "The training prunes by a schedule, but nothing counts its steps. "
-                "Received: a training step of layers from prune_low_magnitude, without "
-                "UpdatePruningStep. Pass it: model.fit(..., "
-                "callbacks=[tfmot.UpdatePruningStep()]). To train the remaining "
-                "weights only, call strip_pruning(model), then tf_tickets.wrap(model, "
-                "keep_zeros=True)."
-            )
+        counter = self._counter()
+        followed = counter is not None and counter.is_training()
+        if training and not (followed or self.has_finished):
+            raise ValueError(NOT_FOLLOWED)
         return super().factor(dtype)
 
     def follow(self, counter: Any) -> None:
