@@ -19,8 +19,7 @@ from test_tfmot import compiled, peer, same  # noqa: F401  `peer` is a fixture
 import tf_tickets as tt
 from tf_tickets import tfmot, wrapping
 from tf_tickets.pruning.schedules import firings
-from tf_tickets.tfmot import pruning_schedules
-from tf_tickets.tfmot.pruning_callbacks import _kept
+from tf_tickets.tfmot import pruning_schedules, remaining
 
 pytestmark = pytest.mark.turns
 ON_TENSORFLOW = pytest.mark.skipif(
@@ -104,7 +103,7 @@ class Watch(keras.callbacks.Callback):
     ],
 )
 def test_the_number_of_kept_weights(size, sparsity, expected):
-    assert _kept(size, sparsity) == expected
+    assert remaining.kept(size, sparsity) == expected
 
 
 def test_a_decay_prunes_at_the_steps_and_sparsities_of_the_other_library():
@@ -947,3 +946,25 @@ def test_after_an_interrupted_fit_the_training_continues(uninterrupted):
     fit(model, callbacks)
     assert same(ends(model), uninterrupted)
     fit(model, [])  # Nothing is left to prune.
+
+
+@pytest.mark.filterwarnings("ignore:.*will reach only:UserWarning")
+@pytest.mark.parametrize("case", ["single", "blocks", "2 by 4"])
+def test_a_loaded_model_trains_on_without_the_callback_if_finished(case, tmp_path):
+    settings = {"single": {}, "blocks": BLOCKS, "2 by 4": M_BY_N}[case]
+    path = str(tmp_path / "model.keras")
+    # It prunes again and again to the same sparsity.
+    schedule = tfmot.ConstantSparsity(0.5, 5, frequency=3)
+    model = fast(prune(dense(), schedule, **settings))
+    if case != "2 by 4":
+        with pytest.warns(UserWarning, match="at none of the 4"):
+            fit(model, [tfmot.UpdatePruningStep()])
+        model.save(path)
+        with pytest.raises(ValueError, match="Pass it: model.fit"):
+            fit(keras.models.load_model(path), [])
+    fit(model, [tfmot.UpdatePruningStep()])
+    model.save(path)
+    expected = zeros(model)
+    assert all(count > 0 for count in expected.values())
+    loaded = fit(keras.models.load_model(path), [])
+    assert zeros(loaded) == expected

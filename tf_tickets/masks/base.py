@@ -31,6 +31,9 @@ class Mask(keras.layers.Layer):
     def watch(self, kernel: keras.Variable) -> None:
         """Called with the kernel when the mask is applied to it."""
 
+    def enter(self, prunable: keras.layers.Layer) -> None:
+        """Called with the wrapper in which the mask is applied."""
+
     def release(self, kernel: keras.Variable) -> None:
         """Called when the mask is removed from the kernel."""
 

@@ -13,10 +13,9 @@ from tf_tickets import arguments, keras_internals, wrapping
 from tf_tickets.pruning import allocation, criteria, selection
 from tf_tickets.pruning.schedules import firings
 from tf_tickets.structures.nm import NM
-from tf_tickets.tfmot import pruning_schedules
+from tf_tickets.tfmot import remaining
 from tf_tickets.tfmot.scheduled_mask import NOT_FOLLOWED, ScheduledMask
 from tf_tickets.training import checks, snapshots
-from tf_tickets.wrapping import paths
 from tf_tickets.wrapping.kernels import Kernel
 
 # Steps for which a schedule is evaluated at once.
@@ -43,12 +42,8 @@ class _Pruner:
         self.masks = [kernel.mask_layer for kernel in kernels.values()]
         self.schedule = self.masks[0].pruning_schedule
         self.once = isinstance(layer.structure, NM)
-        owners = {
-            id(owned.variable): owned.owner for owned in paths.variables_of(layer.layer)
-        }
         variables = {path: kernel.variable for path, kernel in kernels.items()}
-        by_path = {path: owners[id(v)] for path, v in variables.items()}
-        self.layout = layer.structure.layout(model, variables, by_path)
+        self.layout = remaining.layout(layer, variables, model)
         self.begin()
 
     def begin(self):
@@ -103,26 +98,14 @@ class _Pruner:
         if self.once:
             return self.layout.fewest(units)
         return {
-            path: min(int(alive.sum()), _kept(alive.size, sparsity))
+            path: min(int(alive.sum()), remaining.kept(alive.size, sparsity))
             for path, alive in units.items()
         }
 
     def is_finished(self, step):
         """Returns whether no later step can prune any more."""
-        if self.once:
-            return step >= 1
         masks = {path: k.mask_layer.value() for path, k in self.kernels.items()}
-        units = self.layout.units(masks)
-        largest = pruning_schedules.largest_from(self.schedule, step + 1)
-        return all(
-            int(alive.sum()) <= _kept(alive.size, largest) for alive in units.values()
-        )
-
-
-def _kept(size, sparsity):
-    """Returns how many units a kernel keeps, rounded in float32 as the peer does."""
-    share = np.float32(1) - np.float32(sparsity)
-    return max(1, int(np.round(np.float32(size) * share)))
+        return remaining.is_finished(self.layout, self.schedule, masks, step)
 
 
 def _pruners(model, *counter):

@@ -8,7 +8,8 @@ from keras import ops
 
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.fixed import FixedMask
-from tf_tickets.tfmot import pruning_schedules
+from tf_tickets.structures.channels import Channels
+from tf_tickets.tfmot import pruning_schedules, remaining
 from tf_tickets.tfmot.pruning_schedules import Schedule
 
 NOT_FOLLOWED = (
@@ -55,6 +56,7 @@ class ScheduledMask(FixedMask):
         self.has_finished = False
         # What counts the steps of a training: `step`, `begin()` and `is_training()`.
         self._counter: Any = _nothing
+        self._prunable: Any = _nothing
 
     def build(self, shape):
         super().build(shape)
@@ -81,6 +83,9 @@ class ScheduledMask(FixedMask):
             raise ValueError(NOT_FOLLOWED)
         return super().factor(dtype)
 
+    def enter(self, prunable: keras.layers.Layer) -> None:
+        self._prunable = weakref.ref(prunable)
+
     def follow(self, counter: Any) -> None:
         """Stores the `step` of an object from now on, as long as that exists."""
         self._counter = weakref.ref(counter) if counter is not None else _nothing
@@ -96,6 +101,20 @@ class ScheduledMask(FixedMask):
         counter = self._counter()
         if counter is not None:
             counter.begin()
+        self.has_finished = self._is_finished()
+
+    def _is_finished(self):
+        """Returns whether the loaded mask has all that its schedule asks for."""
+        prunable = self._prunable()
+        if prunable is None or isinstance(prunable.structure, Channels):
+            return False  # A mask alone does not know its units.
+        pairs = zip(
+            prunable.kernel_variables.items(), prunable.kernel_masks, strict=True
+        )
+        variables = dict(pair for pair, mask in pairs if mask is self)
+        masks = {path: self.value() for path in variables}
+        layout = remaining.layout(prunable, variables)
+        return remaining.is_finished(layout, self.pruning_schedule, masks, self.step)
 
     @property
     def step(self) -> int:

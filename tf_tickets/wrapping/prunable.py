@@ -199,6 +199,7 @@ class Prunable(keras.layers.Wrapper):
             mask = type(self.mask).from_config(config)
             mask.build(tuple(variable.shape))
             mask.watch(variable)
+            mask.enter(self)
             self.kernel_masks.append(mask)
         guarding.guard(self.layer, self)
 
