@@ -695,6 +695,7 @@ def optimizer_of(library, name):
         "sgd": lambda: library.optimizers.SGD(0.1),
         "momentum": lambda: library.optimizers.SGD(0.02, momentum=0.9),
         "adam": lambda: library.optimizers.Adam(0.002),
+        "clipped": lambda: library.optimizers.SGD(0.1, clipnorm=0.1),
     }
     return kinds[name]()
 
@@ -835,7 +836,7 @@ def test_a_pruned_weight_comes_back_there_and_stays_pruned_here(peer):  # noqa: 
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize("known", tiny.marked([True, False], [True]))
 def test_a_short_last_execution_counts_the_steps_it_has(known):
     model = prune(dense(), tfmot.ConstantSparsity(0.5, 4, frequency=1))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -906,7 +907,7 @@ def test_a_restored_training_ends_as_if_uninterrupted(first, uninterrupted, tmp_
 
 
 @pytest.mark.filterwarnings("ignore:.*will reach only:UserWarning")
-@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("first", tiny.marked([True, False], [True]))
 def test_checkpoints_store_the_steps_until_then(first, tmp_path):
     model = new()
     names = [str(tmp_path / f"{name}.weights.h5") for name in ("epoch", "batch")]
@@ -923,7 +924,7 @@ def test_checkpoints_store_the_steps_until_then(first, tmp_path):
         assert int(np.asarray(model.optimizer.iterations)) == steps
 
 
-@pytest.mark.parametrize("again", ["kept", "lost", "compiled"])
+@pytest.mark.parametrize("again", tiny.marked(["kept", "lost", "compiled"], ["kept"]))
 def test_after_an_interrupted_fit_the_callback_is_still_asked_for(again):
     model = new()
     callbacks = [tfmot.UpdatePruningStep(), Crash()]
@@ -949,7 +950,9 @@ def test_after_an_interrupted_fit_the_training_continues(uninterrupted):
 
 
 @pytest.mark.filterwarnings("ignore:.*will reach only:UserWarning")
-@pytest.mark.parametrize("case", ["single", "blocks", "2 by 4"])
+@pytest.mark.parametrize(
+    "case", tiny.marked(["single", "blocks", "2 by 4"], ["blocks"])
+)
 def test_a_loaded_model_trains_on_without_the_callback_if_finished(case, tmp_path):
     settings = {"single": {}, "blocks": BLOCKS, "2 by 4": M_BY_N}[case]
     path = str(tmp_path / "model.keras")
@@ -968,3 +971,23 @@ def test_a_loaded_model_trains_on_without_the_callback_if_finished(case, tmp_pat
     assert all(count > 0 for count in expected.values())
     loaded = fit(keras.models.load_model(path), [])
     assert zeros(loaded) == expected
+
+
+@ON_TENSORFLOW
+@pytest.mark.matrix
+def test_clipnorm_counts_the_gradients_of_pruned_weights_there_only(peer):  # noqa: F811
+    tf_keras, sparsity = peer
+    settings = ("ConstantSparsity", (0.5, 1, -1, 100), {})
+    rest = (1,), dense, "clipped"
+    start, theirs = trained(tf_keras, sparsity, settings, None, *rest)
+    _, ours = trained(keras, tfmot, settings, start, *rest)
+    for index, (before, there, here) in enumerate(
+        zip(start, theirs, ours, strict=True)
+    ):
+        if index % 2:  # Biases, which are not pruned.
+            continue
+        kept = here != 0
+        assert np.array_equal(kept, there != 0) and kept.mean() == 0.5
+        # What is kept has moved less where the norm counts more.
+        moved = [np.abs(after - before)[kept].sum() for after in (there, here)]
+        assert moved[0] < moved[1]

@@ -43,7 +43,7 @@ class _Pruner:
         self.schedule = self.masks[0].pruning_schedule
         self.once = isinstance(layer.structure, NM)
         variables = {path: kernel.variable for path, kernel in kernels.items()}
-        self.layout = remaining.layout(layer, variables, model)
+        self.layout: Any = remaining.layout(layer, variables, model)
         self.begin()
 
     def begin(self):
@@ -150,7 +150,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     Steps count from 1 and continue in every further `fit`, also of a loaded model. A
     mask is set before the update of its step. With `steps_per_execution`, it is set
-    before the next execution, or at the end of the epoch.
+    before the next execution, or at the end of the epoch. Checkpoints store the step at
+    which they are written, so `keras.callbacks.BackupAndRestore` continues it.
 
     Unlike in tensorflow-model-optimization, a model without pruned layers is refused,
     a warning says beforehand if a schedule prunes at none of the planned steps or ends
@@ -185,9 +186,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
         self._batch = -1
         # Whether `on_train_batch_begin` was called for the next execution.
         self._has_begun = False
+        # Whether the present execution is one of those.
+        self._counts = False
         self._has_finished = False
         self._per_execution = 1
-        self._network: keras.Model | None = None
+        self._network: Any = None
         self._step: weakref.ref[_Counted] | None = None
 
     def on_train_begin(self, logs=None):
@@ -218,9 +221,10 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._is_first_epoch:
-            # Callbacks after this one may have restored a checkpoint.
-            for pruner in self._pruners:
-                pruner.begin()
+            if self._steps == 0:
+                # Callbacks after this one may have restored a checkpoint.
+                for pruner in self._pruners:
+                    pruner.begin()
             self._warn_beforehand(epoch)
         self._is_first_epoch = False
         self._steps_before = self._steps
@@ -247,7 +251,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         """
         if not (self._has_begun or self._has_finished):
             raise ValueError(NOT_FOLLOWED)
-        self._has_begun = False
+        self._counts, self._has_begun = self._has_begun, False
 
     def _is_training(self):
         """Returns whether a step may be traced: a model compiled again has another."""
@@ -256,7 +260,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def _count(self):
         """Counts the steps of an execution, before any callback may save the model."""
         # Not `self.model`, which on JAX copies the state of the training each time.
-        if self._batch >= 0:
+        if self._counts and self._batch >= 0:
             end = self._batch + self._per_execution
             self._steps = self._steps_before + self._done(end)
 

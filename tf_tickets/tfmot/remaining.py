@@ -63,10 +63,9 @@ def is_finished(units: Layout, schedule: Schedule, masks: Tables, step: int) -> 
 
     >>> schedule = tt.tfmot.ConstantSparsity(0.5, 0, frequency=10)
     >>> masks = {"a": np.array([True, True]), "b": np.array([True, False])}
-    >>> layout = tt.Unstructured().layout(None, {}, {})
-    >>> is_finished(layout, schedule, masks, 10)
+    >>> is_finished(Layout(), schedule, masks, 10)
     False
-    >>> is_finished(layout, schedule, {"b": masks["b"]}, 10)
+    >>> is_finished(Layout(), schedule, {"b": masks["b"]}, 10)
     True
     """
     if isinstance(units, NMLayout):  # It is made once, whatever the schedule says.
