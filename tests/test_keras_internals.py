@@ -472,12 +472,14 @@ def private_names_used(tree):
 
 
 # A suffix of public argument names: layers with several inputs have `build(a_shape)`.
-# Python's own `os._exit`. Two names of other libraries, which have no public ones: an
-# option of TensorFlow's converter, and the weights that tfmot rounds in its training in
-# int8. The tests of exports for microcontrollers and of the bridge to tfmot use both.
+# Python's own `os._exit`, and `_replace` of named tuples.
+# Two names of other libraries that have no public ones: an option of TensorFlow's
+# converter, and the weights that tfmot rounds in its training in int8. The tests of
+# exports for microcontrollers and of the bridge to tfmot use both.
 ALLOWED = {
     "_shape",
     "_exit",
+    "_replace",
     "_experimental_disable_per_channel_quantization_for_dense_layers",
     "_weight_vars",
 }
