@@ -747,7 +747,7 @@ HOOKS = {
         for cls in masks.__all__
         for name in (
             *("after_forward", "apply", "begin", "expected", "factor", "penalize"),
-            *("quantize", "release", "restart", "soft", "watch"),
+            *("enter", "quantize", "release", "restart", "soft", "watch"),
         )
     },
     "augmentation.Augmentation": "a base class, whose arguments are those of Keras",
@@ -758,6 +758,8 @@ HOOKS = {
         for cls in tt.distillation.__all__
     },
     "layers.Prunable.call_masked": _STEP,
+    "tfmot.ScheduledMask.enter": _STEP,
+    "tfmot.ScheduledMask.follow": "called by `UpdatePruningStep`",
     **{
         f"{callback}.{name}": "called by `find_tickets`"
         for callback in ("DynamicSparsity", "EarlyStopRewind", "GradualPruning")
