@@ -28,14 +28,12 @@ import pathlib
 import platform
 import tempfile
 
-import keras
 import numpy as np
 
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.environment import versions
-from tf_tickets.exporting.micro import decoder, micro_file
-from tf_tickets.exporting.micro import verification as runtime
+from tf_tickets.exporting.micro import decoder, interpreter, micro_file
 from tf_tickets.exporting.tflite import converter, file
 from tf_tickets.wrapping import signature
 
@@ -72,18 +70,6 @@ FURTHER = {
 }
 
 
-class LegacyDepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Ignores an argument that old files have and Keras 3 does not know."""
-
-    def __init__(self, *args, groups=1, **kwargs):
-        super().__init__(*args, **kwargs)
-
-
-def load(path):
-    known = {"DepthwiseConv2D": LegacyDepthwiseConv2D}
-    return keras.models.load_model(path, compile=False, custom_objects=known)
-
-
 def options_of(name):
     return {**OPTIONS, **FURTHER.get(name, {})}
 
@@ -116,8 +102,8 @@ def measured(content, options, inputs):
     """Returns sizes and RAM of the dense and the encoded file, or raises."""
     dense, encoded = micro_file.encoded_pair(content, options)
     files = {"dense": dense.content, "encoded": encoded.content}
-    runs = runtime.run(files, [inputs])
-    runtime.check_equal(runs["dense"], runs["encoded"])
+    runs = interpreter.run(files, [inputs])
+    interpreter.check_equal(runs["dense"], runs["encoded"])
     kernels = [w for w in decoder.weights(dense.content) if w.ndim > 1]
     zeros = sum(int((w == 0).sum()) for w in kernels)
     return {
@@ -140,7 +126,7 @@ def model_rows(folder, done):
             keys = {text: ["models", name, sparsity, text] for text in options_of(name)}
             if all(key in done for key in keys.values()):
                 continue
-            model = pruned(load(folder / file_name), sparsity)
+            model = pruned(tt.tfmot.load_legacy(folder / file_name), sparsity)
             rng = np.random.default_rng(0)
             shape = (_CALIBRATION, *model.input_shape[1:])
             inputs = rng.uniform(low, high, shape).astype("float32")

@@ -19,9 +19,9 @@ from tf_tickets.exporting.micro import (  # noqa: E402
     c_array,
     decoder,
     encoder,
+    interpreter,
     model_file,
     operators,
-    verification,
 )
 from tf_tickets.exporting.tflite import file  # noqa: E402
 from tf_tickets.exporting.verification import ExportError  # noqa: E402
@@ -486,7 +486,7 @@ def test_a_name_must_be_an_identifier(name):
 
 def run(files, kind="int8"):
     pytest.importorskip("tflite_micro")
-    return verification.run(files, [micro_files.inputs(kind)])
+    return interpreter.run(files, [micro_files.inputs(kind)])
 
 
 @pytest.fixture(scope="module")
@@ -513,7 +513,7 @@ def test_outputs_and_weights_have_the_same_bits(runs, kind):
     assert len(np.unique(results["dense"].outputs[0])) > 30
     assert same(results["dense"].weights, decoder.weights(mixed(kind)))
     for name in encoded:
-        verification.check_equal(results["dense"], results[name])
+        interpreter.check_equal(results["dense"], results[name])
     count = {"int8": 3, "int16": 3, "float32": 3}[kind]
     assert codes(encoded["limited"]).count("decode") == count
 
@@ -534,10 +534,10 @@ def test_another_weight_is_noticed(runs):
     changed = [array.copy() for array in dense_run.weights]
     changed[2].reshape(-1)[0] ^= 1
     with pytest.raises(ExportError, match=r"weights \[2\] are not the same bits"):
-        verification.check_equal(dense_run, dense_run._replace(weights=changed))
+        interpreter.check_equal(dense_run, dense_run._replace(weights=changed))
     outputs = [-dense_run.outputs[0]]
     with pytest.raises(ExportError, match=r"outputs \[0\] are not the same bits"):
-        verification.check_equal(dense_run, dense_run._replace(outputs=outputs))
+        interpreter.check_equal(dense_run, dense_run._replace(outputs=outputs))
 
 
 def test_the_interpreter_says_what_it_lacks():
@@ -556,7 +556,7 @@ def test_a_file_that_ends_the_interpreter_does_not_end_this_process():
 def test_a_run_has_a_time_limit():
     pytest.importorskip("tflite_micro")
     with pytest.raises(ExportError, match="within 0.01 seconds"):
-        verification.run({"x": mixed()}, [micro_files.inputs()], seconds=0.01)
+        interpreter.run({"x": mixed()}, [micro_files.inputs()], seconds=0.01)
 
 
 @pytest.mark.matrix
@@ -610,7 +610,7 @@ def check_chains(kind, count):
     results = run(files, kind)
     for index, (_, encoded) in enumerate(contents):
         pair = results[f"dense {index}"], results[f"encoded {index}"]
-        verification.check_equal(*pair)
+        interpreter.check_equal(*pair)
         predicted = encoded.arena_before, encoded.arena_after
         assert tuple(part.tensors for part in pair) == predicted
     return [code for _, encoded in contents for code in codes(encoded)]

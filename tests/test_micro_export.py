@@ -15,8 +15,13 @@ from keras import layers as kl
 import tf_tickets as tt
 from tf_tickets import wrapping
 from tf_tickets.exporting import artefact_runner, storage, verification
-from tf_tickets.exporting.micro import comparison, decoder, encoder, micro_file
-from tf_tickets.exporting.micro import verification as runtime
+from tf_tickets.exporting.micro import (
+    comparison,
+    decoder,
+    encoder,
+    interpreter,
+    micro_file,
+)
 from tf_tickets.exporting.tflite import converter, file, layers, zeros
 from tf_tickets.exporting.verification import ExportError
 from tf_tickets_cli import main
@@ -97,7 +102,7 @@ def test_the_report_says_what_it_costs(exported):
 def test_the_report_says_whether_the_interpreter_ran(exported):
     report, _ = exported
     text = report.remarks[-1]
-    if runtime.is_installed():
+    if interpreter.is_installed():
         assert "32 examples, and all 4 weights" in text
     else:
         assert "Not run by TensorFlow Lite Micro" in text
@@ -426,7 +431,7 @@ def test_random_networks_run_and_equal(tmp_path, seed, structure, format, precis
 @by_tensorflow
 @pytest.mark.matrix
 def test_without_the_interpreter_litert_runs_the_dense_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "is_installed", lambda: False)
+    monkeypatch.setattr(interpreter, "is_installed", lambda: False)
     report = tt.export(network(), tmp_path / "a.cc", data=X)
     assert "Not run by TensorFlow Lite Micro" in report.remarks[-1]
     assert report.errors[1] < 0.1

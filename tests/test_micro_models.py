@@ -7,8 +7,8 @@ pytest.importorskip("tflite_micro", reason="runs the files")
 from tf_tickets.exporting.micro import (  # noqa: E402
     decoder,
     encoder,
+    interpreter,
     operators,
-    verification,
 )
 
 NAMES = [name for name in converted.MODELS if name != "embedding"]
@@ -33,8 +33,8 @@ def test_converted_models_compute_the_same_bits(name, kind):
     assert operators.unsupported(encoded.content) == []
     inputs = [converted.inputs(converted.MODELS[name][0], 2)]
     files = {"dense": dense, "encoded": encoded.content}
-    runs = verification.run(files, inputs)
-    verification.check_equal(runs["dense"], runs["encoded"])
+    runs = interpreter.run(files, inputs)
+    interpreter.check_equal(runs["dense"], runs["encoded"])
     weights = [array.tobytes() for array in decoder.weights(dense)]
     assert [array.tobytes() for array in runs["encoded"].weights] == weights
     assert runs["dense"].tensors == encoded.arena_before

@@ -31,8 +31,6 @@ from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.wrapping import paths, signature
 
 PRECISIONS = tuple(verification.TOLERANCES)
-_BY_TENSORFLOW = ("saved_model", "tflite", "tflite-micro")
-_WITH_PRECISIONS = ("tflite", "tflite-micro")
 _DEFAULT_PRECISIONS = {"tflite-micro": "int8"}
 _ROWS = max(verification.BATCHES)
 # The file that identifies a SavedModel.
@@ -179,7 +177,7 @@ def _check_options(format, precision, trainable, data):
     arguments.check_choice(PRECISIONS, precision=precision)
     if format == "tflite-micro":
         micro_file.check_precision(precision)
-    if precision != "float32" and format not in _WITH_PRECISIONS:
+    if precision != "float32" and format not in formats.TFLITE:
         raise ValueError(
             "`precision` applies to TFLite files only; other formats keep the model's "
             f"precision. Received: format={format!r}, precision={precision!r}"
@@ -233,7 +231,7 @@ def _put_back(variables, before):
 
 def _perform(order, path, overwrite):
     """Writes to a temporary folder, and moves the verified export to its path."""
-    by_other = order.format in _BY_TENSORFLOW and not _on_tensorflow()
+    by_other = order.format in formats.BY_TENSORFLOW and not _on_tensorflow()
     perform = tensorflow_process.perform if by_other else writer.perform
     beside = {"prefix": f".{path.name}.", "dir": path.parent}
     with (

@@ -12,6 +12,9 @@ SUFFIXES = {
     "onnx": ".onnx",
     "tflite-micro": ".cc",
 }
+# Formats of TensorFlow Lite, which have precisions, and all that TensorFlow writes.
+TFLITE = ("tflite", "tflite-micro")
+BY_TENSORFLOW = ("saved_model", *TFLITE)
 # Other suffixes of a format, which select another one unless `format` is passed.
 _OTHERS = {"tflite-micro": (".tflite",)}
 

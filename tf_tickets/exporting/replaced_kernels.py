@@ -2,9 +2,9 @@
 
 import keras
 
+from tf_tickets.exporting import formats
 from tf_tickets.wrapping import paths
 
-_TFLITE = ("tflite", "tflite-micro")
 # Modes whose operators the converter of TensorFlow Lite does not know.
 _NOT_CONVERTED = ("int8", "float8")
 # Modes that store two weights in a byte, in which a pruned weight is no zero.
@@ -19,7 +19,7 @@ def check(model: keras.Model, format: str) -> None:
         format: See `export`.
     """
     found = [row for row in _quantized(model) if row[1] in _NOT_CONVERTED]
-    if format in _TFLITE and found:
+    if format in formats.TFLITE and found:
         raise ValueError(
             f"The converter of TensorFlow Lite does not know the operators of layers "
             f"that Keras has quantized. Received: format={format!r} and the layers "
@@ -47,7 +47,7 @@ def remarks(model: keras.Model, format: str) -> list[str]:
     """
     found = []
     packed = [name for name, mode in _quantized(model) if mode in _PACKED]
-    if packed and format in _TFLITE:
+    if packed and format in formats.TFLITE:
         found.append(
             f"The {_layers(packed)} that Keras has quantized to 4 bits or packed codes "
             "are stored as float32. A smaller file comes from the model before "

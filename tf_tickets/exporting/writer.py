@@ -22,7 +22,7 @@ from tf_tickets.exporting import (
 )
 from tf_tickets.exporting.conversion_runner import CALIBRATED
 from tf_tickets.exporting.export_report import ExportReport, Stored
-from tf_tickets.exporting.formats import SUFFIXES
+from tf_tickets.exporting.formats import BY_TENSORFLOW, SUFFIXES
 from tf_tickets.exporting.micro import comparison, micro_file
 from tf_tickets.exporting.order import Order, Written
 from tf_tickets.exporting.saved_model import inference, packing, trainable
@@ -76,7 +76,7 @@ def _is_micro(order):
 @contextlib.contextmanager
 def _with_errors_of_the_system(format):
     """Turns TensorFlow's errors about a full or read-only disk into OSErrors."""
-    if format not in ("saved_model", "tflite", "tflite-micro"):
+    if format not in BY_TENSORFLOW:
         yield
         return
     import tensorflow as tf

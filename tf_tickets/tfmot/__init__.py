@@ -12,16 +12,17 @@ from tf_tickets.tfmot.from_keras_2 import (
 )
 from tf_tickets.tfmot.prunable_layer import PrunableLayer
 from tf_tickets.tfmot.prune import prune_low_magnitude, prune_scope, strip_pruning
-from tf_tickets.tfmot.pruning_callbacks import PruningSummaries, UpdatePruningStep
 from tf_tickets.tfmot.pruning_policies import PruneForLatencyOnXNNPack, PruningPolicy
 from tf_tickets.tfmot.pruning_schedules import (
     ConstantSparsity,
     PolynomialDecay,
     PruningSchedule,
 )
+from tf_tickets.tfmot.pruning_summaries import PruningSummaries
 from tf_tickets.tfmot.qat import from_qat
 from tf_tickets.tfmot.scheduled_mask import ScheduledMask
 from tf_tickets.tfmot.to_keras_2 import to_tf_keras
+from tf_tickets.tfmot.update_pruning_step import UpdatePruningStep
 
 __all__ = [
     "ConstantSparsity",

@@ -22,7 +22,7 @@ class _Refusal:
         self.method = getattr(layer, name)
         self.name = name
         self.title = layer.name
-        self.owners = weakref.WeakSet()
+        self.owners: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
         self.in_use: Callable[[], bool] = in_use or (lambda: bool(self.owners))
 
     def __call__(self, *args: object, **kwargs: object) -> object:

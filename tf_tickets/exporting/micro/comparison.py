@@ -6,8 +6,7 @@ import numpy as np
 
 from tf_tickets.exporting import artefact_runner, verification
 from tf_tickets.exporting.conversion_runner import CALIBRATED
-from tf_tickets.exporting.micro import decoder, micro_file
-from tf_tickets.exporting.micro import verification as runtime
+from tf_tickets.exporting.micro import decoder, interpreter, micro_file
 from tf_tickets.exporting.order import Order
 from tf_tickets.exporting.tflite import converter, file, layers
 from tf_tickets.exporting.verification import Check, ExportError
@@ -45,7 +44,7 @@ def check(order: Order, artefacts: dict[str, pathlib.Path]) -> Check:
     takes = converter.one_by_one(order.takes)
     outputs, errors = verification.run_tflite(named, takes, order.rows, compared)
     remark = _NOT_RUN
-    if runtime.is_installed():
+    if interpreter.is_installed():
         outputs, remark = _run(order, named.read_bytes(), dense, sparse)
     rows = len(next(iter(order.rows.values())))
     error = verification.checked_error(
@@ -74,8 +73,8 @@ def _run(order, named, dense, sparse):
     """Runs both files in TensorFlow Lite Micro; returns outputs and a remark."""
     ports = _Ports(named)
     inputs = [order.rows[name] for name in ports.inputs]
-    runs = runtime.run({"dense": dense, "sparse": sparse}, inputs)
-    runtime.check_equal(runs["dense"], runs["sparse"])
+    runs = interpreter.run({"dense": dense, "sparse": sparse}, inputs)
+    interpreter.check_equal(runs["dense"], runs["sparse"])
     found = runs["sparse"]
     remark = _RUN.format(rows=len(inputs[0]), weights=len(found.weights))
     return ports.real_outputs(found.outputs), remark

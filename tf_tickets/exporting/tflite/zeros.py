@@ -103,7 +103,9 @@ def remark(followed: list[Followed]) -> str:
     total = sum(one.zeros for one in followed)
     unknown = [one.kernel for one in followed if one.lost is None]
     lost = sum(one.lost or 0 for one in followed)
-    if lost:
+    if len(unknown) == len(followed):
+        text = "It is not known whether zeros of kernels are zeros in the file."
+    elif lost:
         shares = ", ".join(
             f"{one.kernel} keeps {one.zeros - one.lost:,} of {one.zeros:,}"
             for one in followed
@@ -113,8 +115,6 @@ def remark(followed: list[Followed]) -> str:
     else:
         known = sum(one.zeros for one in followed if one.lost is not None)
         text = f"All {known:,} zeros of kernels are zeros in the file, at their places."
-    if len(unknown) == len(followed):
-        text = "It is not known whether zeros of kernels are zeros in the file."
     if unknown:
         text += f" No tensor of the file corresponds to {', '.join(unknown)}."
     return text

@@ -1,123 +1,25 @@
-"""The callbacks `UpdatePruningStep` and `PruningSummaries`."""
+"""The callback `UpdatePruningStep`."""
 
-import os
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from tf_tickets import arguments, keras_internals, wrapping
-from tf_tickets.pruning import allocation, criteria, selection
+from tf_tickets import keras_internals, wrapping
 from tf_tickets.pruning.schedules import firings
-from tf_tickets.structures.nm import NM
-from tf_tickets.tfmot import remaining
-from tf_tickets.tfmot.scheduled_mask import NOT_FOLLOWED, ScheduledMask
+from tf_tickets.tfmot.pruners import Pruner, pruners
+from tf_tickets.tfmot.scheduled_mask import NOT_FOLLOWED
 from tf_tickets.training import checks, snapshots
-from tf_tickets.wrapping.kernels import Kernel
 
-# Steps for which a schedule is evaluated at once.
-_AHEAD = 1000
+__all__ = [
+    "UpdatePruningStep",
+]
+
 # A schedule whose last steps bring less than this is not worth a warning.
 _TOLERANCE = 0.01
-
-
-class _Pruner:
-    """Prunes the kernels of one layer by their schedule."""
-
-    def __init__(
-        self,
-        layer,
-        kernels: Mapping[str, Kernel],
-        model,
-        count: Callable[[], int],
-        is_training: Callable[[], bool],
-    ) -> None:
-        self.kernels = kernels
-        # Returns the steps since the training began, and whether it still goes on.
-        self.count = count
-        self.is_training = is_training
-        self.masks = [kernel.mask_layer for kernel in kernels.values()]
-        self.schedule = self.masks[0].pruning_schedule
-        self.once = isinstance(layer.structure, NM)
-        variables = {path: kernel.variable for path, kernel in kernels.items()}
-        self.layout: Any = remaining.layout(layer, variables, model)
-        self.begin()
-
-    def begin(self):
-        """Reads from the masks at which step the training is."""
-        step = self.masks[0].step
-        self.begun = step - self.count()
-        self.looked_at = step + 1
-        self.due: list[tuple[int, float]] = []
-
-    @property
-    def step(self):
-        """The present step, which the masks store when they are saved."""
-        return self.begun + self.count()
-
-    def firings(self, first, last):
-        """Returns the steps in a range that prune, with their sparsities."""
-        steps = np.arange(first, last + 1)
-        if self.once:
-            return [(1, 1.0)] if first <= 1 <= last else []
-        fires, sparsities = firings(self.schedule, steps)
-        return list(zip(steps[fires].tolist(), sparsities[fires], strict=True))
-
-    def sparsity_due(self, step):
-        """Returns the sparsity of the last firing since the last call; None if none."""
-        if step >= self.looked_at:
-            until = max(step, self.looked_at + _AHEAD)
-            self.due += self.firings(self.looked_at, until)
-            self.looked_at = until + 1
-        past = [sparsity for at, sparsity in self.due if at <= step]
-        self.due = [row for row in self.due if row[0] > step]
-        return past[-1] if past else None
-
-    def prune(self, sparsity):
-        """Sets masks, and stores the smallest score that is kept."""
-        layout, kernels = self.layout, self.kernels
-        masks = {path: k.mask_layer.value() for path, k in kernels.items()}
-        scores = {
-            path: criteria.magnitude(wrapping.to_numpy(k.variable))
-            for path, k in kernels.items()
-        }
-        units, scores = layout.units(masks), layout.scores(scores, masks)
-        kept = selection.choose_units(
-            scores, units, self._counts(units, sparsity), allocation.uniform, layout
-        )
-        new = layout.masks(kept, masks)
-        for path, kernel in kernels.items():
-            kernel.mask_layer.assign(new[path])
-            if not self.once:
-                kernel.mask_layer.threshold.assign(scores[path][kept[path]].min())
-
-    def _counts(self, units, sparsity):
-        if self.once:
-            return self.layout.fewest(units)
-        return {
-            path: min(int(alive.sum()), remaining.kept(alive.size, sparsity))
-            for path, alive in units.items()
-        }
-
-    def is_finished(self, step):
-        """Returns whether no later step can prune any more."""
-        masks = {path: k.mask_layer.value() for path, k in self.kernels.items()}
-        return remaining.is_finished(self.layout, self.schedule, masks, step)
-
-
-def _pruners(model, *counter):
-    """Returns the pruners of the layers that have a schedule."""
-    kernels = wrapping.kernels(model)
-    by_mask = {id(kernel.mask_layer): kernel for kernel in kernels.values()}
-    pruners = []
-    for layer in kernels.layers:
-        if isinstance(layer.mask, ScheduledMask):
-            own = [by_mask[id(mask)] for mask in layer.kernel_masks]
-            pruners.append(_Pruner(layer, {k.path: k for k in own}, model, *counter))
-    return pruners
 
 
 class _Counted:
@@ -177,7 +79,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pruners: list[_Pruner] = []
+        self._pruners: list[Pruner] = []
         # Steps since the training began.
         self._steps = 0
         self._steps_before = 0
@@ -198,7 +100,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         checks.check_fixed(model)
         self._steps = self._steps_before = 0
         self._updates_before = None
-        self._pruners = _pruners(model, self._present_steps, self._is_training)
+        self._pruners = pruners(model, self._present_steps, self._is_training)
         if not self._pruners:
             raise ValueError(
                 f"Model {model.name!r} has no layers with a pruning schedule. "
@@ -325,8 +227,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 mask.pruning_step.assign(pruner.begun + self._steps)
 
     def _advance(self, steps):
-        due = [(p, p.sparsity_due(p.begun + steps)) for p in self._pruners]
-        due = [(pruner, sparsity) for pruner, sparsity in due if sparsity is not None]
+        asked = [(p, p.sparsity_due(p.begun + steps)) for p in self._pruners]
+        due = [(pruner, sparsity) for pruner, sparsity in asked if sparsity is not None]
         if not due:
             return
         model = self.model
@@ -366,71 +268,3 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"{end}. Train longer, or lower its end_step or frequency."
             )
         return None
-
-
-class PruningSummaries(keras.callbacks.TensorBoard):
-    """Writes sparsity and threshold of each kernel for TensorBoard.
-
-    They are written at the beginning of each epoch and, unlike in
-    tensorflow-model-optimization, at the end of the training, as
-    `PATH/sparsity` and `PATH/threshold` into `LOG_DIR/metrics`, over the steps of the
-    optimizer. The threshold is the smallest magnitude, or score of a block, that was
-    kept; N:M sparsity has none. Requires TensorFlow and TensorBoard, also on JAX.
-
-    Args:
-        log_dir: Folder of the logs.
-        update_freq: As in `keras.callbacks.TensorBoard`.
-        **kwargs: As in `keras.callbacks.TensorBoard`.
-
-    Example:
-
-    >>> summaries = PruningSummaries(str(tmp_path))
-    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-    >>> model = tt.tfmot.prune_low_magnitude(model)
-    tf_tickets: 1 kernel of 32 weights is prunable; 1 variable of 4 weights is not.
-    >>> model.compile("sgd", "mse")
-    >>> summaries.set_model(model)
-    >>> summaries.on_epoch_begin(0)
-    >>> (tmp_path / "metrics").is_dir()
-    True
-    """
-
-    def __init__(
-        self,
-        log_dir: str | os.PathLike,
-        update_freq: str | int = "epoch",
-        **kwargs: Any,
-    ) -> None:
-        log_dir = str(arguments.check_path(log_dir=log_dir))
-        if not arguments.is_whole(update_freq):
-            arguments.check_choice(("epoch", "batch"), update_freq=update_freq)
-        else:
-            arguments.check_counts(update_freq=update_freq)
-        super().__init__(log_dir=log_dir, update_freq=update_freq, **kwargs)
-        self._metrics_writer = self.summary.create_file_writer(f"{log_dir}/metrics")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if logs is not None:
-            super().on_epoch_begin(epoch, logs)
-        self._write()
-
-    def on_train_end(self, logs=None):
-        self._write()
-        super().on_train_end(logs)
-
-    def _write(self):
-        model = self.model
-        step = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-        kernels = wrapping.kernels(model)
-        by_mask = {id(m): layer for layer in kernels.layers for m in layer.kernel_masks}
-        with self._metrics_writer.as_default():
-            for path, kernel in kernels.items():
-                mask = kernel.mask_layer
-                sparsity = 1.0 - np.mean(mask.value())
-                self.summary.scalar(f"{path}/sparsity", sparsity, step=step)
-                structure = by_mask[id(mask)].structure
-                if isinstance(mask, ScheduledMask) and not isinstance(structure, NM):
-                    self.summary.scalar(
-                        f"{path}/threshold", mask.present_threshold, step=step
-                    )
-        self._metrics_writer.flush()
