@@ -40,7 +40,8 @@ from tf_tickets.exporting.order import MicroOptions
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
 from tf_tickets.search import search_recipes
-from tf_tickets.search.frontier import Frontier, find_frontier
+from tf_tickets.search.frontier import Frontier
+from tf_tickets.search.frontier_runner import find_frontier
 from tf_tickets.search.learn_masks import LearnMasks
 from tf_tickets.search.methods.continuous import ContinuousSparsification
 from tf_tickets.search.methods.dlth import DLTH
