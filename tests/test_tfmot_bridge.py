@@ -580,6 +580,15 @@ def test_a_wrapped_model_and_its_stripped_one_give_the_same(wrapped, ticket, pee
 
 
 @needs_tf_keras
+def test_zeros_become_positive(tf_keras):
+    theirs = tf_keras.Sequential([tf_keras.Input((2,)), tf_keras.layers.Dense(1)])
+    theirs.layers[0].set_weights([np.array([[-0.0], [3.0]]), np.array([-0.0])])
+    kernel, bias = tfmot.from_tf_keras(theirs).get_weights()
+    assert not np.signbit(kernel).any()
+    assert not np.signbit(bias).any()
+
+
+@needs_tf_keras
 def test_files_give_the_same_ticket_as_the_model(wrapped, ticket, tmp_path, tf_keras):
     model, _ = wrapped
     save(model, tmp_path / "net.h5")

@@ -294,7 +294,5 @@ def _ticket(model, masks):
         for path, variable in table.items()
         if not keras_internals.is_seed_state(variable)
     }
-    for path, mask in by_path.items():  # Pruned weights may be -0.0.
-        start[path] = np.where(mask, start[path], np.zeros_like(start[path]))
     origin = {"method": "tf_keras", "versions": environment.versions()}
     return Ticket(by_path, start, provenance=origin)

@@ -142,13 +142,17 @@ def separated(spec: LayerSpec, arrays: list[Named]) -> tuple[list[Named], dict]:
 def assign(
     layer: keras.layers.Layer, arrays: list[Named], masks: dict[int, np.ndarray]
 ) -> dict[int, np.ndarray]:
-    """Sets the variables of a Keras 3 layer; returns masks by their identities."""
+    """Sets the variables of a Keras 3 layer; returns masks by their identities.
+
+    Pruned weights of tensorflow-model-optimization may be -0.0, which compresses badly:
+    zeros become positive.
+    """
     variables = _stored(layer)
     _check_fits(layer, [(v.name, v.shape) for v in variables], arrays)
     for index, (variable, (_, array)) in enumerate(zip(variables, arrays, strict=True)):
         mask = masks.get(index)
-        kept = array if mask is None else np.where(mask, array, np.zeros_like(array))
-        variable.assign(kept)
+        kept = array != 0 if mask is None else mask
+        variable.assign(np.where(kept, array, np.zeros_like(array)))
     if isinstance(layer, keras.layers.Normalization):
         layer.finalize_state()
     return {id(variables[index]): mask for index, mask in masks.items()}
