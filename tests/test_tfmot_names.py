@@ -639,6 +639,8 @@ def test_importing_the_names_imports_neither_library():
     )
     # A new process, not a fork of one that may have imported them.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # The other library sets it on import, and TensorFlow then imports tf_keras.
+    environment.pop("TF_USE_LEGACY_KERAS", None)
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
