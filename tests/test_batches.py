@@ -12,7 +12,7 @@ SIZE, BATCH = 66, 16
 
 
 def feed(key):
-    return batches.feed(np.arange(SIZE), -np.arange(SIZE), BATCH, key)
+    return batches.feed((np.arange(SIZE), -np.arange(SIZE)), BATCH, key)
 
 
 def read(source):

@@ -13,7 +13,7 @@ import tiny
 from keras import layers as kl
 
 import tf_tickets as tt
-from tf_tickets.search import identity
+from tf_tickets.search import identity, inputs
 from tf_tickets.search.model_identity import digest_of, identity_of_model
 
 
@@ -221,8 +221,8 @@ def criterion(text):
 def identity_of(search, callbacks=()):
     keras.utils.set_random_seed(0)
     model = search.wrap(tiny.build_compiled(), verbose=False)
-    parts = {"train": tiny.data(), "validation": tiny.data()}
-    return identity.identity_of(search, model, parts, parts, 0, 16, callbacks)
+    opened = inputs.Inputs((tiny.data(), tiny.data()), 0, 16)
+    return identity.identity_of(search, model, opened, callbacks)
 
 
 def test_a_criterion_of_the_same_name_is_another_one():

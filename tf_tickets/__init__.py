@@ -67,6 +67,7 @@ from tf_tickets.tickets import controls
 from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
+from tf_tickets.training.data import TrainingData
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.training.rewind import Rewind
 from tf_tickets.units.registry import register_rule
@@ -106,6 +107,7 @@ __all__ = [
     "Ticket",
     "TicketSearch",
     "TicketTrainer",
+    "TrainingData",
     "UniDLTH",
     "UniLTH",
     "__version__",

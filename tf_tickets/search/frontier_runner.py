@@ -30,7 +30,7 @@ def find_frontier(
     *,
     epochs: int,
     monitor: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     watch: inputs.Watch | None = None,
     verbose: str | int = 0,
@@ -94,7 +94,7 @@ def find_frontier(
             for ticket in search.tickets:
                 points.append(_point(label, search, ticket, trainings, monitor))
         dense = trainings.dense()
-        origin = _provenance(searches, seed, epochs, batch_size)
+        origin = _provenance(searches, seed, epochs, trainer.batch_size)
         return _written(Frontier(points, dense, monitor, origin), place)
 
 

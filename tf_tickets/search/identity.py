@@ -6,13 +6,12 @@ import math
 import re
 import types
 from collections.abc import Iterable
-from typing import Any
 
 import keras
 
 from tf_tickets import arguments, keras_internals, wrapping
 from tf_tickets.configuration import Configured, argument_names
-from tf_tickets.search.inputs import Pair
+from tf_tickets.search.inputs import Inputs
 from tf_tickets.search.model_identity import (
     as_json,
     digest_of,
@@ -20,7 +19,7 @@ from tf_tickets.search.model_identity import (
     name_of,
 )
 from tf_tickets.search.ticket_search import TicketSearch
-from tf_tickets.training import batches
+from tf_tickets.training.sources import Source
 
 _LOGGERS = (
     keras.callbacks.CSVLogger,
@@ -39,10 +38,7 @@ _PLACE = re.compile(r"^(settings\.|.*\b\d+ \w+\.config\.)")
 def identity_of(
     search: TicketSearch,
     model: keras.Model,
-    data: Any,
-    parts: dict[str, Pair],
-    seed: int,
-    batch_size: int,
+    opened: Inputs,
     callbacks: Iterable[keras.callbacks.Callback] = (),
 ) -> dict:
     """Returns a dict that identifies a search.
@@ -50,17 +46,14 @@ def identity_of(
     Args:
         search: The search.
         model: Its wrapped model.
-        data: The data as they were given.
-        parts: The data, split.
-        seed: Seed of weights and data order.
-        batch_size: Batch size.
+        opened: The data, with seed and batch size.
         callbacks: Further callbacks. Loggers do not count.
     """
     identity = {
         **search.engine.origin(),
-        **identity_of_training(model, parts, seed, batch_size),
-        "dataset": getattr(data, "name", None),
-        "examples": {name: len(pair[0]) for name, pair in parts.items()},
+        **identity_of_training(model, opened),
+        "dataset": opened.data.name,
+        "examples": {name: s.examples for name, s in opened.sources.items()},
         # Without their names, which differ in the next build.
         "kernels": [list(v.shape) for v in wrapping.kernels(model).variables.values()],
         "functions": _functions(search, model),
@@ -71,25 +64,38 @@ def identity_of(
 
 
 def identity_of_training(
-    model: keras.Model, parts: dict[str, Pair], seed: int, batch_size: int
+    model: keras.Model, opened: Inputs, parts: Iterable[str] | None = None
 ) -> dict:
     """Returns a dict of what the result of a training depends on.
 
     Args:
         model: The compiled model.
-        parts: The data, split.
-        seed: Seed of weights and data order.
-        batch_size: Batch size.
+        opened: The data, with seed and batch size.
+        parts: Names of the parts that matter; all by default.
     """
     optimizer = keras.saving.serialize_keras_object(model.optimizer)
+    sources = opened.sources
+    names = sources if parts is None else parts
+    weights = opened.data.class_weight
     return {
-        "seed": seed,
-        "batch_size": batch_size,
-        "data": {name: batches.digest(pair) for name, pair in parts.items()},
+        "seed": opened.seed,
+        "batch_size": opened.batch_size,
+        "data": {name: _data(sources[name]) for name in names},
         "backend": keras.config.backend(),
         "optimizer": as_json(optimizer["config"]),
         "model": identity_of_model(model),
+        # Not in searches that older versions have stored.
+        **({"class_weight": as_json(weights)} if weights else {}),
     }
+
+
+def _data(source: Source):
+    """Returns what identifies a part of the data; of a function also its code."""
+    function = getattr(source, "function", None)
+    known = source.identity()
+    if not isinstance(function, types.FunctionType):
+        return known
+    return {**known, "code": digest_of(function)}
 
 
 def _functions(search, model):

@@ -1,23 +1,29 @@
 """Inputs of searches and trainings: data, build functions and seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
-import numpy as np
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.experiments import datasets
+from tf_tickets.training import feeds, sources
+from tf_tickets.training.data import Key, Part, TrainingData
 
-Pair = tuple[np.ndarray, np.ndarray]
-Data = datasets.Dataset | Sequence[Pair]
+Data = datasets.Dataset | TrainingData | Sequence[Part]
 # From the name of a search or training to callbacks that show its progress.
 Watch = Callable[[str], Iterable[keras.callbacks.Callback]]
 
-_DATA_PARTS = "for training, validation and optionally test"
+# Examples per batch of an evaluation of arrays.
+_EVALUATED = 512
+_EXPECTED = (
+    "a tf_tickets Dataset, a tf_tickets.TrainingData, or a pair or triple of (x, y) "
+    "pairs, for training, validation and optionally test"
+)
 
 
-def split(data: Data) -> dict[str, Pair]:
-    """Returns a dict from "train", "validation" and, if given, "test" to (x, y).
+def split(data: Data) -> dict[str, Part]:
+    """Returns a dict from "train", "validation" and, if given, "test" to the part.
 
     Example:
 
@@ -25,43 +31,172 @@ def split(data: Data) -> dict[str, Pair]:
     >>> list(split(((x, y), (x, y))))
     ['train', 'validation']
     """
-    if isinstance(data, tuple | list) and len(data) in (2, 3):
-        parts = dict(zip(("train", "validation", "test"), data, strict=False))
-    else:
-        parts = _split_dataset(data)
-    for name, pair in parts.items():
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(
-                f"`data` must be a pair or triple of (x, y) pairs, {_DATA_PARTS}. "
-                f"Received for {name}: {arguments.shown(pair)}"
-            )
-        _check_rows(name, *pair)
-    return parts
+    return training_data(data).parts
 
 
-def _check_rows(part, x, y):
-    shapes = [arguments.array(data=one).shape for one in (x, y)]
-    if not arguments.have_equal_rows(shapes):
-        raise ValueError(
-            f"The arrays (x, y) of `data` {_DATA_PARTS} must have the same number of "
-            f"rows, at least 1. Received for {part}: arrays of shape {shapes[0]} and "
-            f"{shapes[1]}"
+def training_data(data: Data) -> TrainingData:
+    """Returns the data as `TrainingData`.
+
+    Example:
+
+    >>> training_data(tt.datasets.load("digits")).name
+    'digits'
+    """
+    if isinstance(data, TrainingData):
+        return data
+    if isinstance(data, tuple | list):
+        if len(data) in (2, 3):
+            return TrainingData(*data)
+    elif isinstance(data, datasets.Dataset):
+        return TrainingData(
+            (data.x_train, data.y_train),
+            (data.x_val, data.y_val),
+            (data.x_test, data.y_test),
+            name=data.name,
         )
+    raise TypeError(
+        f"`data` must be {_EXPECTED}. Received: {arguments.shown(data)}. Pass other "
+        "data as tf_tickets.TrainingData(train, validation)."
+    )
 
 
-def _split_dataset(data):
-    try:
-        return {
-            "train": (data.x_train, data.y_train),
-            "validation": (data.x_val, data.y_val),
-            "test": (data.x_test, data.y_test),
-        }
-    except AttributeError:
-        raise TypeError(
-            "`data` must be a tf_tickets Dataset or a pair or triple of (x, y) arrays, "
-            f"{_DATA_PARTS}. Received: {arguments.shown(data)}. For a tf.data.Dataset "
-            "use model.fit(..., callbacks=[search])."
-        ) from None
+class Inputs:
+    """The data of a search, opened: what `fit` and `evaluate` read.
+
+    Args:
+        data: The data as they were given.
+        seed: Seed of the data order.
+        batch_size: Batch size of arrays, None for 32.
+
+    Example:
+
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> opened = Inputs(((x, y), (x, y)), seed=0, batch_size=4)
+    >>> opened.batch_size, opened.resume
+    (4, 'bit')
+    """
+
+    def __init__(self, data: Data, seed: int, batch_size: int | None) -> None:
+        self.data = training_data(data)
+        self.seed = seed
+        self.sources = sources.open_data(self.data, seed, batch_size)
+        self._evaluated: dict[str, feeds.Feed] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size of arrays; None for data in batches of their own."""
+        return getattr(self.sources["train"], "batch_size", None)
+
+    @property
+    def resume(self) -> str:
+        """How exactly a search resumes: to the "bit" or to the "round"."""
+        is_exact = all(source.exact for source in self.sources.values())
+        return "bit" if is_exact else "round"
+
+    def feed(self, key: Callable[[], Key]) -> feeds.Feed:
+        """Returns the training data in the order of keys."""
+        return feeds.Feed(self.sources["train"], key)
+
+    def check(self, model: keras.Model, epochs: int) -> None:
+        """Refuses data that a model cannot be trained on for some epochs."""
+        train = self.sources["train"]
+        has_targets = len(train.structure) > 1
+        if not has_targets and _needs_targets(model):
+            raise ValueError(
+                f"The loss of {model.name!r} needs targets, but the training data have "
+                f"x alone. Received: loss={arguments.shown(model.loss)}. Pass (x, y)."
+            )
+        _check_classes(model, self.data.class_weight)
+        for name, source in self.sources.items():
+            left = getattr(source, "left", -1)
+            if 0 <= left < source.steps * epochs and name != "test":
+                raise ValueError(
+                    f"The iterator of the {name} data is read once and has {left} "
+                    f"batches, but {epochs} epochs of {source.steps} are needed. Pass "
+                    "a function data(key) that returns a new one for each epoch."
+                )
+
+    def fit(
+        self,
+        model: keras.Model,
+        feed: feeds.Feed,
+        callbacks: Iterable[keras.callbacks.Callback],
+        **settings: Any,
+    ) -> keras.callbacks.History:
+        """Calls `model.fit` with a feed and the validation data.
+
+        Args:
+            model: The model.
+            feed: The training data.
+            callbacks: The callbacks. Those that know the key come before the feed.
+            **settings: Other arguments of `fit`.
+        """
+        validation, settings_of_validation = self._evaluation("validation")
+        beginning = feeds.Beginning(feed, self._evaluated.get("validation"))
+        with feeds.own_errors(feed, self._evaluated.get("validation")):
+            return model.fit(
+                feed.x,
+                steps_per_epoch=feed.steps,
+                validation_data=validation,
+                validation_batch_size=settings_of_validation.get("batch_size"),
+                validation_steps=settings_of_validation.get("steps"),
+                shuffle=False,
+                callbacks=[*callbacks, beginning],
+                **settings,
+            )
+
+    def test_metrics(self, model: keras.Model) -> dict[str, float]:
+        """Returns a dict of the metrics on test data, as `test_*`, if there are any."""
+        if "test" not in self.sources:
+            return {}
+        test, settings = self._evaluation("test")
+        feed = self._evaluated.get("test")
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(test)
+        with feeds.own_errors(feed):
+            metrics = model.evaluate(
+                x,
+                y,
+                sample_weight=weight,
+                verbose=0,
+                return_dict=True,
+                callbacks=[feeds.Beginning(None, feed)],
+                **settings,
+            )
+        return {f"test_{name}": float(value) for name, value in metrics.items()}
+
+    def _evaluation(self, name):
+        """Returns what `evaluate` gets of a part, and its other arguments."""
+        source = self.sources[name]
+        if isinstance(source, sources.ArraySource):
+            return source.arrays, {"batch_size": _EVALUATED}
+        if name not in self._evaluated:
+            self._evaluated[name] = feeds.Feed(source, lambda: (self.seed, 0, 0))
+        feed = self._evaluated[name]
+        return feed.x, {"steps": feed.steps}
+
+
+def _needs_targets(model):
+    """Whether the compiled loss is computed from targets, as Keras does."""
+    kind, base = type(model), keras.Model
+    own = kind.train_step, kind.compute_loss
+    return model.loss is not None and own == (base.train_step, base.compute_loss)
+
+
+def _check_classes(model, class_weight):
+    """Refuses weights of classes that the model does not have."""
+    shape = getattr(model, "output_shape", None)
+    if not class_weight or not isinstance(shape, tuple) or len(shape) < 2:
+        return
+    if not arguments.is_whole(shape[-1]):
+        return
+    # A single output has the classes 0 and 1.
+    classes = max(2, shape[-1])
+    unknown = [label for label in class_weight if label >= classes]
+    if unknown:
+        raise ValueError(
+            f"`class_weight` has classes that {model.name!r} does not have. Received: "
+            f"{unknown}. Expected: 0 to {classes - 1}."
+        )
 
 
 def build(
@@ -90,7 +225,9 @@ def build(
     return wrap(model, verbose=False), config
 
 
-def check_fit(seed: int, batch_size: int, verbose: str | int = 0) -> tuple[int, int]:
+def check_fit(
+    seed: int, batch_size: int | None, verbose: str | int = 0
+) -> tuple[int, int | None]:
     """Returns seed and batch size as integers; refuses what `fit` would not take.
 
     Example:
@@ -99,9 +236,11 @@ def check_fit(seed: int, batch_size: int, verbose: str | int = 0) -> tuple[int, 
     (0, 32)
     """
     arguments.check_seed(seed)
-    arguments.check_counts(batch_size=batch_size)
+    if batch_size is not None:
+        arguments.check_counts(batch_size=batch_size)
+        batch_size = int(batch_size)
     arguments.check_choice(("auto", 0, 1, 2, True, False), verbose=verbose)
-    return int(seed), int(batch_size)
+    return int(seed), batch_size
 
 
 def check_watch(watch: Watch | None) -> None:
@@ -119,12 +258,6 @@ def round_seed(seed: int, round_: int) -> int:
     3
     """
     return (seed * 1_000_003 + round_) % 2**32
-
-
-def test_metrics(model: keras.Model, test: Pair) -> dict[str, float]:
-    """Returns a dict of the metrics on test data, as `test_*`."""
-    metrics = model.evaluate(*test, batch_size=512, verbose=0, return_dict=True)
-    return {f"test_{name}": float(value) for name, value in metrics.items()}
 
 
 def watched(watch: Watch, name: str) -> list[keras.callbacks.Callback]:

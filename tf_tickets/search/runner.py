@@ -22,7 +22,6 @@ from tf_tickets.search.state import (
 )
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import batches
 
 STATE = "search.state"
 # The format of the state's content.
@@ -37,7 +36,7 @@ def find_tickets(
     seed: int = 0,
     *,
     epochs: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> list[Ticket]:
@@ -92,35 +91,34 @@ def find_tickets(
     callbacks = arguments.listed(keras.callbacks.Callback, callbacks=callbacks)
     if directory is not None:
         directory = arguments.check_path(directory=directory)
-    parts = inputs.split(data)
+    opened = inputs.Inputs(data, seed, batch_size)
     keras.utils.set_random_seed(seed)
     model, config = inputs.build(build_model, search.wrap)
+    opened.check(model, search.epochs)
     engine = search.engine
     engine.reset()
     engine.context = {
-        "dataset": getattr(data, "name", None),
-        "batch_size": batch_size,
+        "dataset": opened.data.name,
+        "batch_size": opened.batch_size,
+        "resume": opened.resume,
         "build_seed": seed,
         "model": config,
     }
-    keeper = _Keeper(search, directory, seed, parts.get("test"))
+    keeper = _Keeper(search, directory, opened)
     if directory is not None:
         keeper.identity = identity.identity_of(
-            search, model, data, parts, seed, batch_size, _with_inner(search, callbacks)
+            search, model, opened, _with_inner(search, callbacks)
         )
     with locked(directory):
         keeper.check()
         search.set_model(model)
         if not keeper.resume(model):
-            x, y = parts["train"]
-            model.fit(
-                batches.feed(x, y, batch_size, lambda: engine.data_key(seed)),
-                validation_data=parts["validation"],
+            opened.fit(
+                model,
+                opened.feed(lambda: engine.data_key(seed)),
+                _in_order(search, keeper, callbacks),
                 epochs=search.epochs,
-                shuffle=False,
                 initial_epoch=engine.state.next_epoch,
-                validation_batch_size=512,
-                callbacks=_in_order(search, keeper, callbacks),
                 verbose=verbose,
             )
     engine.context = {}
@@ -144,12 +142,12 @@ def _in_order(search, keeper, callbacks):
 class _Keeper(keras.callbacks.Callback):
     """Stores a search in a directory; comes after the search in the callbacks."""
 
-    def __init__(self, search, directory, seed, test):
+    def __init__(self, search, directory, opened):
         super().__init__()
         self.search = search
         self.directory = pathlib.Path(directory) if directory is not None else None
-        self.seed = seed
-        self.test = test
+        self.seed = opened.seed
+        self.opened = opened
         self.kept_epoch = None
         self.identity: dict = {}
 
@@ -206,8 +204,8 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         engine = self.search.engine
         state = engine.state
-        if state.round_is_over and self.test is not None:
-            state.metrics.update(inputs.test_metrics(self.model, self.test))
+        if state.round_is_over and "test" in self.opened.sources:
+            state.metrics.update(self.opened.test_metrics(self.model))
         if not state.round_is_over and engine.plan.may_resume(engine):
             self._keep()
 

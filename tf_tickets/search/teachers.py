@@ -10,7 +10,6 @@ import numpy as np
 from tf_tickets import arguments, files, schema
 from tf_tickets.search import identity, inputs
 from tf_tickets.search.lock import locked
-from tf_tickets.training import batches
 
 # Far from a search's round numbers, so no teacher shares its data order.
 _ORDER = 1_000_000
@@ -25,7 +24,7 @@ def train_teachers(
     directory: os.PathLike | str | None = None,
     seed: int = 0,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     watch: inputs.Watch | None = None,
     verbose: str | int = 0,
 ) -> list[keras.Model]:
@@ -61,7 +60,7 @@ def train_teachers(
     arguments.check_build(build_model)
     seed, batch_size = inputs.check_fit(seed, batch_size, verbose)
     inputs.check_watch(watch)
-    parts = inputs.split(data)
+    opened = inputs.Inputs(data, seed, batch_size)
     folder = None
     if directory is not None:
         folder = arguments.check_path(directory=directory)
@@ -70,8 +69,9 @@ def train_teachers(
         for index, count in enumerate(epochs):
             keras.utils.set_random_seed(seed)
             model = _built(build_model)
+            opened.check(model, sum(epochs))
             if index == 0:
-                _check_folder(folder, _identity(model, parts, epochs, seed, batch_size))
+                _check_folder(folder, _identity(model, opened, epochs))
             path = folder and folder / f"teacher_{index}.npz"
             if path and path.exists():
                 with files.reading(path, "the weights of a teacher", _REMEDY):
@@ -80,7 +80,7 @@ def train_teachers(
                 name = f"teacher {index + 1}"
                 watching = inputs.watched(watch or inputs.unwatched, name)
                 key = (seed, _ORDER + index)
-                _train(model, parts, key, batch_size, count, watching, verbose)
+                _train(model, opened, key, count, watching, verbose)
                 _keep(model, path)
             teachers.append(model)
     return teachers
@@ -96,26 +96,22 @@ def _built(build_model):
     return model
 
 
-def _identity(model, parts, epochs, seed, batch_size):
-    trained_on = {"train": parts["train"]}
-    content = identity.identity_of_training(model, trained_on, seed, batch_size)
+def _identity(model, opened, epochs):
+    content = identity.identity_of_training(model, opened, ["train"])
     return identity.without_names({**content, "epochs": list(epochs)})
 
 
-def _train(model, parts, key, batch_size, epochs, watching, verbose):
+def _train(model, opened, key, epochs, watching, verbose):
     state = {"epoch": 0}
     follow = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: state.update(epoch=epoch)
     )
-    x, y = parts["train"]
     keras.utils.set_random_seed(inputs.round_seed(*key))
-    model.fit(
-        batches.feed(x, y, batch_size, lambda: (*key, state["epoch"])),
-        validation_data=parts["validation"],
-        validation_batch_size=512,
+    opened.fit(
+        model,
+        opened.feed(lambda: (*key, state["epoch"])),
+        [follow, *watching],
         epochs=epochs,
-        shuffle=False,
-        callbacks=[follow, *watching],
         verbose=verbose,
     )
 

@@ -13,7 +13,7 @@ from tf_tickets import arguments, wrapping
 from tf_tickets.search import identity, inputs
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.tickets.ticket import Ticket
-from tf_tickets.training import batches, snapshots
+from tf_tickets.training import snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.wrapping import paths
 
@@ -66,26 +66,23 @@ class TicketTrainer:
         build_model: Callable[[], keras.Model],
         data: inputs.Data,
         seed: int = 0,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> None:
         arguments.check_build(build_model)
         seed, batch_size = inputs.check_fit(seed, batch_size)
-        self.parts = inputs.split(data)
+        self.opened = inputs.Inputs(data, seed, batch_size)
         self.seed = seed
-        self.batch_size = batch_size
+        self.batch_size = self.opened.batch_size
         self.build_model = build_model
         self._built: list[_Built] = []
         self._present: _Built | None = None
         self._key = (seed, 0, 0)
-        x, y = self.parts["train"]
-        self._feed = batches.feed(x, y, batch_size, lambda: self._key)
+        self._feed = self.opened.feed(lambda: self._key)
 
     @functools.cached_property
     def setting(self) -> str:
         """A digest of what trainings depend on beside the ticket and its weights."""
-        content = identity.identity_of_training(
-            self._of("fixed").model, self.parts, self.seed, self.batch_size
-        )
+        content = identity.identity_of_training(self._of("fixed").model, self.opened)
         # The ticket has the first weights.
         del content["model"]["weights"]
         text = json.dumps(identity.without_names(content), sort_keys=True)
@@ -135,23 +132,20 @@ class TicketTrainer:
         snapshots.restore(self.model, start, Fidelity.get("exact"), start)
         ticket.apply(self.model)
         self._check_free()
+        self.opened.check(self.model, epochs)
         keras.utils.set_random_seed(inputs.round_seed(self.seed, round_))
         follow = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self._follow(round_, first + epoch)
         )
-        history = self.model.fit(
+        history = self.opened.fit(
+            self.model,
             self._feed,
-            validation_data=self.parts["validation"],
+            [follow, *callbacks],
             epochs=epochs,
-            shuffle=False,
-            validation_batch_size=512,
-            callbacks=[follow, *callbacks],
             verbose=verbose,
         )
         metrics = {name: float(values[-1]) for name, values in history.history.items()}
-        if "test" in self.parts:
-            metrics |= inputs.test_metrics(self.model, self.parts["test"])
-        return metrics
+        return metrics | self.opened.test_metrics(self.model)
 
     def dense_ticket(self) -> Ticket:
         """Returns a ticket that keeps all weights of the network as it was built."""
@@ -212,7 +206,7 @@ def train_ticket(
     epochs: int,
     seed: int = 0,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     verbose: str | int = "auto",
 ) -> tuple[keras.Model, dict[str, float]]:
     """Trains a ticket; returns the wrapped model and its metrics.

@@ -1,18 +1,19 @@
-"""Training batches in an order that depends only on a key.
+"""Training batches of arrays in an order that depends only on a key.
 
 `model.fit` shuffles with a generator whose state depends on all previous epochs, so an
 interrupted search could not resume with the same batches.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 
 def feed(
-    x: np.ndarray, y: np.ndarray, batch_size: int, key: Callable[[], Sequence[int]]
+    arrays: tuple, batch_size: int, key: Callable[[], Sequence[int]]
 ) -> Iterable[tuple]:
     """Returns shuffled batches for `model.fit(..., shuffle=False)`.
 
@@ -20,29 +21,42 @@ def feed(
     dropped. They differ from epoch to epoch.
 
     Args:
-        x: Array of inputs.
-        y: Array of targets.
+        arrays: Tuple of arrays, or of nested structures of them, with as many rows.
         batch_size: Number of examples per batch.
         key: Function without arguments that returns integers. It is called at the
             beginning of each epoch, and its result determines the order.
 
     Returns:
-        A sized iterable of (inputs, targets).
+        A sized iterable of tuples in the structure of `arrays`.
 
     Example:
 
-    >>> batches = feed(np.arange(6), np.arange(6), 2, key=lambda: (0, 1))
+    >>> batches = feed((np.arange(6), np.arange(6)), 2, key=lambda: (0, 1))
     >>> len(batches)
     3
     """
-    if len(x) != len(y) or not 1 <= batch_size <= len(x):
+    lengths = [len(array) for array in keras.tree.flatten(arrays)]
+    if len(set(lengths)) != 1 or not 1 <= batch_size <= lengths[0]:
         raise ValueError(
-            "`x` and `y` must have the same length, at least `batch_size`. Received: "
-            f"{len(x)} inputs, {len(y)} targets, batch_size={batch_size}"
+            "All arrays must have the same number of rows, at least `batch_size`. "
+            f"Received: {lengths} rows, batch_size={batch_size}"
         )
     if keras.config.backend() == "tensorflow":
-        return _tensorflow_feed(x, y, batch_size, key)
-    return _Batches(x, y, batch_size, key)
+        return _tensorflow_feed(arrays, batch_size, key)
+    return _Batches(arrays, batch_size, key)
+
+
+def read(arrays: tuple, batch_size: int, key: Sequence[int]) -> Iterator[tuple]:
+    """Yields the batches of one epoch, in the order of `feed`.
+
+    Example:
+
+    >>> len(list(read((np.arange(6), np.arange(6)), 2, key=(0, 1))))
+    3
+    """
+    size = len(keras.tree.flatten(arrays)[0])
+    for rows in _order(size, batch_size, key):
+        yield _rows_of(arrays, rows)
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
@@ -67,37 +81,48 @@ def _order(size, batch_size, key):
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+def _rows_of(arrays: tuple, rows: np.ndarray) -> Any:
+    return keras.tree.map_structure(lambda array: array[rows], arrays)
+
+
 class _Batches(keras.utils.PyDataset):
-    def __init__(self, x, y, batch_size, key):
+    def __init__(self, arrays, batch_size, key):
         super().__init__()
-        self.x, self.y, self.batch_size, self.key = x, y, batch_size, key
+        self.arrays, self.batch_size, self.key = arrays, batch_size, key
+        self.size = len(keras.tree.flatten(arrays)[0])
         self.order = None
 
     def __len__(self):
-        return len(self.x) // self.batch_size
+        return self.size // self.batch_size
 
     def __getitem__(self, index):
         if index == 0 or self.order is None:
-            self.order = _order(len(self.x), self.batch_size, self.key())
-        rows = self.order[index]
-        return self.x[rows], self.y[rows]
+            self.order = _order(self.size, self.batch_size, self.key())
+        return _rows_of(self.arrays, self.order[index])
 
 
-def _tensorflow_feed(x, y, batch_size, key):
+def _tensorflow_feed(arrays, batch_size, key):
     import tensorflow as tf
 
-    steps = len(x) // batch_size
+    size = len(keras.tree.flatten(arrays)[0])
+    steps = size // batch_size
     with tf.device("cpu"):
-        x, y = tf.constant(x), tf.constant(y)
+        tensors = keras.tree.map_structure(tf.constant, arrays)
 
     def batches(order):
         rows = tf.data.Dataset.from_tensor_slices(order)
+
+        def gather(i):
+            return keras.tree.map_structure(
+                lambda tensor: tf.gather(tensor, i), tensors
+            )
+
         # Threads that run ahead must not run Python: its garbage collection could
         # delete their own iterator in them, which then waits for itself forever.
-        return rows.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(4)
+        return rows.map(gather).prefetch(4)
 
     orders = tf.data.Dataset.from_generator(
-        lambda: _orders(len(x), batch_size, key),
+        lambda: _orders(size, batch_size, key),
         output_signature=tf.TensorSpec((steps, batch_size), tf.int64),
     )
     options = tf.data.Options()

@@ -1,0 +1,696 @@
+"""Sources: the batches that one epoch of each kind of data consists of.
+
+A source has a number of steps and, for a key (seed, round, epoch), yields that many
+batches. A batch is a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+"""
+
+import abc
+import itertools
+import operator
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_tickets import arguments
+from tf_tickets.training import batches, data
+from tf_tickets.training.data import Key, Part, TrainingData
+
+Batch = tuple
+ClassWeight = Mapping[int, float] | None
+
+# Batches that are read to know the structure of a stream.
+_SAMPLES = 2
+_RANDOM = (
+    np.random.Generator,
+    np.random.RandomState,
+    random.Random,
+    keras.random.SeedGenerator,
+)
+
+
+class Source(abc.ABC):
+    """The epochs of a part of the data.
+
+    Args:
+        name: "train", "validation" or "test", for messages.
+        steps: Number of batches per epoch.
+        class_weight: Weights that are added to batches as sample weights.
+    """
+
+    kind = ""
+    # Whether the batches depend on nothing but the key.
+    exact = True
+
+    def __init__(self, name: str, steps: int, class_weight: ClassWeight = None) -> None:
+        self.name = name
+        self.steps = steps
+        self.class_weight = class_weight
+
+    @property
+    def examples(self) -> int | None:
+        """Number of examples, None if it is not known."""
+        return None
+
+    @abc.abstractmethod
+    def sample(self) -> list[Batch]:
+        """Returns the first batches, which are not lost by that."""
+
+    @abc.abstractmethod
+    def read(self, key: Key) -> Iterator[Batch]:
+        """Yields the batches of an epoch, as many as `steps`."""
+
+    @property
+    def structure(self) -> tuple:
+        """A batch's structure, with a text of shape and type for each array."""
+        return keras.tree.map_structure(_described, self.sample()[0])
+
+    def identity(self) -> Any:
+        """Returns what is known about the data, to tell them from others, for JSON."""
+        leaves = keras.tree.flatten_with_path(self.structure)
+        known = {
+            "kind": self.kind,
+            "steps": self.steps,
+            "batches": {"/".join(map(str, path)): text for path, text in leaves},
+        }
+        if self.exact:
+            leaves = [keras.tree.flatten(batch) for batch in self.sample()]
+            known["first batches"] = batches.digest(map(np.asarray, sum(leaves, [])))
+        return known
+
+    def _checked(self, batch):
+        """Returns a batch as a tuple, with sample weights for class weights."""
+        batch = as_batch(self.name, batch)
+        return weighted(batch, self.class_weight) if self.class_weight else batch
+
+    def _ended(self, count):
+        return ValueError(
+            f"The {self.name} data ended after {count} of {self.steps} batches of an "
+            "epoch. A generator is read once and must last for all epochs. Pass a "
+            "function data(key) that returns a new one for each epoch, or set "
+            f"`{data.PARTS.get(self.name, 'steps')}` to the number of batches."
+        )
+
+
+class ArraySource(Source):
+    """Arrays, shuffled by the key. Rows that do not fill a batch are dropped.
+
+    Args:
+        name: Name of the part.
+        arrays: The tuple of arrays.
+        batch_size: Number of examples per batch.
+        class_weight: Weights of classes.
+
+    Example:
+
+    >>> source = ArraySource("train", (np.ones((8, 4)), np.ones(8)), batch_size=4)
+    >>> source.steps, source.examples
+    (2, 8)
+    """
+
+    kind = "arrays"
+
+    def __init__(
+        self,
+        name: str,
+        arrays: tuple,
+        batch_size: int,
+        class_weight: ClassWeight = None,
+    ) -> None:
+        rows = len(keras.tree.flatten(arrays)[0])
+        super().__init__(name, rows // batch_size, class_weight)
+        self.arrays = arrays
+        self.batch_size = batch_size
+        self._rows = rows
+        if class_weight:
+            self.arrays = weighted(arrays, class_weight)
+
+    @property
+    def examples(self) -> int:
+        return self._rows
+
+    def sample(self) -> list[Batch]:
+        size = self.batch_size
+        return [keras.tree.map_structure(lambda array: array[:size], self.arrays)]
+
+    def read(self, key: Key) -> Iterator[Batch]:
+        return batches.read(self.arrays, self.batch_size, key)
+
+    def identity(self) -> str:
+        arrays = self.arrays[:-1] if self.class_weight else self.arrays
+        leaves = keras.tree.flatten(arrays)
+        digest = batches.digest(leaves)
+        if len(leaves) == len(arrays):
+            return digest
+        paths = [path for path, _ in keras.tree.flatten_with_path(arrays)]
+        return f"{digest} {'; '.join('/'.join(map(str, path)) for path in paths)}"
+
+
+class DatasetSource(Source):
+    """A `tf.data.Dataset`; nobody but TensorFlow knows its order.
+
+    It continues from epoch to epoch if the number of steps is given.
+
+    Args:
+        name: Name of the part.
+        dataset: The dataset of batches.
+        steps: Number of batches per epoch; None for all of them.
+        class_weight: Weights of classes.
+    """
+
+    kind = "tf.data.Dataset"
+    exact = False
+
+    def __init__(
+        self, name: str, dataset: Any, steps: int | None, class_weight: ClassWeight
+    ) -> None:
+        cardinality = int(dataset.cardinality())
+        # Negative numbers stand for infinite and unknown.
+        length = cardinality if cardinality >= 0 else None
+        super().__init__(name, _known_steps(name, self.kind, length, steps))
+        self.length = length
+        spec = dataset.element_spec
+        spec = spec if isinstance(spec, tuple) else (spec,)
+        self._structure = keras.tree.map_structure(_described, spec)
+        if class_weight:
+            _check_weightable(spec)
+            dataset = dataset.map(lambda *batch: weighted_tensors(batch, class_weight))
+        self.class_weight = class_weight
+        # Without `repeat`, it would end within the second epoch.
+        self.dataset = dataset if steps is None else dataset.repeat()
+        # What `fit` needs to know beside the data.
+        self.fit_steps = steps
+
+    @property
+    def structure(self) -> tuple:
+        return self._structure
+
+    def sample(self) -> list[Batch]:
+        return list(itertools.islice(self._arrays(), min(_SAMPLES, self.steps)))
+
+    def read(self, key: Key) -> Iterator[Batch]:
+        count = 0
+        for count, batch in enumerate(self._arrays(), 1):
+            yield batch
+            if count == self.steps:
+                return
+        raise self._ended(count)
+
+    def _arrays(self):
+        for batch in self.dataset:
+            yield as_batch(self.name, keras.tree.map_structure(_array, batch))
+
+
+class PyDatasetSource(Source):
+    """A `keras.utils.PyDataset`, in the order of the key.
+
+    If it has a method `reorder(key)`, that is called before each epoch, and its batches
+    are read by their numbers. Otherwise training batches of a finite one are shuffled
+    by the key, as `fit` does. An infinite one continues in each epoch of a round.
+
+    Args:
+        name: Name of the part.
+        dataset: The PyDataset.
+        steps: Number of batches per epoch; None for all of them.
+        class_weight: Weights of classes.
+        shuffle: Whether to shuffle the batches.
+        key: A key, by which it is looked at.
+    """
+
+    kind = "PyDataset"
+
+    def __init__(
+        self,
+        name: str,
+        dataset: keras.utils.PyDataset,
+        steps: int | None,
+        class_weight: ClassWeight,
+        shuffle: bool,
+        key: Key,
+    ) -> None:
+        length = _length_of(name, dataset)
+        super().__init__(
+            name, _known_steps(name, self.kind, length, steps), class_weight
+        )
+        self.dataset = dataset
+        self.length = length
+        self.shuffle = shuffle
+        self.reorders = callable(getattr(dataset, "reorder", None))
+        self.parallel = dataset.workers > 1 or bool(
+            dataset.workers and dataset.use_multiprocessing
+        )
+        self._begin(key)
+        self._sample = [self.batch(i) for i in range(min(_SAMPLES, self.steps))]
+        self.exact = self.reorders or (
+            not _has_state(dataset) and _equal(self._sample[0], self.batch(0))
+        )
+
+    def _begin(self, key):
+        if self.reorders:
+            self.dataset.reorder(key)
+
+    def begin_epoch(self, key: Key) -> np.ndarray | range:
+        """Brings the dataset into the order of a key; returns the batches to read."""
+        self._begin(key)
+        self.dataset.on_epoch_begin()
+        if self.length is None and not self.reorders:
+            return range(key[2] * self.steps, (key[2] + 1) * self.steps)
+        if self.shuffle and not self.reorders:
+            rng = np.random.default_rng(list(key))
+            return rng.permutation(self.length)[: self.steps]
+        return range(self.steps)
+
+    def end_epoch(self) -> None:
+        self.dataset.on_epoch_end()
+
+    def batch(self, index: int) -> Batch:
+        """Returns a batch by its number."""
+        return self._checked(self.dataset[int(index)])
+
+    def sample(self) -> list[Batch]:
+        return self._sample
+
+    def read(self, key: Key) -> Iterator[Batch]:
+        for index in self.begin_epoch(key):
+            yield self.batch(index)
+
+    def identity(self) -> Any:
+        described = {"class": type(self.dataset).__name__}
+        if callable(getattr(self.dataset, "identity", None)):
+            described["identity"] = self.dataset.identity()
+        return {**super().identity(), **described}
+
+
+class IteratorSource(Source):
+    """A generator or another iterator, read once, epoch after epoch.
+
+    Args:
+        name: Name of the part.
+        iterator: The iterator of batches.
+        steps: Number of batches per epoch.
+        class_weight: Weights of classes.
+    """
+
+    kind = "generator"
+    exact = False
+
+    def __init__(
+        self,
+        name: str,
+        iterator: Iterator,
+        steps: int | None,
+        class_weight: ClassWeight,
+    ) -> None:
+        super().__init__(
+            name, _known_steps(name, "generator", None, steps), class_weight
+        )
+        self._ahead = list(itertools.islice(iterator, min(_SAMPLES, self.steps)))
+        if not self._ahead:
+            raise self._ended(0)
+        self._iterator = itertools.chain(self._ahead, iterator)
+        self._sample = list(map(self._checked, self._ahead))
+        # How many batches are left, if the iterator knows.
+        self.left = operator.length_hint(iterator, -1)
+        if self.left >= 0:
+            self.left += len(self._ahead)
+
+    def sample(self) -> list[Batch]:
+        return self._sample
+
+    def read(self, key: Key) -> Iterator[Batch]:
+        count = 0
+        for batch in itertools.islice(self._iterator, self.steps):
+            yield self._checked(batch)
+            count += 1
+        if count < self.steps:
+            raise self._ended(count)
+
+
+class FunctionSource(Source):
+    """A function from a key to the data of its epoch.
+
+    Args:
+        name: Name of the part.
+        function: The function.
+        steps: Number of batches per epoch, for data of unknown length.
+        class_weight: Weights of classes.
+        shuffle: Whether to shuffle what it returns, by the key.
+        key: A key, by which it is looked at.
+        batch_size: Batch size of arrays.
+    """
+
+    kind = "function"
+
+    def __init__(
+        self,
+        name: str,
+        function: Any,
+        steps: int | None,
+        class_weight: ClassWeight,
+        shuffle: bool,
+        key: Key,
+        batch_size: int | None,
+    ) -> None:
+        self.function = function
+        self._given = name, steps, class_weight, shuffle, batch_size
+        first, again = self._open(key), self._open(key)
+        super().__init__(name, first.steps)
+        self.class_weight = class_weight
+        self.inner = first.kind
+        self.batch_size = getattr(first, "batch_size", None)
+        self._examples = first.examples
+        self._sample = list(itertools.islice(first.read(key), _SAMPLES))
+        self.exact = all(
+            map(_equal, self._sample, itertools.islice(again.read(key), _SAMPLES))
+        )
+
+    def _open(self, key):
+        name, steps, class_weight, shuffle, batch_size = self._given
+        part = self.function(key)
+        kind = data.kind_of(f"{name} (the result of the function)", part)
+        if kind == "function":
+            raise TypeError(
+                f"A function data(key) of {name} data must return arrays, a dataset or "
+                f"an iterator. Received another function: {arguments.shown(part)}"
+            )
+        return open_part(name, part, steps, class_weight, shuffle, key, batch_size)
+
+    @property
+    def examples(self) -> int | None:
+        return self._examples
+
+    def sample(self) -> list[Batch]:
+        return self._sample
+
+    def read(self, key: Key) -> Iterator[Batch]:
+        source = self._open(key)
+        if source.steps != self.steps:
+            raise ValueError(
+                f"The function of the {self.name} data must return as many batches for "
+                f"every key. Received: {source.steps} batches for the key {key}, "
+                f"{self.steps} before. Set `{data.PARTS[self.name]}`."
+            )
+        yield from source.read(key)
+
+    def identity(self) -> Any:
+        return {**super().identity(), "returns": self.inner}
+
+
+def open_data(
+    training: TrainingData, seed: int, batch_size: int | None
+) -> dict[str, Source]:
+    """Returns a dict from the name of each part to its source.
+
+    Args:
+        training: The data.
+        seed: Seed of the data order.
+        batch_size: Batch size of arrays; None for 32. Refused beside training data in
+            batches.
+
+    Example:
+
+    >>> x, y = np.ones((8, 4)), np.ones(8)
+    >>> open_data(TrainingData((x, y), (x, y)), 0, 4)["train"].steps
+    2
+    """
+    sources = {}
+    for name, part in training.parts.items():
+        is_train = name == "train"
+        sources[name] = open_part(
+            name,
+            part,
+            training.steps_of(name),
+            training.class_weight if is_train else None,
+            is_train,
+            (seed, 0, 0),
+            batch_size if is_train else None,
+        )
+    _check_batch_size(sources["train"], batch_size)
+    _check_structures(sources)
+    return sources
+
+
+def open_part(
+    name: str,
+    part: Part,
+    steps: int | None,
+    class_weight: ClassWeight,
+    shuffle: bool,
+    key: Key,
+    batch_size: int | None,
+) -> Source:
+    """Returns the source of a part.
+
+    Args:
+        name: Name of the part.
+        part: What a `TrainingData` has.
+        steps: Number of batches per epoch; None if it was not given.
+        class_weight: Weights of classes.
+        shuffle: Whether to shuffle by the key.
+        key: A key, by which functions and PyDatasets are looked at.
+        batch_size: Batch size of arrays; None for 32.
+
+    Example:
+
+    >>> batches = iter([(np.ones((8, 4)), np.ones(8))] * 6)
+    >>> open_part("train", batches, 2, None, True, (0, 0, 0), None).kind
+    'generator'
+    """
+    kind = data.kind_of(name, part)
+    if kind == "function" and not shuffle:
+        # Nothing changes from one evaluation to the next.
+        found = part(key)
+        kind_found = data.kind_of(f"{name} (the result of the function)", found)
+        if kind_found in ("arrays", "PyDataset"):
+            kind, part = kind_found, found
+    if kind == "arrays":
+        arrays = data.as_arrays(name, part)
+        rows = len(keras.tree.flatten(arrays)[0])
+        # Evaluation takes all rows.
+        size = _size(rows, batch_size) if shuffle else rows
+        return ArraySource(name, arrays, size, class_weight)
+    if kind == "tf.data.Dataset":
+        return DatasetSource(name, part, steps, class_weight)
+    if kind == "PyDataset":
+        return PyDatasetSource(name, part, steps, class_weight, shuffle, key)
+    if kind == "iterator":
+        return IteratorSource(name, part, steps, class_weight)
+    return FunctionSource(name, part, steps, class_weight, shuffle, key, batch_size)
+
+
+def _size(rows, batch_size):
+    size = 32 if batch_size is None else batch_size
+    if size > rows:
+        raise ValueError(
+            "The arrays of the train data must have at least `batch_size` rows. "
+            f"Received: {rows} rows, batch_size={size}"
+        )
+    return size
+
+
+def _known_steps(name, kind, length, steps):
+    """Returns the batches per epoch; refuses what is not known or not there."""
+    argument = data.PARTS.get(name, "steps")
+    if steps is None and length is None:
+        raise ValueError(
+            f"The number of batches of the {name} data, a {kind}, is not known. A "
+            f"search needs it. Pass `{argument}` in tf_tickets.TrainingData(...)."
+        )
+    if length == 0:
+        raise ValueError(f"The {name} data, a {kind}, have no batches.")
+    if steps is not None and length is not None and steps > length:
+        remedy = (
+            " or call .repeat() on the dataset" if kind == "tf.data.Dataset" else ""
+        )
+        raise ValueError(
+            f"`{argument}` must not be larger than the number of batches. Received: "
+            f"{argument}={steps}, but the {name} data, a {kind}, have {length}. Lower "
+            f"it{remedy}."
+        )
+    return length if steps is None else steps
+
+
+def _length_of(name, dataset):
+    try:
+        return dataset.num_batches
+    except NotImplementedError:
+        raise TypeError(
+            f"The PyDataset of the {name} data must have the number of its batches. "
+            f"Received: {arguments.shown(dataset)}. Define `__len__`, or the property "
+            "`num_batches` (None for an infinite one)."
+        ) from None
+
+
+def _has_state(dataset):
+    """Returns whether a PyDataset may return other batches in a later epoch."""
+    base, kind = keras.utils.PyDataset, type(dataset)
+    if any(
+        getattr(kind, hook) is not getattr(base, hook)
+        for hook in ("on_epoch_begin", "on_epoch_end")
+    ):
+        return True
+    return any(isinstance(v, _RANDOM | Iterator) for v in vars(dataset).values())
+
+
+def _check_batch_size(source, batch_size):
+    has_own = not isinstance(source, ArraySource) and (
+        getattr(source, "batch_size", None) is None
+    )
+    if has_own and batch_size is not None:
+        raise ValueError(
+            f"`batch_size` is for arrays. Received: batch_size={batch_size} beside a "
+            f"{source.kind}, which has batches of its own. Remove `batch_size`."
+        )
+
+
+def _check_structures(sources):
+    """Refuses parts with other inputs or targets than those of the training."""
+    tops = {
+        name: [_names(entry) for entry in source.structure[:2]]
+        for name, source in sources.items()
+    }
+    for name, top in tops.items():
+        if top != tops["train"]:
+            raise ValueError(
+                "All parts of the data must have the structure of the training data. "
+                f"Received for train: {_shown(tops['train'])}; for {name}: "
+                f"{_shown(top)}"
+            )
+
+
+def _names(entry):
+    return ["/".join(map(str, p)) for p, _ in keras.tree.flatten_with_path(entry)]
+
+
+def _shown(top):
+    texts = [
+        f"{what}{' of ' + ', '.join(names) if names != [''] else ''}"
+        for what, names in zip(("x", "y"), top, strict=False)
+    ]
+    return f"({', '.join(texts)})"
+
+
+# Batches.
+
+
+def as_batch(name: str, batch: Any) -> Batch:
+    """Returns a batch as a tuple of one to three entries.
+
+    Example:
+
+    >>> len(as_batch("train", [np.ones((8, 4)), np.ones(8), None]))
+    2
+    """
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    if not isinstance(batch, tuple):
+        if not isinstance(batch, Mapping) and not hasattr(batch, "shape"):
+            _refuse_batch(name, batch)
+        return (batch,)
+    while len(batch) > 1 and batch[-1] is None:
+        batch = batch[:-1]
+    if not 1 <= len(batch) <= 3 or any(entry is None for entry in batch):
+        _refuse_batch(name, batch)
+    return tuple(_without_lists(entry) for entry in batch)
+
+
+def _without_lists(entry):
+    """Returns lists as tuples, as TensorFlow would stack them; numbers as arrays."""
+    if isinstance(entry, Mapping):
+        return {key: _without_lists(value) for key, value in entry.items()}
+    is_list = isinstance(entry, tuple | list)
+    if is_list and any(hasattr(i, "shape") or isinstance(i, Mapping) for i in entry):
+        return tuple(_without_lists(item) for item in entry)
+    return entry if hasattr(entry, "shape") else np.asarray(entry)
+
+
+def _refuse_batch(name, batch):
+    raise ValueError(
+        f"A batch of the {name} data must be a tuple (x, y) or (x, y, sample_weight), "
+        f"or x alone. Received: {arguments.shown(batch)}"
+    )
+
+
+def weighted(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
+    """Returns a batch with the weights of its classes as sample weights.
+
+    Example:
+
+    >>> x, y = np.zeros((3, 1)), np.array([0, 2, 1])
+    >>> weighted((x, y), {0: 0.5, 2: 4.0})[2].tolist()
+    [0.5, 4.0, 1.0]
+    """
+    _check_weightable(batch)
+    x, y = batch
+    labels = np.asarray(keras.ops.convert_to_numpy(y))
+    if labels.ndim > 1:
+        is_flat = labels.shape[-1] == 1
+        labels = labels.squeeze(-1) if is_flat else labels.argmax(-1)
+    labels = np.round(labels).astype("int64")
+    weights = np.ones(labels.shape, keras.config.floatx())
+    for label, weight in class_weight.items():
+        weights[labels == label] = weight
+    return x, y, weights
+
+
+def weighted_tensors(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
+    """Returns a batch with sample weights, in the graph of a `tf.data.Dataset`."""
+    import tensorflow as tf
+
+    x, y = batch
+    labels = y
+    if y.shape.rank is None or y.shape.rank > 1:
+        is_flat = y.shape[-1] == 1
+        labels = tf.squeeze(y, -1) if is_flat else tf.argmax(y, -1)
+    labels = tf.cast(tf.round(tf.cast(labels, "float32")), "int64")
+    weights = tf.ones_like(labels, keras.config.floatx())
+    for label, weight in class_weight.items():
+        weights = tf.where(labels == label, tf.cast(weight, weights.dtype), weights)
+    return x, y, weights
+
+
+def _check_weightable(batch):
+    if len(batch) == 2 and not isinstance(batch[1], Mapping | tuple | list):
+        return
+    received = "no y" if len(batch) < 2 else "a y of several outputs"
+    received = "sample weights" if len(batch) == 3 else received
+    raise ValueError(
+        "`class_weight` needs data (x, y) with one array of classes as y, and without "
+        f"sample weights. Received: {received}"
+    )
+
+
+def rows_of(batch: Batch) -> int:
+    """Returns the number of examples in a batch.
+
+    Example:
+
+    >>> rows_of(({"a": np.ones((8, 4))}, np.ones(8)))
+    8
+    """
+    return int(keras.tree.flatten(batch)[0].shape[0])
+
+
+def _described(leaf):
+    shape = tuple(leaf.shape)[1:]
+    dtype = leaf.dtype
+    return f"{getattr(dtype, 'name', dtype)}{list(shape)}"
+
+
+def _array(leaf):
+    is_dense = not hasattr(leaf, "dense_shape") and not hasattr(leaf, "row_splits")
+    return np.asarray(leaf) if is_dense else leaf
+
+
+def _equal(one, other):
+    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=False)
+    return all(
+        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_is_float(a))
+        for a, b in pairs
+    )
+
+
+def _is_float(leaf):
+    return np.asarray(leaf).dtype.kind in "fc"
