@@ -137,6 +137,12 @@ def frontier():
     return tt.Frontier(points, {"accuracy": 0.95}, "accuracy")
 
 
+def batches():
+    """Yields batches without an end."""
+    while True:
+        yield X, Y
+
+
 def report():
     sizes = {"sparse": 50, "dense": 100, "bound": 40}
     tensors = [Stored("d", (4, 2), 0.5, "packed", "smaller")]
@@ -352,6 +358,19 @@ CALLS = {
     "train_ticket": lambda: (
         tt.train_ticket,
         {**FIT, "build_model": compiled, "ticket": ticket(), "epochs": 1},
+    ),
+    "TrainingData": lambda: (
+        tt.TrainingData,
+        {
+            "train": (X, Y),
+            "validation": batches(),
+            "test": lambda key: batches(),
+            "steps_per_epoch": None,
+            "validation_steps": 2,
+            "test_steps": 2,
+            "class_weight": {0: 0.5, 2: 4.0},
+            "name": "ones",
+        },
     ),
     "TicketTrainer": call(
         tt.TicketTrainer, build_model=compiled, data=DATA, seed=1, batch_size=4

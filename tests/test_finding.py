@@ -390,9 +390,9 @@ def test_an_altered_ticket_of_the_same_round_is_refused(tmp_path, complete, numb
     [
         ("mnist", "Received: 'mnist'"),
         (np.zeros((4, 2)), "Received: array"),
-        (tiny.data(), "Received for train: array"),
+        (tiny.data(), "The training data must be .* Received: array"),
         ((tiny.data(),), r"Received: \(\(array"),
-        ((tiny.data(), None), "Received for validation: None"),
+        ((tiny.data(), None), "The validation data must be .* Received: None"),
     ],
 )
 def test_wrong_data_are_refused(data, message):
@@ -407,7 +407,7 @@ def test_a_model_that_is_not_compiled_is_refused(build):
 
 
 def test_more_examples_a_step_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="64 inputs, 64 targets, batch_size=65"):
+    with pytest.raises(ValueError, match="Received: 64 rows, batch_size=65"):
         find(batch_size=65)
 
 

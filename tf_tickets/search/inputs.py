@@ -8,7 +8,7 @@ import keras
 from tf_tickets import arguments, wrapping
 from tf_tickets.experiments import datasets
 from tf_tickets.training import feeds, sources
-from tf_tickets.training.data import Key, Part, TrainingData
+from tf_tickets.training.data import Key, Part, TrainingData, titled
 
 Data = datasets.Dataset | TrainingData | Sequence[Part]
 # From the name of a search or training to callbacks that show its progress.
@@ -111,7 +111,7 @@ class Inputs:
             left = getattr(source, "left", -1)
             if 0 <= left < source.steps * epochs and name != "test":
                 raise ValueError(
-                    f"The iterator of the {name} data is read once and has {left} "
+                    f"The iterator of the {titled(name)} data is read once and has {left} "
                     f"batches, but {epochs} epochs of {source.steps} are needed. Pass "
                     "a function data(key) that returns a new one for each epoch."
                 )

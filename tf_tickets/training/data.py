@@ -120,11 +120,6 @@ class TrainingData:
         parts = {name: getattr(self, name) for name in PARTS}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def steps_of(self, name: str) -> int | None:
-        """Returns the given number of batches of a part, None if none was given."""
-        arguments.check_choice(tuple(PARTS), name=name)
-        return getattr(self, PARTS[name])
-
 
 def kind_of(name: str, part: Part) -> str:
     """Returns the kind of a part; refuses what is none.
@@ -146,9 +141,20 @@ def kind_of(name: str, part: Part) -> str:
     elif arguments.is_callable(part, 1) and not isinstance(part, type):
         return "function"
     raise TypeError(
-        f"The {name} data must be {_EXPECTED}. Received: {arguments.shown(part)}."
+        f"The {titled(name)} data must be {_EXPECTED}. Received: {arguments.shown(part)}."
         f"{_hint(part)}"
     )
+
+
+def titled(name: str) -> str:
+    """Returns the name of a part in messages.
+
+    Example:
+
+    >>> titled("train")
+    'training'
+    """
+    return "training" if name == "train" else name
 
 
 def _hint(part):
@@ -193,7 +199,7 @@ def as_arrays(name: str, part: Part) -> tuple:
     if not shapes or not arguments.have_equal_rows(shapes):
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(
-            f"The arrays of the {name} data must have the same number of rows, at "
+            f"The arrays of the {titled(name)} data must have the same number of rows, at "
             f"least 1. Received: arrays of shape {listed}"
         )
     _check_weights(name, arrays)
@@ -218,7 +224,7 @@ def _check_weights(name, arrays):
         keras.tree.assert_same_structure(arrays[1], arrays[2])
     except (ValueError, TypeError):
         raise ValueError(
-            f"The sample_weight of the {name} data must be one array, or have the "
+            f"The sample_weight of the {titled(name)} data must be one array, or have the "
             f"structure of y. Received: sample_weight={arguments.shown(arrays[2])}"
         ) from None
 

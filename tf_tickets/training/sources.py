@@ -16,7 +16,7 @@ import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.training import batches, data
-from tf_tickets.training.data import Key, Part, TrainingData
+from tf_tickets.training.data import Key, Part, TrainingData, titled
 
 Batch = tuple
 ClassWeight = Mapping[int, float] | None
@@ -87,7 +87,7 @@ class Source(abc.ABC):
 
     def _ended(self, count):
         return ValueError(
-            f"The {self.name} data ended after {count} of {self.steps} batches of an "
+            f"The {titled(self.name)} data ended after {count} of {self.steps} batches of an "
             "epoch. A generator is read once and must last for all epochs. Pass a "
             "function data(key) that returns a new one for each epoch, or set "
             f"`{data.PARTS.get(self.name, 'steps')}` to the number of batches."
@@ -369,10 +369,10 @@ class FunctionSource(Source):
     def _open(self, key):
         name, steps, class_weight, shuffle, batch_size = self._given
         part = self.function(key)
-        kind = data.kind_of(f"{name} (the result of the function)", part)
+        kind = data.kind_of(name, part)
         if kind == "function":
             raise TypeError(
-                f"A function data(key) of {name} data must return arrays, a dataset or "
+                f"A function data(key) of {titled(name)} data must return arrays, a dataset or "
                 f"an iterator. Received another function: {arguments.shown(part)}"
             )
         return open_part(name, part, steps, class_weight, shuffle, key, batch_size)
@@ -388,7 +388,7 @@ class FunctionSource(Source):
         source = self._open(key)
         if source.steps != self.steps:
             raise ValueError(
-                f"The function of the {self.name} data must return as many batches for "
+                f"The function of the {titled(self.name)} data must return as many batches for "
                 f"every key. Received: {source.steps} batches for the key {key}, "
                 f"{self.steps} before. Set `{data.PARTS[self.name]}`."
             )
@@ -421,7 +421,7 @@ def open_data(
         sources[name] = open_part(
             name,
             part,
-            training.steps_of(name),
+            getattr(training, data.PARTS[name]),
             training.class_weight if is_train else None,
             is_train,
             (seed, 0, 0),
@@ -462,7 +462,7 @@ def open_part(
     if kind == "function" and not shuffle:
         # Nothing changes from one evaluation to the next.
         found = part(key)
-        kind_found = data.kind_of(f"{name} (the result of the function)", found)
+        kind_found = data.kind_of(name, found)
         if kind_found in ("arrays", "PyDataset"):
             kind, part = kind_found, found
     if kind == "arrays":
@@ -484,7 +484,7 @@ def _size(rows, batch_size):
     size = 32 if batch_size is None else batch_size
     if size > rows:
         raise ValueError(
-            "The arrays of the train data must have at least `batch_size` rows. "
+            "The arrays of the training data must have at least `batch_size` rows. "
             f"Received: {rows} rows, batch_size={size}"
         )
     return size
@@ -495,18 +495,18 @@ def _known_steps(name, kind, length, steps):
     argument = data.PARTS.get(name, "steps")
     if steps is None and length is None:
         raise ValueError(
-            f"The number of batches of the {name} data, a {kind}, is not known. A "
+            f"The number of batches of the {titled(name)} data, a {kind}, is not known. A "
             f"search needs it. Pass `{argument}` in tf_tickets.TrainingData(...)."
         )
     if length == 0:
-        raise ValueError(f"The {name} data, a {kind}, have no batches.")
+        raise ValueError(f"The {titled(name)} data, a {kind}, have no batches.")
     if steps is not None and length is not None and steps > length:
         remedy = (
             " or call .repeat() on the dataset" if kind == "tf.data.Dataset" else ""
         )
         raise ValueError(
             f"`{argument}` must not be larger than the number of batches. Received: "
-            f"{argument}={steps}, but the {name} data, a {kind}, have {length}. Lower "
+            f"{argument}={steps}, but the {titled(name)} data, a {kind}, have {length}. Lower "
             f"it{remedy}."
         )
     return length if steps is None else steps
@@ -517,7 +517,7 @@ def _length_of(name, dataset):
         return dataset.num_batches
     except NotImplementedError:
         raise TypeError(
-            f"The PyDataset of the {name} data must have the number of its batches. "
+            f"The PyDataset of the {titled(name)} data must have the number of its batches. "
             f"Received: {arguments.shown(dataset)}. Define `__len__`, or the property "
             "`num_batches` (None for an infinite one)."
         ) from None
@@ -608,7 +608,7 @@ def _without_lists(entry):
 
 def _refuse_batch(name, batch):
     raise ValueError(
-        f"A batch of the {name} data must be a tuple (x, y) or (x, y, sample_weight), "
+        f"A batch of the {titled(name)} data must be a tuple (x, y) or (x, y, sample_weight), "
         f"or x alone. Received: {arguments.shown(batch)}"
     )
 
