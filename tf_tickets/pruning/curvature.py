@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike
 from tf_tickets import arguments, wrapping
 from tf_tickets.pruning import derivatives
 from tf_tickets.pruning.derivatives import (
-    batches,
     compiled,
     gradient,
     hessian_product,
@@ -29,7 +28,10 @@ from tf_tickets.pruning.derivatives import (
     outputs_at,
     scope,
 )
+from tf_tickets.pruning.examples import Examples
 from tf_tickets.training import checks, snapshots
+from tf_tickets.training.batch_entries import rows_of
+from tf_tickets.training.data import Part
 
 __all__ = [
     "OBD",
@@ -46,17 +48,19 @@ class OBD:
     criterion for all searches.
 
     Args:
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
         curvature: "gauss_newton" or "hutchinson". The first needs far fewer draws, but
             a model with one output of at most 1024 units.
-        batch_size: Number of examples per batch. The curvature is averaged over the
-            batches.
+        batch_size: Number of examples per batch of arrays. Defaults to 128. The
+            curvature is averaged over the batches.
         draws: Number of random draws per batch. Defaults to 8 for "gauss_newton" and to
             128 for "hutchinson". On digits, these choose the same half of the weights
             as exact curvature for 94 % and 87 % of the weights. With 8 draws,
             "hutchinson" agrees on only 66 %, where chance is 50 %.
         seed: Seed of the draws.
+        batches: Number of batches to read of data that are no arrays. Defaults to 10.
 
     Example:
 
@@ -73,34 +77,33 @@ class OBD:
 
     def __init__(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Part,
+        y: ArrayLike | None = None,
         curvature: str = "gauss_newton",
-        batch_size: int = 128,
+        batch_size: int | None = None,
         draws: int | None = None,
         seed: int = 0,
+        batches: int | None = None,
     ) -> None:
         arguments.check_choice(sorted(_ESTIMATES), curvature=curvature)
         arguments.check_seed(seed)
         draws = _DRAWS[curvature] if draws is None else draws
-        derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
-        self.x = x
-        self.y = y
+        arguments.check_counts(draws=draws)
+        self.examples = Examples(x, y, batch_size, batches)
         self.curvature = curvature
-        self.batch_size = batch_size
         self.draws = draws
         self.seed = seed
         # The name in the settings of a search.
-        self.__name__ = (
-            f"obd(curvature={curvature}, examples={np.shape(x)[0]}, "
-            f"batch_size={batch_size}, draws={draws}, seed={seed})"
-        )
+        examples = self.examples.description
+        if self.examples.arrays is not None:
+            size = self.examples.batch_size
+            examples = f"{self.examples.rows}, batch_size={size}"
+        settings = f"curvature={curvature}, examples={examples}, draws={draws}"
+        self.__name__ = f"obd({settings}, seed={seed})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         estimate = _ESTIMATES[self.curvature]
-        diagonals = estimate(
-            model, self.x, self.y, self.batch_size, self.draws, self.seed
-        )
+        diagonals = estimate(model, self.examples, self.draws, self.seed)
         kernels = wrapping.kernels(model).variables
         return {
             path: 0.5 * diagonal * np.square(numpy(kernels[path].value))
@@ -110,21 +113,24 @@ class OBD:
 
 def hutchinson(
     model: keras.Model,
-    x: ArrayLike,
-    y: ArrayLike,
-    batch_size: int = 128,
+    x: ArrayLike | Part,
+    y: ArrayLike | None = None,
+    batch_size: int | None = None,
     draws: int = 128,
     seed: int = 0,
+    batches: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Hessian with random signs.
 
     Args:
         model: A compiled, wrapped model.
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples per batch.
+        batch_size: Number of examples per batch of arrays. Defaults to 128.
         draws: Number of random draws per batch.
         seed: Seed of the draws.
+        batches: Number of batches to read of data that are no arrays. Defaults to 10.
 
     Returns:
         Dict from kernel path to the diagonal, in the shape of the kernel.
@@ -139,28 +145,34 @@ def hutchinson(
     >>> np.round(diagonals["net/d/kernel"][:, 0], 5).tolist()
     [1.0, 4.0]
     """
+    examples = Examples(x, y, batch_size, batches)
+    return _hutchinson(model, examples, draws, seed)
 
-    _check(model, x, y, batch_size, draws, seed)
+
+def _hutchinson(model, examples, draws, seed):
+    _check(model, draws, seed)
 
     @compiled
-    def product(values, signs, x, y):
-        return hessian_product(loss_at(model, x, y), values, signs)
+    def product(values, signs, x, y=None, weight=None):
+        loss = loss_at(model, x, y, sample_weight=weight)
+        return hessian_product(loss, values, signs)
 
-    def estimate(rng, values, x, y):
+    def estimate(rng, values, batch):
         signs = [_signs(rng, value.shape) for value in values]
-        products = product(values, signs, x, y)
+        products = product(values, signs, *batch)
         return [sign * numpy(p) for sign, p in zip(signs, products, strict=True)]
 
-    return _mean(model, batches(x, y, batch_size), estimate, draws, seed)
+    return _mean(model, examples, estimate, draws, seed)
 
 
 def gauss_newton(
     model: keras.Model,
-    x: ArrayLike,
-    y: ArrayLike,
-    batch_size: int = 128,
+    x: ArrayLike | Part,
+    y: ArrayLike | None = None,
+    batch_size: int | None = None,
     draws: int = 8,
     seed: int = 0,
+    batches: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the generalized Gauss-Newton matrix.
 
@@ -171,11 +183,13 @@ def gauss_newton(
 
     Args:
         model: A compiled, wrapped model with one output.
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples per batch.
+        batch_size: Number of examples per batch of arrays. Defaults to 128.
         draws: Number of random draws per batch.
         seed: Seed of the draws.
+        batches: Number of batches to read of data that are no arrays. Defaults to 10.
 
     Returns:
         Dict from kernel path to the diagonal, in the shape of the kernel.
@@ -190,8 +204,12 @@ def gauss_newton(
     >>> np.round(diagonals["net/d/kernel"][:, 0], 5).tolist()
     [1.0, 4.0]
     """
+    examples = Examples(x, y, batch_size, batches)
+    return _gauss_newton(model, examples, draws, seed)
 
-    _check(model, x, y, batch_size, draws, seed)
+
+def _gauss_newton(model, examples, draws, seed):
+    _check(model, draws, seed)
 
     @compiled
     def pull(values, drawn, x):
@@ -203,33 +221,33 @@ def gauss_newton(
         return gradient(weighted_sum, values)
 
     @compiled
-    def column(values, outputs, unit, x, y):
-        loss = _loss_of_outputs(model, values, x, y)
+    def column(values, outputs, unit, x, y=None, weight=None):
+        loss = _loss_of_outputs(model, values, x, y, weight)
         return hessian_product(loss, [outputs], [unit])[0]
 
     _check_one_output(model)
 
-    def estimate(rng, values, x, y):
-        outputs = outputs_at(model, x)(values)
-        roots = _roots(outputs, lambda unit: column(values, outputs, unit, x, y))
-        signs = _signs(rng, (len(x), roots.shape[-1]))
+    def estimate(rng, values, batch):
+        outputs = outputs_at(model, batch[0])(values)
+        roots = _roots(outputs, lambda unit: column(values, outputs, unit, *batch))
+        signs = _signs(rng, (rows_of(batch), roots.shape[-1]))
         drawn = np.einsum("nij,nj->ni", roots, signs).astype("float32")
-        pulled = pull(values, ops.reshape(drawn, outputs.shape), x)
+        pulled = pull(values, ops.reshape(drawn, outputs.shape), batch[0])
         return [np.square(numpy(p)) for p in pulled]
 
-    return _mean(model, batches(x, y, batch_size), estimate, draws, seed)
+    return _mean(model, examples, estimate, draws, seed)
 
 
 # Default numbers of draws.
 _DRAWS = {"hutchinson": 128, "gauss_newton": 8}
 _ESTIMATES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
-    "hutchinson": hutchinson,
-    "gauss_newton": gauss_newton,
+    "hutchinson": _hutchinson,
+    "gauss_newton": _gauss_newton,
 }
 
 
-def _check(model, x, y, batch_size, draws, seed):
-    derivatives.check_batches(x, y, batch_size=batch_size, draws=draws)
+def _check(model, draws, seed):
+    arguments.check_counts(draws=draws)
     arguments.check_seed(seed)
     snapshots.built_optimizer(model)
     checks.check_wrapped(model)
@@ -245,13 +263,13 @@ def _check_one_output(model):
         )
 
 
-def _mean(model, parts, estimate, draws, seed):
+def _mean(model, examples, estimate, draws, seed):
     """Returns the mean of an estimate over batches and draws, by kernel path."""
     values = kernel_values(model)
     rng = np.random.default_rng(seed)
     means = derivatives.mean(
-        (len(x) / draws, estimate(rng, values, x, y))
-        for x, y in parts
+        (rows_of(batch) / draws, estimate(rng, values, batch))
+        for batch in examples
         for _ in range(draws)
     )
     return dict(zip(wrapping.kernels(model).variables, means, strict=True))
@@ -261,10 +279,12 @@ def _signs(rng, shape):
     return rng.choice([-1.0, 1.0], size=tuple(shape)).astype("float32")
 
 
-def _loss_of_outputs(model, values, x, y):
+def _loss_of_outputs(model, values, x, y, weight):
     def loss(outputs):
         with scope(model, values):
-            return model.compute_loss(x, y, outputs[0], training=False)
+            return model.compute_loss(
+                x, y, outputs[0], sample_weight=weight, training=False
+            )
 
     return loss
 

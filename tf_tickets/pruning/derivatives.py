@@ -4,7 +4,7 @@ They work on the TensorFlow and JAX backends. Kernels are lists of values in the
 of `wrapping.kernels`. The model is not modified.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import arguments, keras_internals, wrapping
+from tf_tickets import keras_internals, wrapping
 from tf_tickets.masks.base import Tensor
 
 
@@ -41,21 +41,6 @@ def numpy(tensor: Tensor) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(tensor), "float64")
 
 
-def batches(
-    x: ArrayLike, y: ArrayLike, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields batches of inputs and targets.
-
-    Example:
-
-    >>> [len(part) for part, _ in batches(np.zeros(5), np.zeros(5), 2)]
-    [2, 2, 1]
-    """
-    x, y = np.asarray(x), np.asarray(y)
-    for start in range(0, len(x), batch_size):
-        yield x[start : start + batch_size], y[start : start + batch_size]
-
-
 def mean(weighted: Iterable[tuple[float, list[Tensor]]]) -> list[np.ndarray]:
     """Returns the weighted mean of lists of tensors.
 
@@ -77,28 +62,6 @@ def mean(weighted: Iterable[tuple[float, list[Tensor]]]) -> list[np.ndarray]:
         total = part if total is None else list(map(np.add, total, part))
         rows += count
     return [array / rows for array in total or []]
-
-
-def check_batches(x: ArrayLike, y: ArrayLike, **counts: int) -> None:
-    """Validates data and counts.
-
-    Args:
-        x: Inputs.
-        y: Targets, as many as inputs.
-        **counts: Integers that must be 1 or more, by argument name.
-
-    Example:
-
-    >>> check_batches([1.0], [0.0], batch_size=8)
-    """
-    arguments.check_counts(**counts)
-    shapes = [arguments.array(x=x).shape, arguments.array(y=y).shape]
-    rows = shapes[0][:1]
-    if rows in [(), (0,)] or rows != shapes[1][:1]:
-        raise ValueError(
-            "`x` and `y` must have the same number of rows, at least 1. "
-            f"Received shapes: {shapes[0]}, {shapes[1]}"
-        )
 
 
 def scope(
@@ -156,19 +119,24 @@ def outputs_at(model: keras.Model, x: ArrayLike) -> Callable[[list[Tensor]], Ten
 
     def outputs(values):
         with scope(model, values):
-            return model(ops.convert_to_tensor(x), training=False)
+            return model(_tensors(x), training=False)
 
     return outputs
+
+
+def _tensors(x):
+    return keras.tree.map_structure(ops.convert_to_tensor, x)
 
 
 def loss_at(
     model: keras.Model,
     x: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | None = None,
     training: bool = False,
     temperature: float = 1.0,
     others: dict[str, Tensor] | None = None,
     scale: float = 1.0,
+    sample_weight: ArrayLike | None = None,
 ) -> Callable[[list[Tensor]], Tensor]:
     """Returns the compiled loss, including penalties, as a function of the kernels.
 
@@ -181,6 +149,7 @@ def loss_at(
         others: Dict from the path of another variable to its value.
         scale: Factor of the loss, which prevents underflow of the derivatives in half
             precision.
+        sample_weight: Weights of the examples.
 
     Returns:
         Function from a list of kernel values to the loss.
@@ -200,9 +169,11 @@ def loss_at(
 
     def loss(values):
         with scope(model, values, others):
-            outputs = model(ops.convert_to_tensor(x), training=training)
+            outputs = model(_tensors(x), training=training)
             outputs = keras.tree.map_structure(divide, outputs)
-            return scale * model.compute_loss(x, y, outputs, training=training)
+            return scale * model.compute_loss(
+                x, y, outputs, sample_weight=sample_weight, training=training
+            )
 
     return loss
 

@@ -21,8 +21,11 @@ from tf_tickets.pruning.derivatives import (
     kernel_values,
     numpy,
 )
+from tf_tickets.pruning.examples import Examples
 from tf_tickets.structures.channels import ChannelLayout
-from tf_tickets.training import batches, checks
+from tf_tickets.training import checks
+from tf_tickets.training.batch_entries import rows_of
+from tf_tickets.training.data import Part
 from tf_tickets.wrapping import graphs
 
 __all__ = [
@@ -40,9 +43,11 @@ class SNIP:
     The gradient is averaged over all batches (Lee et al. 2019).
 
     Args:
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples per batch.
+        batch_size: Number of examples per batch of arrays. Defaults to 128.
+        batches: Number of batches to read of other data. Defaults to 10.
 
     Example:
 
@@ -55,16 +60,19 @@ class SNIP:
     [2.0, 6.0]
     """
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
-        derivatives.check_batches(x, y, batch_size=batch_size)
-        self.x = x
-        self.y = y
-        self.batch_size = batch_size
+    def __init__(
+        self,
+        x: ArrayLike | Part,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        batches: int | None = None,
+    ) -> None:
+        self.examples = Examples(x, y, batch_size, batches)
         # The name in the settings of a search.
-        self.__name__ = f"snip({_identify(x, y)}, batch_size={batch_size})"
+        self.__name__ = f"snip({self.examples.description})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
-        gradients, weights = _mean_gradient(model, self.x, self.y, self.batch_size)
+        gradients, weights = _mean_gradient(model, self.examples)
         pairs = zip(gradients, weights, strict=True)
         return _by_path(model, [np.abs(g * w) for g, w in pairs])
 
@@ -72,12 +80,16 @@ class SNIP:
 class DenseGradient:
     """Scores weights by the absolute gradient, including pruned weights (RigL).
 
-    Every call samples one new batch.
+    Every call samples one new batch: random rows of arrays, a random batch of a
+    PyDataset, or the first batch of a function for a random key. Of other data, it is
+    one of the first batches.
 
     Args:
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples in the batch.
+        batch_size: Number of examples in the batch of arrays. Defaults to 128.
+        batches: Number of batches to read of other data. Defaults to 10.
 
     Example:
 
@@ -91,21 +103,24 @@ class DenseGradient:
     [2.0, 6.0]
     """
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
-        derivatives.check_batches(x, y, batch_size=batch_size)
-        self.x = np.asarray(x)
-        self.y = np.asarray(y)
-        self.batch_size = min(batch_size, len(self.x))
-        self.__name__ = f"dense_gradient({_identify(x, y)}, batch_size={batch_size})"
+    def __init__(
+        self,
+        x: ArrayLike | Part,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        batches: int | None = None,
+    ) -> None:
+        self.examples = Examples(x, y, batch_size, batches)
+        self.__name__ = f"dense_gradient({self.examples.description})"
 
     def __call__(
         self, model: keras.Model, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        rows = rng.choice(len(self.x), self.batch_size, replace=False)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(self.examples.draw(rng))
         masks = [mask.mask for mask in wrapping.kernels(model).mask_layers.values()]
         unmasked = {mask.path: ops.ones_like(mask.value) for mask in masks}
         loss = derivatives.loss_at(
-            model, self.x[rows], self.y[rows], training=True, others=unmasked
+            model, x, y, training=True, others=unmasked, sample_weight=weight
         )
         gradients = gradient(loss, kernel_values(model))
         return _by_path(model, [np.abs(numpy(g)) for g in gradients])
@@ -119,10 +134,13 @@ class GraSP:
     al. 2020).
 
     Args:
-        x: Inputs. For a classifier, provide equally many examples of each class.
+        x: Inputs. For a classifier, provide equally many examples of each class. Or,
+            without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples per batch.
+        batch_size: Number of examples per batch of arrays. Defaults to 128.
         temperature: Divisor of the outputs.
+        batches: Number of batches to read of other data. Defaults to 10.
 
     Example:
 
@@ -133,19 +151,17 @@ class GraSP:
 
     def __init__(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
-        batch_size: int = 128,
+        x: ArrayLike | Part,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
         temperature: float = 200.0,
+        batches: int | None = None,
     ) -> None:
-        derivatives.check_batches(x, y, batch_size=batch_size)
         arguments.check_positive(temperature=temperature)
-        self.x = x
-        self.y = y
-        self.batch_size = batch_size
+        self.examples = Examples(x, y, batch_size, batches)
         self.temperature = temperature
-        options = f"batch_size={batch_size}, temperature={temperature}"
-        self.__name__ = f"grasp({_identify(x, y)}, {options})"
+        options = f"{self.examples.description}, temperature={temperature}"
+        self.__name__ = f"grasp({options})"
 
     def __call__(self, model: keras.Model) -> dict[str, np.ndarray]:
         temperature = self.temperature
@@ -156,24 +172,24 @@ class GraSP:
                 "and use a loss with from_logits=True, or set temperature=1.",
                 stacklevel=2,
             )
-        gradients, weights = _mean_gradient(
-            model, self.x, self.y, self.batch_size, temperature
-        )
+        gradients, weights = _mean_gradient(model, self.examples, temperature)
         # Normalized, because small gradients underflow in half precision.
         largest = max(float(np.abs(g).max(initial=0.0)) for g in gradients) or 1.0
 
         @derivatives.compiled
-        def product(values, direction, x, y):
+        def product(values, direction, x, y=None, weight=None):
             loss = derivatives.loss_at(
-                model, x, y, True, temperature, scale=temperature**2
+                *(model, x, y, True, temperature),
+                scale=temperature**2,
+                sample_weight=weight,
             )
             return hessian_product(loss, values, direction)
 
         direction = [(g / largest).astype("float32") for g in gradients]
         values = kernel_values(model)
         products = derivatives.mean(
-            (len(x), product(values, direction, x, y))
-            for x, y in derivatives.batches(self.x, self.y, self.batch_size)
+            (rows_of(batch), product(values, direction, *batch))
+            for batch in self.examples
         )
         scale = largest / temperature**2
         pairs = zip(products, weights, strict=True)
@@ -190,9 +206,11 @@ class Taylor:
     batches still have gradients.
 
     Args:
-        x: Inputs.
+        x: Inputs. Or, without `y`, a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
         y: Targets.
-        batch_size: Number of examples per batch.
+        batch_size: Number of examples per batch of arrays. Defaults to 128.
+        batches: Number of batches to read of other data. Defaults to 10.
 
     Example:
 
@@ -207,12 +225,15 @@ class Taylor:
     [2.0, 4.0]
     """
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, batch_size: int = 128) -> None:
-        derivatives.check_batches(x, y, batch_size=batch_size)
-        self.x = x
-        self.y = y
-        self.batch_size = batch_size
-        self.__name__ = f"taylor({_identify(x, y)}, batch_size={batch_size})"
+    def __init__(
+        self,
+        x: ArrayLike | Part,
+        y: ArrayLike | None = None,
+        batch_size: int | None = None,
+        batches: int | None = None,
+    ) -> None:
+        self.examples = Examples(x, y, batch_size, batches)
+        self.__name__ = f"taylor({self.examples.description})"
 
     def __call__(
         self, layout: ChannelLayout, model: keras.Model
@@ -223,26 +244,25 @@ class Taylor:
         places = {path: i for i, path in enumerate(wrapping.kernels(model).variables)}
 
         @derivatives.compiled
-        def products(values, x, y):
-            loss = derivatives.loss_at(model, x, y, True)
+        def products(values, x, y=None, weight=None):
+            loss = derivatives.loss_at(model, x, y, True, sample_weight=weight)
             gradients = gradient(loss, values)
             return [
                 _along(gradients[i] * values[i], row.axis)
                 for row, i in ((row, places[row.path]) for row, _ in gates)
             ]
 
-        def changes(x, y):
+        def changes(batch):
             sums = np.zeros(layout.size)
             for (row, counted), product in zip(
-                gates, products(values, x, y), strict=True
+                gates, products(values, *batch), strict=True
             ):
                 np.add.at(sums, row.ids[counted], numpy(product)[counted])
             return [np.abs(sums)]
 
         values = kernel_values(model)
         (scores,) = derivatives.mean(
-            (len(x), changes(x, y))
-            for x, y in derivatives.batches(self.x, self.y, self.batch_size)
+            (rows_of(batch), changes(batch)) for batch in self.examples
         )
         return layout.tables(scores)
 
@@ -337,27 +357,22 @@ def _check_flow(scores):
         )
 
 
-def _mean_gradient(model, x, y, batch_size, temperature=1.0):
+def _mean_gradient(model, examples, temperature=1.0):
     """Returns the mean gradient over all batches, and the kernels, as arrays."""
 
     @derivatives.compiled
-    def batch_gradient(values, x, y):
-        loss = derivatives.loss_at(model, x, y, True, temperature, scale=temperature)
+    def batch_gradient(values, x, y=None, weight=None):
+        loss = derivatives.loss_at(
+            *(model, x, y, True, temperature), scale=temperature, sample_weight=weight
+        )
         return gradient(loss, values)
 
     values = kernel_values(model)
     gradients = derivatives.mean(
-        (len(x), batch_gradient(values, x, y))
-        for x, y in derivatives.batches(x, y, batch_size)
+        (rows_of(batch), batch_gradient(values, *batch)) for batch in examples
     )
     gradients = [array / temperature for array in gradients]
     return gradients, [numpy(value) for value in values]
-
-
-def _identify(x, y):
-    """Identifies examples; a search must not be resumed with different ones."""
-    digest = batches.digest((np.asarray(x), np.asarray(y)))
-    return f"{len(x)} examples {digest[:12]}"
 
 
 def _by_path(model, arrays):

@@ -7,8 +7,9 @@ import keras
 
 from tf_tickets import arguments, wrapping
 from tf_tickets.experiments import datasets
-from tf_tickets.training import feeds, sources
+from tf_tickets.training import feeds, opening
 from tf_tickets.training.data import Key, Part, TrainingData, titled
+from tf_tickets.training.sources import ArraySource
 
 Data = datasets.Dataset | TrainingData | Sequence[Part]
 # From the name of a search or training to callbacks that show its progress.
@@ -79,7 +80,7 @@ class Inputs:
     def __init__(self, data: Data, seed: int, batch_size: int | None) -> None:
         self.data = training_data(data)
         self.seed = seed
-        self.sources = sources.open_data(self.data, seed, batch_size)
+        self.sources = opening.open_data(self.data, seed, batch_size)
         self._evaluated: dict[str, feeds.Feed] = {}
 
     @property
@@ -111,9 +112,10 @@ class Inputs:
             left = getattr(source, "left", -1)
             if 0 <= left < source.steps * epochs and name != "test":
                 raise ValueError(
-                    f"The iterator of the {titled(name)} data is read once and has {left} "
-                    f"batches, but {epochs} epochs of {source.steps} are needed. Pass "
-                    "a function data(key) that returns a new one for each epoch."
+                    f"The iterator of the {titled(name)} data is read once and has "
+                    f"{left} batches, but {epochs} epochs of {source.steps} are "
+                    "needed. Pass a function data(key) that returns a new one for each "
+                    "epoch."
                 )
 
     def fit(
@@ -167,7 +169,7 @@ class Inputs:
     def _evaluation(self, name):
         """Returns what `evaluate` gets of a part, and its other arguments."""
         source = self.sources[name]
-        if isinstance(source, sources.ArraySource):
+        if isinstance(source, ArraySource):
             return source.arrays, {"batch_size": _EVALUATED}
         if name not in self._evaluated:
             self._evaluated[name] = feeds.Feed(source, lambda: (self.seed, 0, 0))

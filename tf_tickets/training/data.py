@@ -141,8 +141,8 @@ def kind_of(name: str, part: Part) -> str:
     elif arguments.is_callable(part, 1) and not isinstance(part, type):
         return "function"
     raise TypeError(
-        f"The {titled(name)} data must be {_EXPECTED}. Received: {arguments.shown(part)}."
-        f"{_hint(part)}"
+        f"The {titled(name)} data must be {_EXPECTED}. Received: "
+        f"{arguments.shown(part)}.{_hint(part)}"
     )
 
 
@@ -155,6 +155,17 @@ def titled(name: str) -> str:
     'training'
     """
     return "training" if name == "train" else name
+
+
+def steps_of(name: str) -> str:
+    """Returns the argument with the number of batches of a part.
+
+    Example:
+
+    >>> steps_of("train")
+    'steps_per_epoch'
+    """
+    return PARTS.get(name, "steps")
 
 
 def _hint(part):
@@ -199,8 +210,8 @@ def as_arrays(name: str, part: Part) -> tuple:
     if not shapes or not arguments.have_equal_rows(shapes):
         listed = " and ".join(map(str, shapes)) or "no arrays"
         raise ValueError(
-            f"The arrays of the {titled(name)} data must have the same number of rows, at "
-            f"least 1. Received: arrays of shape {listed}"
+            f"The arrays of the {titled(name)} data must have the same number of rows, "
+            f"at least 1. Received: arrays of shape {listed}"
         )
     _check_weights(name, arrays)
     return arrays
@@ -224,8 +235,8 @@ def _check_weights(name, arrays):
         keras.tree.assert_same_structure(arrays[1], arrays[2])
     except (ValueError, TypeError):
         raise ValueError(
-            f"The sample_weight of the {titled(name)} data must be one array, or have the "
-            f"structure of y. Received: sample_weight={arguments.shown(arrays[2])}"
+            f"The sample_weight of the {titled(name)} data must be one array, or have "
+            f"the structure of y. Received: sample_weight={arguments.shown(arrays[2])}"
         ) from None
 
 

@@ -1,6 +1,9 @@
 """Feeds: what `fit` and `evaluate` read of a source, on each backend."""
 
 import contextlib
+import multiprocessing.dummy
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,6 +144,7 @@ class _Numbered(keras.utils.PyDataset):
         )
         self.source = source
         self.numbers = None
+        self._process = os.getpid()
         self._noted = noted
 
     def begin(self, key):
@@ -151,11 +155,17 @@ class _Numbered(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         if self.numbers is None:
-            # Workers read further ahead than is asked for.
-            sample = self.source.sample()
-            return sample[index % len(sample)]
+            # Keras would pass on what its workers have read ahead, unless it is None.
+            is_ahead = index > 0 and self._is_worker()
+            return None if is_ahead else self.source.sample()[index]
         with self._noted():
             return self.source.batch(self.numbers[index])
+
+    def _is_worker(self):
+        """Returns whether a thread or process of Keras is reading."""
+        thread = threading.current_thread()
+        is_thread = isinstance(thread, multiprocessing.dummy.DummyProcess)
+        return is_thread or os.getpid() != self._process
 
     def __getstate__(self):
         # Processes that read need neither the feed nor its errors.

@@ -8,7 +8,7 @@ import abc
 import itertools
 import operator
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,9 +16,18 @@ import numpy as np
 
 from tf_tickets import arguments
 from tf_tickets.training import batches, data
-from tf_tickets.training.data import Key, Part, TrainingData, titled
+from tf_tickets.training.batch_entries import (
+    Batch,
+    as_array,
+    as_batch,
+    check_weightable,
+    described,
+    have_equal_bits,
+    weighted,
+    weighted_tensors,
+)
+from tf_tickets.training.data import Key, Part, titled
 
-Batch = tuple
 ClassWeight = Mapping[int, float] | None
 
 # Batches that are read to know the structure of a stream.
@@ -65,7 +74,7 @@ class Source(abc.ABC):
     @property
     def structure(self) -> tuple:
         """A batch's structure, with a text of shape and type for each array."""
-        return keras.tree.map_structure(_described, self.sample()[0])
+        return keras.tree.map_structure(described, self.sample()[0])
 
     def identity(self) -> Any:
         """Returns what is known about the data, to tell them from others, for JSON."""
@@ -87,10 +96,10 @@ class Source(abc.ABC):
 
     def _ended(self, count):
         return ValueError(
-            f"The {titled(self.name)} data ended after {count} of {self.steps} batches of an "
-            "epoch. A generator is read once and must last for all epochs. Pass a "
-            "function data(key) that returns a new one for each epoch, or set "
-            f"`{data.PARTS.get(self.name, 'steps')}` to the number of batches."
+            f"The {titled(self.name)} data ended after {count} of {self.steps} batches "
+            "of an epoch. A generator is read once and must last for all epochs. Pass "
+            "a function data(key) that returns a new one for each epoch, or set "
+            f"`{data.steps_of(self.name)}` to the number of batches."
         )
 
 
@@ -173,9 +182,9 @@ class DatasetSource(Source):
         self.length = length
         spec = dataset.element_spec
         spec = spec if isinstance(spec, tuple) else (spec,)
-        self._structure = keras.tree.map_structure(_described, spec)
+        self._structure = keras.tree.map_structure(described, spec)
         if class_weight:
-            _check_weightable(spec)
+            check_weightable(spec)
             dataset = dataset.map(lambda *batch: weighted_tensors(batch, class_weight))
         self.class_weight = class_weight
         # Without `repeat`, it would end within the second epoch.
@@ -200,7 +209,7 @@ class DatasetSource(Source):
 
     def _arrays(self):
         for batch in self.dataset:
-            yield as_batch(self.name, keras.tree.map_structure(_array, batch))
+            yield as_batch(self.name, keras.tree.map_structure(as_array, batch))
 
 
 class PyDatasetSource(Source):
@@ -244,7 +253,7 @@ class PyDatasetSource(Source):
         self._begin(key)
         self._sample = [self.batch(i) for i in range(min(_SAMPLES, self.steps))]
         self.exact = self.reorders or (
-            not _has_state(dataset) and _equal(self._sample[0], self.batch(0))
+            not _has_state(dataset) and have_equal_bits(self._sample[0], self.batch(0))
         )
 
     def _begin(self, key):
@@ -334,11 +343,8 @@ class FunctionSource(Source):
     Args:
         name: Name of the part.
         function: The function.
-        steps: Number of batches per epoch, for data of unknown length.
-        class_weight: Weights of classes.
-        shuffle: Whether to shuffle what it returns, by the key.
+        opened: Function from what it returns, and `key`, to a source.
         key: A key, by which it is looked at.
-        batch_size: Batch size of arrays.
     """
 
     kind = "function"
@@ -346,36 +352,31 @@ class FunctionSource(Source):
     def __init__(
         self,
         name: str,
-        function: Any,
-        steps: int | None,
-        class_weight: ClassWeight,
-        shuffle: bool,
+        function: Callable[[Key], Part],
+        opened: Callable[..., Source],
         key: Key,
-        batch_size: int | None,
     ) -> None:
         self.function = function
-        self._given = name, steps, class_weight, shuffle, batch_size
+        self.name = name
+        self._opened = opened
         first, again = self._open(key), self._open(key)
-        super().__init__(name, first.steps)
-        self.class_weight = class_weight
+        super().__init__(name, first.steps, first.class_weight)
         self.inner = first.kind
         self.batch_size = getattr(first, "batch_size", None)
         self._examples = first.examples
         self._sample = list(itertools.islice(first.read(key), _SAMPLES))
-        self.exact = all(
-            map(_equal, self._sample, itertools.islice(again.read(key), _SAMPLES))
-        )
+        repeated = itertools.islice(again.read(key), _SAMPLES)
+        self.exact = all(map(have_equal_bits, self._sample, repeated))
 
     def _open(self, key):
-        name, steps, class_weight, shuffle, batch_size = self._given
         part = self.function(key)
-        kind = data.kind_of(name, part)
-        if kind == "function":
+        if data.kind_of(self.name, part) == "function":
             raise TypeError(
-                f"A function data(key) of {titled(name)} data must return arrays, a dataset or "
-                f"an iterator. Received another function: {arguments.shown(part)}"
+                f"A function data(key) of {titled(self.name)} data must return arrays, "
+                f"a dataset or an iterator. Received: {arguments.shown(part)}, which "
+                "is a function, too."
             )
-        return open_part(name, part, steps, class_weight, shuffle, key, batch_size)
+        return self._opened(part, key=key)
 
     @property
     def examples(self) -> int | None:
@@ -388,9 +389,9 @@ class FunctionSource(Source):
         source = self._open(key)
         if source.steps != self.steps:
             raise ValueError(
-                f"The function of the {titled(self.name)} data must return as many batches for "
-                f"every key. Received: {source.steps} batches for the key {key}, "
-                f"{self.steps} before. Set `{data.PARTS[self.name]}`."
+                f"The function of the {titled(self.name)} data must return as many "
+                f"batches for every key. Received: {source.steps} batches for the key "
+                f"{key}, {self.steps} before. Set `{data.steps_of(self.name)}`."
             )
         yield from source.read(key)
 
@@ -398,105 +399,14 @@ class FunctionSource(Source):
         return {**super().identity(), "returns": self.inner}
 
 
-def open_data(
-    training: TrainingData, seed: int, batch_size: int | None
-) -> dict[str, Source]:
-    """Returns a dict from the name of each part to its source.
-
-    Args:
-        training: The data.
-        seed: Seed of the data order.
-        batch_size: Batch size of arrays; None for 32. Refused beside training data in
-            batches.
-
-    Example:
-
-    >>> x, y = np.ones((8, 4)), np.ones(8)
-    >>> open_data(TrainingData((x, y), (x, y)), 0, 4)["train"].steps
-    2
-    """
-    sources = {}
-    for name, part in training.parts.items():
-        is_train = name == "train"
-        sources[name] = open_part(
-            name,
-            part,
-            getattr(training, data.PARTS[name]),
-            training.class_weight if is_train else None,
-            is_train,
-            (seed, 0, 0),
-            batch_size if is_train else None,
-        )
-    _check_batch_size(sources["train"], batch_size)
-    _check_structures(sources)
-    return sources
-
-
-def open_part(
-    name: str,
-    part: Part,
-    steps: int | None,
-    class_weight: ClassWeight,
-    shuffle: bool,
-    key: Key,
-    batch_size: int | None,
-) -> Source:
-    """Returns the source of a part.
-
-    Args:
-        name: Name of the part.
-        part: What a `TrainingData` has.
-        steps: Number of batches per epoch; None if it was not given.
-        class_weight: Weights of classes.
-        shuffle: Whether to shuffle by the key.
-        key: A key, by which functions and PyDatasets are looked at.
-        batch_size: Batch size of arrays; None for 32.
-
-    Example:
-
-    >>> batches = iter([(np.ones((8, 4)), np.ones(8))] * 6)
-    >>> open_part("train", batches, 2, None, True, (0, 0, 0), None).kind
-    'generator'
-    """
-    kind = data.kind_of(name, part)
-    if kind == "function" and not shuffle:
-        # Nothing changes from one evaluation to the next.
-        found = part(key)
-        kind_found = data.kind_of(name, found)
-        if kind_found in ("arrays", "PyDataset"):
-            kind, part = kind_found, found
-    if kind == "arrays":
-        arrays = data.as_arrays(name, part)
-        rows = len(keras.tree.flatten(arrays)[0])
-        # Evaluation takes all rows.
-        size = _size(rows, batch_size) if shuffle else rows
-        return ArraySource(name, arrays, size, class_weight)
-    if kind == "tf.data.Dataset":
-        return DatasetSource(name, part, steps, class_weight)
-    if kind == "PyDataset":
-        return PyDatasetSource(name, part, steps, class_weight, shuffle, key)
-    if kind == "iterator":
-        return IteratorSource(name, part, steps, class_weight)
-    return FunctionSource(name, part, steps, class_weight, shuffle, key, batch_size)
-
-
-def _size(rows, batch_size):
-    size = 32 if batch_size is None else batch_size
-    if size > rows:
-        raise ValueError(
-            "The arrays of the training data must have at least `batch_size` rows. "
-            f"Received: {rows} rows, batch_size={size}"
-        )
-    return size
-
-
 def _known_steps(name, kind, length, steps):
     """Returns the batches per epoch; refuses what is not known or not there."""
-    argument = data.PARTS.get(name, "steps")
+    argument = data.steps_of(name)
     if steps is None and length is None:
         raise ValueError(
-            f"The number of batches of the {titled(name)} data, a {kind}, is not known. A "
-            f"search needs it. Pass `{argument}` in tf_tickets.TrainingData(...)."
+            f"The number of batches of the {titled(name)} data, a {kind}, is not "
+            f"known. A search needs it. Pass `{argument}` in "
+            "tf_tickets.TrainingData(...)."
         )
     if length == 0:
         raise ValueError(f"The {titled(name)} data, a {kind}, have no batches.")
@@ -506,8 +416,8 @@ def _known_steps(name, kind, length, steps):
         )
         raise ValueError(
             f"`{argument}` must not be larger than the number of batches. Received: "
-            f"{argument}={steps}, but the {titled(name)} data, a {kind}, have {length}. Lower "
-            f"it{remedy}."
+            f"{argument}={steps}, but the {titled(name)} data, a {kind}, have "
+            f"{length}. Lower it{remedy}."
         )
     return length if steps is None else steps
 
@@ -517,9 +427,9 @@ def _length_of(name, dataset):
         return dataset.num_batches
     except NotImplementedError:
         raise TypeError(
-            f"The PyDataset of the {titled(name)} data must have the number of its batches. "
-            f"Received: {arguments.shown(dataset)}. Define `__len__`, or the property "
-            "`num_batches` (None for an infinite one)."
+            f"The PyDataset of the {titled(name)} data must have the number of its "
+            f"batches. Received: {arguments.shown(dataset)}. Define `__len__`, or the "
+            "property `num_batches` (None for an infinite one)."
         ) from None
 
 
@@ -531,166 +441,4 @@ def _has_state(dataset):
         for hook in ("on_epoch_begin", "on_epoch_end")
     ):
         return True
-    return any(isinstance(v, _RANDOM | Iterator) for v in vars(dataset).values())
-
-
-def _check_batch_size(source, batch_size):
-    has_own = not isinstance(source, ArraySource) and (
-        getattr(source, "batch_size", None) is None
-    )
-    if has_own and batch_size is not None:
-        raise ValueError(
-            f"`batch_size` is for arrays. Received: batch_size={batch_size} beside a "
-            f"{source.kind}, which has batches of its own. Remove `batch_size`."
-        )
-
-
-def _check_structures(sources):
-    """Refuses parts with other inputs or targets than those of the training."""
-    tops = {
-        name: [_names(entry) for entry in source.structure[:2]]
-        for name, source in sources.items()
-    }
-    for name, top in tops.items():
-        if top != tops["train"]:
-            raise ValueError(
-                "All parts of the data must have the structure of the training data. "
-                f"Received for train: {_shown(tops['train'])}; for {name}: "
-                f"{_shown(top)}"
-            )
-
-
-def _names(entry):
-    return ["/".join(map(str, p)) for p, _ in keras.tree.flatten_with_path(entry)]
-
-
-def _shown(top):
-    texts = [
-        f"{what}{' of ' + ', '.join(names) if names != [''] else ''}"
-        for what, names in zip(("x", "y"), top, strict=False)
-    ]
-    return f"({', '.join(texts)})"
-
-
-# Batches.
-
-
-def as_batch(name: str, batch: Any) -> Batch:
-    """Returns a batch as a tuple of one to three entries.
-
-    Example:
-
-    >>> len(as_batch("train", [np.ones((8, 4)), np.ones(8), None]))
-    2
-    """
-    if isinstance(batch, list):
-        batch = tuple(batch)
-    if not isinstance(batch, tuple):
-        if not isinstance(batch, Mapping) and not hasattr(batch, "shape"):
-            _refuse_batch(name, batch)
-        return (batch,)
-    while len(batch) > 1 and batch[-1] is None:
-        batch = batch[:-1]
-    if not 1 <= len(batch) <= 3 or any(entry is None for entry in batch):
-        _refuse_batch(name, batch)
-    return tuple(_without_lists(entry) for entry in batch)
-
-
-def _without_lists(entry):
-    """Returns lists as tuples, as TensorFlow would stack them; numbers as arrays."""
-    if isinstance(entry, Mapping):
-        return {key: _without_lists(value) for key, value in entry.items()}
-    is_list = isinstance(entry, tuple | list)
-    if is_list and any(hasattr(i, "shape") or isinstance(i, Mapping) for i in entry):
-        return tuple(_without_lists(item) for item in entry)
-    return entry if hasattr(entry, "shape") else np.asarray(entry)
-
-
-def _refuse_batch(name, batch):
-    raise ValueError(
-        f"A batch of the {titled(name)} data must be a tuple (x, y) or (x, y, sample_weight), "
-        f"or x alone. Received: {arguments.shown(batch)}"
-    )
-
-
-def weighted(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
-    """Returns a batch with the weights of its classes as sample weights.
-
-    Example:
-
-    >>> x, y = np.zeros((3, 1)), np.array([0, 2, 1])
-    >>> weighted((x, y), {0: 0.5, 2: 4.0})[2].tolist()
-    [0.5, 4.0, 1.0]
-    """
-    _check_weightable(batch)
-    x, y = batch
-    labels = np.asarray(keras.ops.convert_to_numpy(y))
-    if labels.ndim > 1:
-        is_flat = labels.shape[-1] == 1
-        labels = labels.squeeze(-1) if is_flat else labels.argmax(-1)
-    labels = np.round(labels).astype("int64")
-    weights = np.ones(labels.shape, keras.config.floatx())
-    for label, weight in class_weight.items():
-        weights[labels == label] = weight
-    return x, y, weights
-
-
-def weighted_tensors(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
-    """Returns a batch with sample weights, in the graph of a `tf.data.Dataset`."""
-    import tensorflow as tf
-
-    x, y = batch
-    labels = y
-    if y.shape.rank is None or y.shape.rank > 1:
-        is_flat = y.shape[-1] == 1
-        labels = tf.squeeze(y, -1) if is_flat else tf.argmax(y, -1)
-    labels = tf.cast(tf.round(tf.cast(labels, "float32")), "int64")
-    weights = tf.ones_like(labels, keras.config.floatx())
-    for label, weight in class_weight.items():
-        weights = tf.where(labels == label, tf.cast(weight, weights.dtype), weights)
-    return x, y, weights
-
-
-def _check_weightable(batch):
-    if len(batch) == 2 and not isinstance(batch[1], Mapping | tuple | list):
-        return
-    received = "no y" if len(batch) < 2 else "a y of several outputs"
-    received = "sample weights" if len(batch) == 3 else received
-    raise ValueError(
-        "`class_weight` needs data (x, y) with one array of classes as y, and without "
-        f"sample weights. Received: {received}"
-    )
-
-
-def rows_of(batch: Batch) -> int:
-    """Returns the number of examples in a batch.
-
-    Example:
-
-    >>> rows_of(({"a": np.ones((8, 4))}, np.ones(8)))
-    8
-    """
-    return int(keras.tree.flatten(batch)[0].shape[0])
-
-
-def _described(leaf):
-    shape = tuple(leaf.shape)[1:]
-    dtype = leaf.dtype
-    return f"{getattr(dtype, 'name', dtype)}{list(shape)}"
-
-
-def _array(leaf):
-    is_dense = not hasattr(leaf, "dense_shape") and not hasattr(leaf, "row_splits")
-    return np.asarray(leaf) if is_dense else leaf
-
-
-def _equal(one, other):
-    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=False)
-    return all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=_is_float(a))
-        for a, b in pairs
-    )
-
-
-def _is_float(leaf):
-    return np.asarray(leaf).dtype.kind in "fc"
+    return any(isinstance(v, (*_RANDOM, Iterator)) for v in vars(dataset).values())
