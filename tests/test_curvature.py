@@ -177,7 +177,7 @@ def test_a_search_prunes_by_it_and_the_seed_decides():
         ({"curvature": "exact"}, "Received: 'exact'"),
         ({"draws": 0}, "`draws`.*Received: 0"),
         ({"batch_size": 1.5}, "`batch_size`.*Received: 1.5"),
-        ({"y": np.zeros(3)}, r"Received shapes: \(4, 2\), \(3,\)"),
+        ({"y": np.zeros(3)}, r"Received: arrays of shape \(4, 2\) and \(3,\)"),
     ],
 )
 def test_bad_arguments_are_refused(given, message):

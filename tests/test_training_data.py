@@ -32,7 +32,7 @@ class Rows(keras.utils.PyDataset):
     def __init__(self, x=X, y=Y, **settings):
         super().__init__(**settings)
         self.x, self.y = x, y
-        self.order = np.arange(len(y)).reshape(-1, BATCH)
+        self.order = np.arange(len(keras.tree.flatten(y)[0])).reshape(-1, BATCH)
 
     def __len__(self):
         return len(self.order)
@@ -46,8 +46,8 @@ class Reordered(Rows):
     """Rows in the order that arrays have in a search."""
 
     def reorder(self, key):
-        order = np.random.default_rng(list(key)).permutation(len(self.y))
-        self.order = order.reshape(-1, BATCH)
+        self.order = np.random.default_rng(list(key)).permutation(self.order.size)
+        self.order = self.order.reshape(-1, BATCH)
 
 
 class Shuffling(Rows):
@@ -287,19 +287,6 @@ INPUTS = {"one": X[:, :3], "other": X[:, 3:]}
 TARGETS = {"label": Y, "size": X[:, :1]}
 
 
-class Several(Reordered):
-    def __init__(self):
-        super().__init__(INPUTS, TARGETS)
-        self.order = np.arange(len(Y)).reshape(-1, BATCH)
-
-    def __len__(self):
-        return STEPS
-
-    def reorder(self, key):
-        order = np.random.default_rng(list(key)).permutation(len(Y))
-        self.order = order.reshape(-1, BATCH)
-
-
 @pytest.mark.matrix
 def test_several_inputs_and_outputs_train_alike_in_every_kind():
     held_out = (INPUTS, TARGETS)
@@ -319,7 +306,7 @@ def test_several_inputs_and_outputs_train_alike_in_every_kind():
         )
 
     expected = run((INPUTS, TARGETS), BATCH)
-    assert run(Several()) == expected
+    assert run(Reordered(INPUTS, TARGETS)) == expected
     assert run(lambda key: (INPUTS, TARGETS), BATCH) == expected
 
 
@@ -408,7 +395,7 @@ def test_an_order_by_the_key_resumes_to_the_bit(kind, tmp_path):
 def test_an_unknown_order_resumes_to_the_round(kind, tmp_path):
     found = resumed(UNKNOWN[kind], tmp_path)
     assert {ticket.provenance["resume"] for ticket in found} == {"round"}
-    assert len(found) == 2
+    assert [ticket.provenance["round"] for ticket in found] == [1]
 
 
 class Drawing(Rows):
@@ -500,10 +487,6 @@ def test_an_identity_of_a_pydataset_counts():
 
 
 # Refusals, before anything is trained.
-
-
-def build_loss():
-    return tiny.build_compiled()
 
 
 class Lengthless(keras.utils.PyDataset):
@@ -640,10 +623,6 @@ def test_training_data_can_be_pickled_if_their_parts_can():
 
 
 # Criteria that look at data.
-
-
-def mean_scores(criterion, model):
-    return criterion(model)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def find_tickets(
 
     With a directory, every round is stored there. A search that was interrupted, even
     killed, resumes when it is called again. It trains no completed round again, and
-    ends with the same bits as a search that was not interrupted (on the same machine).
+    ends with the same bits as a search that was not interrupted (on the same machine),
+    if the order of the data depends only on seed, round and epoch. Arrays are shuffled
+    that way. For others, see `TrainingData` and `ticket.provenance["resume"]`.
 
     `GradualPruning`, `DynamicSparsity` and `EarlyStopRewind` train only once. Their one
     ticket holds the weights at the end of that training. Every epoch is stored, and an
@@ -53,14 +55,15 @@ def find_tickets(
     Args:
         build_model: Function without arguments that returns a compiled model: plain, or
             as `search.wrap(model)` returns it.
-        data: A `tf_tickets.datasets.Dataset`, or a pair or triple of (x, y) arrays for
-            training, validation and optionally test.
+        data: A `tf_tickets.datasets.Dataset`, a pair or triple of (x, y) arrays for
+            training, validation and optionally test, or a `tf_tickets.TrainingData` of
+            anything that `model.fit` takes.
         search: `tf_tickets.IMP` or another search. Afterwards it has `best`, `dense`
             and `tickets`. Or one of the callbacks above.
         directory: Where to store the search. A directory of another search is refused.
         seed: Seed of weights, data order and random layers.
         epochs: Epochs of the training, for callbacks only. Searches have their own.
-        batch_size: Batch size.
+        batch_size: Batch size of arrays, 32 by default.
         callbacks: Further Keras callbacks. One that stops the training of a callback
             completes it.
         verbose: As in `model.fit`.

@@ -38,7 +38,7 @@ def train_teachers(
             directory of other teachers (layers, first weights, loss, optimizer, data,
             epochs, seed, batch size) is refused.
         seed: Seed of the weights, which are those of `find_tickets` with this seed.
-        batch_size: Batch size.
+        batch_size: Batch size of arrays, 32 by default.
         watch: Function from the name of a training, such as "teacher 1", to
             callbacks that show its progress.
         verbose: As in `model.fit`.

@@ -44,7 +44,7 @@ class TicketTrainer:
         build_model: Function without arguments that returns a compiled model.
         data: As in `find_tickets`.
         seed: As in `find_tickets`.
-        batch_size: Batch size.
+        batch_size: Batch size of arrays, 32 by default.
 
     Example:
 
@@ -217,7 +217,7 @@ def train_ticket(
         ticket: The ticket to train, or a control made from it.
         epochs: How many epochs.
         seed: Seed of data order and random layers.
-        batch_size: Batch size.
+        batch_size: Batch size of arrays, 32 by default.
         verbose: As in `model.fit`.
 
     Returns:
