@@ -584,6 +584,9 @@ CALLS = {
     "saliency.SNIP": call(tt.saliency.SNIP, **OF_DATA),
     "saliency.Taylor": call(tt.saliency.Taylor, **OF_DATA),
     "saliency.GraSP": call(tt.saliency.GraSP, **OF_DATA, temperature=2.0),
+    "saliency.balanced": call(
+        tt.saliency.balanced, data=(X, Y[:, 0]), each=1, classes=1, batches=2
+    ),
     "saliency.synflow": lambda: (tt.saliency.synflow, {"model": wrapped()}),
     # Data, networks and recipes.
     "datasets.Dataset": lambda: (tt.datasets.Dataset, dict(vars(dataset()))),

@@ -561,7 +561,7 @@ REFUSED = {
     ),
     "a function of a function": (
         lambda: data(lambda key: lambda key: (X, Y)),
-        "which is a function, too",
+        "which returns <function .*, a function, too",
     ),
     "a function of nothing": (
         lambda: data(lambda: (X, Y)),
@@ -681,3 +681,14 @@ def test_examples_of_batches_are_bounded_and_described():
         Examples(X, Y, batches=3)
     with pytest.raises(TypeError, match="`y` is missing"):
         Examples(X)
+
+
+def test_balanced_examples_are_the_same_of_every_kind():
+    x, y = tt.saliency.balanced((X, Y), each=3)
+    assert np.bincount(y).tolist() == [3, 3, 3]
+    assert all((X[label == Y][:3] == x[y == label]).all() for label in range(3))
+    for source in (Rows(), endless(), lambda key: Rows(X, Y)):
+        found = tt.saliency.balanced(source, each=3, classes=3)
+        assert (found[0] == x).all() and (found[1] == y).all()
+    with pytest.raises(ValueError, match="5 examples of each class in the first 1 "):
+        tt.saliency.balanced(Rows(), each=5, classes=4, batches=1)

@@ -11,6 +11,7 @@ from tf_tickets import arguments
 from tf_tickets.training import data
 from tf_tickets.training.batch_entries import Batch, as_array, as_batch, rows_of
 from tf_tickets.training.batches import digest
+from tf_tickets.training.data import Key, Part
 
 # Defaults.
 _BATCH_SIZE = 128
@@ -115,28 +116,41 @@ def _arrays(x, y):
 
 def _first(part, count, batch_size, key=_KEY):
     """Returns the first batches of data for a key."""
+    found = list(itertools.islice(read_batches(part, batch_size, key), count))
+    if not found:
+        raise ValueError(f"The data have no batches. Received: {arguments.shown(part)}")
+    return found
+
+
+def read_batches(
+    part: Part, batch_size: int | None = None, key: Key = _KEY
+) -> Iterator[Batch]:
+    """Yields the batches of data of any kind, without an end if they have none.
+
+    Example:
+
+    >>> [len(y) for x, y in read_batches((np.zeros((5, 2)), np.zeros(5)), 2)]
+    [2, 2, 1]
+    """
     kind = data.kind_of("training", part)
     if kind == "function":
-        return _first(part(key), count, batch_size, key)
-    if kind == "arrays":
-        examples = Examples(part, batch_size=batch_size)
-        return list(itertools.islice(examples, count))
-    if batch_size is not None:
+        found = data.result_of("training", part, key)
+        yield from read_batches(found, batch_size, key)
+    elif kind == "arrays":
+        yield from Examples(part, batch_size=batch_size)
+    elif batch_size is not None:
         raise ValueError(
             f"`batch_size` is for arrays. Received: batch_size={batch_size} beside a "
             f"{kind}, which has batches of its own. Set `batches`."
         )
-    if kind == "PyDataset":
+    elif kind == "PyDataset":
         if callable(getattr(part, "reorder", None)):
             part.reorder(key)
         length = part.num_batches
-        size = count if length is None else min(count, length)
-        found = [_read(part[index]) for index in range(size)]
+        numbers = itertools.count() if length is None else range(length)
+        yield from (_read(part[number]) for number in numbers)
     else:
-        found = list(map(_read, itertools.islice(part, count)))
-    if not found:
-        raise ValueError(f"The data, a {kind}, have no batches.")
-    return found
+        yield from map(_read, part)
 
 
 def _read(batch):

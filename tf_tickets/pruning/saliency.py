@@ -6,7 +6,10 @@ training mode because an untrained network has no meaningful moving statistics. 
 needs no data.
 """
 
+import collections
+import itertools
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,10 +24,10 @@ from tf_tickets.pruning.derivatives import (
     kernel_values,
     numpy,
 )
-from tf_tickets.pruning.examples import Examples
+from tf_tickets.pruning.examples import Examples, read_batches
 from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.training import checks
-from tf_tickets.training.batch_entries import rows_of
+from tf_tickets.training.batch_entries import check_weightable, labels_of, rows_of
 from tf_tickets.training.data import Part
 from tf_tickets.wrapping import graphs
 
@@ -33,6 +36,7 @@ __all__ = [
     "GraSP",
     "SNIP",
     "Taylor",
+    "balanced",
     "synflow",
 ]
 
@@ -194,6 +198,59 @@ class GraSP:
         scale = largest / temperature**2
         pairs = zip(products, weights, strict=True)
         return _by_path(model, [scale * h * w for h, w in pairs])
+
+
+def balanced(
+    data: Part, each: int, classes: int | None = None, batches: int = 100
+) -> tuple[Any, Any]:
+    """Returns equally many examples of each class, as GraSP needs them.
+
+    They are the first of each class. Of a `tf_tickets` Dataset,
+    `dataset.balanced(each)` draws random ones.
+
+    Args:
+        data: Arrays (x, y), a dataset, a generator or another part of
+            `tf_tickets.TrainingData`.
+        each: Number of examples of each class.
+        classes: Number of classes. Reading ends when all of them are complete.
+            Defaults to those that occur in the batches that are read.
+        batches: Maximum number of batches to read.
+
+    Returns:
+        Inputs and targets.
+
+    Example:
+
+    >>> x, y = balanced((np.arange(6), np.array([0, 0, 0, 1, 2, 1])), each=1)
+    >>> x.tolist(), y.tolist()
+    ([0, 3, 4], [0, 1, 2])
+    """
+    arguments.check_counts(each=each, batches=batches)
+    if classes is not None:
+        arguments.check_counts(classes=classes)
+    rows: dict[int, list] = collections.defaultdict(list)
+    for batch in itertools.islice(read_batches(data), batches):
+        check_weightable(batch[:2])
+        for number, label in enumerate(labels_of(batch[1]).tolist()):
+            if len(rows[label]) < each:
+                row = keras.tree.map_structure(lambda a: a[number], batch[:2])  # noqa: B023
+                rows[label].append(row)
+        if classes is not None and _are_complete(rows, each, classes):
+            break
+    if not _are_complete(rows, each, classes or len(rows)):
+        counts = {label: len(rows[label]) for label in sorted(rows)}
+        raise ValueError(
+            f"The data must have {each} examples of each class in the first {batches} "
+            f"batches. Received examples by class: {counts}, classes={classes}. Lower "
+            "`each`, or raise `batches`."
+        )
+    chosen = [row for label in sorted(rows) for row in rows[label]]
+    x, y = keras.tree.map_structure(lambda *leaves: np.stack(leaves), *chosen)
+    return x, y
+
+
+def _are_complete(rows, each, classes):
+    return len(rows) >= classes and all(len(found) >= each for found in rows.values())
 
 
 class Taylor:

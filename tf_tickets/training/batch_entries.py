@@ -61,15 +61,26 @@ def weighted(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
     """
     check_weightable(batch)
     x, y = batch
-    labels = np.asarray(keras.ops.convert_to_numpy(y))
-    if labels.ndim > 1:
-        is_flat = labels.shape[-1] == 1
-        labels = labels.squeeze(-1) if is_flat else labels.argmax(-1)
-    labels = np.round(labels).astype("int64")
+    labels = labels_of(y)
     weights = np.ones(labels.shape, keras.config.floatx())
     for label, weight in class_weight.items():
         weights[labels == label] = weight
     return x, y, weights
+
+
+def labels_of(y: Any) -> np.ndarray:
+    """Returns classes as integers, from integers or one-hot rows.
+
+    Example:
+
+    >>> labels_of(np.eye(3)).tolist(), labels_of(np.array([2.0, 0.0])).tolist()
+    ([0, 1, 2], [2, 0])
+    """
+    labels = np.asarray(keras.ops.convert_to_numpy(y))
+    if labels.ndim > 1:
+        is_flat = labels.shape[-1] == 1
+        labels = labels.squeeze(-1) if is_flat else labels.argmax(-1)
+    return np.round(labels).astype("int64")
 
 
 def weighted_tensors(batch: Batch, class_weight: Mapping[int, float]) -> Batch:

@@ -1,7 +1,7 @@
 """TrainingData: what a search trains, validates and tests on, as people have it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -144,6 +144,31 @@ def kind_of(name: str, part: Part) -> str:
         f"The {titled(name)} data must be {_EXPECTED}. Received: "
         f"{arguments.shown(part)}.{_hint(part)}"
     )
+
+
+def result_of(name: str, function: Callable[[Key], Part], key: Key) -> Part:
+    """Returns what a function of the key returns; refuses what is no data.
+
+    Example:
+
+    >>> x, y = result_of("train", lambda key: (np.ones(4), np.zeros(4)), (0, 1, 0))
+    """
+    part = function(key)
+    try:
+        kind = kind_of(name, part)
+    except TypeError as error:
+        raise TypeError(
+            f"A function of the {titled(name)} data must return data. Received: "
+            f"{arguments.shown(function)}, which returns {arguments.shown(part)}. "
+            f"{error}"
+        ) from None
+    if kind == "function":
+        raise TypeError(
+            f"A function of the {titled(name)} data must return arrays, a dataset or "
+            f"an iterator. Received: {arguments.shown(function)}, which returns "
+            f"{arguments.shown(part)}, a function, too."
+        )
+    return part
 
 
 def titled(name: str) -> str:

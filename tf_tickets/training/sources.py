@@ -369,13 +369,7 @@ class FunctionSource(Source):
         self.exact = all(map(have_equal_bits, self._sample, repeated))
 
     def _open(self, key):
-        part = self.function(key)
-        if data.kind_of(self.name, part) == "function":
-            raise TypeError(
-                f"A function data(key) of {titled(self.name)} data must return arrays, "
-                f"a dataset or an iterator. Received: {arguments.shown(part)}, which "
-                "is a function, too."
-            )
+        part = data.result_of(self.name, self.function, key)
         return self._opened(part, key=key)
 
     @property
