@@ -3,9 +3,10 @@
 import struct
 import sys
 
+import numpy as np
 import pytest
 
-from tf_tickets.reports import plots
+from tf_tickets.reports import frontier_axes, plots
 
 pytestmark = pytest.mark.turns
 
@@ -93,21 +94,156 @@ def test_the_ticks_of_a_long_search_are_thinned_out(monkeypatch, tmp_path):
     assert 5 <= len(axes.get_xticks()) <= 9
 
 
-@pytest.mark.parametrize("last, seen", [(0.11, False), (0.92, True)])
-def test_a_collapse_does_not_press_the_others_together(
-    monkeypatch, tmp_path, last, seen
-):
-    pytest.importorskip("matplotlib")
+def frontier_axes_of(monkeypatch, lines, optimal=(), **kwargs):
+    """Returns the axes of the plot that `plot_frontier` draws."""
     kept = {}
     monkeypatch.setattr(plots, "_save", lambda figure, path: kept.update(f=figure))
+    plots.plot_frontier(lines, optimal, "a.png", **kwargs)
+    [axes] = kept["f"].axes
+    return axes
+
+
+def heights(axes, values):
+    """Returns the positions of values between the bottom, 0, and the top, 1."""
+    spots = axes.transData.transform([(0.5, value) for value in values])
+    return axes.transAxes.inverted().transform(spots)[:, 1].tolist()
+
+
+@pytest.mark.parametrize("sign, word", [(1, "below"), (-1, "above")])
+@pytest.mark.parametrize("last", [0.11, 0.92, -1e9])
+def test_a_collapse_is_in_view_and_does_not_press_the_others_together(
+    monkeypatch, last, sign, word
+):
+    pytest.importorskip("matplotlib")
     lines = {"a": [(0.5, 0.98), (0.3, 0.97), (0.1, 0.97)]}
     lines["b"] = [(0.5, 0.96), (0.3, 0.95), (0.1, last)]
-    plots.plot_frontier(lines, [], tmp_path / "a.png", dense=0.975)
-    [axes] = kept["f"].axes
-    low, high = axes.get_ylim()
-    assert low < 0.94 and 0.98 < high < 1.0 and (low < last) == seen
+    signed = {n: [(kept, sign * v) for kept, v in line] for n, line in lines.items()}
+    axes = frontier_axes_of(
+        monkeypatch, signed, dense=sign * 0.975, smaller_is_better=sign < 0
+    )
+    worst, good, best = (
+        position if sign > 0 else 1 - position
+        for position in heights(axes, [sign * last, sign * 0.95, sign * 0.98])
+    )
+    # The good ones have at least a quarter of the height, the worst one some of it.
+    assert best - good > 1 / 4 and 0.02 < worst < good - 0.05 and best < 0.98
     said = [text.get_text() for text in axes.texts]
-    assert said == ([] if seen else ["out of view: down to 0.11"])
+    assert [text.startswith(f"compressed {word} ") for text in said] == (
+        [] if last == 0.92 else [True]
+    )
+
+
+@pytest.mark.parametrize("smaller_is_better", [False, True])
+def test_everything_optimal_is_in_view_whatever_the_values(
+    monkeypatch, smaller_is_better
+):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        count = int(rng.integers(1, 12))
+        values = np.where(
+            rng.random(count) < 0.3,
+            rng.choice([0.0, 0.1, 5.0, -30.0, 1e6], count),
+            0.9 + 0.1 * rng.random(count),
+        )
+        spots = [(0.8 ** (i + 1), float(v)) for i, v in enumerate(values)]
+        spots = [(*spot, spot[1] - 9.0, spot[1] + 0.01) for spot in spots]
+        pairs = [spot[:2] for spot in spots]
+        axes = frontier_axes_of(
+            monkeypatch, {"a": spots}, pairs, smaller_is_better=smaller_is_better
+        )
+        positions = heights(axes, values)
+        assert min(positions) > 0.005 and max(positions) < 0.995
+        in_order = np.array(positions)[np.argsort(values, kind="stable")]
+        assert all(np.diff(in_order) >= -1e-9)
+
+
+def test_the_legend_has_the_order_of_the_lines_at_the_right_hand_end(monkeypatch):
+    pytest.importorskip("matplotlib")
+    lines = {
+        "falls": [(0.5, 0.99), (0.1, 0.5)],
+        "_stays": [(0.5, 0.9), (0.1, 0.9)],
+        "short": [(0.5, 0.8)],
+    }
+    axes = frontier_axes_of(monkeypatch, lines, [(0.5, 0.99)], dense=0.85)
+    texts = [text.get_text() for text in axes.get_legend().texts]
+    assert texts == [" _stays", "dense network", "short", "falls", "optimal"]
+    colors = [h.get_color() for h in axes.get_legend().legend_handles]
+    assert len(set(colors)) == 5
+
+
+def test_a_label_is_text_and_no_formula(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = {"a$_b$c": [(0.5, 0.9)], "word " * 20: [(0.5, 0.8)]}
+    plots.plot_frontier(lines, [], tmp_path / "a.svg", note="of $2 and $3")
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+
+
+def test_lines_of_thirty_searches_differ(monkeypatch):
+    pytest.importorskip("matplotlib")
+    lines = {f"{i}": [(0.5, i), (0.1, i)] for i in range(30)}
+    axes = frontier_axes_of(monkeypatch, lines)
+    # matplotlib names all dashes "--".
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in axes.lines}
+    assert len(looks) == len(axes.lines) == 30
+
+
+def test_bands_of_intervals_are_drawn_and_widen_the_view_a_little(monkeypatch):
+    pytest.importorskip("matplotlib")
+    lines = {"a": [(0.5, 0.9, 0.89, 0.91), (0.1, 0.8, -50.0, 60.0)]}
+    axes = frontier_axes_of(monkeypatch, lines, dense=0.95, dense_interval=(0.94, 0.96))
+    [band] = axes.collections
+    drawn = {tuple(spot) for spot in band.get_paths()[0].vertices.tolist()}
+    assert {(0.5, 0.89), (0.5, 0.91), (0.1, -50.0), (0.1, 60.0)} <= drawn
+    low, high = axes.get_ylim()
+    assert 0.7 < low < 0.8 and 0.96 < high < 1.05
+    [dense] = axes.patches
+    assert (dense.get_y(), dense.get_y() + dense.get_height()) == (0.94, 0.96)
+
+
+def test_points_without_a_finite_metric_are_counted(monkeypatch):
+    pytest.importorskip("matplotlib")
+    nan = float("nan")
+    lines = {"a": [(0.5, 0.9), (0.1, nan)], "b": [(0.5, float("inf"))]}
+    axes = frontier_axes_of(monkeypatch, lines, [(0.1, nan)], note="Of a test")
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.5, 0.9]]]
+    said = axes.figure.get_supxlabel()
+    assert said == "Of a test; 2 without a finite metric not drawn"
+    with pytest.raises(ValueError, match="no points to plot"):
+        plots.plot_frontier({"a": [(0.5, nan)]}, [], "a.png")
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"lines": {"a": [(0.5,)]}}, "`lines` must have pairs .*Received: .0.5,"),
+        ({"lines": {"a": [(0.5, 0.9, 0.8)]}}, "or four numbers with the ends"),
+        ({"optimal": [(0.5, "x")]}, "`optimal` must have pairs"),
+        ({"dense_interval": (1.0,)}, "`dense_interval` must have two numbers"),
+    ],
+)
+def test_points_of_another_kind_are_refused(bad, message, tmp_path):
+    good = {"lines": {"a": [(0.5, 0.9)]}, "optimal": [], "path": tmp_path / "a.png"}
+    with pytest.raises(ValueError, match=message):
+        plots.plot_frontier(**{**good, **bad})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "kept, expected",
+    [
+        ([0.8, 1 - 0.98], [0.5, 0.2, 0.1, 0.05, 0.02]),
+        ([1.0, 1e-4], [1.0, 0.1, 0.01, 0.001, 0.0001]),
+        ([0.5, 0.5], [0.5]),
+    ],
+)
+def test_ticks_are_round_numbers(kept, expected):
+    assert frontier_axes.kept_ticks(kept) == expected
+
+
+def test_few_round_numbers_are_replaced_by_even_steps():
+    ticks = frontier_axes.kept_ticks([0.16, 0.81])
+    assert ticks == pytest.approx([0.16, 0.24, 0.36, 0.54, 0.81])
 
 
 @pytest.mark.parametrize("results", [[], [{"sparsity": 1.0, "ticket": 0.1}]])

@@ -1,14 +1,13 @@
 """Plots of searches, frontiers and widths."""
 
 import io
-import itertools
 import math
 import os
-from collections.abc import Iterable, Mapping
-
-import numpy as np
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from tf_tickets import arguments, files
+from tf_tickets.reports import frontier_axes
 
 _LINES = (
     ("shuffled", "shuffled masks", {"color": "#3a8f5c", "marker": "^"}),
@@ -23,9 +22,13 @@ _FORMATS: dict[str, dict] = {
     ".svg": {"Date": None},
 }
 
-# With more lines than this, the legend stands beside the plot: it would hide lines.
-_INSIDE = 8
-_BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+# What the arguments of `plot_frontier` consist of.
+_SPOTS = {
+    "lines": "pairs of the fraction of weights kept and the metric, or four numbers "
+    "with the ends of its interval",
+    "optimal": "pairs of the fraction of weights kept and the metric",
+    "dense_interval": "two numbers, the lower and the upper end",
+}
 
 
 def plot_search(
@@ -65,28 +68,43 @@ def plot_search(
     for key, label, style in _LINES:
         _draw_line(axes, rounds, key, label, style)
     _label_axes(axes, [1 - r["sparsity"] for r in rounds], title)
+    if axes.lines:
+        # The last line lies on top, so it comes first in the legend.
+        axes.legend(frameon=False, reverse=True)
     _save(figure, path)
 
 
 def plot_frontier(
-    lines: Mapping[str, Iterable[tuple[float, float]]],
-    optimal: Iterable[tuple[float, float]],
+    lines: Mapping[str, Iterable[Sequence[float]]],
+    optimal: Iterable[Sequence[float]],
     path: os.PathLike | str,
     dense: float | None = None,
     metric: str = "accuracy",
     title: str = "Frontier",
+    *,
+    dense_interval: tuple[float, float] | None = None,
+    smaller_is_better: bool = False,
+    note: str = "",
 ) -> None:
     """Plots the metric of several searches against the fraction of weights kept.
 
+    All points are in view: if some have collapsed, the axis is compressed there, with
+    a note. The legend has the order of the lines at their right-hand ends.
+
     Args:
         lines: Dict from a label to pairs of the fraction of weights kept, 0 to 1,
-            and the metric. Values far below the others are clipped, with a note.
+            and the metric. A point with four numbers has the ends of an interval of
+            the metric too, which are drawn as a band.
         optimal: The Pareto-optimal pairs.
         path: The file to write. Its suffix selects the format: `.png`, `.svg` or
             `.pdf`. The file is written atomically.
         dense: The dense network's metric.
         metric: Name of the metric.
         title: Title of the plot.
+        dense_interval: The ends of the interval of the dense network's metric.
+        smaller_is_better: Whether the collapsed values are the large ones, as for a
+            loss.
+        note: Small text below the axes.
 
     Example:
 
@@ -96,29 +114,74 @@ def plot_frontier(
     True
     """
     _format(path)
-    _check_texts(dense, metric=metric, title=title)
+    _check_texts(dense, metric=metric, title=title, note=note)
+    arguments.check_flags(smaller_is_better=smaller_is_better)
+    if dense_interval is not None:
+        [dense_interval] = _spots((2,), dense_interval=[dense_interval])
     arguments.check_type(Mapping, lines=lines)
-    lines = {name: _pairs(lines=line) for name, line in lines.items()}
-    optimal = _pairs(optimal=optimal)
-    lines = {name: sorted(p for p in line if p[0] > 0) for name, line in lines.items()}
-    kept = [point[0] for line in lines.values() for point in line]
-    if not kept:
+    arguments.check_table(str, object, lines=dict(lines))
+    all_lines = {name: _spots((2, 4), lines=line) for name, line in lines.items()}
+    best = frontier_axes.finite(_spots((2,), optimal=optimal))
+    shown = {name: frontier_axes.finite(line) for name, line in all_lines.items()}
+    shown = {name: line for name, line in shown.items() if line}
+    if not shown:
         raise ValueError(
             f"There are no points to plot. Received: lines={lines!r}. Pass at least "
-            "one point with weights left."
+            "one point with weights left and a finite metric."
         )
-    figure = _figure()
+    _draw_frontier(
+        path,
+        shown,
+        best,
+        (dense if dense is None or math.isfinite(dense) else None, dense_interval),
+        metric,
+        title,
+        smaller_is_better,
+        "; ".join(part for part in (note, _left_out(all_lines)) if part),
+    )
+
+
+def _left_out(lines):
+    """A note about points whose metric is NaN or infinite."""
+    count = sum(not math.isfinite(spot[1]) for line in lines.values() for spot in line)
+    return f"{count} without a finite metric not drawn" if count else ""
+
+
+def _draw_frontier(path, lines, best, dense, metric, title, smaller_is_better, note):
+    value, interval = dense
+    figure = _figure(max(4.4, 1.0 + 0.24 * len(lines)), 9.2)
     axes = figure.subplots()
-    band = {"color": "#9fd49f", "linewidth": 7, "solid_capstyle": "round"}
-    optimal = sorted(p for p in optimal if p[0] > 0)
-    if optimal:
-        axes.plot(*zip(*optimal, strict=True), label="optimal", **band)
-    _draw_dense(axes, dense)
-    for (label, line), marker in zip(lines.items(), itertools.cycle("os^Dv<>pX*")):
-        style = {"marker": marker, "linewidth": 1.4, "markersize": 5}
-        axes.plot(*zip(*line, strict=True), label=label, **style)
-    _label_axes(axes, _spaced(kept), title, metric)
-    _keep_in_view(axes, [value for line in lines.values() for _, value in line])
+    handles = {"optimal": frontier_axes.draw_optimal(axes, best)}
+    dense_line = frontier_axes.draw_dense(axes, value, interval)
+    drawn = dict(zip(lines, frontier_axes.draw_lines(axes, lines), strict=True))
+    spots = [spot for line in lines.values() for spot in line]
+    kept = frontier_axes.kept_ticks(spot[0] for spot in spots)
+    _label_axes(axes, kept, title, metric)
+    values = [spot[1] for spot in [*spots, *best]]
+    ends = [end for spot in spots for end in spot[2:] if math.isfinite(end)]
+    if value is not None:
+        values.append(value)
+        ends += interval or ()
+    frontier_axes.View(values, smaller_is_better).apply(axes, ends)
+    order = frontier_axes.legend_order(lines, value)
+    entries = [(drawn[x], x) if x else (dense_line, "dense network") for x in order]
+    entries += [(line, text) for text, line in handles.items() if line is not None]
+    axes.legend(
+        [line for line, _ in entries],
+        [frontier_axes.legend_text(text) for _, text in entries],
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        fontsize=9,
+    )
+    if note:
+        figure.supxlabel(
+            "\n".join(textwrap.wrap(note, 110)),
+            fontsize=8,
+            color="#555555",
+            x=0.01,
+            ha="left",
+        )
     _save(figure, path)
 
 
@@ -200,34 +263,17 @@ def _checked_results(results):
     return rows
 
 
-def _pairs(**lines):
-    """Returns pairs of numbers; refuses everything else."""
+def _spots(lengths, **lines):
+    """Returns lists of some length of numbers; refuses everything else."""
     [(name, line)] = lines.items()
-    pairs = arguments.listed(object, **{name: line})
-    for pair in pairs:
-        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-        if not is_pair or not all(map(arguments.is_real, pair)):
+    spots = arguments.listed(object, **{name: line})
+    for spot in spots:
+        fits = isinstance(spot, tuple | list) and len(spot) in lengths
+        if not fits or not all(map(arguments.is_real, spot)):
             raise ValueError(
-                f"`{name}` must have pairs of the fraction of weights kept and the "
-                f"metric. Received: {arguments.shown(pair)}"
+                f"`{name}` must have {_SPOTS[name]}. Received: {arguments.shown(spot)}"
             )
-    return pairs
-
-
-def _keep_in_view(axes, values):
-    """Clips collapsed results so that the other lines stay readable."""
-    low, high = np.quantile(values, [0.25, 1.0])
-    floor = low - 2.0 * (high - low)
-    if min(values) < floor:
-        axes.set_ylim(floor, high + 0.05 * (high - floor))
-        note = f"out of view: down to {min(values):.3g}"
-        axes.annotate(note, (0.5, 0.02), xycoords="axes fraction", ha="center")
-
-
-def _spaced(kept):
-    """Positions of ticks, evenly spaced on a log axis."""
-    low, high = math.log(min(kept)), math.log(max(kept))
-    return [math.exp(low + (high - low) * i / 6) for i in range(7)]
+    return [tuple(map(float, spot)) for spot in spots]
 
 
 def _draw_dense(axes, dense):
@@ -256,12 +302,12 @@ def _save(figure, path):
         draft.write_bytes(drawn.getvalue())
 
 
-def _figure(height=4.4):
+def _figure(height=4.4, width=7.2):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Plots require matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(7.2, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _draw_line(axes, results, key, label, style):
@@ -286,7 +332,3 @@ def _label_axes(axes, kept, title, metric="accuracy"):
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        # The last line lies on top, so it comes first in the legend.
-        position = _BESIDE if len(axes.lines) > _INSIDE else {}
-        axes.legend(frameon=False, reverse=True, **position)

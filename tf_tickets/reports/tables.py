@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tf_tickets.reports.statistics import Mean
+
 
 class _Ticket(Protocol):
     masks: dict[str, np.ndarray]
@@ -113,13 +115,14 @@ def search_table(
 
 
 def frontier_table(
-    points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
+    points: Iterable[Mapping], dense: Mapping[str, float | Mean], monitor: str
 ) -> str:
     """Returns the trained tickets of several searches as a text table.
 
     Args:
-        points: Dicts as returned by `tf_tickets.Frontier.rows`.
-        dense: Metrics of the dense network.
+        points: Dicts as returned by `tf_tickets.Frontier.rows`, with `mean=True` for
+            means and deviations over seeds.
+        dense: Metrics of the dense network, or their means over seeds.
         monitor: The metric to show.
 
     Returns:
@@ -131,32 +134,99 @@ def frontier_table(
     ...          "metrics": {"accuracy": 0.97}, "optimal": True}
     >>> print(frontier_table([point], {"accuracy": 0.98}, "accuracy"))
     search  round  search epochs  kept weights  accuracy
-    dense                              100.00%    0.9800
+    dense                              100.00%   0.9800
     cs          1              8        10.00%   0.9700*
     """
     return align(frontier_cells(points, dense, monitor), left=1)
 
 
 def frontier_cells(
-    points: Iterable[Mapping], dense: Mapping[str, float], monitor: str
+    points: Iterable[Mapping], dense: Mapping[str, float | Mean], monitor: str
 ) -> list[tuple[str, ...]]:
     """Returns the rows of text of `frontier_table`, headings first."""
+    points = list(points)
+    with_seeds = any("seeds" in point for point in points)
+    seeds = ("seeds",) if with_seeds else ()
     cells: list[tuple[str, ...]] = [
-        ("search", "round", "search epochs", "kept weights", monitor)
+        ("search", "round", *seeds, "search epochs", "kept weights", monitor)
     ]
-    cells.append(("dense", "", "", "100.00%", _accuracy(dense.get(monitor))))
+    known = dense.get(monitor)
+    count = str(known.count) if isinstance(known, Mean) and known.count > 1 else ""
+    blank = (count,) if with_seeds else ()
+    value = str(known) if isinstance(known, Mean) else _accuracy(known)
+    # Numbers with and without a star end in one column.
+    gap = " " if any(point["optimal"] for point in points) else ""
+    cells.append(("dense", "", *blank, "", "100.00%", f"{value}{gap}"))
     for point in points:
-        star = "*" if point["optimal"] else ""
+        star = "*" if point["optimal"] else gap
+        deviation = point.get("deviations", {}).get(monitor)
         cells.append(
             (
                 point["label"],
                 str(point["round"]),
-                str(point["search_epochs"]),
-                f"{1 - point['sparsity']:.2%}",
-                f"{_accuracy(point['metrics'][monitor])}{star}",
+                *((str(len(point["seeds"])),) if with_seeds else ()),
+                f"{point['search_epochs']:g}",
+                _kept(point["sparsity"], point.get("sparsity_deviation")),
+                f"{_spread(point['metrics'][monitor], deviation)}{star}",
             )
         )
     return cells
+
+
+def frontier_notes(
+    means: Iterable[Mapping], seeds: Sequence[int], monitor: str, selected_by: str
+) -> list[str]:
+    """Returns the lines below `frontier_table`: what it shows, and how it chooses.
+
+    Args:
+        means: Dicts as returned by `tf_tickets.Frontier.rows(mean=True)`.
+        seeds: All seeds.
+        monitor: The metric that is reported.
+        selected_by: The metric by which tickets are optimal.
+
+    Example:
+
+    >>> [text] = frontier_notes([{"seeds": [0]}], [0], "test_loss", "val_loss")
+    >>> print(text)
+    * Pareto-optimal by val_loss, which selects; test_loss is reported.
+    """
+    counts = [len(mean["seeds"]) for mean in means]
+    if not counts:
+        return []
+    notes = []
+    if len(seeds) > 1:
+        *most, last = map(str, seeds)
+        notes.append(
+            f"Mean ± standard deviation over the seeds {', '.join(most)} and {last}."
+        )
+    if min(counts) < max(counts):
+        notes.append(
+            f"Means over fewer than {max(counts)} seeds cannot be optimal: the missing "
+            "seeds may be worse."
+        )
+    return [*notes, _note_of_selection(monitor, selected_by)]
+
+
+def _note_of_selection(monitor, selected_by):
+    parts = [name.partition("_")[0] for name in (monitor, selected_by)]
+    of_data = [part if part in ("val", "test") else "train" for part in parts]
+    if of_data[0] != of_data[1]:
+        reported = f", which selects; {monitor} is reported."
+    elif monitor == selected_by:
+        reported = ", selected and reported on the same data, so optimistic."
+    else:
+        reported = f"; {monitor} is reported on the same data, so optimistic."
+    return f"* Pareto-optimal by {selected_by}{reported}"
+
+
+def _kept(sparsity, deviation):
+    """The fraction of weights kept, with its deviation unless it is rounded to 0."""
+    text = "" if deviation is None else f"{deviation:.2%}"
+    return f"{1 - sparsity:.2%}" + (f" ± {text}" if text.strip("0.%") else "")
+
+
+def _spread(value, deviation):
+    return _accuracy(value) if deviation is None else f"{value:.4f} ± {deviation:.4f}"
 
 
 def align(cells: Iterable[Sequence[str]], left: int = 0) -> str:
