@@ -46,9 +46,9 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
     # The progress lines of the trainings.
-    assert "cs initial_score=0.1  epoch 1/1  round 1" in first
-    assert "\niss  epoch 2/2  round 2" in first
-    assert "iss round 2  epoch 1/1  val_accuracy" in first
+    assert "cs initial_score=0.1, 2 of 4  epoch 1/1  round 1" in first
+    assert "\niss, 3 of 4  epoch 2/2  round 2" in first
+    assert "iss round 2, 3 of 4  epoch 1/1  val_accuracy" in first
     no_fit()
     assert main.main(command) == 0
     again = capsys.readouterr().out

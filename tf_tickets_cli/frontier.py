@@ -67,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Runs the searches and prints the frontier."""
     import tf_tickets as tt
-    from tf_tickets.reports import tables
     from tf_tickets_cli import methods
     from tf_tickets_cli.progress import Progress
     from tf_tickets_cli.settings import Setting
@@ -89,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
             setting.seed,
             epochs=setting.recipe.epochs,
             batch_size=setting.batch_size,
-            watch=progress.of_training,
+            watch=progress.of_comparison(searches, setting.recipe.epochs),
         )
-    print(tables.frontier_table(frontier.rows(), frontier.dense, frontier.monitor))
+    print(frontier)
     print(f"Tickets, frontier.json and frontier.png are in {folder}")

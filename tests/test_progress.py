@@ -1,0 +1,191 @@
+"""Progress on a terminal and in a file."""
+
+import io
+import re
+import sys
+import time
+
+import pytest
+
+import tf_tickets as tt
+from tf_tickets_cli import progress
+
+pytestmark = pytest.mark.turns
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    return clock
+
+
+def fit(watch, clock, name, epochs, pace=1.0, first=0, **params):
+    """Calls the callbacks of a training as `fit` does; returns the lines."""
+    for callback in watch(name):
+        callback.set_params({"epochs": epochs, **params})
+        callback.on_train_begin()
+        for epoch in range(first, epochs):
+            clock.now += pace
+            callback.on_epoch_end(epoch, {"val_accuracy": 0.5})
+        callback.on_train_end()
+
+
+def searches():
+    return {"imp": tt.IMP(2, 4, 0.5), "snip": tt.PruneAtInit(0.5, epochs=4)}
+
+
+def test_every_line_says_which_of_how_many_and_how_long_it_will_take(clock, capsys):
+    # IMP trains 2 rounds of 4 epochs and a dense network, whose tickets need no
+    # training; so does pruning at initialization.
+    shown = progress.Progress()
+    with shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0, 1])
+        assert shown.comparison.total == 2 * (12 + 4) + 2 * 4
+        for name, epochs in [
+            ("imp seed 0", 12),
+            ("imp seed 1", 12),
+            ("snip seed 0", 4),
+        ]:
+            fit(watch, clock, name, epochs)
+        # That of seed 1 is complete in the directory.
+        watch("snip seed 1")
+        fit(watch, clock, "dense seed 0", 4)
+        fit(watch, clock, "dense seed 1", 4)
+    lines = capsys.readouterr().out.splitlines()
+    finished = [line for line in lines if re.search(r"epoch (\d+)/\1 ", line)]
+    assert finished == [
+        "imp seed 0, 1 of 4  epoch 12/12  val_accuracy 0.5000  0:12  "
+        "in all 0:12, about 0:28 left",
+        "imp seed 1, 2 of 4  epoch 12/12  val_accuracy 0.5000  0:12  "
+        "in all 0:24, about 0:16 left",
+        "snip seed 0, 3 of 4  epoch 4/4  val_accuracy 0.5000  0:04  "
+        "in all 0:28, about 0:12 left",
+        "dense seed 0  epoch 4/4  val_accuracy 0.5000  0:04  "
+        "in all 0:32, about 0:04 left",
+        "dense seed 1  epoch 4/4  val_accuracy 0.5000  0:04  in all 0:36",
+    ]
+    # Between them one line after more than 10 seconds.
+    assert [line[:40] for line in lines if line not in finished] == [
+        "imp seed 0, 1 of 4  epoch 11/12  val_acc",
+        "imp seed 1, 2 of 4  epoch 11/12  val_acc",
+    ]
+
+
+def test_a_search_that_resumes_costs_what_is_left(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison({"imp": tt.IMP(2, 4, 0.5)}, epochs=4)
+        fit(watch, clock, "imp", 12, first=8)
+    [line] = capsys.readouterr().out.splitlines()
+    # 4 epochs of a second each; the dense network has 4.
+    assert line.endswith("0:04  in all 0:04, about 0:04 left")
+    assert line.startswith("imp  epoch 12/12")
+
+
+def test_trainings_of_tickets_are_counted_with_their_search(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=3)
+        # 12 + 2 * 3 for IMP, 4 + 3 for the other, 3 for the dense network.
+        assert shown.comparison.total == 28
+        fit(watch, clock, "imp", 12, 0.5)
+        fit(watch, clock, "imp round 1", 3, 0.5)
+        fit(watch, clock, "snip", 4, 0.5)
+    last = capsys.readouterr().out.splitlines()
+    # Round 2 was trained before, since the next search has begun: 6 epochs are left.
+    assert last[1].startswith("imp round 1, 1 of 2  epoch 3/3")
+    assert last[2].startswith("snip, 2 of 2  epoch 4/4")
+
+
+def test_trainings_in_other_processes_end_in_any_order(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0])
+        clock.now += 8
+        # Two at once: the whole takes 8 seconds, each of them 7.
+        for name in ("snip seed 0", "dense seed 0"):
+            fit(watch, clock, name, 4, 0.0, first=3, seconds=7.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "snip seed 0, 1 of 2  epoch 4/4  val_accuracy 0.5000  0:07  "
+        "in all 0:08, about 0:32 left",
+        "dense seed 0  epoch 4/4  val_accuracy 0.5000  0:07  "
+        "in all 0:08, about 0:12 left",
+    ]
+
+
+def test_hundreds_of_short_trainings_are_few_lines(clock, capsys):
+    many = {f"s{i}": tt.IMP(10, 1, 0.5) for i in range(30)}
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(many, epochs=2)
+        for label in many:
+            fit(watch, clock, label, 11, 0.1)
+            for number in range(1, 11):
+                fit(watch, clock, f"{label} round {number}", 2, 1.5)
+    lines = capsys.readouterr().out.splitlines()
+    # 933 seconds: 30 searches, and at most a line in 10 seconds.
+    assert len([line for line in lines if " round " not in line]) == 30
+    assert 30 <= len(lines) - 30 <= 93
+
+
+def test_the_pause_grows_with_the_time(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison({"imp": tt.IMP(2, 5000, 0.5)}, epochs=5000)
+        fit(watch, clock, "imp", 15_000, 1.0)
+    # One in 10 seconds up to 1,000 seconds, then a line per 1 % more time.
+    assert 300 < len(capsys.readouterr().out.splitlines()) < 400
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_second_bar_for_the_whole(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0, 1])
+        fit(watch, Clock(), "imp seed 0", 12)
+        [callback] = watch("imp seed 1")
+        callback.set_params({"epochs": 12})
+        callback.on_train_begin()
+        callback.on_epoch_end(0, {})
+        shown.bar.refresh()
+        bar = shown.bar
+        assert [task.description for task in bar.tasks] == [
+            "in all",
+            "imp seed 1, 2 of 4",
+        ]
+        assert [(task.completed, task.total) for task in bar.tasks] == [
+            (13, 40),
+            (1, 12),
+        ]
+        assert re.fullmatch(r"about \d:\d\d left", bar.tasks[0].fields["result"])
+    assert shown.bar is None
+    text = terminal.getvalue()
+    assert "imp seed 0, 1 of 4  epoch 12/12" in text and "13/40" in text
+
+
+def test_one_training_has_one_bar_as_before(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with progress.Progress() as shown:
+        shown.start("round 1", 2)
+        assert [task.description for task in shown.bar.tasks] == ["round 1"]
+        shown.update(1)
+        shown.update(2, "val_accuracy 0.9000")
+        assert shown.bar is None
+    assert "round 1  epoch 2/2  val_accuracy 0.9000  0:00\n" in terminal.getvalue()
+    assert time.monotonic() >= shown.began
