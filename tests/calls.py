@@ -190,6 +190,11 @@ def path(suffix):
     return HERE / f"new{next(_NUMBERS)}{suffix}"
 
 
+def stored_frontier():
+    frontier().save(HERE / "stored.json")
+    return HERE / "stored.json"
+
+
 def stored_ticket():
     ticket().save(HERE / "stored.ticket")
     return HERE / "stored.ticket"
@@ -715,7 +720,19 @@ CALLS = {
     "Frontier.first_matching": method(
         frontier, "first_matching", sparsity=0.1, tolerance=0.1
     ),
-    "Frontier.plot": method(frontier, "plot", path=path(".svg"), title="Kept"),
+    "Frontier.join": lambda: (tt.Frontier.join, {"frontiers": [frontier()]}),
+    "Frontier.load": lambda: (tt.Frontier.load, {"path": stored_frontier()}),
+    "Frontier.of_seed": method(frontier, "of_seed", seed=0),
+    "Frontier.plot": method(
+        frontier,
+        "plot",
+        path=path(".svg"),
+        title="Kept",
+        confidence=0.9,
+        lines={"a": "A"},
+    ),
+    "Frontier.rows": method(frontier, "rows", mean=True),
+    "Frontier.to_pandas": method(frontier, "to_pandas", mean=True),
     "Frontier.save": method(frontier, "save", path=path(".json")),
     "Report.to_csv": lambda: (tt.summary(wrapped()).to_csv, {"path": path(".csv")}),
     "CompactReport.plot": lambda: (
@@ -739,12 +756,15 @@ CALLS = {
     ),
     "plots.plot_frontier": call(
         plots.plot_frontier,
-        lines={"a": [(0.5, 0.9), (0.2, 0.8)]},
+        lines={"a": [(0.5, 0.9), (0.2, 0.8, 0.7, 0.9)]},
         optimal=[(0.5, 0.9)],
         path=path(".svg"),
         dense=0.9,
         metric="accuracy",
         title="Kept",
+        dense_interval=(0.8, 1.0),
+        smaller_is_better=False,
+        note="Two searches",
     ),
 }
 

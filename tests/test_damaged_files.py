@@ -21,6 +21,7 @@ import pytest
 import tiny
 
 import tf_tickets as tt
+from tf_tickets.search.frontier import Point
 from tf_tickets_cli import main
 
 pytestmark = pytest.mark.turns("jax")
@@ -260,6 +261,23 @@ def read_trainings(path):
     return frontier.rows(), frontier.dense
 
 
+def make_frontier(folder):
+    metrics = {"val_accuracy": 0.5, "test_accuracy": 0.4}
+    points = [
+        Point("a", 1, 0.5, 3, metrics, seed=seed) for seed in (0, 1) for _ in range(2)
+    ]
+    by_seed = {0: metrics, 1: metrics}
+    origin = {"seed": 0, "searches": {"a": {"method": "imp"}}}
+    frontier = tt.Frontier(points, metrics, "test_accuracy", origin, by_seed)
+    frontier.save(folder / "frontier.json")
+    return folder / "frontier.json"
+
+
+def read_frontier(path):
+    frontier = tt.Frontier.load(path)
+    return str(frontier), frontier.rows(), frontier.provenance, frontier.dense_by_seed
+
+
 def teachers_in(folder):
     arguments = {"seed": 3, "batch_size": 16}
     return tt.train_teachers(
@@ -291,6 +309,7 @@ KINDS = {
     "results": (make_results, read_results),
     "controls": (make_controls, read_controls),
     "trainings": (make_trainings, read_trainings),
+    "frontier": (make_frontier, read_frontier),
     "teacher": (make_teacher, read_teachers),
     "teachers.json": (make_teachers, read_teachers),
 }
@@ -298,6 +317,7 @@ KINDS = {
 TRIES = {
     **{kind: (6, 100) for kind in KINDS},
     "ticket": (60, 2000),
+    "frontier": (60, 2000),
     "npz": (60, 2000),
     "training": (2, 20),
     "controls": (2, 20),
@@ -305,7 +325,7 @@ TRIES = {
 }
 # Reading these trains networks.
 SLOW = ("training", "controls", "trainings")
-JSON = ("results", "controls", "trainings", "teachers.json")
+JSON = ("results", "controls", "trainings", "frontier", "teachers.json")
 # JSON has no checksum, an .npz file does not say which weight of a teacher an array is,
 # and a forger may write other content that is valid.
 MAY_DIFFER = [

@@ -446,7 +446,7 @@ def test_a_frontier_is_saved_and_loaded(tmp_path):
     whole = three_seeds()
     whole.save(tmp_path / "frontier.json")
     again = tt.Frontier.load(tmp_path / "frontier.json")
-    assert vars(again) == vars(whole)
+    assert vars(again) == vars(whole) == vars(tt.Frontier.load(tmp_path))
     content = json.loads((tmp_path / "frontier.json").read_text())
     [first, _] = content["means"]
     assert first["deviations"]["test_accuracy"] == pytest.approx(0.02)
@@ -504,7 +504,7 @@ def test_a_sparsity_beyond_1_and_a_missing_file_are_refused(tmp_path):
     path.write_text(path.read_text().replace('"sparsity": 0.7', '"sparsity": 7'))
     with pytest.raises(ValueError, match="must be from 0 to 1. Received: 7"):
         tt.Frontier.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no frontier at .*other.json. Pass"):
         tt.Frontier.load(tmp_path / "other.json")
 
 

@@ -108,7 +108,8 @@ class Frontier:
         is first used. It is None where there is no such file.
 
         Args:
-            path: The file, such as "compared/frontier.json".
+            path: The file, or the directory of `find_frontier`, in which it is named
+                "frontier.json".
         """
         return cls(**frontier_file.read_json(arguments.check_path(path=path)))
 

@@ -12,6 +12,8 @@ from tf_tickets import files, schema
 from tf_tickets.search.points import Point, StoredPoint
 from tf_tickets.tickets.monitor import Monitor
 
+# The file that `find_frontier` writes into its directory.
+NAME = "frontier.json"
 _REMEDY = "Run the comparison again with the same directory: it is written anew."
 _METRICS = schema.mapping(schema.number)
 
@@ -49,9 +51,19 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     Files of versions before seeds, dense networks by seed and the metric of selection
     were stored are read too.
 
+    Args:
+        path: The file, or the directory of `find_frontier`.
+
     Returns:
         The fields of a `Frontier`.
     """
+    if path.is_dir():
+        path = path / NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no frontier at {path}. Pass the path of a file that "
+            "`Frontier.save` wrote, or the directory of `find_frontier`."
+        )
     content = files.read_json(path, _check, _REMEDY)
     rows = content["points"]
     seed = content["provenance"].get("seed", 0)
