@@ -99,16 +99,18 @@ def matching(run, tolerance):
 
 
 def plot(found, path):
-    from tf_tickets.reports import plots
+    import tf_tickets as tt
+    from tf_tickets.search.frontier import Point
 
-    lines = {}
-    for point in found["points"]:
-        pair = (1 - point["sparsity"]["mean"], point["accuracy"]["mean"])
-        lines.setdefault(point["label"], []).append(pair)
-    best = terms.staircase(lines)
+    frontiers = []
+    for run in found["runs"]:
+        seed = run["provenance"]["seed"]
+        rows = [{k: row[k] for k in row if k != "optimal"} for row in run["points"]]
+        points = [Point(**{**row, "seed": seed}) for row in rows]
+        fields = (run["dense"], run["monitor"], run["provenance"])
+        frontiers.append(tt.Frontier(points, *fields))
     title = f"Trained tickets, {found['dataset']}, {len(found['seeds'])} seed(s)"
-    dense = found["dense"]["mean"]
-    plots.plot_frontier(lines, best, path, dense, "test accuracy", title)
+    tt.Frontier.join(frontiers).plot(path, title)
 
 
 def command(options, backend):

@@ -201,14 +201,16 @@ def test_bands_of_intervals_are_drawn_and_widen_the_view_a_little(monkeypatch):
     assert (dense.get_y(), dense.get_y() + dense.get_height()) == (0.94, 0.96)
 
 
-def test_points_without_a_finite_metric_are_counted(monkeypatch):
+def test_points_that_cannot_be_drawn_are_counted(monkeypatch):
     pytest.importorskip("matplotlib")
     nan = float("nan")
-    lines = {"a": [(0.5, 0.9), (0.1, nan)], "b": [(0.5, float("inf"))]}
+    lines = {"a": [(0.5, 0.9), (0.1, nan), (0.0, 0.1)], "b": [(0.5, float("inf"))]}
     axes = frontier_axes_of(monkeypatch, lines, [(0.1, nan)], note="Of a test")
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.5, 0.9]]]
     said = axes.figure.get_supxlabel()
-    assert said == "Of a test; 2 without a finite metric not drawn"
+    assert said == (
+        "Of a test; not drawn: 1 without weights left, 2 without a finite metric"
+    )
     with pytest.raises(ValueError, match="no points to plot"):
         plots.plot_frontier({"a": [(0.5, nan)]}, [], "a.png")
 

@@ -317,7 +317,7 @@ KINDS = {
 TRIES = {
     **{kind: (6, 100) for kind in KINDS},
     "ticket": (60, 2000),
-    "frontier": (60, 2000),
+    "frontier": (20, 2000),
     "npz": (60, 2000),
     "training": (2, 20),
     "controls": (2, 20),

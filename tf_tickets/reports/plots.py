@@ -142,9 +142,13 @@ def plot_frontier(
 
 
 def _left_out(lines):
-    """A note about points whose metric is NaN or infinite."""
-    count = sum(not math.isfinite(spot[1]) for line in lines.values() for spot in line)
-    return f"{count} without a finite metric not drawn" if count else ""
+    """A note about points that a plot with a logarithmic axis cannot show."""
+    spots = [spot for line in lines.values() for spot in line]
+    empty = sum(spot[0] <= 0 for spot in spots)
+    diverged = sum(spot[0] > 0 and not math.isfinite(spot[1]) for spot in spots)
+    counts = {"without weights left": empty, "without a finite metric": diverged}
+    parts = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"not drawn: {', '.join(parts)}" if parts else ""
 
 
 def _draw_frontier(path, lines, best, dense, metric, title, smaller_is_better, note):
