@@ -33,7 +33,7 @@ _GRAY = "#555555"
 # The part of the height in which collapsed results are shown.
 _COMPRESSED = 0.18
 # How far bands may widen the view, as a part of its height, at each end.
-_BANDS = 0.3
+_BANDS = 0.75
 
 
 class View:
@@ -109,6 +109,11 @@ class View:
         margin = 0.06 * (high - low or span)
         bottom, top = self.from_scale([low - margin, high + margin])
         return float(bottom), float(top)
+
+    def cuts(self, ends: Iterable[float]) -> bool:
+        """Returns whether some ends of bands are out of view."""
+        bottom, top = self.limits(ends := list(ends))
+        return any(not bottom <= end <= top for end in ends)
 
     def apply(self, axes: Any, ends: Iterable[float]) -> None:
         """Sets the scale, limits and ticks of the vertical axis."""

@@ -166,7 +166,10 @@ def _draw_frontier(path, lines, best, dense, metric, title, smaller_is_better, n
     if value is not None:
         values.append(value)
         ends += interval or ()
-    frontier_axes.View(values, smaller_is_better).apply(axes, ends)
+    view = frontier_axes.View(values, smaller_is_better)
+    view.apply(axes, ends)
+    if view.cuts(ends):
+        note = "; ".join(part for part in (note, "some bands are wider") if part)
     order = frontier_axes.legend_order(lines, value)
     entries = [(drawn[x], x) if x else (dense_line, "dense network") for x in order]
     entries += [(line, text) for text, line in handles.items() if line is not None]
