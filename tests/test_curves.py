@@ -196,11 +196,22 @@ def test_bands_of_intervals_are_drawn_and_widen_the_view_a_little(monkeypatch):
     drawn = {tuple(spot) for spot in band.get_paths()[0].vertices.tolist()}
     assert {(0.5, 0.89), (0.5, 0.91), (0.1, -50.0), (0.1, 60.0)} <= drawn
     low, high = axes.get_ylim()
-    # Three quarters of the height of the points and the dense network, 0.15.
-    assert 0.65 < low < 0.69 and 1.06 < high < 1.1
+    # Three quarters of the height of the points and the dense network, 0.15, at the
+    # bottom; up to 1, which no accuracy exceeds, at the top.
+    assert 0.65 < low < 0.69 and 1.0 < high < 1.03
     assert axes.figure.get_supxlabel() == "some bands are wider"
     [dense] = axes.patches
     assert (dense.get_y(), dense.get_y() + dense.get_height()) == (0.94, 0.96)
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_bands_do_not_show_accuracies_above_1_or_losses_below_0(monkeypatch, smaller):
+    pytest.importorskip("matplotlib")
+    lines = {"a": [(0.5, 0.9, -0.5, 1.5), (0.1, 0.2, 0.1, 0.3)]}
+    axes = frontier_axes_of(monkeypatch, lines, smaller_is_better=smaller)
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0 and (high > 1.3 if smaller else 1 < high < 1.1)
+    assert axes.figure.get_supxlabel() == "some bands are wider"
 
 
 def test_points_that_cannot_be_drawn_are_counted(monkeypatch):

@@ -103,12 +103,19 @@ class View:
         shown = self.to_scale(self.sign * self.values)
         low, high = float(shown.min()), float(shown.max())
         span = high - low or 0.02 * abs(high) or 0.01
-        bands = [*self.to_scale(list(ends)), low, high]
+        bands = [*self.to_scale(self._possible(ends)), low, high]
         low -= min(_BANDS * span, low - float(min(bands)))
         high += min(_BANDS * span, float(max(bands)) - high)
         margin = 0.06 * (high - low or span)
         bottom, top = self.from_scale([low - margin, high + margin])
         return float(bottom), float(top)
+
+    def _possible(self, ends):
+        """Ends of bands without what a fraction or a loss cannot be."""
+        values = self.sign * self.values
+        least = 0.0 if values.min() >= 0 else -math.inf
+        most = 1.0 if self.sign > 0 and values.max() <= 1 else math.inf
+        return [min(max(end, least), most) for end in ends]
 
     def cuts(self, ends: Iterable[float]) -> bool:
         """Returns whether some ends of bands are out of view."""
