@@ -61,7 +61,7 @@ class StoredPoint(Point):
         return self._ticket
 
     @ticket.setter
-    def ticket(self, ticket):
+    def ticket(self, ticket: Ticket | None) -> None:
         self._ticket = ticket
 
     def _check(self, ticket):
