@@ -8,11 +8,22 @@ NETWORKS = (
     *("lenet300", "conv2", "conv4", "conv6"),
     *("resnet20", "resnet18", "resnet8", "vgg16"),
 )
-SCALINGS = ("standard", "unit")
+SCALINGS = ("none", "standard", "unit")
+TASKS = ("classification", "regression")
 METHODS = (
     *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
     *("kdlts", "snip", "grasp", "synflow"),
 )
+METHODS_HELP = """\
+methods:
+  imp        iterative magnitude pruning
+  threshold  Han's thresholds
+  cs         Continuous Sparsification
+  iss        Iterative Stochastic Sparsification
+  dlth, unilth, unidlth    growing penalties on the weights to be removed
+  kdlts      learned masks with distillation from teachers
+  snip, grasp, synflow     pruning at initialization
+"""
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 # Those that are calibrated on examples.
 CALIBRATED = ("int8", "int16x8")

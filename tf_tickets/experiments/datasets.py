@@ -11,22 +11,29 @@ import os
 import pathlib
 import random
 import zipfile
+from collections.abc import Sequence
 from typing import Self
 
 import keras
 import numpy as np
 
 from tf_tickets import arguments, files
+from tf_tickets.experiments import splits, table
+from tf_tickets.experiments.image_folder import ImageFolder, load_images
 from tf_tickets.training import batches
 
 __all__ = [
     "Dataset",
+    "ImageFolder",
     "load",
+    "load_images",
+    "load_table",
 ]
 
 _FROM_TFDS = ("mnist", "cifar10")
 _NAMES = ("digits", "mnist1d", *_FROM_TFDS)
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_HELD_OUT = ("x_val", "y_val")
 _PIP_LINES = {
     "mnist1d": "pip install mnist1d",
     "sklearn": "pip install scikit-learn",
@@ -37,17 +44,18 @@ _PIP_LINES = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Holds images or signals and their labels in three splits.
+    """Holds inputs, such as images, and their labels or targets in three splits.
 
     Args:
         name: Name of the data set in reports.
-        x_train: Training images, float32, (rows, height, width, channels), or signals,
-            (rows, length, channels).
-        y_train: Training labels, integers from 0.
-        x_val: Validation images, held out from the training set.
-        y_val: Validation labels.
-        x_test: Test images.
-        y_test: Test labels.
+        x_train: Training inputs: images, float32, (rows, height, width, channels),
+            signals, (rows, length, channels), or arrays of another shape.
+        y_train: Training labels, integers from 0, or real-valued targets.
+        x_val: Validation inputs, held out from the training set.
+        y_val: Their labels or targets.
+        x_test: Test inputs.
+        y_test: Their labels or targets.
+        class_names: Names of the classes, if known.
 
     Example:
 
@@ -62,15 +70,19 @@ class Dataset:
     y_val: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self):
         arguments.check_type(str, name=self.name)
+        if self.class_names is not None:
+            names = arguments.listed(str, class_names=self.class_names)
+            object.__setattr__(self, "class_names", tuple(names))
         for part in ("train", "val", "test"):
             _check_part(self, f"x_{part}", f"y_{part}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one image or signal.
+        """The shape of one input.
 
         Example:
 
@@ -80,14 +92,32 @@ class Dataset:
         return self.x_train.shape[1:]
 
     @property
+    def has_labels(self) -> bool:
+        """Whether the targets are integers: labels of classes.
+
+        Example:
+
+        >>> load("digits").has_labels
+        True
+        """
+        return self.y_train.dtype.kind in "ui"
+
+    @property
     def num_classes(self) -> int:
         """The number of classes, 1 plus the largest label of all splits.
+
+        Real-valued targets have none; this raises an error then.
 
         Example:
 
         >>> load("digits").num_classes
         10
         """
+        if not self.has_labels:
+            raise ValueError(
+                f"The targets of {self.name} are real numbers, so there are no "
+                f"classes. Received: {self.y_train.dtype}. Classes are integers from 0."
+            )
         return 1 + int(max(y.max() for y in (self.y_train, self.y_val, self.y_test)))
 
     def digest(self) -> str:
@@ -106,8 +136,12 @@ class Dataset:
 
     @functools.cached_property
     def _digest(self):
-        names = [field.name for field in dataclasses.fields(self)[1:]]
-        return batches.digest([getattr(self, name) for name in names])
+        return batches.digest(
+            [
+                *(self.x_train, self.y_train, self.x_val, self.y_val),
+                *(self.x_test, self.y_test),
+            ]
+        )
 
     def take(self, n: int) -> Self:
         """Returns the data set with only the first `n` training rows.
@@ -151,6 +185,12 @@ class Dataset:
         """
         arguments.check_counts(each=each)
         arguments.check_seed(seed)
+        if not self.has_labels or self.y_train.ndim != 1:
+            raise ValueError(
+                f"The rows of {self.name} cannot be balanced, because a row has no "
+                f"single label. Received targets: {self.y_train.dtype} of shape "
+                f"{self.y_train.shape}. Expected one integer per row."
+            )
         rng = np.random.default_rng(seed)
         rows: list[np.ndarray] = []
         for label in np.unique(self.y_train):
@@ -160,10 +200,10 @@ class Dataset:
         return self.x_train[chosen], self.y_train[chosen]
 
     def __repr__(self):
+        targets = f"{self.num_classes} classes" if self.has_labels else "real targets"
         return (
             f"<Dataset {self.name}: {len(self.x_train)} train, {len(self.x_val)} "
-            f"validation, {len(self.x_test)} test, {self.input_shape}, "
-            f"{self.num_classes} classes>"
+            f"validation, {len(self.x_test)} test, {self.input_shape}, {targets}>"
         )
 
 
@@ -186,8 +226,9 @@ def load(
     validation: int | None = None,
     seed: int = 0,
     scaling: str = "standard",
+    as_images: bool = True,
 ) -> Dataset:
-    """Loads a data set, splits off validation rows and scales the images.
+    """Loads a data set, splits off validation rows and scales the inputs.
 
     Args:
         name: One of
@@ -201,20 +242,25 @@ def load(
               otherwise the prepared data of tensorflow-datasets. Nothing is
               downloaded.
             - a path ending in `.npz`: a file with the arrays x_train, y_train, x_test
-              and y_test. It does not need TensorFlow.
+              and y_test, and optionally x_val and y_val. It does not need TensorFlow.
         data_dir: Folder of the data. Defaults to the environment variable
             TF_TICKETS_DATA_DIR for .npz files, and to TFDS_DATA_DIR for
             tensorflow-datasets.
         validation: Number of training rows to hold out. Defaults to 5,000 or a fifth
-            of the rows, whichever is smaller.
+            of the rows, whichever is smaller. Refused if a file has x_val and y_val.
         seed: Seed of the split, of the order of the training rows, and of the signals
             of "mnist1d".
         scaling: "standard" subtracts the mean and divides by the standard deviation of
             each channel in the training split. "unit" divides by the largest value in
-            the training split, and black stays 0.
+            the training split, and black stays 0. "none" leaves the values as they
+            are.
+        as_images: Whether the inputs of a file must be images with integer labels.
+            Images without a channel axis get one. With False, inputs and targets may
+            have any shape, and targets may be real numbers.
 
     Returns:
-        A `Dataset` of float32 images or signals.
+        A `Dataset` of float32 inputs. With scaling "none", integers of more than 8
+        bits stay integers.
 
     Example:
 
@@ -226,19 +272,109 @@ def load(
     arguments.check_choice(sorted(_SCALERS), scaling=scaling)
     if data_dir is not None:
         data_dir = arguments.check_path(data_dir=data_dir)
+    arguments.check_flags(as_images=as_images)
     title, arrays = _read(str(arguments.check_path(name=name)), data_dir, seed)
-    x, y, x_test, y_test = _checked(arrays, title, is_signal=title == "mnist1d")
-    train, held_out = _split(y, _validation_rows(validation, len(y)), seed)
+    parts = _checked(arrays, title, as_images and title != "mnist1d")
+    if "val" in parts:
+        if validation is not None:
+            raise ValueError(
+                f"{title} has its own validation rows, x_val, so `validation` must be "
+                f"None. Received: validation={arguments.shown(validation)}"
+            )
+        train = np.random.default_rng(seed).permutation(len(parts["train"][1]))
+    else:
+        train = _hold_out(parts, validation, seed)
+    x, y = parts["train"]
     scale = _SCALERS[scaling](x[train], source=title)
-    return Dataset(
-        name=title,
-        x_train=scale(x[train]),
-        y_train=y[train],
-        x_val=scale(x[held_out]),
-        y_val=y[held_out],
-        x_test=scale(x_test),
-        y_test=y_test,
-    )
+    return _dataset(title, {**parts, "train": (x[train], y[train])}, scale)
+
+
+def load_table(
+    file: os.PathLike | str,
+    target: str,
+    *,
+    task: str | None = None,
+    categories: str = "one-hot",
+    drop: Sequence[str] = (),
+    scaling: str = "standard",
+    validation_split: float = 0.2,
+    test_split: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Loads a table from a CSV file with a header line.
+
+    Columns of numbers are features; columns of other texts are categories. Missing
+    values are refused.
+
+    Args:
+        file: Path of the file.
+        target: Name of the column to predict.
+        task: "classification" or "regression". By default texts, and whole numbers of
+            at most 20 different values, are classes; other numbers are the target of
+            regression.
+        categories: "one-hot" makes one feature of 0 and 1 per category, "codes" the
+            number of the category in alphabetical order.
+        drop: Names of columns to leave out, such as row numbers.
+        scaling: As in `load`, for each column of numbers. Categories and targets stay
+            as they are.
+        validation_split: Fraction of the rows to hold out for validation.
+        test_split: Fraction of the rows to hold out for the test.
+        seed: Seed of the splits, which are stratified by class.
+
+    Returns:
+        A `Dataset` with float32 inputs of shape (rows, features).
+
+    Example:
+
+    >>> rows = [f"{n},{'cat' if n % 2 else 'dog'}" for n in range(20)]
+    >>> lines = "\\n".join(["size,kind", *rows])
+    >>> length = (tmp_path / "pets.csv").write_text(lines)
+    >>> data = load_table(tmp_path / "pets.csv", "kind")
+    >>> data, data.class_names
+    (<Dataset pets: 12 train, 4 validation, 4 test, (1,), 2 classes>, ('cat', 'dog'))
+    """
+    arguments.check_seed(seed)
+    arguments.check_choice(sorted(_SCALERS), scaling=scaling)
+    content = table.read_table(file, target, task, categories, drop)
+    rows = len(content.y)
+    shares = {"test_split": test_split, "validation_split": validation_split}
+    counts = {n: splits.rows_of(share, rows, n) for n, share in shares.items()}
+    if sum(counts.values()) >= rows:
+        raise ValueError(
+            f"The table has {rows} rows, too few to hold out {sum(counts.values())}. "
+            "Lower `validation_split` and `test_split`, or add rows. Received: "
+            f"{file}"
+        )
+    title = pathlib.Path(file).stem
+    labels = content.y if content.class_names else np.zeros(rows)
+    rest, test = splits.stratified(labels, counts["test_split"], seed)
+    kept, held = splits.stratified(labels[rest], counts["validation_split"], seed)
+    x, numbers = content.x, np.flatnonzero(content.is_number)
+    if len(numbers):
+        scale = _SCALERS[scaling](x[np.ix_(rest[kept], numbers)], source=title)
+        x[:, numbers] = scale(x[:, numbers])
+    of = {"train": rest[kept], "val": rest[held], "test": test}
+    parts = {part: (x[chosen], content.y[chosen]) for part, chosen in of.items()}
+    return _dataset(title, parts, class_names=content.class_names)
+
+
+def _hold_out(parts, validation, seed):
+    """Splits off the part "val"; returns the rows that stay in training."""
+    x, y = parts["train"]
+    # Without one label per row, the choice is random.
+    labels = y if y.ndim == 1 and y.dtype.kind in "ui" else np.zeros(len(y))
+    count = _validation_rows(validation, len(y))
+    train, held_out = splits.stratified(labels, count, seed)
+    parts["val"] = (x[held_out], y[held_out])
+    return train
+
+
+def _dataset(title, parts, scale=lambda x: x, class_names=None):
+    arrays = {}
+    for part in ("train", "val", "test"):
+        x, y = parts[part]
+        arrays |= {f"x_{part}": scale(x), f"y_{part}": y}
+    return Dataset(name=title, **arrays, class_names=class_names)
 
 
 def _read(name, data_dir, seed):
@@ -280,7 +416,7 @@ def _read_npz(file):
         zipfile.ZipFile(file) as stored,
     ):
         names = [name.removesuffix(".npy") for name in stored.namelist()]
-        members = [key for key in _ARRAYS if key in names]
+        members = [key for key in (*_ARRAYS, *_HELD_OUT) if key in names]
         arrays = {key: _member(stored, f"{key}.npy") for key in members}
     _check_names(arrays, names, file)
     return arrays
@@ -294,7 +430,7 @@ def _member(stored, name):
 def _read_digits():
     digits = _import("sklearn.datasets").load_digits()
     x = digits.images.astype("uint8")
-    rest, test = _split(digits.target, 360, seed=0)
+    rest, test = splits.stratified(digits.target, 360, seed=0)
     rest, test = np.sort(rest), np.sort(test)
     values = (x[rest], digits.target[rest], x[test], digits.target[test])
     return dict(zip(_ARRAYS, values, strict=True))
@@ -371,30 +507,63 @@ def _import(module):
 
 
 def _check_names(arrays, names, source):
-    missing = [key for key in _ARRAYS if key not in arrays]
+    expected = _ARRAYS
+    if set(_HELD_OUT) & set(arrays):
+        expected = (*_ARRAYS, *_HELD_OUT)
+    missing = [key for key in expected if key not in arrays]
     if missing:
         raise ValueError(
             f"{source} lacks the arrays {', '.join(missing)}. Received: "
-            f"{names}. Expected: {', '.join(_ARRAYS)}."
+            f"{names}. Expected: {', '.join(expected)}."
         )
 
 
-def _checked(arrays, source, is_signal=False):
-    """Validates the arrays and returns (images, labels, test images, test labels)."""
-    x, x_test = (arrays[name] for name in ("x_train", "x_test"))
-    if not is_signal:
-        x, x_test = (
-            _images(x, f"{source}: x_train"),
-            _images(x_test, f"{source}: x_test"),
-        )
-    y = _labels(arrays["y_train"], len(x), f"{source}: y_train")
-    y_test = _labels(arrays["y_test"], len(x_test), f"{source}: y_test")
-    if x.shape[1:] != x_test.shape[1:]:
+def _checked(arrays, source, as_images):
+    """Validates the arrays; returns a dict from "train", "test" and "val" to (x, y)."""
+    inputs, targets = (_images, _labels) if as_images else (_inputs, _targets)
+    parts = {}
+    for part in ("train", "test", "val"):
+        if f"x_{part}" in arrays:
+            x = inputs(arrays[f"x_{part}"], f"{source}: x_{part}")
+            y = targets(arrays[f"y_{part}"], len(x), f"{source}: y_{part}")
+            parts[part] = x, y
+    x, y = parts["train"]
+    what = "images" if as_images else "inputs"
+    for part in list(parts)[1:]:
+        other_x, other_y = parts[part]
+        if x.shape[1:] != other_x.shape[1:]:
+            raise ValueError(
+                f"{source}: the {what} in x_train and x_{part} must have the same "
+                f"shape. Received: {x.shape[1:]} and {other_x.shape[1:]}"
+            )
+        if (y.shape[1:], y.dtype) != (other_y.shape[1:], other_y.dtype):
+            raise ValueError(
+                f"{source}: y_train and y_{part} must have the same shape and kind of "
+                f"numbers. Received: {y.dtype} of shape {y.shape} and {other_y.dtype} "
+                f"of shape {other_y.shape}"
+            )
+    return parts
+
+
+def _inputs(x, source):
+    if x.ndim == 0 or x.size == 0 or x.dtype.kind not in "buif":
         raise ValueError(
-            f"{source}: the images in x_train and x_test must have the same shape. "
-            f"Received: {x.shape[1:]} and {x_test.shape[1:]}"
+            f"{source} must contain numbers, one row per example. Received: {x.dtype} "
+            f"of shape {x.shape}"
         )
-    return x, y, x_test, y_test
+    return x if x.ndim > 1 else x[:, np.newaxis]
+
+
+def _targets(y, rows, source):
+    """Returns labels or other targets: int32 if they are integers, else float32."""
+    if y.shape in ((rows,), (rows, 1)) and y.dtype.kind in "ui":
+        return _labels(y, rows, source)
+    if y.ndim == 0 or len(y) != rows or y.dtype.kind not in "buif":
+        raise ValueError(
+            f"{source} must contain numbers, one row for each of the {rows} examples. "
+            f"Received: {y.dtype} of shape {y.shape}"
+        )
+    return y.astype("int32" if y.dtype.kind in "ui" else "float32")
 
 
 def _images(x, source):
@@ -427,21 +596,6 @@ def _validation_rows(validation, rows):
             f"than {rows}. Received: validation={arguments.shown(validation)}"
         )
     return count
-
-
-def _split(labels, count, seed):
-    """Splits off `count` rows, stratified by class.
-
-    Returns:
-        Shuffled indices of the remaining rows and of the `count` rows.
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    # Evenly spaced rows, sorted by class, are stratified and have an exact count.
-    chosen = by_class[np.arange(count) * len(labels) // count]
-    rest = order[~np.isin(order, chosen)]
-    return rest, rng.permutation(chosen)
 
 
 def _standardizer(x, source):
@@ -478,4 +632,10 @@ def _unit_scaler(x, source):
     return lambda images: images.astype("float32") / np.float32(largest)
 
 
-_SCALERS = {"standard": _standardizer, "unit": _unit_scaler}
+def _no_scaler(x, source):
+    """Returns a function that leaves values as they are, as float32 or integers."""
+    is_wide_integer = x.dtype.kind in "ui" and x.dtype.itemsize > 1
+    return lambda values: values.astype("int32" if is_wide_integer else "float32")
+
+
+_SCALERS = {"none": _no_scaler, "standard": _standardizer, "unit": _unit_scaler}
