@@ -30,11 +30,11 @@ PUBLISHED = dict(enumerate([
 
 
 def run(options, seed):
-    from tf_tickets_cli import imp_experiment, settings
+    from tf_tickets_cli import experiment, settings
 
     chosen = {name: getattr(options, name) for name in ("rounds", "epochs", "scaling")}
     setting = settings.Setting("mnist", "lenet300", options.data_dir, seed, chosen)
-    imp_experiment.ImpExperiment(setting, options.work / f"seed{seed}").run()
+    experiment.Experiment(setting, options.work / f"seed{seed}").run()
 
 
 def collect(options):

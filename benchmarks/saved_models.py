@@ -23,7 +23,7 @@ import numpy as np
 import tf_tickets as tt
 from tf_tickets.environment import versions
 from tf_tickets.exporting import source
-from tf_tickets_cli import imp_experiment, settings
+from tf_tickets_cli import experiment, settings
 
 HERE = pathlib.Path(__file__).parent
 HOME = HERE.parent / "saved_models"
@@ -91,7 +91,7 @@ def make(options, name):
     chosen = SEARCHES[name]
     setting = settings.Setting(name, "lenet300", options.data_dir, SEED, chosen)
     work = options.work / name
-    imp_experiment.ImpExperiment(setting, work, with_controls=False).run()
+    experiment.Experiment(setting, work, with_controls=False).run()
     model = keras.saving.load_model(work / "model.keras")
     ticket = tt.Ticket.load(work / "best.ticket")
     folder = HOME / f"{name}-lenet300"

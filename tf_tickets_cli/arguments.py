@@ -16,12 +16,58 @@ class Parser(Protocol):
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds the options that select the data, the network and the seed."""
     group = parser.add_argument_group("data and network")
+    add_data_source(group, default="digits")
     group.add_argument(
-        "--dataset",
-        default="digits",
-        metavar="NAME",
-        help=f"{', '.join(choices.DATASETS)}, or the path of an .npz file with "
-        "x_train, y_train, x_test and y_test (default: digits)",
+        "--model",
+        default="lenet300",
+        metavar="MODEL",
+        help=f"{', '.join(choices.NETWORKS)}, or your own network: FILE.keras, whose "
+        "weights are drawn again by the seed, module:function or file.py:function, "
+        "which returns a model and may have the parameters input_shape and "
+        "num_classes (default: lenet300)",
+    )
+    group.add_argument(
+        "--width",
+        type=float,
+        metavar="W",
+        help="factor for the number of units in each layer; not for your own networks "
+        "(default: 1)",
+    )
+    group.add_argument(
+        "--take",
+        type=int,
+        metavar="N",
+        help="train on the first N examples only (default: all)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of weights, data order, splits and controls (default: 0)",
+    )
+
+
+def add_data_source(group: Parser, default: str | None) -> None:
+    """Adds the options that name data and say how they are read.
+
+    Args:
+        group: A parser, or a group of one.
+        default: The built-in data, or None for commands that need no data.
+    """
+    group.add_argument(
+        "--data",
+        default=default,
+        metavar="DATA",
+        help=f"{', '.join(choices.DATASETS)}; or your own: FILE.npz with x_train, "
+        "y_train, x_test, y_test and optionally x_val, y_val; a FOLDER of images by "
+        "class, which are streamed; FILE.csv with --target-column; module:function or "
+        "file.py:function, which returns a TrainingData or a pair or triple of parts "
+        f"(default: {default or 'none'})",
+    )
+    # The former name.
+    group.add_argument(
+        "--dataset", dest="data", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
     group.add_argument(
         "--data-dir",
@@ -31,37 +77,47 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "TFDS_DATA_DIR)",
     )
     group.add_argument(
-        "--model",
-        default="lenet300",
-        choices=choices.NETWORKS,
+        "--target-column",
         metavar="NAME",
-        help=f"{', '.join(choices.NETWORKS)} (default: lenet300)",
+        help="column of a CSV file to predict (default: none; a CSV file needs it)",
     )
     group.add_argument(
-        "--width",
-        type=float,
-        metavar="W",
-        help="factor for the number of units in each layer (default: 1)",
+        "--task",
+        choices=choices.TASKS,
+        help="what the target of a CSV file is (default: texts, and whole numbers of "
+        "at most 20 values, are classes; other numbers are for regression)",
     )
     group.add_argument(
-        "--take",
+        "--drop-columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of a CSV file to leave out (default: none)",
+    )
+    group.add_argument(
+        "--image-size",
+        nargs="+",
         type=int,
         metavar="N",
-        help="train on the first N examples only (default: all)",
+        help="height and width, or one number for both, to which the images of a "
+        "folder are resized (default: the size of the first image)",
     )
     group.add_argument(
         "--scaling",
         choices=choices.SCALINGS,
-        default="standard",
-        help="standard: pixels with mean 0 and standard deviation 1; unit: pixels "
-        "from 0 to 1 (default: standard)",
+        help="standard: each channel or column with mean 0 and standard deviation 1; "
+        "unit: values from 0 to 1; none: as they are (default: standard; none for "
+        "files and folders of your own with a network of your own)",
     )
-    group.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of weights, data order and controls (default: 0)",
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that reads other options from a file."""
+    parser.add_argument_group("settings").add_argument(
+        "--settings",
+        metavar="FILE.toml",
+        help="read options from this file, such as the settings.toml that is written "
+        "beside every result; options of the command line come before it (default: "
+        "none)",
     )
 
 
@@ -78,7 +134,7 @@ def add_rounds(group: Parser) -> None:
         "--rewind-to",
         metavar="WHEN",
         help="point of the first training that tickets start from: 'init', "
-        "'N steps' or 'N epochs' (default: as in the paper)",
+        "'N steps' or 'N epochs' (default: as in the paper; init for your own network)",
     )
 
 
@@ -90,13 +146,18 @@ def add_training(group: Parser, epochs: str) -> None:
         epochs: What the epochs are.
     """
     group.add_argument(
-        "--epochs", type=int, metavar="N", help=f"{epochs} (default: as in the paper)"
+        "--epochs",
+        type=int,
+        metavar="N",
+        help=f"{epochs} (default: as in the paper; 15 for digits, 10 for your own "
+        "network)",
     )
     group.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
-        help="batch size (default: as in the paper)",
+        help="batch size (default: as in the paper; 32 for digits and for your own "
+        "network)",
     )
 
 
@@ -116,13 +177,17 @@ def results_folder(options: argparse.Namespace, ending: str = "") -> pathlib.Pat
 
     Example:
 
-    >>> options = argparse.Namespace(out=None, dataset="a/b.npz", model="conv2")
+    >>> options = argparse.Namespace(out=None, data="a/b.npz", model="models:small")
     >>> results_folder(options, "-frontier").as_posix()
-    'tickets/b-conv2-frontier'
+    'tickets/b-small-frontier'
     """
     if options.out:
-        return pathlib.Path(options.out)
-    name = options.dataset
-    if name.endswith(".npz"):
-        name = pathlib.Path(name).stem
-    return pathlib.Path("tickets") / f"{name}-{options.model}{ending}"
+        return pathlib.Path(options.out).expanduser()
+    names = f"{_short(options.data)}-{_short(options.model)}"
+    return pathlib.Path("tickets") / f"{names}{ending}"
+
+
+def _short(spec):
+    """Returns the name of a file without suffix, of a folder or of a function."""
+    name = spec.rpartition(":")[2]
+    return pathlib.Path(name).expanduser().absolute().stem

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace an existing file"
     )
     parser.add_argument(
-        "--report", metavar="FILE.json", help="write the report to this file too"
+        "--report",
+        metavar="FILE.json",
+        help="write the report to this file too (default: none)",
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from tf_tickets_cli import choices
+from tf_tickets_cli import arguments, choices
 
 SUMMARY = "write a model as SavedModel, .tflite, .keras, .onnx or C array"
 DESCRIPTION = """\
@@ -15,6 +15,7 @@ EPILOG = """\
 examples:
   tf-tickets export tickets/digits-lenet300/model.keras lenet.tflite
   tf-tickets export model.keras small.tflite --precision int8 --data images.npz
+  tf-tickets export model.keras small.tflite --precision int8 --data photos/
   tf-tickets export model.keras serving --overwrite
   tf-tickets export model.keras model.cc --data images.npz --max-ram 100000
 """
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=sorted(choices.FORMATS.values()),
-        help="format, if the suffix of OUT does not select it, as of a .tflite file "
-        f"for microcontrollers ({choices.MICRO})",
+        help="format, where the suffix of OUT does not select it, such as that of a "
+        f".tflite file for microcontrollers, {choices.MICRO} (default: by the suffix)",
     )
     parser.add_argument(
         "--precision",
@@ -47,13 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{choices.MICRO})",
     )
     parser.add_argument(
-        "--data",
-        metavar="FILE.npz",
-        help="compares outputs on x_test, or calibrates int8 and int16x8 on x_train "
-        "(default: random inputs, not for these)",
-    )
-    parser.add_argument(
-        "--ticket", metavar="TICKET", help="the ticket that the model was trained from"
+        "--ticket",
+        metavar="TICKET",
+        help="the ticket that the model was trained from (default: none)",
     )
     parser.add_argument(
         "--trainable",
@@ -65,8 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace an existing file or folder"
     )
     parser.add_argument(
-        "--report", metavar="FILE.json", help="write the report to this file too"
+        "--report",
+        metavar="FILE.json",
+        help="write the report to this file too (default: none)",
     )
+    group = parser.add_argument_group(
+        "data",
+        "Outputs are compared on the test data, and int8 and int16x8 are calibrated on "
+        "the training data. Without data, outputs are compared on random inputs. Scale "
+        "the data as in training. FILE.npz needs x_test or x_train only.",
+    )
+    arguments.add_data_source(group, default=None)
 
 
 def _add_micro_arguments(parser):
@@ -75,7 +81,8 @@ def _add_micro_arguments(parser):
         "--max-ram",
         type=int,
         metavar="BYTES",
-        help="keep kernels dense whose decoded form does not fit into this arena",
+        help="keep kernels dense whose decoded form does not fit into this arena "
+        "(default: no limit)",
     )
     group.add_argument(
         "--drop-names",
@@ -108,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
             options.out,
             format,
             model=None if ticket is None else model,
-            data=_examples(options.data, calibrated),
+            data=_examples(options, calibrated),
             precision=options.precision,
             trainable=options.trainable,
             overwrite=options.overwrite,
@@ -130,10 +137,14 @@ def _micro_options(tt, options):
     return None if found == tt.MicroOptions() else found
 
 
-def _examples(file, calibrated):
-    """Returns some inputs from an .npz file, or None without a file."""
-    from tf_tickets_cli import loading
+def _examples(options, calibrated):
+    """Returns some inputs, or None without data."""
+    from tf_tickets_cli import loading, own_data
 
-    if file is None:
+    part = "train" if calibrated else "test"
+    if options.data is None:
         return None
-    return loading.load_examples(file, "x_train" if calibrated else "x_test")
+    if own_data.kind_of(options.data) == "npz" and options.scaling is None:
+        return loading.load_examples(options.data, f"x_{part}")
+    given = {**vars(options), "own_model": True}
+    return own_data.load(options.data, given).examples(part, loading.EXAMPLES)

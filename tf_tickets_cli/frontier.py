@@ -5,23 +5,19 @@ import argparse
 from tf_tickets_cli import arguments, choices
 
 SUMMARY = "compare searches by sparsity and accuracy"
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Runs several searches from the same weights, trains all their tickets under the same
 conditions and shows which are Pareto-optimal. Run the same command again to resume
 an interrupted comparison.
 
-methods:
-  imp        iterative magnitude pruning
-  threshold  Han's thresholds
-  cs         Continuous Sparsification, once for each of --scores
-  iss        Iterative Stochastic Sparsification
-  dlth, unilth, unidlth    growing penalties on the weights to be removed
-  kdlts      learned masks with distillation from teachers, for each of --sparsities
-  snip, grasp, synflow     pruning at initialization, for each of --sparsities
+{choices.METHODS_HELP}
+There is a search of cs for each of --scores, and of kdlts, snip, grasp and synflow for
+each of --sparsities.
 """
 EPILOG = """\
 examples:
   tf-tickets frontier --methods cs imp --scores -0.2 -0.1 0.0
+  tf-tickets frontier --data images.npz --model my_model.py:build
   tf-tickets frontier --methods imp dlth unilth unidlth threshold
   tf-tickets frontier --methods imp kdlts snip grasp synflow --sparsities 0.9 0.98
 """
@@ -60,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_rounds(group)
     arguments.add_out(
-        parser.add_argument_group("results"), default="tickets/DATASET-MODEL-frontier"
+        parser.add_argument_group("results"), default="tickets/DATA-MODEL-frontier"
     )
+    arguments.add_settings(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
     import tf_tickets as tt
     from tf_tickets_cli import methods
     from tf_tickets_cli.progress import Progress
+    from tf_tickets_cli.recording import Recorder
     from tf_tickets_cli.settings import Setting
 
     folder = arguments.results_folder(options, "-frontier")
@@ -77,9 +75,12 @@ def run(options: argparse.Namespace) -> None:
         setting, options.methods, options.scores, options.sparsities
     )
     methods.check_model(searches, setting)
+    recorder = Recorder(folder, options, setting.effective())
     with Progress() as progress:
         progress.say(setting.summary())
-        methods.teach(searches, setting, folder / "teachers", progress.of_training)
+        watch = recorder.watching(progress.of_training)
+        methods.teach(searches, setting, folder / "teachers", watch)
+        comparison = progress.of_comparison(searches, setting.recipe.epochs)
         frontier = tt.find_frontier(
             setting.build_model,
             setting.data,
@@ -87,8 +88,10 @@ def run(options: argparse.Namespace) -> None:
             folder,
             setting.seed,
             epochs=setting.recipe.epochs,
-            batch_size=setting.batch_size,
-            watch=progress.of_comparison(searches, setting.recipe.epochs),
+            monitor=setting.reported,
+            batch_size=setting.fit_batch_size,
+            watch=recorder.watching(comparison),
         )
+        recorder.write()
     print(frontier)
     print(f"Tickets, frontier.json and frontier.png are in {folder}")

@@ -10,7 +10,7 @@ import numpy as np
 from tf_tickets import files
 
 # Number of examples for calibrating int8 or comparing outputs.
-_EXAMPLES = 500
+EXAMPLES = 500
 
 
 def load_model(file: str, compile: bool = True) -> keras.Model:
@@ -51,7 +51,7 @@ def load_examples(file: str, name: str) -> np.ndarray:
     ):
         if name not in arrays:
             raise ValueError(f"it has no array {name}. Found: {sorted(arrays)}")
-        return arrays[name][:_EXAMPLES]
+        return arrays[name][:EXAMPLES]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from tf_tickets_cli import (
     quiet,
     report,
     search,
+    settings_file,
     train,
 )
 
@@ -48,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after an error, 130 after Ctrl-C.
     """
-    options = parser().parse_args(arguments)
+    top, commands = parsers()
+    options = top.parse_args(arguments)
     command = _COMMANDS[options.command]
     try:
+        options = settings_file.applied(top, commands, options, arguments)
         with _warnings_in_one_line():
             quiet.import_library(options.backend_logs, command.LOADS_TENSORFLOW)
             command.run(options)
@@ -65,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the parser of all commands."""
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Returns the parser of all commands, and a dict of the parser of each."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         prog="tf-tickets",
@@ -74,9 +77,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=raw,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    added = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = {}
     for name, command in _COMMANDS.items():
-        one = commands.add_parser(
+        one = commands[name] = added.add_parser(
             name,
             help=command.SUMMARY,
             description=command.DESCRIPTION,
@@ -85,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_arguments(one)
         _add_diagnostics(one)
-    return top
+    return top, commands
 
 
 def _add_diagnostics(command):

@@ -13,6 +13,9 @@ from tf_tickets_cli.settings import Setting
 _TEACHERS = (1 / 8, 1 / 4, 1 / 2)
 # Examples per class for the criteria at initialization.
 _EXAMPLES = 100
+# What `search` sets where a method has one.
+_SCORE = 0.0
+_SPARSITY = 0.9
 
 Searches = Mapping[str, tt.TicketSearch]
 
@@ -52,6 +55,66 @@ def build_searches(
     return searches
 
 
+def build_search(
+    setting: Setting,
+    name: str,
+    score: float | None = None,
+    sparsity: float | None = None,
+) -> tt.TicketSearch:
+    """Returns the search of one method; that of KDLTS has no teachers yet.
+
+    Args:
+        setting: A `Setting`.
+        name: A name in `BUILDERS`.
+        score: The initial score of "cs"; 0 by default.
+        sparsity: The sparsity of "kdlts", "snip", "grasp" and "synflow"; 0.9 by
+            default.
+
+    Example:
+
+    >>> from tf_tickets_cli.settings import Setting
+    >>> setting = Setting("digits", "lenet300", options={"take": 50})
+    >>> build_search(setting, "synflow", sparsity=0.8).final_sparsity
+    0.8
+    """
+    score = _SCORE if score is None else score
+    sparsity = _SPARSITY if sparsity is None else sparsity
+    [search] = build_searches(setting, [name], [score], [sparsity]).values()
+    return search
+
+
+def used_options(name: str, score: float | None, sparsity: float | None) -> dict:
+    """Returns the options that only some methods have, with their effective values.
+
+    Options of other methods are refused.
+
+    Args:
+        name: A name in `BUILDERS`.
+        score: The value of `--score`, or None.
+        sparsity: The value of `--sparsity`, or None.
+
+    Example:
+
+    >>> used_options("snip", None, None), used_options("imp", None, None)
+    ({'sparsity': 0.9}, {})
+    """
+    argument = _VARIED.get(name)
+    given = {"initial_score": score, "final_sparsity": sparsity}
+    for other, value in given.items():
+        if value is not None and other != argument:
+            option = {"initial_score": "score", "final_sparsity": "sparsity"}[other]
+            fitting = [n for n, varied in _VARIED.items() if varied == other]
+            raise ValueError(
+                f"--{option} belongs to the method {', '.join(fitting)}. Received: "
+                f"--{option} {value:g} with --method {name}. Leave it out."
+            )
+    if argument == "initial_score":
+        return {"score": _SCORE if score is None else score}
+    if argument == "final_sparsity":
+        return {"sparsity": _SPARSITY if sparsity is None else sparsity}
+    return {}
+
+
 def check_model(searches: Searches, setting: Setting) -> None:
     """Raises an error if a search cannot prune the model, before any training.
 
@@ -59,7 +122,7 @@ def check_model(searches: Searches, setting: Setting) -> None:
         searches: The searches by label.
         setting: The `Setting`.
     """
-    steps = len(setting.data.x_train) // setting.batch_size
+    steps = setting.steps_per_epoch()
     for label, search in searches.items():
         search.set_model(search.wrap(setting.build_model(), verbose=False))
         search.set_params({"steps": steps, "epochs": search.epochs})
@@ -94,7 +157,7 @@ def teach(
         epochs,
         folder,
         setting.seed,
-        batch_size=setting.batch_size,
+        batch_size=setting.fit_batch_size,
         watch=watch,
     )
     for student in students:
@@ -119,7 +182,7 @@ def imp(setting: Setting) -> tt.IMP:
         rewind_to=setting.rewind_to,
         allocation=setting.allocation,
         stop_at=limit if limit < 1.0 else None,
-        monitor=tt.Monitor("val_accuracy", tolerance=setting.tolerance),
+        monitor=tt.Monitor(setting.monitor, tolerance=setting.tolerance),
         seed=setting.seed,
         structure=setting.structure,
         target=setting.target,
@@ -139,12 +202,15 @@ def _rewound(setting):
     return {
         "epochs_per_round": setting.recipe.epochs,
         "rewind_to": setting.rewind_to,
+        "monitor": setting.monitor,
         "seed": setting.seed,
     }
 
 
 def _threshold(setting):
-    return tt.ThresholdPruning(setting.rounds, setting.recipe.epochs)
+    return tt.ThresholdPruning(
+        setting.rounds, setting.recipe.epochs, monitor=setting.monitor
+    )
 
 
 def _dlth(setting):
@@ -172,6 +238,7 @@ def _growing(setting):
         "epochs_per_round": setting.recipe.epochs,
         "allocation": setting.allocation,
         "train": "none",
+        "monitor": setting.monitor,
         "seed": setting.seed,
     }
 
@@ -184,7 +251,12 @@ def _final_sparsity(rate, rounds):
 
 def _kdlts(setting):
     epochs = setting.recipe.epochs
-    search = tt.KDLTS(epochs=epochs, rewind_to=setting.rewind_to, seed=setting.seed)
+    search = tt.KDLTS(
+        epochs=epochs,
+        rewind_to=setting.rewind_to,
+        monitor=setting.monitor,
+        seed=setting.seed,
+    )
     return search.taught_by()
 
 
@@ -202,7 +274,10 @@ def _synflow(setting):
 
 def _at_init(setting, criterion):
     return tt.PruneAtInit(
-        epochs=setting.recipe.epochs, criterion=criterion, seed=setting.seed
+        epochs=setting.recipe.epochs,
+        criterion=criterion,
+        monitor=setting.monitor,
+        seed=setting.seed,
     )
 
 

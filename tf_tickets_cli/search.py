@@ -1,22 +1,27 @@
-"""`tf-tickets search`: find a ticket by iterative magnitude pruning."""
+"""`tf-tickets search`: find a ticket, by default by iterative magnitude pruning."""
 
 import argparse
 import pathlib
 
-from tf_tickets_cli import arguments
+from tf_tickets_cli import arguments, choices
 
-SUMMARY = "find a ticket by iterative magnitude pruning"
-DESCRIPTION = """\
-Trains, prunes and rewinds a network round by round, trains the control experiments,
-and keeps everything in one folder. Run the same command again to resume an
-interrupted search.
-"""
+SUMMARY = "find a ticket, by default by iterative magnitude pruning"
+DESCRIPTION = f"""\
+Searches a ticket of a network, trains it, and keeps everything in one folder. IMP
+trains, prunes and rewinds round by round, and trains control experiments. Run the same
+command again to resume an interrupted search.
+
+{choices.METHODS_HELP}"""
 EPILOG = """\
 examples:
   tf-tickets search
-  tf-tickets search --dataset mnist --data-dir ~/tensorflow_datasets --epochs 10
-  tf-tickets search --dataset cifar10 --model resnet20 --rewind-to "10 epochs"
-  tf-tickets search --dataset my_images.npz --model conv4 --rounds 15
+  tf-tickets search --data mnist --data-dir ~/tensorflow_datasets --epochs 10
+  tf-tickets search --data cifar10 --model resnet20 --rewind-to "10 epochs"
+  tf-tickets search --data my_images.npz --model conv4 --rounds 15
+  tf-tickets search --data photos/ --image-size 64 --model my_model.py:build
+  tf-tickets search --data wine.csv --target-column quality --model mine.keras
+  tf-tickets search --method kdlts --sparsity 0.95
+  tf-tickets search --settings tickets/digits-lenet300/settings.toml --out again
   tf-tickets search --structure 2:4
   tf-tickets search --target macs=0.5
 """
@@ -29,7 +34,8 @@ _FILES = {
     "model.txt": "its layers, weights kept and multiplications",
     "curve.png": "accuracy by weights kept",
     "table.txt": "the table above",
-    "results.json": "all numbers and settings",
+    "results.json": "all numbers",
+    "settings.toml": "all settings, for tf-tickets search --settings",
     "round_NN.ticket": "the ticket of each round",
 }
 
@@ -38,68 +44,139 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     arguments.add_data(parser)
     group = parser.add_argument_group("search")
+    group.add_argument(
+        "--method",
+        choices=choices.METHODS,
+        default="imp",
+        metavar="METHOD",
+        help="the method, see above (default: imp)",
+    )
     arguments.add_rounds(group)
     group.add_argument(
         "--rate",
         type=float,
         metavar="R",
-        help="fraction of the kept weights that each round prunes, 0 to 1 (default: "
-        "as in the paper)",
+        help="fraction of the kept weights that each round of imp prunes, 0 to 1; dlth, "
+        "unilth and unidlth come to the sparsity of as many such rounds (default: as in "
+        "the paper; 0.2 for your own network)",
+    )
+    group.add_argument(
+        "--score",
+        type=float,
+        metavar="S",
+        help="initial score of cs; a greater one gives a denser ticket (default: 0)",
+    )
+    group.add_argument(
+        "--sparsity",
+        type=float,
+        metavar="S",
+        help="sparsity of kdlts, snip, grasp and synflow (default: 0.9)",
     )
     group.add_argument(
         "--tolerance",
         type=float,
         metavar="T",
-        help="maximum drop in validation accuracy of the best ticket (default: 0.01)",
+        help="how much worse than the dense network the best ticket may be, in the "
+        "validation metric (default: 0.01)",
     )
     group.add_argument(
         "--structure",
         metavar="S",
         help="which weights are kept or pruned together: '2:4' or other numbers for "
-        "N of M, '4x1' or other numbers for blocks, 'channels' (default: single "
-        "weights). The search stops where the structure allows no more",
+        "N of M, '4x1' or other numbers for blocks, 'channels'; of imp only. The search "
+        "stops where the structure allows no more (default: single weights)",
     )
     group.add_argument(
         "--target",
         metavar="COST=F",
         help="fraction of the multiply-adds or parameters that the last round leaves, "
-        "such as macs=0.5 or params=0.5, in place of --rate; prunes channels",
+        "such as macs=0.5 or params=0.5, in place of --rate; prunes channels; of imp "
+        "only (default: none)",
     )
     group.add_argument(
         "--no-controls",
         action="store_true",
-        help="skip random reinitialization and shuffled masks, which take two thirds "
-        "of the time",
+        help="skip random reinitialization and shuffled masks of imp, which take two "
+        "thirds of the time",
     )
     arguments.add_out(
-        parser.add_argument_group("results"), default="tickets/DATASET-MODEL"
+        parser.add_argument_group("results"),
+        default="tickets/DATA-MODEL, for other methods than imp tickets/"
+        "DATA-MODEL-METHOD",
     )
+    arguments.add_settings(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs the search and prints its results."""
     from tf_tickets.reports import tables
-    from tf_tickets_cli.imp_experiment import ImpExperiment
+    from tf_tickets_cli import methods
+    from tf_tickets_cli.experiment import Experiment
     from tf_tickets_cli.progress import Progress
+    from tf_tickets_cli.recording import Recorder
     from tf_tickets_cli.settings import Setting
 
-    folder = arguments.results_folder(options)
+    _refuse_idle(options)
+    used = methods.used_options(options.method, options.score, options.sparsity)
+    ending = "" if options.method == "imp" else f"-{options.method}"
+    folder = arguments.results_folder(options, ending)
     setting = Setting.from_options(options)
+    effective = {**setting.effective(), **used}
+    idle = dict.fromkeys(_idle_options(options.method))
+    recorder = Recorder(folder, options, {**effective, **idle})
     with Progress() as progress:
         progress.say(setting.summary())
-        experiment = ImpExperiment(setting, folder, not options.no_controls, progress)
+        experiment = Experiment(
+            setting,
+            folder,
+            options.method,
+            not options.no_controls,
+            progress,
+            [recorder.callback],
+            **used,
+        )
         results = experiment.run()
+        recorder.write()
     print(tables.search_table(results["rows"], results["dense"]))
     print(_verdict(results))
     for line in _listing(folder):
         print(line)
 
 
+# The options that only some methods follow, by their attributes.
+_FOLLOWED = {
+    "rate": ("imp", "dlth", "unilth", "unidlth"),
+    "structure": ("imp",),
+    "target": ("imp",),
+    "no_controls": ("imp",),
+}
+
+
+def _idle_options(method):
+    return [name for name, methods in _FOLLOWED.items() if method not in methods]
+
+
+def _refuse_idle(options):
+    """Refuses options that the method does not follow."""
+    for name in _idle_options(options.method):
+        value = getattr(options, name)
+        if value not in (None, False):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} belongs to the method {', '.join(_FOLLOWED[name])}. "
+                f"Received: {option} {value} with --method {options.method}. Leave it "
+                "out."
+            )
+
+
 def _verdict(results):
     row = next(r for r in results["rows"] if r["round"] == results["best_round"])
+    metric = results.get("metric", "test_accuracy")
+    what = metric.replace("val_", "validation ").replace("_", " ")
+    shown = ".2%" if "accuracy" in metric else ".4f"
     return (
-        f"Best: round {row['round']}, sparsity {row['sparsity']:.1%}, test accuracy "
-        f"{row['ticket']:.2%} (dense {results['dense']:.2%})."
+        f"Best: round {row['round']}, sparsity {row['sparsity']:.1%}, {what} "
+        f"{row['ticket']:{shown}} (dense {results['dense']:{shown}})."
     )
 
 
