@@ -188,8 +188,10 @@ def scaling_of(spec: str, given: dict[str, Any]) -> str | None:
     'none'
     """
     kind = kind_of(spec)
-    if kind == "function":
-        return None
+    return None if kind == "function" else _scaling(kind, given)
+
+
+def _scaling(kind, given):
     if given.get("scaling") is not None:
         return given["scaling"]
     prepared = kind in ("npz", "folder") and given.get("own_model")
@@ -240,13 +242,13 @@ def shown(content: Any) -> str:
 
 
 def _load_named(spec, given):
-    scaling = scaling_of(spec, given)
+    scaling = _scaling("name", given)
     data = tt.datasets.load(spec, given.get("data_dir"), scaling=scaling)
     return _of_dataset(data)
 
 
 def _load_npz(spec, given):
-    scaling = scaling_of(spec, given)
+    scaling = _scaling("npz", given)
     as_images = not given.get("own_model")
     data = tt.datasets.load(spec, scaling=scaling, as_images=as_images)
     return _of_dataset(data, f"scaling {scaling}")
@@ -258,7 +260,7 @@ def _load_table(spec, given):
         raise ValueError(
             f"--data {spec} needs --target-column NAME, the column to predict."
         )
-    scaling = scaling_of(spec, given)
+    scaling = _scaling("table", given)
     data = tt.datasets.load_table(
         spec,
         target,
@@ -292,7 +294,7 @@ def _of_dataset(data, *notes):
 
 def _load_folder(spec, given):
     size = given.get("image_size")
-    scaling = scaling_of(spec, given)
+    scaling = _scaling("folder", given)
     data = tt.datasets.load_images(
         spec,
         image_size=tuple(size * 2 if len(size) == 1 else size) if size else None,
@@ -441,6 +443,7 @@ def _batches(part, peek=False) -> Iterable[tuple[Any, Any]]:
                 whole,
             )
         return
+    source: Iterable[Any]
     if isinstance(part, keras.utils.PyDataset):
         source = (part[index] for index in range(part.num_batches or 1))
     elif hasattr(part, "element_spec"):

@@ -55,7 +55,7 @@ class OwnModel:
         self.spec = spec
         self.is_file = spec.endswith(".keras")
         self._stored: keras.Model | None = None
-        self._function: Callable[..., Any] | None = None
+        self._function: Callable[..., Any] = _no_function
         self.notes: tuple[str, ...] = ()
         if self.is_file:
             self._stored, self._compile_config, self.notes = _stored(spec)
@@ -102,6 +102,10 @@ class OwnModel:
                 "on some data in the function."
             )
         return model
+
+
+def _no_function():
+    raise NotImplementedError("A model from a file is built from its configuration.")
 
 
 def builder(
@@ -205,7 +209,8 @@ def _loss(model, sample, text):
         if y.max() > 1:
             raise ValueError(
                 f"{text} has one output, but the labels are not only 0 and 1. Received "
-                f"labels up to {y.max()}. Give it one output per class."
+                f"labels up to {y.max()}. Give it one output per class, or compile it: "
+                "model.compile(optimizer, loss)."
             )
         return _named("binary cross-entropy", from_logits), loss, [metric]
     kinds = ("linear", "softmax")

@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=float,
         metavar="R",
-        help="fraction of the kept weights that each round of imp prunes, 0 to 1; dlth, "
-        "unilth and unidlth come to the sparsity of as many such rounds (default: as in "
-        "the paper; 0.2 for your own network)",
+        help="fraction of the kept weights that each round of imp prunes, 0 to 1; "
+        "dlth, unilth and unidlth come to the sparsity of as many such rounds "
+        "(default: as in the paper; 0.2 for your own network)",
     )
     group.add_argument(
         "--score",
@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--structure",
         metavar="S",
         help="which weights are kept or pruned together: '2:4' or other numbers for "
-        "N of M, '4x1' or other numbers for blocks, 'channels'; of imp only. The search "
-        "stops where the structure allows no more (default: single weights)",
+        "N of M, '4x1' or other numbers for blocks, 'channels'; of imp only. The "
+        "search stops where the structure allows no more (default: single weights)",
     )
     group.add_argument(
         "--target",

@@ -93,7 +93,7 @@ class Setting:
         if self.spec == "digits":
             options = {**_DIGITS, **options}
         self.options = options
-        self.own_model = None
+        self.own_model: own_model.OwnModel | None = None
         self.recipe: tt.recipes.Recipe | OwnRecipe
         if own_model.is_built_in(model):
             self.recipe = tt.recipes.recipe(model)
@@ -207,11 +207,11 @@ class Setting:
     def build_model(self) -> keras.Model:
         """Returns a new, compiled model."""
         if self.own_model is not None:
-            model = self._build_own()
+            model = self._build_own(self.own_model)
             self._compile_own(model)
             return model
         shape, classes = self.own_data.input_shape, self.own_data.num_classes
-        if shape is None or classes is None:
+        if shape is None or None in shape or classes is None:
             raise ValueError(
                 f"The network {self.recipe.name} classifies images, and the data "
                 f"{self.own_data.name} have no known classes. Received: inputs of "
@@ -220,7 +220,7 @@ class Setting:
             )
         return tt.recipes.build(
             self.recipe.name,
-            shape,
+            tuple(size or 0 for size in shape),
             classes,
             steps_per_epoch=self.steps_per_epoch(),
             epochs=self.recipe.epochs,
@@ -228,10 +228,8 @@ class Setting:
             steps_per_execution=_steps_per_execution(self.rewind_to),
         )
 
-    def _build_own(self):
-        return self.own_model.build(
-            self.own_data.input_shape, self.own_data.num_classes
-        )
+    def _build_own(self, own):
+        return own.build(self.own_data.input_shape, self.own_data.num_classes)
 
     def _compile_own(self, model):
         return own_model.compile_by_targets(
@@ -248,7 +246,7 @@ class Setting:
         """
         if self.own_model is None:
             return "accuracy"
-        model = self._build_own()
+        model = self._build_own(self.own_model)
         self.compiled = self._compile_own(model)
         if self.own_data.sample is None:
             return "loss"
@@ -260,7 +258,7 @@ class Setting:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"The network {self.model_spec} does not fit the data "
-                f"{self.own_data.name}: inputs of shape {own_data.shown(x)} and targets "
+                f"{self.own_data.name}: inputs of shape {own_data.shown(x)}, targets "
                 f"of shape {own_data.shown(y)}. {reason}"
             ) from error
         found = [name for name in logged if "accuracy" in name or name == "acc"]
@@ -301,7 +299,7 @@ class Setting:
         if not self.own_data.has_batches or self._sets_batches:
             values["batch_size"] = self.batch_size
         if own_data.kind_of(spec) == "folder":
-            values["image_size"] = list(self.own_data.input_shape[:2])
+            values["image_size"] = list((self.own_data.input_shape or ())[:2])
         if own_data.kind_of(spec) == "table":
             has_labels = self.own_data.num_classes is not None
             values["task"] = "classification" if has_labels else "regression"

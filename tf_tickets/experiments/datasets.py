@@ -370,7 +370,7 @@ def _hold_out(parts, validation, seed):
 
 
 def _dataset(title, parts, scale=lambda x: x, class_names=None):
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in ("train", "val", "test"):
         x, y = parts[part]
         arrays |= {f"x_{part}": scale(x), f"y_{part}": y}
@@ -507,7 +507,7 @@ def _import(module):
 
 
 def _check_names(arrays, names, source):
-    expected = _ARRAYS
+    expected: tuple[str, ...] = _ARRAYS
     if set(_HELD_OUT) & set(arrays):
         expected = (*_ARRAYS, *_HELD_OUT)
     missing = [key for key in expected if key not in arrays]

@@ -83,7 +83,7 @@ class ImageFolder(keras.utils.PyDataset):
         arguments.check_choice(sorted(_CHANNELS), color_mode=color_mode)
         arguments.check_flags(drop_remainder=drop_remainder)
         super().__init__(workers=int(workers))
-        listed = arguments.listed(str | os.PathLike, paths=paths)
+        listed = arguments.listed(object, paths=paths)
         self.paths = [str(arguments.check_path(paths=path)) for path in listed]
         self.class_names = tuple(arguments.listed(str, class_names=class_names))
         self.labels = _checked_labels(labels, len(self.paths), len(self.class_names))
@@ -134,9 +134,9 @@ class ImageFolder(keras.utils.PyDataset):
         Args:
             key: Integers, such as (seed, round, epoch).
         """
-        numbers = arguments.listed(int | np.integer, key=key)
-        arguments.check_not_negative(**{"key": max(numbers, default=-1)})
-        arguments.check_not_negative(**{"key": min(numbers)})
+        numbers = arguments.listed(object, key=key)
+        for number in numbers:
+            arguments.check_not_negative(key=number)
         self._order = np.random.default_rng(numbers).permutation(len(self.paths))
 
     def take(self, n: int) -> Self:
