@@ -29,24 +29,44 @@ def no_fit(monkeypatch):
     return lambda: monkeypatch.setattr(keras.Model, "fit", None)
 
 
-@on_tensorflow
-def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
-    tmp_path, capsys, no_fit
-):
-    out = tmp_path / "frontier"
-    command = ["frontier", *FEW, "--rounds", "2", "--scores", "-0.1", "0.1"]
-    command += ["--methods", "cs", "iss", "imp", "--out", str(out)]
+def run_frontier(out, capsys, rounds, methods, scores):
+    """Runs a comparison, then again without training; returns what it printed."""
+    command = ["frontier", *FEW, "--rounds", str(rounds), "--scores", *scores]
+    command += ["--methods", *methods, "--out", str(out)]
     assert main.main(command) == 0
     first = capsys.readouterr().out
     printed = first[first.index("search  ") :]
     kept = json.loads((out / "frontier.json").read_text())
     labels = [point["label"] for point in kept["points"]]
-    scores = ["cs initial_score=-0.1", "cs initial_score=0.1"]
-    assert labels == [*scores, *["iss"] * 2, *["imp"] * 2]
-    assert all(label in printed for label in [*scores, "iss", "imp", "dense"])
+    cs = [f"cs initial_score={score}" for score in scores]
+    others = [method for method in methods if method != "cs"]
+    assert labels == [*cs, *(m for m in others for _ in range(rounds))]
+    assert all(label in printed for label in [*cs, *others, "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
+    return command, first, printed
+
+
+@on_jax
+def test_a_frontier_is_printed_kept_and_not_trained_twice(tmp_path, capsys, no_fit):
+    out = tmp_path / "frontier"
+    command, first, printed = run_frontier(out, capsys, 1, ["cs"], ["0.1"])
     # The progress lines of the trainings.
-    assert "cs initial_score=0.1, 2 of 4  epoch 1/1  round 1" in first
+    assert "cs initial_score=0.1  epoch 1/1  round 1" in first
+    assert "cs initial_score=0.1 round 1  epoch 1/1  val_accuracy" in first
+    no_fit()
+    assert main.main(command) == 0
+    again = capsys.readouterr().out
+    assert again.endswith(printed) and "epoch" not in again.removesuffix(printed)
+
+
+@pytest.mark.matrix
+def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
+    tmp_path, capsys, no_fit
+):
+    out = tmp_path / "frontier"
+    methods, scores = ["cs", "iss", "imp"], ["-0.1", "0.1"]
+    command, first, printed = run_frontier(out, capsys, 2, methods, scores)
+    assert "cs initial_score=0.1, 2 of 4  epoch 2/2  round 2" in first
     assert "\niss, 3 of 4  epoch 2/2  round 2" in first
     assert "iss round 2, 3 of 4  epoch 1/1  val_accuracy" in first
     no_fit()
@@ -183,7 +203,10 @@ def test_ctrl_c_says_how_to_resume_what_can_be_resumed(tmp_path, capsys, monkeyp
             ["frontier", "--model", "resnet20", "--methods", "imp", "unilth", *FEW],
             "Method 'unilth': ",
         ),
+        (["search", "--data", "there.npz"], "there.npz"),
         (["search", "--dataset", "there.npz"], "there.npz"),
+        (["search", "--model", "le"], "--model: unknown network. Received: 'le'"),
+        (["search", "--data", "le"], "--data: unknown data. Received: 'le'"),
         (["report", "there.ticket"], "there.ticket"),
         (["export", "there.keras", "model.tflite"], "there.keras"),
     ],
@@ -422,7 +445,7 @@ def test_damaged_trainings_and_teachers_are_named(tmp_path, capsys):
 def test_the_arrays_of_a_foreign_npz_are_listed(tmp_path, capsys):
     file = tmp_path / "a.npz"
     np.savez(file, x=np.ones(3), y=np.ones(3))
-    command = ["search", *FEW, "--dataset", file, "--out", tmp_path / "b"]
+    command = ["search", *FEW, "--data", file, "--out", tmp_path / "b"]
     refused(capsys, command, "a.npz lacks the arrays x_train", "['x', 'y']")
 
 
@@ -439,7 +462,7 @@ def test_damaged_example_data_are_named(tmp_path, capsys, found, data):
 
 @pytest.mark.parametrize(
     "command",
-    [["frontier", "--methods", "obd"], ["search", "--model", "le"], ["serve"]],
+    [["frontier", "--methods", "obd"], ["search", "--method", "obd"], ["serve"]],
 )
 def test_unknown_words_end_with_the_usage(capsys, command):
     with pytest.raises(SystemExit):

@@ -282,7 +282,7 @@ def _at_init(setting, criterion):
 
 
 def _balanced(setting):
-    return setting.data.balanced(_EXAMPLES, setting.seed)
+    return setting.own_data.balanced(_EXAMPLES, setting.seed)
 
 
 # The argument that varies among the searches of a method.

@@ -71,6 +71,34 @@ class OwnData:
             return _rows(train) // batch_size
         return _known_length(train)
 
+    def balanced(self, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns some training rows (x, y): of each class as many, if that is known.
+
+        Args:
+            each: Maximum number of rows per class.
+            seed: Seed of the choice. Data of other kinds give their first rows.
+        """
+        train = getattr(self.data, "train", self.data)
+        if isinstance(train, tt.datasets.ImageFolder):
+            return train.balanced(each, seed)
+        if isinstance(train, tt.datasets.Dataset):
+            if train.has_labels and train.y_train.ndim == 1:
+                return train.balanced(each, seed)
+        inputs, targets, rows = [], [], 0
+        for x, y in _batches(self.parts["train"]):
+            if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+                raise ValueError(
+                    f"The criterion needs one array of inputs and one of targets. "
+                    f"Received from {self.name}: {type(x).__name__} and "
+                    f"{type(y).__name__}. Use another method."
+                )
+            inputs.append(x)
+            targets.append(y)
+            rows += len(x)
+            if rows >= each * (self.num_classes or 1):
+                break
+        return np.concatenate(inputs), np.concatenate(targets)
+
     def examples(self, part: str, count: int) -> np.ndarray:
         """Returns the first inputs of a part.
 
@@ -307,7 +335,7 @@ def _load_folder(spec, given):
     notes = (
         f"images of {height}x{width} from {spec}",
         f"{len(classes)} classes: {_few(classes)}",
-        f"scaling {scaling}",
+        f"scaling {scaling}" + ": pixels from 0 to 255" * (scaling == "none"),
     )
     return _of_training_data(data, data.name, notes)
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 from typing import Any, Self
 
 import keras
@@ -255,7 +256,9 @@ class Setting:
             logged = model.evaluate(x, y, verbose=0, return_dict=True)
         # Keras and the backends raise errors of any kind about shapes.
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            # Keras writes parts of its messages in bold type.
+            text = re.sub(r"\x1b\[\d*m", "", str(error))
+            reason = " ".join(text.split())[:300]
             raise ValueError(
                 f"The network {self.model_spec} does not fit the data "
                 f"{self.own_data.name}: inputs of shape {own_data.shown(x)}, targets "

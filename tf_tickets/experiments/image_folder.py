@@ -172,8 +172,8 @@ class ImageFolder(keras.utils.PyDataset):
         chosen = np.concatenate(rows)
         return self._images(chosen), self.labels[chosen]
 
-    def digest(self) -> str:
-        """Returns a SHA-256 digest that identifies the images, in hexadecimal.
+    def identity(self) -> str:
+        """Returns a SHA-256 digest by which searches tell the images from others.
 
         It covers the last two parts and the size of each file, its label and how it is
         decoded. The contents of the files are not read.

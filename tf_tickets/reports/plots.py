@@ -329,6 +329,9 @@ def _draw_line(axes, results, key, label, style):
 def _label_axes(axes, kept, title, metric="accuracy"):
     kept = sorted(set(kept), reverse=True)
     ticks = kept[:: math.ceil(len(kept) / 9)]
+    if len(kept) == 1:
+        # Limits by a single point would have no width.
+        axes.set_xlim(kept[0] / 2, kept[0] * 2)
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{100 * k:.3g}" for k in ticks])
     axes.set_xticks([], minor=True)
