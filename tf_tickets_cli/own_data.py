@@ -81,9 +81,9 @@ class OwnData:
         train = getattr(self.data, "train", self.data)
         if isinstance(train, tt.datasets.ImageFolder):
             return train.balanced(each, seed)
-        if isinstance(train, tt.datasets.Dataset):
-            if train.has_labels and train.y_train.ndim == 1:
-                return train.balanced(each, seed)
+        is_set = isinstance(train, tt.datasets.Dataset)
+        if is_set and train.has_labels and train.y_train.ndim == 1:
+            return train.balanced(each, seed)
         inputs, targets, rows = [], [], 0
         for x, y in _batches(self.parts["train"]):
             if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 
@@ -181,7 +180,7 @@ def _features(name, texts, categories, path):
     """Returns a column as an array (rows, features), and the names of these."""
     values = _numbers(texts)
     if values is not None:
-        if not math.isfinite(float(np.abs(values).max().astype("float32"))):
+        if np.abs(values).max() > np.finfo("float32").max:
             raise ValueError(
                 f"Column {name!r} of {path} has numbers that float32 cannot hold. "
                 f"Received: {np.abs(values).max()}. Scale or drop the column."
