@@ -5,6 +5,7 @@ arguments with which it works. `HOOKS` lists the public callables that have none
 Keras or the round engine passes the arguments.
 """
 
+import functools
 import inspect
 import itertools
 import json
@@ -147,6 +148,31 @@ def report():
     sizes = {"sparse": 50, "dense": 100, "bound": 40}
     tensors = [Stored("d", (4, 2), 0.5, "packed", "smaller")]
     return tt.ExportReport("a.keras", "keras", "float32", 0.5, sizes, tensors)
+
+
+@functools.cache
+def images():
+    """Returns a folder of ten small images in two classes."""
+    folder = HERE / "images"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(5):
+            image = np.full((4, 4, 3), 20.0 * number)
+            keras.utils.save_img(folder / name / f"{number}.png", image, scale=False)
+    return folder
+
+
+def image_folder():
+    return tt.datasets.load_images(images(), batch_size=2).train
+
+
+@functools.cache
+def table():
+    """Returns the path of a small CSV file."""
+    rows = [f"{n},{n / 2},{'xy'[n % 2]}" for n in range(12)]
+    path = images() / "table.csv"
+    path.write_text("\n".join(["row,size,kind", *rows]))
+    return path
 
 
 def dataset():
@@ -604,7 +630,54 @@ CALLS = {
         validation=100,
         seed=1,
         scaling="unit",
+        as_images=True,
     ),
+    "datasets.load_images": lambda: (
+        tt.datasets.load_images,
+        {
+            "folder": images(),
+            "image_size": (4, 4),
+            "batch_size": 2,
+            "color_mode": "rgb",
+            "scaling": "unit",
+            "validation_split": 0.2,
+            "test_split": 0.2,
+            "seed": 1,
+            "workers": 1,
+        },
+    ),
+    "datasets.load_table": lambda: (
+        tt.datasets.load_table,
+        {
+            "file": table(),
+            "target": "kind",
+            "task": "classification",
+            "categories": "one-hot",
+            "drop": ["row"],
+            "scaling": "unit",
+            "validation_split": 0.2,
+            "test_split": 0.2,
+            "seed": 1,
+        },
+    ),
+    "datasets.ImageFolder": lambda: (
+        tt.datasets.ImageFolder,
+        {
+            "paths": image_folder().paths,
+            "labels": image_folder().labels,
+            "class_names": ["a", "b"],
+            "image_size": (4, 4),
+            "batch_size": 2,
+            "color_mode": "rgb",
+            "offset": 0.0,
+            "scale": 255.0,
+            "drop_remainder": True,
+            "workers": 1,
+        },
+    ),
+    "datasets.ImageFolder.reorder": method(image_folder, "reorder", key=(0, 1, 2)),
+    "datasets.ImageFolder.take": method(image_folder, "take", n=3),
+    "datasets.ImageFolder.balanced": method(image_folder, "balanced", each=2, seed=1),
     **{
         f"models.{name}": call(getattr(tt.models, name), **NETWORK)
         for name in tt.models.__all__

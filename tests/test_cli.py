@@ -66,7 +66,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     out = tmp_path / "frontier"
     methods, scores = ["cs", "iss", "imp"], ["-0.1", "0.1"]
     command, first, printed = run_frontier(out, capsys, 2, methods, scores)
-    assert "cs initial_score=0.1, 2 of 4  epoch 2/2  round 2" in first
+    assert "cs initial_score=0.1, 2 of 4  epoch 1/1  round 1" in first
     assert "\niss, 3 of 4  epoch 2/2  round 2" in first
     assert "iss round 2, 3 of 4  epoch 1/1  val_accuracy" in first
     no_fit()

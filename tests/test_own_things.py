@@ -286,6 +286,8 @@ def test_activations_are_found_at_the_end_of_nested_models():
         ],
         "linear": [inner, keras.Sequential([keras.Input((4,)), inner])],
         "relu": [keras.Model(image, keras.layers.ReLU()(inner(image)))],
+        "sigmoid": [keras.Model(image, keras.ops.sigmoid(inner(image)))],
+        "flatten": [keras.Model(image, keras.layers.Flatten()(inner(image)))],
     }
     for expected, models in ends.items():
         assert {own_model._last_activation(m) for m in models} == {expected}

@@ -68,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    return parsers()[0]
+
+
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Returns the parser of all commands, and a dict of the parser of each."""
     raw = argparse.RawDescriptionHelpFormatter

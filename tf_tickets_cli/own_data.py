@@ -16,6 +16,8 @@ from tf_tickets_cli import choices, references
 
 # Rows that are looked at to learn shapes and kinds.
 _ROWS = 32
+# The key (seed, round, epoch) by which data are looked at.
+_KEY = (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -473,13 +475,15 @@ def _batches(part, peek=False) -> Iterable[tuple[Any, Any]]:
         return
     source: Iterable[Any]
     if isinstance(part, keras.utils.PyDataset):
+        if callable(getattr(part, "reorder", None)):
+            part.reorder(_KEY)
         source = (part[index] for index in range(part.num_batches or 1))
     elif hasattr(part, "element_spec"):
         source = iter(part)
     elif hasattr(part, "__next__"):
         source = () if peek else part
     elif callable(part):
-        yield from _batches(part((0, 0, 0)), peek=False)
+        yield from _batches(part(_KEY), peek=False)
         return
     else:
         source = iter(part)

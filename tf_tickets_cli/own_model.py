@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -237,25 +238,25 @@ def _named(name, from_logits):
 
 
 def _last_activation(model):
-    """Returns the name of the activation of the last layer."""
+    """Returns the name of the activation of the last layer, or what that layer is."""
     layer = model
-    while isinstance(layer, keras.Model) and layer.layers:
-        output = getattr(layer, "output", None)
-        history = getattr(output, "_keras_history", None)
-        layer = history.operation if history is not None else layer.layers[-1]
+    while isinstance(layer, keras.Sequential | keras.Function):
+        # Operations are sorted by depth; the output comes last.
+        is_function = isinstance(layer, keras.Function)
+        layer = (layer.operations if is_function else layer.layers)[-1]
     activation = getattr(layer, "activation", None)
     if activation is not None:
         return keras.activations.serialize(activation)
-    return type(layer).__name__.lower() if _is_activation(layer) else "linear"
-
-
-def _is_activation(layer):
-    return type(layer).__name__ in ("Softmax", "ReLU", "LeakyReLU", "PReLU", "ELU")
+    return type(layer).__name__.lower()
 
 
 def _stored(spec):
     """Returns the plain model of a file, its compile settings and notes about it."""
-    model = loading.load_model(spec)
+    with warnings.catch_warnings():
+        # The optimizer is made again too, so its state does not matter.
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        warnings.filterwarnings("ignore", "A total of .* objects could not be loaded")
+        model = loading.load_model(spec)
     config = model.get_compile_config() if model.compiled else None
     notes = []
     wrapped = tt.kernels(model)

@@ -211,6 +211,19 @@ class Setting:
             model = self._build_own(self.own_model)
             self._compile_own(model)
             return model
+        shape, classes = self._refuse_without_classes()
+        return tt.recipes.build(
+            self.recipe.name,
+            shape,
+            classes,
+            steps_per_epoch=self.steps_per_epoch(),
+            epochs=self.recipe.epochs,
+            width=self.width,
+            steps_per_execution=_steps_per_execution(self.rewind_to),
+        )
+
+    def _refuse_without_classes(self) -> tuple[tuple[int, ...], int]:
+        """Returns shape and classes; refuses data that a classifier cannot take."""
         shape, classes = self.own_data.input_shape, self.own_data.num_classes
         if shape is None or None in shape or classes is None:
             raise ValueError(
@@ -219,15 +232,7 @@ class Setting:
                 f"shape {shape}, {classes} classes. Pass a network of your own: "
                 "--model FILE.keras or module:function."
             )
-        return tt.recipes.build(
-            self.recipe.name,
-            tuple(size or 0 for size in shape),
-            classes,
-            steps_per_epoch=self.steps_per_epoch(),
-            epochs=self.recipe.epochs,
-            width=self.width,
-            steps_per_execution=_steps_per_execution(self.rewind_to),
-        )
+        return tuple(size or 0 for size in shape), classes
 
     def _build_own(self, own):
         return own.build(self.own_data.input_shape, self.own_data.num_classes)
@@ -246,6 +251,7 @@ class Setting:
         A network of the user's own is evaluated on a few rows.
         """
         if self.own_model is None:
+            self._refuse_without_classes()
             return "accuracy"
         model = self._build_own(self.own_model)
         self.compiled = self._compile_own(model)
