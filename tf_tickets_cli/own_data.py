@@ -80,12 +80,12 @@ class OwnData:
             each: Maximum number of rows per class.
             seed: Seed of the choice. Data of other kinds give their first rows.
         """
-        train = getattr(self.data, "train", self.data)
+        train = self.parts["train"]
         if isinstance(train, tt.datasets.ImageFolder):
             return train.balanced(each, seed)
-        is_set = isinstance(train, tt.datasets.Dataset)
-        if is_set and train.has_labels and train.y_train.ndim == 1:
-            return train.balanced(each, seed)
+        data = self.data
+        if isinstance(data, tt.datasets.Dataset) and _has_one_label(data):
+            return data.balanced(each, seed)
         inputs, targets, rows = [], [], 0
         for x, y in _batches(self.parts["train"]):
             if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
@@ -117,6 +117,10 @@ class OwnData:
             if rows >= count:
                 break
         return np.concatenate(found)[:count]
+
+
+def _has_one_label(data):
+    return data.has_labels and data.y_train.ndim == 1
 
 
 def load(
@@ -464,34 +468,42 @@ def _known_length(part):
 
 def _batches(part, peek=False) -> Iterable[tuple[Any, Any]]:
     """Yields (x, y) as arrays; those of an iterator are only read without `peek`."""
-    if _is_arrays(part):
-        rows = _rows(part)
-        whole = (part[0], part[1] if len(part) > 1 else None)
-        for first in range(0, rows, _ROWS):
-            yield keras.tree.map_structure(
-                lambda array: array[first : first + _ROWS],  # noqa: B023  used at once
-                whole,
-            )
-        return
-    source: Iterable[Any]
-    if isinstance(part, keras.utils.PyDataset):
-        if callable(getattr(part, "reorder", None)):
-            part.reorder(_KEY)
-        source = (part[index] for index in range(part.num_batches or 1))
-    elif hasattr(part, "element_spec"):
-        source = iter(part)
-    elif hasattr(part, "__next__"):
-        source = () if peek else part
-    elif callable(part):
-        yield from _batches(part(_KEY), peek=False)
-        return
-    else:
-        source = iter(part)
-    for batch in source:
-        entries = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        x, *rest = (
-            keras.tree.map_structure(keras.ops.convert_to_numpy, entry)
-            for entry in entries[:2]
-            if entry is not None
+    if callable(part) and not isinstance(part, keras.utils.PyDataset):
+        # What a function returns is made for this.
+        yield from _batches(part(_KEY))
+    elif _is_arrays(part):
+        yield from _batches_of_arrays(part)
+    elif not (peek and hasattr(part, "__next__")):
+        yield from map(_as_pair, _numbered(part))
+
+
+def _batches_of_arrays(part):
+    whole = part[0], part[1] if len(part) > 1 else None
+    for first in range(0, _rows(part), _ROWS):
+        yield tuple(
+            entry
+            if entry is None
+            else keras.tree.map_structure(lambda a: a[first : first + _ROWS], entry)  # noqa: B023  used at once
+            for entry in whole
         )
-        yield x, rest[0] if rest else None
+
+
+def _numbered(part):
+    """Yields the batches of data as they are."""
+    if not isinstance(part, keras.utils.PyDataset):
+        yield from part
+        return
+    if callable(getattr(part, "reorder", None)):
+        part.reorder(_KEY)
+    for index in range(part.num_batches or 1):
+        yield part[index]
+
+
+def _as_pair(batch):
+    entries = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    x, *rest = (
+        keras.tree.map_structure(keras.ops.convert_to_numpy, entry)
+        for entry in entries[:2]
+        if entry is not None
+    )
+    return x, rest[0] if rest else None
