@@ -38,10 +38,11 @@ def network(input_shape, num_classes):
         [
             keras.Input(input_shape),
             layers.Rescaling(1 / 255),
-            layers.Conv2D(3, 3, strides=4, activation="relu"),
+            layers.Conv2D(3, 3, strides=4, activation="relu", name="conv"),
             layers.Flatten(),
-            layers.Dense(num_classes, activation="softmax"),
-        ]
+            layers.Dense(num_classes, activation="softmax", name="head"),
+        ],
+        name="network",
     )
 
 

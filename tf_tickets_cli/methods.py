@@ -261,11 +261,11 @@ def _kdlts(setting):
 
 
 def _snip(setting):
-    return _at_init(setting, tt.saliency.SNIP(*_balanced(setting)))
+    return _at_init(setting, tt.saliency.SNIP(*_examples(setting)))
 
 
 def _grasp(setting):
-    return _at_init(setting, tt.saliency.GraSP(*_balanced(setting)))
+    return _at_init(setting, tt.saliency.GraSP(*_examples(setting)))
 
 
 def _synflow(setting):
@@ -281,8 +281,8 @@ def _at_init(setting, criterion):
     )
 
 
-def _balanced(setting):
-    return setting.own_data.balanced(_EXAMPLES, setting.seed)
+def _examples(setting):
+    return setting.own_data.for_criteria(_EXAMPLES, setting.seed)
 
 
 # The argument that varies among the searches of a method.

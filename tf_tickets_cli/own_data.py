@@ -73,12 +73,13 @@ class OwnData:
             return _rows(train) // batch_size
         return _known_length(train)
 
-    def balanced(self, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some training rows (x, y): of each class as many, if that is known.
+    def for_criteria(self, each: int, seed: int) -> tuple[Any, ...]:
+        """Returns what the constructor of a criterion, such as SNIP, takes as data.
 
         Args:
-            each: Maximum number of rows per class.
-            seed: Seed of the choice. Data of other kinds give their first rows.
+            each: Maximum number of rows per class, where labels are known. Of other
+                arrays, the first rows are taken, and of streams the first batches.
+            seed: Seed of the choice.
         """
         train = self.parts["train"]
         if isinstance(train, tt.datasets.ImageFolder):
@@ -86,20 +87,10 @@ class OwnData:
         data = self.data
         if isinstance(data, tt.datasets.Dataset) and _has_one_label(data):
             return data.balanced(each, seed)
-        inputs, targets, rows = [], [], 0
-        for x, y in _batches(self.parts["train"]):
-            if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
-                raise ValueError(
-                    f"The criterion needs one array of inputs and one of targets. "
-                    f"Received from {self.name}: {type(x).__name__} and "
-                    f"{type(y).__name__}. Use another method."
-                )
-            inputs.append(x)
-            targets.append(y)
-            rows += len(x)
-            if rows >= each * (self.num_classes or 1):
-                break
-        return np.concatenate(inputs), np.concatenate(targets)
+        if not _is_arrays(train):
+            return (train,)
+        count = each * (self.num_classes or 1)
+        return keras.tree.map_structure(lambda array: array[:count], tuple(train[:2]))
 
     def examples(self, part: str, count: int) -> np.ndarray:
         """Returns the first inputs of a part.
