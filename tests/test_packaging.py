@@ -17,8 +17,7 @@ WORKFLOW = (ROOT / ".github/workflows/tests.yml").read_text("utf-8")
 EXTRAS = PROJECT["optional-dependencies"]
 PACKAGES = ("tf_tickets", "tf_tickets_cli")
 # Modules that their distribution is not named after.
-DISTRIBUTIONS = {
-    "PIL": "pillow","sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 # Functions that import a module by its name.
 IMPORTERS = ("_import", "import_module", "find_spec")
 
