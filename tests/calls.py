@@ -510,7 +510,37 @@ CALLS = {
             "scales": {KERNEL: 2.0},
         },
     ),
-    "Ticket.apply": lambda: (ticket().apply, {"model": compiled()}),
+    "Ticket.apply": lambda: (
+        ticket().apply,
+        {
+            "model": compiled(),
+            "strict": True,
+            "rename": {"net/d": "net/d"},
+            "masks_only": False,
+            "return_report": True,
+        },
+    ),
+    "ApplyReport.to_json": lambda: (
+        ticket().apply(compiled(), return_report=True)[1].to_json,
+        {"path": path(".json")},
+    ),
+    "OverlapReport.to_json": lambda: (
+        ticket().overlap(ticket()).to_json,
+        {"path": path(".json")},
+    ),
+    "Ticket.transfer": lambda: (
+        ticket().transfer,
+        {
+            "model": compiled(),
+            "rename": {"net/d": "net/d"},
+            "masks_only": False,
+            "return_report": True,
+        },
+    ),
+    "Ticket.overlap": lambda: (
+        ticket().overlap,
+        {"other": ticket(), "strict": True, "rename": {KERNEL: KERNEL}},
+    ),
     "Ticket.train": lambda: (
         ticket().train,
         {
@@ -846,6 +876,8 @@ _STEP = "called in the compiled step, or by the layer that owns the mask"
 _TRAINING = "called by `fit`"
 # Public callables without a call of their own, and why.
 HOOKS = {
+    "ApplyReport": "made by `Ticket.apply`",
+    "OverlapReport": "made by `Ticket.overlap`",
     "CompactReport": "made by `compact`",
     "layers.Prunable.restructure": "called by `wrap`",
     **{

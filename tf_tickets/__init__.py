@@ -64,7 +64,9 @@ from tf_tickets.structures.blocks import Blocks
 from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.nm import NM
 from tf_tickets.tickets import controls
+from tf_tickets.tickets.apply_report import ApplyReport
 from tf_tickets.tickets.monitor import Monitor
+from tf_tickets.tickets.overlap import OverlapReport
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import snapshots
 from tf_tickets.training.data import TrainingData
@@ -76,6 +78,7 @@ from tf_tickets.wrapping.kernels import kernels
 from tf_tickets.wrapping.wrap import strip, wrap
 
 __all__ = [
+    "ApplyReport",
     "Blocks",
     "Channels",
     "CompactReport",
@@ -94,6 +97,7 @@ __all__ = [
     "MicroOptions",
     "Monitor",
     "NM",
+    "OverlapReport",
     "PenaltyPhase",
     "PressAndRemove",
     "PruneAndRewind",

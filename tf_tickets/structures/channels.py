@@ -243,6 +243,17 @@ class ChannelLayout(Layout):
             np.logical_or.at(kept, row.ids[here], some[here])
         return self.tables(kept)
 
+    def known(self, masks: Tables) -> np.ndarray:
+        """Returns which units some masks decide on: those with parameters among them.
+
+        Args:
+            masks: Dict from path to mask; some variables may be missing.
+        """
+        known = np.zeros(self.size + 1, bool)
+        for row in self._slices_in(masks, _OWN):
+            known[row.ids] = True
+        return known[:-1]
+
     def scores(self, scores: Tables, masks: Tables) -> Tables:
         """Returns the mean size of a unit's slices, relative to others of their axis.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -60,6 +61,16 @@ class NMLayout(matrices.MatrixLayout):
             present = self._grouped(kernel, alive, False).sum(axis=-2, keepdims=True)
             counts[path] = int(np.minimum(present, self._quota(kernel)).sum())
         return counts
+
+    def strata(self, units: Tables) -> Tables:
+        return {path: self._numbers(self.kernels[path]) for path in units}
+
+    def _numbers(self, kernel):
+        """Returns the number of the group of each weight of a kernel."""
+        groups = self._grouped(kernel, np.zeros(kernel.shape, int), 0)
+        *rest, m, outputs = groups.shape
+        numbers = np.arange(math.prod(rest) * outputs).reshape(*rest, 1, outputs)
+        return self._ungrouped(kernel, np.broadcast_to(numbers, groups.shape))
 
     def _grouped(self, kernel, array, padding):
         """Returns an array in groups: (..., groups, m, outputs)."""

@@ -87,6 +87,17 @@ class Layout:
         """
         return {name: int(alive.any()) for name, alive in units.items()}
 
+    def strata(self, units: Tables) -> Tables:
+        """Returns the number of the group of each unit, in tables of integers.
+
+        A random choice of units keeps as many of each group: all units of a table form
+        one group, unless the structure says how many units of a smaller one are kept.
+
+        Args:
+            units: Tables of units.
+        """
+        return {name: np.zeros(table.shape, int) for name, table in units.items()}
+
     def content(self) -> dict[str, Any]:
         """Returns what a ticket stores, and `Structure.restored_layout` reads."""
         return {}

@@ -4,22 +4,25 @@ import copy
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import keras
 import numpy as np
 
-from tf_tickets import arguments, files, keras_internals, schema, wrapping
+from tf_tickets import arguments, files, schema, wrapping
 from tf_tickets.compaction import compacting
 from tf_tickets.masks.base import checked
 from tf_tickets.reports import tables
 from tf_tickets.structures import registry as structures
-from tf_tickets.structures.channels import ChannelLayout
 from tf_tickets.structures.structure import Structure
+from tf_tickets.tickets import applying, matching, pairing
+from tf_tickets.tickets.apply_report import ApplyReport
+from tf_tickets.tickets.overlap import OverlapReport
 from tf_tickets.training import snapshots
 from tf_tickets.units.units import remaining
-from tf_tickets.wrapping import graphs, paths
+from tf_tickets.wrapping import paths
 
 _CHECK_CONTENT = schema.fields(
     {"metrics": schema.mapping(schema.number), "provenance": schema.mapping()},
@@ -229,36 +232,171 @@ class Ticket:
                 content.get("scales", {}),
             )
 
-    def apply(self, model: keras.Model) -> keras.Model:
+    @overload
+    def apply(
+        self,
+        model: keras.Model,
+        strict: bool = True,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        return_report: Literal[False] = False,
+    ) -> keras.Model: ...
+    @overload
+    def apply(
+        self,
+        model: keras.Model,
+        strict: bool = True,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        *,
+        return_report: Literal[True],
+    ) -> tuple[keras.Model, ApplyReport]: ...
+    def apply(
+        self,
+        model: keras.Model,
+        strict: bool = True,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        return_report: bool = False,
+    ) -> keras.Model | tuple[keras.Model, ApplyReport]:
         """Sets the masks and weights of a model to those that the ticket starts from.
 
         Args:
             model: A wrapped model, or a plain one, which is then wrapped.
+            strict: Whether the model must have all masks and weights of the ticket.
+                False applies those with a path and a shape that the model has, and
+                warns of the others. Kernels of a wrapped model without a mask in the
+                ticket keep their own. A ticket of which no mask fits is refused.
+            rename: Dict from paths in the ticket to those in the model. A string
+                stands for the path itself and for all paths below it
+                (`{"conv1": "backbone/conv1"}`); of several the longest counts, and ""
+                stands for all paths. A compiled regular expression must match the
+                whole path, and the value is its replacement. Entries that fit no path,
+                or lead to none, are refused.
+            masks_only: Whether to leave the weights of the model, which may be
+                pretrained, and the state of its optimizer. Pruned weights become zero.
+                Factors of the kept weights (`scales`) are not applied.
+            return_report: Whether to return the report too.
 
         Returns:
-            The wrapped model. If it is compiled, its optimizer is reset and its
-            learning-rate schedule is set to the ticket's first step.
+            The wrapped model, or with `return_report` a pair of it and an
+            `ApplyReport`. If the model is compiled, its optimizer is reset and its
+            learning-rate schedule is set to the ticket's first step, unless
+            `masks_only`.
+
+        Example:
+
+        >>> masks = {"net/a/kernel": [[1, 0]], "net/b/kernel": [[1, 0, 0], [0, 1, 1]]}
+        >>> start = {path: np.ones(np.shape(m), "float32") for path, m in masks.items()}
+        >>> layers = [keras.layers.Dense(2, name="a"), keras.layers.Dense(5, name="b")]
+        >>> model = keras.Sequential([keras.Input((1,)), *layers], name="net")
+        >>> model, report = Ticket(masks, start).apply(
+        ...     model, strict=False, return_report=True)
+        >>> report.skipped[0].path, report.skipped[0].reason
+        ('net/b/kernel', 'shape (2, 3) in the ticket, (2, 5) in the model')
+        >>> np.asarray(model.layers[0].kernel).tolist()
+        [[1.0, 0.0]]
         """
         arguments.check_type(keras.Model, model=model)
-        start = self.start_weights()
-        table = _trainable_state(model)
-        names = _fit(start, table, "weights")
-        if not wrapping.prunables(model):
-            kernels = _fit(self._masks_as(names), table, "masks", partial=True)
-            kind = "scaled" if self.scales else "fixed"
-            variables = [table[path] for path in kernels]
-            model = wrapping.wrap_kernels(model, variables, kind, self.structure)
-        masks = self._masks_as(names)
-        _fit(masks, wrapping.kernels(model).variables, "masks")
-        _check_units(masks, wrapping.kernels(model).layout)
-        _check_structure(masks, wrapping.kernels(model), self.structure)
-        for path, place in names.items():
-            table[place].assign(start[path])
-        scales = {names.get(p, p): scale for p, scale in self.scales.items()}
-        wrapping.kernels(model).set_masks(masks, scales)
-        if model.compiled and model.optimizer is not None:
-            snapshots.reset_optimizer(model, self.provenance.get("step", 0))
-        return model
+        arguments.check_flags(strict=strict, masks_only=masks_only)
+        arguments.check_flags(return_report=return_report)
+        matching.check_rename(rename)
+        structure, layout = structures.restored(self.provenance)
+        start = None if masks_only else self.start_weights()
+        content = applying.content_of(self, start, rename, structure, layout)
+        if rename:
+            applying.check_renamed(content, rename, model)
+        way = applying.apply_whole if strict else applying.apply_partly
+        wrapped, report = way(content, model)
+        if return_report:
+            return wrapped, report
+        if not strict:
+            _warn_of_skipped(report)
+        return wrapped
+
+    @overload
+    def transfer(
+        self,
+        model: keras.Model,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        return_report: Literal[False] = False,
+    ) -> Self: ...
+    @overload
+    def transfer(
+        self,
+        model: keras.Model,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        *,
+        return_report: Literal[True],
+    ) -> tuple[Self, ApplyReport]: ...
+    def transfer(
+        self,
+        model: keras.Model,
+        rename: matching.Rename | None = None,
+        masks_only: bool = False,
+        return_report: bool = False,
+    ) -> Self | tuple[Self, ApplyReport]:
+        """Returns what fits of the ticket as a ticket of another model.
+
+        The new ticket has all weights of that model: those of this ticket where they
+        fit, and the present ones elsewhere. So `train_ticket`, `TicketTrainer`, the
+        controls and `find_frontier` take it as they take a ticket that was found
+        there.
+
+        Args:
+            model: A model of the new task, as in `apply`. It gets masks and weights.
+            rename: As in `apply`.
+            masks_only: As in `apply`: the ticket then starts from the weights that the
+                model has.
+            return_report: Whether to return the report too.
+
+        Returns:
+            The new ticket, without metrics, or with `return_report` a pair of it and
+            an `ApplyReport`. Its provenance names this ticket as its parent, and what
+            `apply` used.
+
+        Example:
+
+        >>> ticket = Ticket({"net/a/kernel": [[1, 0]]})
+        >>> layers = [keras.layers.Dense(2, name="a"), keras.layers.Dense(5, name="b")]
+        >>> model = keras.Sequential([keras.Input((1,)), *layers], name="net")
+        >>> moved = ticket.transfer(model, masks_only=True)
+        >>> moved.kept, list(moved.weights)[2:]
+        ({'net/a/kernel': 1}, ['net/b/kernel', 'net/b/bias'])
+        """
+        arguments.check_flags(return_report=return_report)
+        wrapped, report = self.apply(
+            model, False, rename, masks_only, return_report=True
+        )
+        network = snapshots.network(wrapped)
+        kernels = wrapping.kernels(network)
+        moved = type(self)(
+            kernels.masks,
+            snapshots.present_weights(network),
+            provenance=self._moved(kernels, report),
+            scales=kernels.scales,
+        )
+        if return_report:
+            return moved, report
+        _warn_of_skipped(report)
+        return moved
+
+    def _moved(self, kernels, report):
+        """Returns the provenance of this ticket in another model."""
+        # What is true of the model that the ticket was found in only.
+        old = ("model", "build_seed", "remaining", "structure", "step")
+        kept = {name: v for name, v in self.provenance.items() if name not in old}
+        used = {"masks": report.masks, "weights": report.weights}
+        unused = {f"{row.part} of {row.path}": row.reason for row in report.skipped}
+        return {
+            **kept,
+            **structures.stored(kernels.layout, kernels.structure),
+            "step": self.provenance.get("step", 0) if report.weights else 0,
+            "parent": self.id,
+            "transferred": {**used, "not used": unused},
+        }
 
     def train(
         self, model: keras.Model, x: Any, y: Any = None, *, epochs: int, **kwargs: Any
@@ -355,10 +493,6 @@ class Ticket:
             )
         return _with_remaining_masks(snapshots.network(wrapped), result)
 
-    def _masks_as(self, names):
-        """The masks by the model's paths, which weights and masks share."""
-        return {names.get(path, path): mask for path, mask in self.masks.items()}
-
     def start_weights(self) -> dict[str, np.ndarray]:
         """Returns the start weights by path; rebuilds them if they were not saved."""
         if self.weights is not None:
@@ -377,7 +511,8 @@ class Ticket:
             )
         keras.utils.set_random_seed(seed)
         model = keras.saving.deserialize_keras_object(copy.deepcopy(config))
-        return {p: wrapping.to_numpy(v) for p, v in _trainable_state(model).items()}
+        state = applying.trainable_state(model)
+        return {path: wrapping.to_numpy(v) for path, v in state.items()}
 
     def _check_origin(self):
         for name, check in _ORIGIN.items():
@@ -413,12 +548,53 @@ class Ticket:
         {'k': 0.5, 'all': 0.5}
         """
         arguments.check_type(Ticket, other=other)
-        names = _fit(self.masks, other.masks, "masks")
+        names = applying.fit(self.masks, other.masks, "masks")
         pairs = {p: (self.masks[p], other.masks[q]) for p, q in names.items()}
         both = {p: int((a & b).sum()) for p, (a, b) in pairs.items()}
         either = {p: int((a | b).sum()) for p, (a, b) in pairs.items()}
         overlap = {p: both[p] / max(either[p], 1) for p in pairs}
         return overlap | {"all": sum(both.values()) / max(sum(either.values()), 1)}
+
+    def overlap(
+        self,
+        other: Self,
+        strict: bool = True,
+        rename: matching.Rename | None = None,
+    ) -> OverlapReport:
+        """Compares the masks of two tickets with random masks.
+
+        Tickets of equal sparsity overlap by chance too. The report has, for each kernel
+        and in total, how many weights both keep, how many two random masks that keep as
+        many would share, its standard deviation, and the z-score. If both tickets have
+        the same structure, its units are counted: blocks, channels, or weights in their
+        groups of N:M.
+
+        Args:
+            other: A ticket.
+            strict: Whether both tickets must have the same kernels. False compares
+                those with equal paths and shapes, and names the others.
+            rename: Dict from paths in this ticket to those in the other, as in
+                `apply`.
+
+        Example:
+
+        >>> a, b = Ticket({"k": [1, 1, 0, 0]}), Ticket({"k": [1, 1, 0, 0]})
+        >>> total = a.overlap(b).total
+        >>> total.shared, total.expected, round(total.z, 3)
+        (2, 1.0, 1.732)
+        """
+        arguments.check_type(Ticket, other=other)
+        arguments.check_flags(strict=strict)
+        return pairing.overlap(self, other, strict, rename)
+
+
+def _warn_of_skipped(report):
+    if report.skipped:
+        warnings.warn(
+            f"{report.title()}. {report.why_skipped()} Pass return_report=True for the "
+            "whole report.",
+            stacklevel=3,
+        )
 
 
 def _with_remaining_masks(wrapped, result):
@@ -489,76 +665,6 @@ def _split(arrays, prefix):
     return {
         n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)
     }
-
-
-def _trainable_state(model):
-    """The variables with start weights: all but masks and random generators."""
-    # Without layers that a functional model holds and does not call.
-    model = graphs.graph_of(snapshots.network(model))
-    table = wrapping.plain_paths(model)
-    return {p: v for p, v in table.items() if not keras_internals.is_seed_state(v)}
-
-
-def _fit(required, available, what, partial=False):
-    """Maps the ticket's paths to the model's; an error names all differences."""
-    found = paths.match(required, available)
-    if found is None or (not partial and len(found) != len(available)):
-        raise ValueError(
-            f"The ticket's {what} do not fit the model. Only in the ticket: "
-            f"{sorted(set(required) - set(available))}; only in the model: "
-            f"{sorted(set(available) - set(required))}."
-        )
-    pairs = [(p, required[p], available[q]) for p, q in found.items()]
-    differing = [
-        f"{path}: {tuple(one.shape)} in the ticket, {tuple(other.shape)} in the model"
-        for path, one, other in pairs
-        if tuple(one.shape) != tuple(other.shape)
-    ]
-    if what == "weights":
-        differing += [
-            f"{path}: {one.dtype} in the ticket, {other.dtype} in the model"
-            for path, one, other in pairs
-            if str(one.dtype) != str(other.dtype)
-        ]
-    if differing:
-        raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))
-    return found
-
-
-def _check_units(masks, layout):
-    """Refuses masks of channels that are no whole units of a model."""
-    if not isinstance(layout, ChannelLayout):
-        return
-    whole = {path: np.ones_like(mask) for path, mask in masks.items()}
-    whole = layout.masks(layout.units(masks), whole)
-    broken = [path for path, mask in masks.items() if (mask != whole[path]).any()]
-    if broken:
-        raise ValueError(
-            "The ticket's masks prune parts of this model's channels. Its graph "
-            "differs from that of the model in which the ticket was found, or the "
-            f"ticket has no structure. Received masks that do not fit: {broken}. Build "
-            "the same model, or wrap it with structure='unstructured'."
-        )
-
-
-def _check_structure(masks, kernels, structure):
-    """Refuses masks of another structure that do not follow that of a model."""
-    if structure == kernels.structure:
-        return
-    layout = kernels.layout
-    everything = {path: np.ones_like(mask) for path, mask in masks.items()}
-    units, fewest = layout.units(masks), layout.fewest(layout.units(everything))
-    whole, present = layout.masks(units, everything), layout.fewest(units)
-    broken = [path for path, mask in masks.items() if (mask != whole[path]).any()]
-    # Kernels may be empty, but no group of N:M weights may lack some.
-    broken += [path for path, n in fewest.items() if n > max(1, present[path])]
-    if broken:
-        raise ValueError(
-            f"The ticket's masks do not follow structure {kernels.structure.name!r}, "
-            f"with which model {kernels.model.name!r} is wrapped. Received: a ticket "
-            f"with structure {structure.name!r}, whose masks do not fit in {broken}. "
-            f"Wrap the model with structure={structure.name!r}."
-        )
 
 
 def _plain(value):

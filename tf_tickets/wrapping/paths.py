@@ -132,26 +132,41 @@ def match(wanted: Iterable[str], available: Iterable[str]) -> dict[str, str] | N
     if set(wanted) <= set(available):
         return {name: name for name in wanted}
     return _match_in_order(wanted, available, operator.eq) or _match_in_order(
-        wanted, available, _is_suffix
+        wanted, available, is_suffix
     )
 
 
 def _match_in_order(wanted, available, fits):
-    bare = {name: _bare(name) for name in [*wanted, *available]}
-    ends = {bare[name] for name in wanted}
-    pool = [name for name in available if any(fits(end, bare[name]) for end in ends)]
+    numberless = {name: bare(name) for name in [*wanted, *available]}
+    ends = {numberless[name] for name in wanted}
+    pool = [n for n in available if any(fits(end, numberless[n]) for end in ends)]
     if len(pool) != len(wanted):
         return None
     pairs = dict(zip(wanted, pool, strict=True))
-    return pairs if all(fits(bare[w], bare[a]) for w, a in pairs.items()) else None
+    fit = all(fits(numberless[w], numberless[a]) for w, a in pairs.items())
+    return pairs if fit else None
 
 
-def _is_suffix(first, second):
+def is_suffix(first: str, second: str) -> bool:
+    """Returns whether one path consists of the last parts of the other.
+
+    Example:
+
+    >>> is_suffix("net/conv/kernel", "conv/kernel"), is_suffix("a/kernel", "ba/kernel")
+    (True, False)
+    """
     short, long = sorted([first, second], key=len)
     return f"/{long}".endswith(f"/{short}")
 
 
-def _bare(path):
+def bare(path: str) -> str:
+    """Returns a path without the numbers that Keras adds to names.
+
+    Example:
+
+    >>> bare("net_1/dense_12/kernel#2")
+    'net/dense/kernel'
+    """
     return "/".join(re.sub(r"(_\d+)?(#\d+)?$", "", p) for p in path.split("/"))
 
 

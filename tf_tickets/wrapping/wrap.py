@@ -140,8 +140,16 @@ def wrap_kernels(
     variables: Iterable[keras.Variable],
     mask: str | Mask = "fixed",
     structure: str | Structure = "unstructured",
+    spared: Iterable[keras.Variable] = (),
 ) -> keras.Model:
     """Wraps exactly the layers that own the given kernel variables.
+
+    Args:
+        model: A built, plain model.
+        variables: The kernels.
+        mask: The mask parametrization.
+        structure: Which weights are kept or pruned together.
+        spared: With channels, those of the kernels whose outputs stay.
 
     Example:
 
@@ -152,7 +160,11 @@ def wrap_kernels(
     """
     _check_model(model)
     structure = structures.get(structure)
-    return _wrap_variables(model, variables, masks_module.get(mask), structure)
+    wrapped = _wrap_variables(model, variables, masks_module.get(mask), structure)
+    spared = list(spared)
+    if spared:
+        _spare(wrapped, spared)
+    return wrapped
 
 
 def strip(model: keras.Model) -> keras.Model:
