@@ -214,7 +214,9 @@ def train_ticket(
     Args:
         build_model: Function without arguments that returns a compiled model.
         data: As in `find_tickets`.
-        ticket: The ticket to train, or a control made from it.
+        ticket: The ticket to train, or a control made from it. It must have all weights
+            of the model; for a ticket of another model, pass what `Ticket.transfer`
+            returns.
         epochs: How many epochs.
         seed: Seed of data order and random layers.
         batch_size: Batch size of arrays, 32 by default.
