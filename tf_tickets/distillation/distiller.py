@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import arguments
+from tf_tickets import arguments, distribution
 from tf_tickets.distillation.losses import DistillationLoss
 from tf_tickets.masks.base import Tensor
 from tf_tickets.wrapping import graphs
@@ -143,7 +143,7 @@ class Distiller(keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        replicas = _replicas()
+        replicas = distribution.replicas()
         distillation = self._distillation_loss(x, _row_weights(sample_weight))
         student = self._student_loss(x, y, y_pred, sample_weight, training)
         # Weighted by the batch size, like the mean loss that Keras reports.
@@ -154,7 +154,7 @@ class Distiller(keras.Model):
 
     def _student_loss(self, x, y, y_pred, sample_weight, training):
         """Returns the weighted compiled loss plus the unweighted penalties."""
-        penalties = sum(self.losses, ops.zeros(())) / _replicas()
+        penalties = sum(self.losses, ops.zeros(())) / distribution.replicas()
         if self.loss is None:
             return penalties
         weight = self.student_loss_weight
@@ -389,18 +389,6 @@ def _key(name):
 
 def _is_remembered(x):
     return isinstance(x, dict) and set(x) == {_INPUTS, _OUTPUTS}
-
-
-def _replicas():
-    """Returns the number of replicas.
-
-    Keras sums the losses of all replicas, so each must be divided by their number.
-    """
-    if keras.config.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _row_weights(sample_weight):

@@ -6,7 +6,7 @@ from typing import Self
 
 import keras
 
-from tf_tickets import arguments, wrapping
+from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.configuration import Configured, argument_names, defaults, described
 from tf_tickets.pruning import targets
 from tf_tickets.reports import tables
@@ -140,17 +140,18 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         arguments.check_type(keras.Model, model=model)
         plan = self._engine.plan
         scores = getattr(self, "score_optimizer", None) if model.compiled else None
-        wrapped = wrapping.wrap(
-            model,
-            filters,
-            embeddings,
-            plan.mask,
-            verbose,
-            scores,
-            depthwise=depthwise,
-            structure=self.structure or "unstructured",
-        )
-        return plan.prepare(wrapped)
+        with distribution.scope(model):
+            wrapped = wrapping.wrap(
+                model,
+                filters,
+                embeddings,
+                plan.mask,
+                verbose,
+                scores,
+                depthwise=depthwise,
+                structure=self.structure or "unstructured",
+            )
+            return plan.prepare(wrapped)
 
     def in_round(self, *callbacks: keras.callbacks.Callback) -> Self:
         """Adds callbacks that see each round as a separate training.

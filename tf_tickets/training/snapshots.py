@@ -12,7 +12,7 @@ The state has five parts. Masks are not among them:
 import keras
 import numpy as np
 
-from tf_tickets import arguments, keras_internals, optimizers, wrapping
+from tf_tickets import arguments, distribution, keras_internals, optimizers, wrapping
 from tf_tickets.distillation.distiller import Distiller
 from tf_tickets.training.fidelity import PARTS, Fidelity
 from tf_tickets.wrapping import paths
@@ -228,7 +228,8 @@ def built_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
         )
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        with distribution.scope(model):
+            model.optimizer.build(model.trainable_variables)
     return model.optimizer
 
 
@@ -276,8 +277,9 @@ def reset_optimizer(model: keras.Model, step: int) -> None:
     arguments.check_not_negative(step=step)
     arguments.check_between(0, 2**31 - 1, step=step)
     optimizer = built_optimizer(model)
-    twin = optimizers.twin(optimizer)
-    twin.build(model.trainable_variables)
+    with distribution.scope(model):
+        twin = optimizers.twin(optimizer)
+        twin.build(model.trainable_variables)
     for variable, initial in zip(optimizer.variables, twin.variables, strict=True):
         variable.assign(initial.value)
         if keras_internals.is_step_counter(variable):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
+from tf_tickets import distribution
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.wrapping import graphs, in_place, rebuilding
@@ -24,9 +25,10 @@ def transform(
             changed[id(layer)] = change(layer)
         return changed[id(layer)]
 
-    if graphs.is_graph(model):
-        return rebuilding.rebuild(model, once)
-    return in_place.change_in_place(model, once)
+    with distribution.scope(model):
+        if graphs.is_graph(model):
+            return rebuilding.rebuild(model, once)
+        return in_place.change_in_place(model, once)
 
 
 def wrap_variables(

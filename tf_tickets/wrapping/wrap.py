@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import arguments, augmentation, optimizers
+from tf_tickets import arguments, augmentation, distribution, optimizers
 from tf_tickets import masks as masks_module
 from tf_tickets.masks.base import Mask
 from tf_tickets.structures import registry as structures
@@ -233,7 +233,8 @@ def stripped_copy(model: keras.Model) -> keras.Model:
     plain = transforming.transform(model, _unwrap_layer)
     shared = plain.variables
     if plain is not model:
-        original, plain = plain, rebuilding.copy(plain)
+        with distribution.scope(model):
+            original, plain = plain, rebuilding.copy(plain)
         if type(plain) is not type(original):
             shared = graphs.graph_of(original).variables
     for old, new in zip(shared, plain.variables, strict=True):
@@ -249,13 +250,16 @@ def _scaled(value, factor):
 
 
 def _wrap_variables(model, variables, mask, structure, score_optimizer=None):
-    wrapped = transforming.wrap_variables(model, variables, mask, structure)
-    if model.compiled and mask.learned:
-        compiling.compile_like(
-            wrapped, model, lambda given: optimizers.with_scores(given, score_optimizer)
-        )
-    elif model.compiled and wrapped is not model:
-        compiling.compile_like(wrapped, model)
+    with distribution.scope(model):
+        wrapped = transforming.wrap_variables(model, variables, mask, structure)
+        if model.compiled and mask.learned:
+            compiling.compile_like(
+                wrapped,
+                model,
+                lambda given: optimizers.with_scores(given, score_optimizer),
+            )
+        elif model.compiled and wrapped is not model:
+            compiling.compile_like(wrapped, model)
     guarding.guard_models(model, wrapped, prunables(wrapped))
     return wrapped
 
