@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tf_tickets import schema, wrapping
+from tf_tickets import distribution, schema, wrapping
 from tf_tickets.configuration import Configured
 from tf_tickets.environment import versions
 from tf_tickets.pruning import targets
@@ -137,6 +137,7 @@ class PruningCallback(ResumableCallback):
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):
+        distribution.check_one_process(self.model)
         checks.check_fixed(self.model)
         targets.check_pruner(self, wrapping.kernels(self.model))
         self._step = 0

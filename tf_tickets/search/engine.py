@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import wrapping
+from tf_tickets import distribution, wrapping
 from tf_tickets.environment import versions
 from tf_tickets.pruning import targets
 from tf_tickets.search.plan import RoundPlan
@@ -160,6 +160,7 @@ class RoundEngine:
     def train_begin(self) -> None:
         self._kernels = None
         self._masks = {}
+        distribution.check_one_process(self.model)
         checks.check_one_optimizer(self.model)
         self.plan.check(self)
         self._check_length()
@@ -202,6 +203,7 @@ class RoundEngine:
 
     def epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self._check_masks()
+        distribution.unify_trained(self._callback)
         state = self.state
         state.next_epoch = epoch + 1
         state.epoch_in_round += 1
@@ -257,6 +259,7 @@ class RoundEngine:
         return self.plan.hidden_epochs(self.state.round)
 
     def _take_snapshot(self):
+        distribution.unify_trained(self._callback)
         self.state.reached = snapshots.record(self.model)
 
     def _at_moment(self):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import keras
 
-from tf_tickets import arguments, keras_internals, wrapping
+from tf_tickets import arguments, distribution, keras_internals, wrapping
 from tf_tickets.configuration import Configured, argument_names
 from tf_tickets.search.inputs import Inputs
 from tf_tickets.search.model_identity import (
@@ -86,6 +86,7 @@ def identity_of_training(
         "model": identity_of_model(model),
         # Not in searches that older versions have stored.
         **({"class_weight": as_json(weights)} if weights else {}),
+        **distribution.identity(model),
     }
 
 

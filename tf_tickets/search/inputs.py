@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets import arguments, wrapping
+from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.experiments import datasets
 from tf_tickets.training import feeds, opening
 from tf_tickets.training.data import Key, Part, TrainingData, titled
@@ -108,8 +108,11 @@ class Inputs:
                 f"x alone. Received: loss={arguments.shown(model.loss)}. Pass (x, y)."
             )
         _check_classes(model, self.data.class_weight)
+        distribution.check_batch_size(model, self.batch_size)
         for name, source in self.sources.items():
             left = getattr(source, "left", -1)
+            if isinstance(source, ArraySource) and name != "train":
+                self._evaluation(name, model)
             if 0 <= left < source.steps * epochs and name != "test":
                 raise ValueError(
                     f"The iterator of the {titled(name)} data is read once and has "
@@ -133,7 +136,7 @@ class Inputs:
             callbacks: The callbacks. Those that know the key come before the feed.
             **settings: Other arguments of `fit`.
         """
-        validation, settings_of_validation = self._evaluation("validation")
+        validation, settings_of_validation = self._evaluation("validation", model)
         beginning = feeds.Beginning(feed, self._evaluated.get("validation"))
         with feeds.own_errors(feed, self._evaluated.get("validation")):
             return model.fit(
@@ -143,7 +146,7 @@ class Inputs:
                 validation_batch_size=settings_of_validation.get("batch_size"),
                 validation_steps=settings_of_validation.get("steps"),
                 shuffle=False,
-                callbacks=[*callbacks, beginning],
+                callbacks=[distribution.Unify(), *callbacks, beginning],
                 **settings,
             )
 
@@ -151,7 +154,7 @@ class Inputs:
         """Returns a dict of the metrics on test data, as `test_*`, if there are any."""
         if "test" not in self.sources:
             return {}
-        test, settings = self._evaluation("test")
+        test, settings = self._evaluation("test", model)
         feed = self._evaluated.get("test")
         x, y, weight = keras.utils.unpack_x_y_sample_weight(test)
         with feeds.own_errors(feed):
@@ -166,11 +169,14 @@ class Inputs:
             )
         return {f"test_{name}": float(value) for name, value in metrics.items()}
 
-    def _evaluation(self, name):
+    def _evaluation(self, name, model):
         """Returns what `evaluate` gets of a part, and its other arguments."""
         source = self.sources[name]
         if isinstance(source, ArraySource):
-            return source.arrays, {"batch_size": _EVALUATED}
+            size = distribution.evaluation_batch_size(
+                model, _EVALUATED, source.examples, titled(name)
+            )
+            return source.arrays, {"batch_size": size}
         if name not in self._evaluated:
             self._evaluated[name] = feeds.Feed(source, lambda: (self.seed, 0, 0))
         feed = self._evaluated[name]
@@ -218,6 +224,7 @@ def build(
             f"{arguments.shown(build_model)}, which returns {arguments.shown(model)}. "
             "Call model.compile(...) in it."
         )
+    distribution.check_one_process(model)
     rebuilds = isinstance(model, keras.Sequential | keras.Function)
     if wrapping.prunables(model):
         return model, None

@@ -138,6 +138,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
             depthwise: As in `tf_tickets.wrap`.
         """
         arguments.check_type(keras.Model, model=model)
+        distribution.check_one_process(model)
         plan = self._engine.plan
         scores = getattr(self, "score_optimizer", None) if model.compiled else None
         with distribution.scope(model):
@@ -220,6 +221,9 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         self._engine.epoch_end(epoch, logs)
         if epoch == 0:
             self.monitor.check_logged(logs)
+
+    def on_test_begin(self, logs=None):
+        distribution.unify_trained(self)
 
     def on_train_end(self, logs=None):
         self._engine.train_end()
