@@ -1,12 +1,14 @@
 """Searches on two devices of one machine, beside the same searches on one.
 
-    python tests/devices.py compare OUT.json IMP ...      masks on one and two devices
-    python tests/devices.py search FOLDER IMP EPOCH       a search that may be killed
-    python tests/devices.py worker OUT.json INDEX PORT    one of two processes
+    python -c "import devices; devices.report(['IMP'])"
+    python -c "import devices; devices.resumable(FOLDER, 'IMP', EPOCH)"
+    python tests/devices.py OUT.json INDEX PORT
 
-The devices are virtual: two parts of the CPU. They must be configured before the
-backend starts, so each program is a process of its own. `benchmarks/devices.py` runs
-the first and the last program on a larger network.
+The first compares masks on one and two devices, the second runs a search that may be
+killed, and the third is one of two processes that train together. The devices are
+virtual: two parts of the CPU. They must be configured before the backend starts, so
+each program is a process of its own. `benchmarks/devices.py` compares masks on a larger
+network.
 """
 
 import contextlib
@@ -285,11 +287,16 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def search(folder, name, epoch):
-    """Runs a search with batch normalization that is killed in an epoch; -1: never."""
-    options = {"directory": folder, "callbacks": [Kill(int(epoch))]}
-    found, tickets = run(Problem(), name, "batch normalization", start(), **options)
-    print(json.dumps({"tickets": len(tickets), "unequal": unequal(found.model)}))
+def report(names, compared=None):
+    """Prints the rows of `compare` as JSON."""
+    print(json.dumps(list(compare(Problem(), names, start(), compared))))
+
+
+def resumable(folder, name, epoch=-1):
+    """Runs a search on two devices that is killed in an epoch; -1 stands for none."""
+    options = {"directory": folder, "callbacks": [Kill(epoch)]}
+    search, _ = run(Problem(), name, "batch normalization", start(), **options)
+    print(json.dumps(unequal(search.model)))
 
 
 def worker(out, index, port):
@@ -330,13 +337,5 @@ def _error(function):
     return None
 
 
-def main(command, out, *arguments):
-    if command == "compare":
-        rows = list(compare(Problem(), arguments, start()))
-        pathlib.Path(out).write_text(json.dumps(rows))
-    else:
-        {"search": search, "worker": worker}[command](out, *arguments)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    worker(*sys.argv[1:])
