@@ -147,8 +147,8 @@ def check_batch_size(model: keras.Model, batch_size: int | None) -> None:
     count = parts(model)
     if batch_size is not None and batch_size % count:
         raise ValueError(
-            f"A batch is split into {count} equal parts, one for each device. Received: "
-            f"batch_size={batch_size}. Pass a multiple of {count}."
+            f"A batch is split into {count} equal parts, one for each device. "
+            f"Received: batch_size={batch_size}. Pass a multiple of {count}."
         )
 
 
