@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -179,8 +180,19 @@ SEARCHES = {
 }
 
 
-def run(problem, name, between, scope=contextlib.nullcontext, seed=0, **options):
-    """Runs a search with its model in a scope; returns the search and its tickets."""
+def run(
+    problem,
+    name,
+    between,
+    scope=contextlib.nullcontext,
+    seed=0,
+    all_of_it=False,
+    **options,
+):
+    """Runs a search in a scope; returns the search and its tickets.
+
+    On TensorFlow the scope is that of the model only, or of `all_of_it`.
+    """
 
     def build():
         with scope():
@@ -190,8 +202,8 @@ def run(problem, name, between, scope=contextlib.nullcontext, seed=0, **options)
     if isinstance(search, keras.callbacks.Callback) and not hasattr(search, "epochs"):
         options["epochs"] = 2
     # The data and the steps of JAX are distributed by the present distribution.
-    around = scope if BACKEND == "jax" else contextlib.nullcontext
-    with around():
+    whole = all_of_it or BACKEND == "jax"
+    with scope() if whole else contextlib.nullcontext():
         tickets = tt.find_tickets(
             build,
             problem.data,
@@ -296,7 +308,7 @@ def report(names, compared=None):
 
 def resumable(folder, name, epoch=-1):
     """Runs a search on two devices that is killed in an epoch; -1 stands for none."""
-    options = {"directory": folder, "callbacks": [Kill(epoch)]}
+    options = {"directory": folder, "callbacks": [Kill(epoch)], "all_of_it": True}
     search, _ = run(Problem(), name, "batch normalization", start(), **options)
     print(json.dumps(unequal(search.model)))
 
@@ -335,7 +347,9 @@ def _error(function):
     try:
         function()
     except Exception as error:  # noqa: BLE001  it is the result
-        return f"{type(error).__name__}: {error}"
+        # Without the values of tensors.
+        text = re.sub(r"\{.*\}", "{...}", str(error), flags=re.DOTALL)
+        return f"{type(error).__name__}: {text}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from result_tables import (  # noqa: F401  a module registers its tables
     at_init,
+    devices,
     exports,
     faults,
     learned_masks,
