@@ -1,6 +1,7 @@
 """A lock on a directory, so that two searches do not write into it together."""
 
 import contextlib
+import contextvars
 import json
 import os
 import pathlib
@@ -16,8 +17,36 @@ from tf_tickets import files
 LOCK = "search.lock"
 # The tokens of the locks that this process holds, or is about to.
 _HELD: set[str] = set()
+# Who takes the locks of this process, beside the process itself; see `taken_by`.
+_OWNER: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "owner", default=None
+)
 # Seconds after which an empty lock is one that was never written.
 _PATIENCE = 1.0
+
+
+class LockedError(ValueError):
+    """Raised if another process has locked a directory."""
+
+
+@contextlib.contextmanager
+def taken_by(owner: str) -> Iterator[None]:
+    """Marks the locks that are taken inside a `with` block as those of an owner.
+
+    An owner has one process at a time in a directory, on whatever host. So a lock of
+    the same owner on another host is that of a process that was lost, and is replaced.
+
+    Example:
+
+    >>> with taken_by("find_frontier"), locked(tmp_path):
+    ...     print(json.loads((tmp_path / LOCK).read_text())["owner"])
+    find_frontier
+    """
+    before = _OWNER.set(owner)
+    try:
+        yield
+    finally:
+        _OWNER.reset(before)
 
 
 @contextlib.contextmanager
@@ -111,7 +140,7 @@ def _remove_stale(path):
         text = _text(path)
     holder = _parsed(text)
     if text and _may_run(holder):
-        raise ValueError(
+        raise LockedError(
             f"{path.parent} is in use by process {holder.get('pid')} on host "
             f"{holder.get('host')}. Wait until it ends, or use another directory. If "
             f"you are sure that it has ended, delete {path}."
@@ -138,7 +167,7 @@ def _parsed(text):
 def _may_run(holder):
     """Returns whether the holder of a lock may still be running."""
     if holder.get("host") != socket.gethostname():
-        return True
+        return _OWNER.get() is None or holder.get("owner") != _OWNER.get()
     pid = holder.get("pid")
     started = _started(pid) if isinstance(pid, int) else None
     if started is None or started != holder.get("started"):
@@ -149,7 +178,9 @@ def _may_run(holder):
 
 def _this_process():
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+    process = {"host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+    owner = _OWNER.get()
+    return process if owner is None else {**process, "owner": owner}
 
 
 def _started(pid):

@@ -1,8 +1,9 @@
 """TicketSearch: the base class of all searches, a callback with tickets."""
 
+import copy
 import html
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import keras
 
@@ -17,6 +18,7 @@ from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import best_epochs, checks
 from tf_tickets.training.rewind import Rewind
+from tf_tickets.training.round_callbacks import RoundCallbacks
 
 
 class TicketSearch(Configured, keras.callbacks.Callback):
@@ -198,11 +200,50 @@ class TicketSearch(Configured, keras.callbacks.Callback):
             )
         [(name, choices)] = values.items()
         choices = arguments.listed(object, **{name: choices})
-        settings = {other: getattr(self, other) for other in names}
-        return {
-            f"{name}={value}": type(self)(**{**settings, name: value})
-            for value in choices
-        }
+        return {f"{name}={v}": self.copied(**{name: v}) for v in choices}
+
+    def copied(self, **changes: Any) -> Self:
+        """Returns a new search with the same settings, some of them changed.
+
+        It has no tickets yet. Callbacks of rounds are copied, and teachers are shared.
+        `copy.copy`, `copy.deepcopy` and `pickle` make such a new search, too.
+
+        Args:
+            **changes: Settings with their new values.
+
+        Example:
+
+        >>> tt.IMP(rounds=5, rate=0.3).copied(seed=1)
+        IMP(rounds=5, rate=0.3, ..., seed=1)
+        """
+        names = argument_names(type(self))
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no settings {unknown}. Its settings: "
+                f"{sorted(names)}."
+            )
+        settings = {name: getattr(self, name) for name in names}
+        companions = copy.deepcopy(self._companions())
+        return _renewed(type(self), {**settings, **changes}, companions)
+
+    def __reduce__(self):
+        settings = {name: getattr(self, name) for name in argument_names(type(self))}
+        return _renewed, (type(self), settings, self._companions())
+
+    def __copy__(self):
+        return self.copied()
+
+    def __deepcopy__(self, memo):
+        return self.copied()
+
+    def _companions(self) -> dict[str, Any]:
+        """Returns what belongs to the search beside its settings, by name."""
+        return {"callbacks": self._engine.callbacks}
+
+    def _accompany(self, callbacks: RoundCallbacks) -> None:
+        """Takes what `_companions` of another search has returned."""
+        self._engine.callbacks = callbacks
 
     # The events of `fit`.
 
@@ -260,6 +301,12 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _renewed(cls, settings, companions):
+    search = cls(**settings)
+    search._accompany(**companions)
+    return search
 
 
 def _short(value, description):

@@ -1,5 +1,6 @@
 """Callbacks that see a part of a `fit`, such as a round, as a training of its own."""
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Iterator
@@ -44,6 +45,13 @@ class RoundCallbacks:
 
     def __iter__(self) -> Iterator[keras.callbacks.Callback]:
         return iter(self._callbacks)
+
+    def __getstate__(self):
+        callbacks = [copy.copy(callback) for callback in self._callbacks]
+        for callback in callbacks:
+            # A copy belongs to another search, whose model is not built yet.
+            keras.callbacks.Callback.set_model(callback, None)
+        return {**vars(self), "_callbacks": callbacks, "_logs": {}}
 
     def add(self, *callbacks: keras.callbacks.Callback) -> None:
         """Adds callbacks."""

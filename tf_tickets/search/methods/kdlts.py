@@ -1,7 +1,7 @@
 """KDLTS: finds a ticket at initialization by distillation from trained teachers."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
@@ -28,6 +28,7 @@ from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.training.rewind import Rewind
+from tf_tickets.training.round_callbacks import RoundCallbacks
 from tf_tickets.wrapping import Kernels, compiling, graphs, kernels, prunables, to_numpy
 
 
@@ -144,13 +145,24 @@ class KDLTS(TicketSearch):
         self._plan.teacher_epochs = epochs
         return self
 
-    def varied(self, **values: Iterable) -> dict[str, Self]:
-        searches = super().varied(**values)
-        plan = self._plan
-        if plan.teachers is not None:
-            for search in searches.values():
-                search.taught_by(*plan.teachers, epochs=plan.teacher_epochs)
-        return searches
+    def _companions(self) -> dict[str, Any]:
+        teachers = _Teachers(self._plan.teachers, self._plan.teacher_epochs)
+        return {**super()._companions(), "teachers": teachers}
+
+    def _accompany(self, callbacks: RoundCallbacks, teachers: "_Teachers") -> None:
+        super()._accompany(callbacks)
+        self._plan.teachers = teachers.models
+        self._plan.teacher_epochs = teachers.epochs
+
+
+class _Teachers(NamedTuple):
+    """Teachers, which copies of a search share, and their epochs in total."""
+
+    models: list[keras.Model] | None
+    epochs: int
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 class _TaughtRound(LearnMasks):

@@ -1,0 +1,67 @@
+"""The interface of executors, and the error that names failed tasks."""
+
+import concurrent.futures
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+
+class Executor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` that also shares an object with all its tasks.
+
+    `find_frontier` takes any `concurrent.futures.Executor` whose tasks run in
+    processes. A subclass of this class may send the data more cheaply than once per
+    task.
+    """
+
+    # Whether tasks run in the process that submits them.
+    in_process = False
+
+    def share(self, value: Any) -> Any:
+        """Returns what tasks are given in place of an object that they all need.
+
+        A task that is submitted with it as an argument receives the object.
+
+        Args:
+            value: The object. Tasks do not change it.
+        """
+        return value
+
+
+class TasksFailed(RuntimeError):
+    """Raised when all tasks have ended and some of them have failed.
+
+    Args:
+        errors: Dict from the name of a task, such as "imp seed 1 round 3", to the
+            exception that ended it.
+        total: The number of tasks.
+        advice: A sentence about what was kept.
+
+    Example:
+
+    >>> error = TasksFailed({"imp seed 1": ValueError("no such metric")}, 4, "")
+    >>> str(error).splitlines()[:2]
+    ['1 of 4 tasks failed:', '- imp seed 1: ValueError: no such metric']
+    """
+
+    def __init__(
+        self, errors: Mapping[str, BaseException], total: int, advice: str
+    ) -> None:
+        self.errors = dict(errors)
+        self.total = total
+        self.advice = advice
+        rows = [f"- {name}: {_line(error)}" for name, error in errors.items()]
+        name, first = next(iter(errors.items()))
+        text = "".join(traceback.format_exception(first)).rstrip()
+        head = f"{len(errors)} of {total} tasks failed:"
+        end = f"The traceback of {name}:\n{text}"
+        super().__init__("\n".join([head, *rows, *([advice] if advice else []), end]))
+
+    def __reduce__(self):
+        return type(self), (self.errors, self.total, self.advice)
+
+
+def _line(error):
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name

@@ -1,0 +1,297 @@
+"""RayExecutor: tasks in the worker processes of Ray, on one machine or a cluster."""
+
+import concurrent.futures
+import contextlib
+import logging
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from tf_tickets import arguments
+from tf_tickets.search.executors.base import Executor
+from tf_tickets.search.executors.threads import thread_variables
+
+# They would only occur again.
+_FINAL = (ValueError, TypeError)
+# The variables of this process that workers get, wherever they run.
+_PREFIXES = ("KERAS_", "TF_", "JAX_", "XLA_")
+# Of this process alone.
+_OWN = ("TF_CONFIG",)
+# Seconds to wait for cancelled tasks.
+_PATIENCE = 10.0
+
+
+class RayExecutor(Executor):
+    """Runs tasks in the worker processes of Ray: `pip install "tf_tickets[ray]"`.
+
+    With an address, or after `ray.init`, tasks run in that cluster. Otherwise a Ray
+    instance is started on this machine for the first task, without a dashboard, and
+    stopped by `shutdown` (or at the end of a `with` block). A Ray instance that was
+    there before is never stopped.
+
+    Tasks get the backend of this process and the number of threads below. Functions and
+    classes of a program or notebook travel by value; modules must be importable in the
+    workers.
+
+    Args:
+        address: The address of a cluster, such as "auto" or "ray://HOST:10001".
+        workers: The number of tasks that run at the same time, if Ray is started here;
+            by default as many as the cores allow.
+        threads: The threads of each task. Ray reserves as many cores for it.
+        retries: How often a task is repeated whose worker was killed, or that raised an
+            error other than ValueError and TypeError.
+        gpus: The GPUs that Ray reserves for each task; without any, a task sees none.
+        object_store_memory: The size in bytes of the memory for shared objects, if Ray
+            is started here; by default as Ray chooses.
+
+    Example:
+
+    >>> RayExecutor(workers=2)
+    RayExecutor(workers=2, threads=1, retries=3)
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        workers: int | None = None,
+        threads: int = 1,
+        retries: int = 3,
+        gpus: float = 0.0,
+        object_store_memory: int | None = None,
+    ) -> None:
+        arguments.check_counts(threads=threads)
+        arguments.check_not_negative(retries=retries)
+        arguments.check_numbers(gpus=gpus)
+        if gpus < 0:
+            raise ValueError(f"`gpus` must be at least 0. Received: {gpus}")
+        if address is not None:
+            arguments.check_type(str, address=address)
+        sizes = {"workers": workers, "object_store_memory": object_store_memory}
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        arguments.check_counts(**sizes)
+        if address is not None and sizes:
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in sizes)} are those of a Ray "
+                "instance that is started here. The cluster at `address` has its own. "
+                f"Leave them out. Received: address={address!r}, {sizes}"
+            )
+        self.address = address
+        self.workers = workers
+        self.threads = threads
+        self.retries = retries
+        self.gpus = gpus
+        self.object_store_memory = object_store_memory
+        self._ray: Any = None
+        self._remote: Any = None
+        self._started = False
+        self._closed = False
+        self._futures: set[_Future] = set()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        names = ("address", "workers", "threads", "retries", "gpus")
+        names = (*names, "object_store_memory")
+        shown = [(name, getattr(self, name)) for name in names]
+        shown = [f"{name}={value!r}" for name, value in shown if value]
+        return f"RayExecutor({', '.join(shown)})"
+
+    def start(self) -> None:
+        """Connects to Ray, or starts it. The first task does so otherwise."""
+        if self._closed:
+            raise RuntimeError(
+                "The executor was shut down and takes no more tasks. Make a new one."
+            )
+        if self._ray is not None:
+            return
+        self._ray = ray = _import_ray()
+        if not ray.is_initialized():
+            self._connect()
+        elif self.address is not None or self.workers is not None:
+            self._ray = None
+            raise ValueError(
+                "Ray is already running in this process, so `address` and `workers` "
+                "have no effect. Leave them out, or call ray.shutdown() first. "
+                f"Received: {self!r}"
+            )
+        self._remote = ray.remote(_attempt).options(
+            num_cpus=self.threads,
+            num_gpus=self.gpus,
+            max_retries=self.retries,
+            retry_exceptions=True,
+            runtime_env={"env_vars": _environment(self.threads)},
+        )
+
+    def _connect(self):
+        settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if self.address is not None:
+            settings["address"] = self.address
+        else:
+            workers = self.workers or max(1, _cores() // self.threads)
+            settings["num_cpus"] = workers * self.threads
+            settings["include_dashboard"] = False
+            if self.object_store_memory is not None:
+                settings["object_store_memory"] = self.object_store_memory
+        self._started = True
+        with _signals_kept(), _quiet():
+            self._ray.init(**settings)
+
+    def share(self, value: Any) -> Any:
+        """Puts an object into Ray's object store, once for all tasks."""
+        self.start()
+        return self._ray.put(value)
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future:
+        """Starts a task; returns the future of its result."""
+        self.start()
+        reference = self._remote.remote(fn, *args, **kwargs)
+        future = _Future(self._ray, reference)
+        with self._lock:
+            self._futures.add(future)
+        future.add_done_callback(self._forget)
+        reference.future().add_done_callback(future.take)
+        return future
+
+    def _forget(self, future):
+        with self._lock:
+            self._futures.discard(future)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the executor, and the Ray instance that it started.
+
+        Args:
+            wait: Whether to wait until all tasks have ended.
+            cancel_futures: Whether to cancel all tasks, also those that run.
+        """
+        self._closed = True
+        with self._lock:
+            futures = list(self._futures)
+        if cancel_futures:
+            for future in futures:
+                future.cancel()
+        if wait:
+            timeout = _PATIENCE if cancel_futures else None
+            concurrent.futures.wait(futures, timeout)
+        if self._started and self._ray is not None:
+            self._started = False
+            with _signals_kept(), _quiet():
+                self._ray.shutdown()
+
+
+class _Future(concurrent.futures.Future):
+    """The result of a task; cancelling it also stops a task that runs."""
+
+    def __init__(self, ray, reference):
+        super().__init__()
+        self._ray = ray
+        self._reference = reference
+
+    def cancel(self):
+        cancelled = super().cancel()
+        if cancelled and self._ray.is_initialized():
+            self._ray.cancel(self._reference, force=True)
+        return cancelled
+
+    def take(self, source):
+        """Takes the result of Ray's own future."""
+        self._reference = None
+        if not self.set_running_or_notify_cancel():
+            return
+        error = source.exception()
+        if error is not None:
+            self.set_exception(error)
+            return
+        result = source.result()
+        if isinstance(result, _Refusal):
+            self.set_exception(result.as_error())
+        else:
+            self.set_result(result)
+
+
+class _Refusal(NamedTuple):
+    """An error that would occur again, so Ray does not repeat the task."""
+
+    kind: type[Exception]
+    message: str
+    text: str
+
+    def as_error(self):
+        error = self.kind(self.message)
+        error.add_note(f"In a worker of Ray:\n{self.text}")
+        return error
+
+
+def _attempt(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs)
+    except _FINAL as error:
+        # Errors of other libraries may need other arguments, or not be picklable.
+        kind = next(kind for kind in _FINAL if isinstance(error, kind))
+        return _Refusal(kind, str(error), traceback.format_exc())
+
+
+def _import_ray():
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "The executor 'ray' needs Ray, which cannot be imported: "
+            f"{error}. Install it: pip install 'tf_tickets[ray]'"
+        ) from error
+    return ray
+
+
+def _cores():
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _environment(threads):
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PREFIXES) and name not in _OWN
+    }
+    backend = {"KERAS_BACKEND": keras.config.backend()}
+    return {**own, **thread_variables(threads), **backend}
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restores the handler of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Shows no message of Ray below an error, and sends no statistics of its use."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Ray starts programs, which JAX takes for copies of this process.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called")
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(before)
