@@ -39,7 +39,7 @@ from tf_tickets.exporting.exporter import export
 from tf_tickets.exporting.order import MicroOptions
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
-from tf_tickets.search import search_recipes
+from tf_tickets.search import executors, search_recipes
 from tf_tickets.search.frontier import Frontier
 from tf_tickets.search.frontier_runner import find_frontier
 from tf_tickets.search.learn_masks import LearnMasks
@@ -123,6 +123,7 @@ __all__ = [
     "curvature",
     "datasets",
     "distillation",
+    "executors",
     "export",
     "find_frontier",
     "find_tickets",

@@ -24,6 +24,12 @@ methods:
   kdlts      learned masks with distillation from teachers
   snip, grasp, synflow     pruning at initialization
 """
+EXECUTORS = ("serial", "ray")
+# Environment variables that limit the threads of a process.
+THREADS = (
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+)
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 # Those that are calibrated on examples.
 CALIBRATED = ("int8", "int16x8")

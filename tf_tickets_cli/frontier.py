@@ -19,6 +19,7 @@ examples:
   tf-tickets frontier --methods cs imp --scores -0.2 -0.1 0.0
   tf-tickets frontier --data images.npz --model my_model.py:build
   tf-tickets frontier --methods imp dlth unilth unidlth threshold
+  tf-tickets frontier --methods imp cs --seeds 0 1 2 --executor ray
   tf-tickets frontier --methods imp kdlts snip grasp synflow --sparsities 0.9 0.98
 """
 RESUMES = True
@@ -55,15 +56,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sparsities of kdlts, snip, grasp and synflow (default: 0.8 0.9 0.95)",
     )
     arguments.add_rounds(group)
+    group.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="run every search with each of these seeds of weights and data order; "
+        "the split of the data remains that of --seed (default: that of --seed)",
+    )
+    _add_execution(parser.add_argument_group("execution"))
     arguments.add_out(
         parser.add_argument_group("results"), default="tickets/DATA-MODEL-frontier"
     )
     arguments.add_settings(parser)
 
 
+def _add_execution(group: arguments.Parser) -> None:
+    group.add_argument(
+        "--executor",
+        choices=choices.EXECUTORS,
+        default="serial",
+        help="serial: one training after the other, in this process; ray: in parallel, "
+        "in processes of Ray (default: serial)",
+    )
+    group.add_argument(
+        "--address",
+        metavar="A",
+        help="address of a Ray cluster, such as auto or ray://HOST:10001 (default: "
+        "start Ray on this machine)",
+    )
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of trainings at the same time, if Ray is started here (default: "
+        "as many as the cores allow)",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of each training, on which the last bits of results depend "
+        "(default: with ray 1, otherwise as the backend chooses)",
+    )
+
+
 def run(options: argparse.Namespace) -> None:
     """Runs the searches and prints the frontier."""
-    import tf_tickets as tt
     from tf_tickets_cli import methods
     from tf_tickets_cli.progress import Progress
     from tf_tickets_cli.recording import Recorder
@@ -71,22 +110,34 @@ def run(options: argparse.Namespace) -> None:
 
     folder = arguments.results_folder(options, "-frontier")
     setting = Setting.from_options(options)
-    searches = methods.build_searches(
-        setting, options.methods, options.scores, options.sparsities
-    )
-    methods.check_model(searches, setting)
+    executor = _executor(options)
+    seeds = options.seeds or [setting.seed]
+    tables_of = {
+        seed: methods.build_searches(
+            setting.seeded(seed), options.methods, options.scores, options.sparsities
+        )
+        for seed in seeds
+    }
+    methods.check_model(tables_of[seeds[0]], setting)
     recorder = Recorder(folder, options, setting.effective())
     with Progress() as progress:
         progress.say(setting.summary())
         watch = recorder.watching(progress.of_training)
-        methods.teach(searches, setting, folder / "teachers", watch)
-        comparison = progress.of_comparison(searches, setting.recipe.epochs)
-        frontier = tt.find_frontier(
+        for seed, searches in tables_of.items():
+            teachers = folder / "teachers"
+            teachers = teachers / f"seed_{seed}" if options.seeds else teachers
+            methods.teach(searches, setting.seeded(seed), teachers, watch)
+        comparison = progress.of_comparison(
+            tables_of[seeds[0]], setting.recipe.epochs, options.seeds
+        )
+        frontier = _found(
             setting.build_model,
             setting.data,
-            searches,
+            tables_of.__getitem__,
             folder,
-            setting.seed,
+            0 if options.seeds else setting.seed,
+            seeds=options.seeds,
+            executor=executor,
             epochs=setting.recipe.epochs,
             monitor=setting.reported,
             batch_size=setting.fit_batch_size,
@@ -95,3 +146,35 @@ def run(options: argparse.Namespace) -> None:
         recorder.write()
     print(frontier)
     print(f"Tickets, frontier.json and frontier.png are in {folder}")
+
+
+def _found(*arguments, executor, **settings):
+    """Returns the frontier; failed trainings are an error of a few lines."""
+    import tf_tickets as tt
+
+    with executor:
+        try:
+            return tt.find_frontier(*arguments, executor=executor, **settings)
+        except tt.executors.TasksFailed as error:
+            raise ValueError(error.summary) from error
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _executor(options):
+    """Returns the executor; refuses options that have no effect on it."""
+    from tf_tickets import executors
+
+    threads = 1 if options.threads is None else options.threads
+    executors.thread_variables(threads)  # Refuses what is no number of threads.
+    if options.executor == "ray":
+        return executors.RayExecutor(options.address, options.workers, threads)
+    for name in ("address", "workers"):
+        value = getattr(options, name)
+        if value is not None:
+            raise ValueError(
+                f"--{name} belongs to --executor ray. Received: --{name} {value} with "
+                f"--executor {options.executor}. Leave it out, or add --executor ray."
+            )
+    return executors.SerialExecutor()

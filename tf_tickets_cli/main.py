@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
 from tf_tickets_cli import (
+    choices,
     compact,
     compare,
     export,
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = settings_file.applied(top, commands, options, arguments)
         with _warnings_in_one_line():
+            _limit_threads(getattr(options, "threads", None))
             quiet.import_library(options.backend_logs, command.LOADS_TENSORFLOW)
             command.run(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -109,6 +112,12 @@ def _add_diagnostics(command):
         action="store_true",
         help="show the full traceback of an error",
     )
+
+
+def _limit_threads(threads):
+    """Sets what the backend reads when it starts."""
+    if threads is not None:
+        os.environ.update({name: str(threads) for name in choices.THREADS})
 
 
 def _advice(command):

@@ -1,6 +1,7 @@
 """The settings of a command: data, network, recipe and seed."""
 
 import argparse
+import copy
 import dataclasses
 import math
 import os
@@ -136,6 +137,22 @@ class Setting:
             options.seed,
             vars(options),
         )
+
+    def seeded(self, seed: int) -> Self:
+        """Returns the setting with another seed of weights and data order.
+
+        Args:
+            seed: The seed. The split of the data remains that of the first one.
+
+        Example:
+
+        >>> Setting("digits", "lenet300", options={"take": 64}).seeded(1).seed
+        1
+        """
+        arguments.check_seed(seed)
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def _options_of_data(self):
         return {

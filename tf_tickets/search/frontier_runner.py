@@ -290,7 +290,6 @@ class _Driver:
         self.found = {}
         self.trained = {}
         self.failures = {}
-        self.submit = None
 
     def run(self, tables):
         """Runs all tasks; raises an error if some of them failed."""
@@ -314,9 +313,9 @@ class _Driver:
         if not self.in_process:
             # What takes longest must not be the last that begins.
             searches.sort(key=lambda task: -task.epochs)
-        self.submit = self._submitter()
+        submit = self._submitter()
         try:
-            self._run(collections.deque([*searches, *dense]))
+            self._run(collections.deque([*searches, *dense]), submit)
         finally:
             for future in self.running:
                 future.cancel()
@@ -330,11 +329,11 @@ class _Driver:
                 )
             raise executors.TasksFailed(self.failures, total, advice)
 
-    def _run(self, queue):
+    def _run(self, queue, submit):
         while queue or self.running:
             if queue:
                 task = queue.popleft()
-                self.running[self.submit(task)] = task
+                self.running[submit(task)] = task
             ready, _ = concurrent.futures.wait(
                 self.running, 0 if queue else None, concurrent.futures.FIRST_COMPLETED
             )

@@ -270,18 +270,17 @@ def perform(context: Context, task: Task) -> Any:
 
 
 def perform_elsewhere(
-    context: Context | Packed, settings: Packed, packed: Packed
+    shared: Context | Packed, settings: Packed, packed: Packed
 ) -> Result:
     """Runs a task in a worker process.
 
     Args:
-        context: The context, or a `Packed` one.
+        shared: The context, or a `Packed` one.
         settings: The packed `Settings` of the process that called.
         packed: The `Packed` task.
     """
     began = time.monotonic()
-    if isinstance(context, Packed):
-        context = context.unpack()
+    context: Context = shared.unpack() if isinstance(shared, Packed) else shared
     task = packed.unpack()
     if task.clears:
         keras.utils.clear_session()
@@ -290,7 +289,7 @@ def perform_elsewhere(
     callbacks = copy.deepcopy(context.callbacks)
     context = dataclasses.replace(context, callbacks=callbacks)
     value = _patiently(functools.partial(perform, context, task))
-    if context.is_temporary and isinstance(task, SearchTask):
+    if context.is_temporary and context.directory and isinstance(task, SearchTask):
         # On other machines nobody else would.
         shutil.rmtree(context.directory / task.folder, ignore_errors=True)
     return Result(pickle.dumps(value), time.monotonic() - began)

@@ -18,7 +18,6 @@ from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.tickets.ticket import Ticket
 from tf_tickets.training import best_epochs, checks
 from tf_tickets.training.rewind import Rewind
-from tf_tickets.training.round_callbacks import RoundCallbacks
 
 
 class TicketSearch(Configured, keras.callbacks.Callback):
@@ -241,9 +240,9 @@ class TicketSearch(Configured, keras.callbacks.Callback):
         """Returns what belongs to the search beside its settings, by name."""
         return {"callbacks": self._engine.callbacks}
 
-    def _accompany(self, callbacks: RoundCallbacks) -> None:
+    def _accompany(self, companions: dict[str, Any]) -> None:
         """Takes what `_companions` of another search has returned."""
-        self._engine.callbacks = callbacks
+        self._engine.callbacks = companions["callbacks"]
 
     # The events of `fit`.
 
@@ -305,7 +304,7 @@ class TicketSearch(Configured, keras.callbacks.Callback):
 
 def _renewed(cls, settings, companions):
     search = cls(**settings)
-    search._accompany(**companions)
+    search._accompany(companions)
     return search
 
 

@@ -50,12 +50,16 @@ class TasksFailed(RuntimeError):
         self.errors = dict(errors)
         self.total = total
         self.advice = advice
-        rows = [f"- {name}: {_line(error)}" for name, error in errors.items()]
-        name, first = next(iter(errors.items()))
+        name, first = next(iter(self.errors.items()))
         text = "".join(traceback.format_exception(first)).rstrip()
-        head = f"{len(errors)} of {total} tasks failed:"
-        end = f"The traceback of {name}:\n{text}"
-        super().__init__("\n".join([head, *rows, *([advice] if advice else []), end]))
+        super().__init__(f"{self.summary}\nThe traceback of {name}:\n{text}")
+
+    @property
+    def summary(self) -> str:
+        """The message without tracebacks."""
+        head = f"{len(self.errors)} of {self.total} tasks failed:"
+        rows = [f"- {name}: {_line(error)}" for name, error in self.errors.items()]
+        return "\n".join([head, *rows, *([self.advice] if self.advice else [])])
 
     def __reduce__(self):
         return type(self), (self.errors, self.total, self.advice)

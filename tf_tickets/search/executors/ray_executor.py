@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -96,9 +97,8 @@ class RayExecutor(Executor):
 
     def __repr__(self) -> str:
         names = ("address", "workers", "threads", "retries", "gpus")
-        names = (*names, "object_store_memory")
-        shown = [(name, getattr(self, name)) for name in names]
-        shown = [f"{name}={value!r}" for name, value in shown if value]
+        values = {n: getattr(self, n) for n in (*names, "object_store_memory")}
+        shown = [f"{name}={value!r}" for name, value in values.items() if value]
         return f"RayExecutor({', '.join(shown)})"
 
     def start(self) -> None:
@@ -256,13 +256,28 @@ def _cores():
 
 
 def _environment(threads):
+    """Returns the environment variables of the workers."""
     own = {
         name: value
         for name, value in os.environ.items()
         if name.startswith(_PREFIXES) and name not in _OWN
     }
     backend = {"KERAS_BACKEND": keras.config.backend()}
-    return {**own, **thread_variables(threads), **backend}
+    path = os.pathsep.join([*_folders(), *_listed("PYTHONPATH")])
+    own = {**own, **thread_variables(threads), **backend}
+    return {**own, "PYTHONPATH": path} if path else own
+
+
+def _listed(variable):
+    return [each for each in os.environ.get(variable, "").split(os.pathsep) if each]
+
+
+def _folders():
+    """Returns the folders of the user's modules, without the installed packages."""
+    installed = (sys.prefix, sys.base_prefix)
+    folders = [os.path.abspath(folder or os.getcwd()) for folder in sys.path]
+    folders = [f for f in folders if os.path.isdir(f) and not f.startswith(installed)]
+    return [f for f in dict.fromkeys(folders) if f not in _listed("PYTHONPATH")]
 
 
 @contextlib.contextmanager

@@ -28,7 +28,6 @@ from tf_tickets.tickets.monitor import Monitor
 from tf_tickets.training import batches, snapshots
 from tf_tickets.training.fidelity import Fidelity
 from tf_tickets.training.rewind import Rewind
-from tf_tickets.training.round_callbacks import RoundCallbacks
 from tf_tickets.wrapping import Kernels, compiling, graphs, kernels, prunables, to_numpy
 
 
@@ -149,10 +148,9 @@ class KDLTS(TicketSearch):
         teachers = _Teachers(self._plan.teachers, self._plan.teacher_epochs)
         return {**super()._companions(), "teachers": teachers}
 
-    def _accompany(self, callbacks: RoundCallbacks, teachers: "_Teachers") -> None:
-        super()._accompany(callbacks)
-        self._plan.teachers = teachers.models
-        self._plan.teacher_epochs = teachers.epochs
+    def _accompany(self, companions: dict[str, Any]) -> None:
+        super()._accompany(companions)
+        self._plan.teachers, self._plan.teacher_epochs = companions["teachers"]
 
 
 class _Teachers(NamedTuple):
