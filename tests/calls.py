@@ -265,9 +265,23 @@ CALLS = {
         imp, "in_round", callbacks=[keras.callbacks.Callback()]
     ),
     "TicketSearch.varied": method(imp, "varied", rate=[0.1, 0.2]),
-    "KDLTS.varied": lambda: (
-        taught().taught_by(plain()).varied,
-        {"final_sparsity": [0.1, 0.2]},
+    "TicketSearch.copied": method(imp, "copied", rate=0.2),
+    # Where searches run.
+    "executors.get": call(tt.executors.get, executor="serial"),
+    "executors.thread_variables": call(tt.executors.thread_variables, threads=1),
+    "executors.TasksFailed": call(
+        tt.executors.TasksFailed, errors={"a": ValueError("b")}, total=2, advice="c"
+    ),
+    "executors.Executor": call(tt.executors.Executor),
+    "executors.SerialExecutor": call(tt.executors.SerialExecutor),
+    "executors.RayExecutor": call(
+        tt.executors.RayExecutor,
+        address="auto",
+        workers=None,
+        threads=2,
+        retries=1,
+        gpus=0.5,
+        object_store_memory=None,
     ),
     "TicketSearch": lambda: (
         tt.TicketSearch,
@@ -370,6 +384,9 @@ CALLS = {
             "build_model": compiled,
             "searches": {"a": imp()},
             "directory": path(".frontier"),
+            "seed": 0,
+            "seeds": [1, 2],
+            "executor": "serial",
             "epochs": 1,
             "monitor": "val_loss",
             "callbacks": [keras.callbacks.Callback()],
@@ -896,6 +913,11 @@ HOOKS = {
             *("after_forward", "apply", "begin", "expected", "factor", "penalize"),
             *("enter", "quantize", "release", "restart", "soft", "watch"),
         )
+    },
+    **{
+        f"executors.{cls}.{name}": "called by `find_frontier`, with any objects"
+        for cls in ("Executor", "RayExecutor", "SerialExecutor")
+        for name in ("share", "shutdown", "submit")
     },
     "augmentation.Augmentation": "a base class, whose arguments are those of Keras",
     "masks.Mask": "an abstract base class, whose arguments are those of Keras",

@@ -3,6 +3,7 @@
 from result_tables import (  # noqa: F401  a module registers its tables
     at_init,
     devices,
+    executors,
     exports,
     faults,
     learned_masks,

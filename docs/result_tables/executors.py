@@ -1,0 +1,29 @@
+"""Time of a frontier, serially and in parallel."""
+
+from result_tables.reading import exists, grid, load, table
+
+_BACKENDS = {"TensorFlow": "tensorflow", "JAX": "jax"}
+_WAYS = {
+    "serial": "one process",
+    "one": "one process, one thread",
+    "ray": "Ray, one thread a process",
+}
+
+
+@table
+def frontier_executors():
+    rows = []
+    for title, backend in _BACKENDS.items():
+        if not exists(f"executors/{backend}"):
+            continue
+        found = load(f"executors/{backend}")
+        times = [f"{found['ways'][way]['seconds']:.0f} s" for way in _WAYS]
+        ratios = [found["ratio_to_serial"], found["ratio_to_one_thread"]]
+        size = f"{found['searches']} searches, {found['ways']['ray']['points']} tickets"
+        same = "yes" if found["identical_results"] else "no"
+        cells = [*times, *(f"{ratio:.2f}" for ratio in ratios), same]
+        rows.append([title, size, found["workers"], *cells])
+    if not rows:
+        return "Not measured yet."
+    over = ["Ray over one process", "Ray over one thread", "same results"]
+    return grid(["backend", "frontier", "workers", *_WAYS.values(), *over], rows)
