@@ -116,7 +116,7 @@ def find_frontier(
     if monitor is not None:
         arguments.check_type(str, monitor=monitor)
     monitor = monitor or _monitor(data, tables[several.first])
-    opened = inputs.Inputs(data, several.first, batch_size)
+    inputs.training_data(data)  # Refuses what is no data.
     place = None
     if directory is not None:
         place = arguments.check_path(directory=directory)
@@ -137,12 +137,12 @@ def find_frontier(
         driver = _Driver(executor, context, several, monitor)
         with _closing(executor, is_named, context):
             driver.run(tables)
-        several.hand_over(searches, tables, driver.found)
-        by_seed = driver.dense()
-        origin = _provenance(tables[several.first], several, epochs, opened.batch_size)
-        frontier = Frontier(
-            driver.points(tables), _mean(by_seed), monitor, origin, by_seed
-        )
+        several.hand_over(searches, tables, driver)
+        points, by_seed = driver.points(tables), driver.dense()
+        # Data in batches of their own have none.
+        batch_size = points[0].ticket.provenance["batch_size"]
+        origin = _provenance(tables[several.first], several, epochs, batch_size)
+        frontier = Frontier(points, _mean(by_seed), monitor, origin, by_seed)
         return _written(frontier, place)
 
 
@@ -209,17 +209,17 @@ class _Seeds:
             return dict(searches)
         return {label: _with_seed(each, seed) for label, each in searches.items()}
 
-    def hand_over(self, searches, tables, found):
+    def hand_over(self, searches, tables, driver):
         """Gives the searches of the first seed, and those of a function, their state.
 
         Args:
             searches: As `find_frontier` was given them.
             tables: The searches by seed and label.
-            found: Dict from label and seed to `Found`.
+            driver: The driver that has run them.
         """
-        for (label, seed), result in found.items():
+        for (label, seed), result in driver.found.items():
             search = tables[seed][label]
-            if not search.complete:
+            if not driver.in_process:
                 search.engine.state = result.state
             if not callable(searches) and seed == self.first:
                 searches[label].engine.state = search.engine.state
