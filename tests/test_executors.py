@@ -20,7 +20,8 @@ import tf_tickets as tt
 from tf_tickets.search import executors, lock
 from tf_tickets.search.executors import packing
 from tf_tickets.search.frontier_tasks import Settings
-from tf_tickets_cli import choices
+from tf_tickets_cli import choices, main
+from tf_tickets_cli.settings import Setting
 
 SEEDS = [3, 4]
 # It is the same on every backend.
@@ -273,6 +274,20 @@ def test_the_command_line_limits_the_same_threads():
     assert {*choices.EXECUTORS} == {"serial", "ray"}
 
 
+@pytest.mark.parametrize("option", ["--workers=2", "--address=auto"])
+def test_the_command_line_refuses_options_of_ray_without_ray(option, capsys):
+    assert main.main(["frontier", option]) == 2
+    said = capsys.readouterr().err
+    name, value = option.split("=")
+    assert f"{name} belongs to --executor ray. Received: {name} {value}" in said
+
+
+def test_the_networks_of_the_command_line_travel():
+    setting = Setting("digits", "lenet300", options={"take": 64, "width": 0.05})
+    build = packing.Packed(setting.seeded(1).build_model, {}).unpack()
+    assert build().count_params() == setting.build_model().count_params()
+
+
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'tf_tickets\[ray\]'"):
@@ -451,3 +466,22 @@ def test_ctrl_c_cancels_tasks_and_leaves_what_is_complete(tmp_path, with_ray):
     assert process.returncode != 0
     assert not (directory / lock.LOCK).exists()
     assert list(directory.glob("imp/seed_*/round_01.ticket"))
+
+
+@pytest.mark.matrix
+def test_the_command_line_runs_in_ray_and_goes_on(tmp_path, with_ray):
+    few = {"take": 64, "epochs": 1, "batch-size": 32, "width": 0.05, "rounds": 1}
+    options = [f"--{name}={value}" for name, value in few.items()]
+    methods = ["--methods", "imp", "kdlts", "--sparsities", "0.8", "--seeds", "0", "1"]
+    command = [sys.executable, "-m", "tf_tickets_cli", "frontier", *options, *methods]
+    command += ["--executor=ray", "--workers=2", f"--out={tmp_path}"]
+    said = [
+        subprocess.run(command, capture_output=True, text=True, timeout=600)
+        for _ in range(2)
+    ]
+    assert [(each.returncode, each.stderr) for each in said] == [(0, "")] * 2
+    first, second = (each.stdout for each in said)
+    for name in ("imp seed 0", "imp seed 1", "dense seed 1"):
+        assert f"\n{name}  epoch 1/1" in first
+    assert "dense seed 1  epoch" not in second
+    assert first.split("search  round")[1] == second.split("search  round")[1]

@@ -108,9 +108,9 @@ def run(options: argparse.Namespace) -> None:
     from tf_tickets_cli.recording import Recorder
     from tf_tickets_cli.settings import Setting
 
+    executor = _executor(options)
     folder = arguments.results_folder(options, "-frontier")
     setting = Setting.from_options(options)
-    executor = _executor(options)
     seeds = options.seeds or [setting.seed]
     tables_of = {
         seed: methods.build_searches(

@@ -66,6 +66,8 @@ class TasksFailed(RuntimeError):
 
 
 def _line(error):
+    # Ray's own errors begin with the worker.
+    error = getattr(error, "cause", None) or error
     lines = str(error).strip().splitlines()
     name = type(error).__name__
     return f"{name}: {lines[0]}" if lines else name

@@ -31,8 +31,8 @@ _PATIENCE = 10.0
 class RayExecutor(Executor):
     """Runs tasks in the worker processes of Ray: `pip install "tf_tickets[ray]"`.
 
-    With an address, or after `ray.init`, tasks run in that cluster. Otherwise a Ray
-    instance is started on this machine for the first task, without a dashboard, and
+    With an address (or the environment variable RAY_ADDRESS), or after `ray.init`,
+    tasks run in that cluster. Otherwise a Ray instance is started on this machine for the first task, without a dashboard, and
     stopped by `shutdown` (or at the end of a `with` block). A Ray instance that was
     there before is never stopped.
 
@@ -129,9 +129,10 @@ class RayExecutor(Executor):
 
     def _connect(self):
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if self.address is not None:
-            settings["address"] = self.address
-        else:
+        # Ray itself would take an instance of somebody else on this machine.
+        address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        settings["address"] = address
+        if address == "local":
             workers = self.workers or max(1, _cores() // self.threads)
             settings["num_cpus"] = workers * self.threads
             settings["include_dashboard"] = False
