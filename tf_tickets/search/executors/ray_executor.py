@@ -32,9 +32,9 @@ class RayExecutor(Executor):
     """Runs tasks in the worker processes of Ray: `pip install "tf_tickets[ray]"`.
 
     With an address (or the environment variable RAY_ADDRESS), or after `ray.init`,
-    tasks run in that cluster. Otherwise a Ray instance is started on this machine for the first task, without a dashboard, and
-    stopped by `shutdown` (or at the end of a `with` block). A Ray instance that was
-    there before is never stopped.
+    tasks run in that cluster. Otherwise a Ray instance is started on this machine for
+    the first task, without a dashboard, and stopped by `shutdown` (or at the end of a
+    `with` block). A Ray instance that was there before is never stopped.
 
     Tasks get the backend of this process and the number of threads below. Functions and
     classes of a program or notebook travel by value; modules must be importable in the
