@@ -193,6 +193,7 @@ class _Seeds:
         if not callable(searches):
             _check(searches, epochs)
             return {seed: self._copied(searches, seed) for seed in self.all}
+        arguments.check_functions(1, searches=searches)
         tables = {seed: searches(seed) for seed in self.all}
         for table in tables.values():
             _check(table, epochs)
