@@ -281,10 +281,13 @@ def perform_elsewhere(
     """
     began = time.monotonic()
     context: Context = shared.unpack() if isinstance(shared, Packed) else shared
+    # First, since teachers of a search may have layers that are registered by it.
+    present = settings.unpack()
+    present.apply()
     task = packed.unpack()
     if task.clears:
         keras.utils.clear_session()
-    settings.unpack().apply()
+        present.apply()
     _check_seen(context.directory, context.is_temporary)
     callbacks = copy.deepcopy(context.callbacks)
     context = dataclasses.replace(context, callbacks=callbacks)
