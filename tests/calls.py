@@ -377,6 +377,26 @@ CALLS = {
             "callbacks": [keras.callbacks.Callback()],
         },
     ),
+    "prune": lambda: (
+        tt.prune,
+        {
+            **FIT,
+            "model": compiled(),
+            "sparsity": 0.5,
+            "directory": path(".pruned"),
+            "structure": "unstructured",
+            "target": None,
+            "epochs": 2,
+            "learning_rate": 0.1,
+            "monitor": "val_loss",
+            "patience": 2,
+            "allocation": "global",
+            "filters": "d",
+            "precision": None,
+            "callbacks": [keras.callbacks.Callback()],
+            "say": no_callbacks,
+        },
+    ),
     "find_frontier": lambda: (
         tt.find_frontier,
         {
@@ -896,6 +916,7 @@ HOOKS = {
     "ApplyReport": "made by `Ticket.apply`",
     "OverlapReport": "made by `Ticket.overlap`",
     "CompactReport": "made by `compact`",
+    "PruneResult": "made by `prune`",
     "layers.Prunable.restructure": "called by `wrap`",
     **{
         f"{plan.__name__}.{name}": _ENGINE

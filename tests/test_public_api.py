@@ -43,6 +43,7 @@ ROOMS = [
     "callbacks",
     "search",
     "exporting",
+    "fine_tuning",
     "tfmot",
     "__init__",
 ]

@@ -37,6 +37,8 @@ from tf_tickets.experiments import datasets, models, recipes
 from tf_tickets.exporting.export_report import ExportReport
 from tf_tickets.exporting.exporter import export
 from tf_tickets.exporting.order import MicroOptions
+from tf_tickets.fine_tuning.prune_result import PruneResult
+from tf_tickets.fine_tuning.pruner import prune
 from tf_tickets.pruning import allocation, criteria, curvature, saliency, schedules
 from tf_tickets.reports.summary import summary
 from tf_tickets.search import executors, search_recipes
@@ -102,6 +104,7 @@ __all__ = [
     "PressAndRemove",
     "PruneAndRewind",
     "PruneAtInit",
+    "PruneResult",
     "Rewind",
     "RoundPlan",
     "StageOne",
@@ -133,6 +136,7 @@ __all__ = [
     "masks",
     "models",
     "optimizers",
+    "prune",
     "recipes",
     "register_rule",
     "saliency",

@@ -69,7 +69,7 @@ class ExportReport:
         errors: Dict from batch size to the largest relative error. Empty if the
             export was not verified.
         ratios: Dict from batch size to the latency relative to the dense artefact, as
-            "median" and "quartiles" of interleaved pairs.
+            "median" and "quartiles" of interleaved pairs, and the "seconds" of both.
         remarks: Explanations, such as why the artefact is no faster than dense.
         provenance: Origin of the weights, and versions.
         arena: For "tflite-micro", the predicted size of the tensor arena in bytes,

@@ -146,6 +146,32 @@ def run_tflite(
     return _of_batch(outputs, "sparse", rows), measured["layers"]
 
 
+def compare_latency(
+    before: pathlib.Path,
+    after: pathlib.Path,
+    takes: Interface,
+    inputs: dict[str, np.ndarray],
+) -> dict[int, dict]:
+    """Compares the latency of two `.tflite` files on LiteRT, in a fresh process.
+
+    Args:
+        before: Path of the first file. Its folder must be writable.
+        after: Path of the file that is compared with it.
+        takes: Interface of both files.
+        inputs: Dict from input name to examples.
+
+    Returns:
+        Dict from batch size to what `artefact_runner.compare_times` returns.
+    """
+    artefacts = {"sparse": after, "dense": before}
+    batches = _batches(takes, _rows(inputs))
+    job = _job(artefacts, takes, inputs, "tflite", batches)
+    for name in ("inputs", "outputs"):
+        job[name] = os.fspath(before.parent / f"{name}.npz")
+    measured, _ = _run(job | {"time": True}, inputs)
+    return {int(batch): ratio for batch, ratio in measured["ratios"].items()}
+
+
 def _job(artefacts, takes, inputs, format, batches):
     folder = artefacts["sparse"].parent
     return {

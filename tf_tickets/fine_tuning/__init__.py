@@ -1,0 +1,1 @@
+"""Prunes a trained model while it is fine-tuned, and measures what came of it."""
