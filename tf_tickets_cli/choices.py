@@ -10,6 +10,7 @@ NETWORKS = (
 )
 SCALINGS = ("none", "standard", "unit")
 TASKS = ("classification", "regression")
+ALLOCATIONS = ("global", "uniform", "erk")
 METHODS = (
     *("cs", "iss", "imp", "dlth", "unilth", "unidlth", "threshold"),
     *("kdlts", "snip", "grasp", "synflow"),

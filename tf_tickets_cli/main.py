@@ -13,6 +13,7 @@ from tf_tickets_cli import (
     compare,
     export,
     frontier,
+    prune,
     quiet,
     report,
     search,
@@ -22,6 +23,7 @@ from tf_tickets_cli import (
 
 _COMMANDS = {
     "search": search,
+    "prune": prune,
     "frontier": frontier,
     "train": train,
     "compact": compact,
@@ -33,6 +35,8 @@ _EPILOG = """\
 examples:
   tf-tickets search
       find a ticket of LeNet-300-100 on the 8x8 digits that come with scikit-learn
+  tf-tickets prune model.keras --data images.npz --out pruned
+      prune your trained model, and measure it before and after
   tf-tickets frontier --methods cs imp
       compare learned masks with magnitude pruning
   tf-tickets export tickets/digits-lenet300/model.keras lenet.tflite

@@ -116,7 +116,7 @@ class Setting:
         self.rate = options.get("rate", self.recipe.rate)
         self.tolerance = options.get("tolerance", 0.01)
         self.allocation = self.recipe.allocation or "uniform"
-        self.target = _target(options["target"]) if "target" in options else None
+        self.target = parse_target(options["target"]) if "target" in options else None
         # Other structures make no network cheaper.
         structure = options.get("structure", "channels" if self.target else None)
         self.structure = None if structure is None else tt.structures.get(structure)
@@ -332,8 +332,14 @@ class Setting:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _target(text):
-    """Returns the target that an option describes, such as "macs=0.5"."""
+def parse_target(text: str) -> dict[str, float]:
+    """Returns the target that an option describes.
+
+    Example:
+
+    >>> parse_target("macs=0.5")
+    {'macs': 0.5}
+    """
     measure, _, fraction = text.partition("=")
     try:
         return {measure: float(fraction)}
