@@ -63,7 +63,7 @@ def few_digits(monkeypatch):
         if field.name.startswith(("x_", "y_"))
     }
     few = dataclasses.replace(digits, **rows)
-    monkeypatch.setattr(tt.datasets, "load", lambda name: few)
+    monkeypatch.setattr(tt.datasets, "load", lambda name, **settings: few)
 
 
 # With a few digits, a schedule may never fire, an early stop may never stop, and a
