@@ -139,7 +139,7 @@ def test_everything_optimal_is_in_view_whatever_the_values(
 ):
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(8):
         count = int(rng.integers(1, 12))
         values = np.where(
             rng.random(count) < 0.3,

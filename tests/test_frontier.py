@@ -395,7 +395,7 @@ def test_another_metric_of_the_same_data_is_said_to_be_that():
 NUMBERS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, float("nan")])
 
 
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
     st.lists(st.tuples(NUMBERS.filter(lambda x: x == x), NUMBERS), max_size=12),
     st.booleans(),
@@ -422,7 +422,7 @@ def test_the_optimal_points_are_those_of_a_search_of_all_pairs(rows, smaller):
     assert set(pairs) == expected
 
 
-@hypothesis.settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @hypothesis.given(st.data())
 def test_means_are_optimal_as_points_with_their_values_are(data):
     seeds = range(data.draw(st.integers(2, 3)))
