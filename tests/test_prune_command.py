@@ -114,7 +114,7 @@ def test_the_command_writes_a_model_of_the_sparsity_and_does_not_train_twice(
     assert f"{after['test_accuracy']:.4f}" in printed
     assert "Learning rate 0.003, that of its optimizer." in printed
     # The weights are those of an epoch after the last pruning.
-    assert "Pruned in epochs 1 to 2, fine-tuned for 2 more." in printed
+    assert "Pruned in the first 2 epochs, fine-tuned for 2 more." in printed
     assert any(f"is kept: epoch {number}." in printed for number in (3, 4))
     model = keras.saving.load_model(out / "model.keras")
     assert zeros(model) == pytest.approx(0.8, abs=1e-3)
@@ -515,7 +515,7 @@ def test_a_wrapped_model_continues_and_its_pruned_weights_stay_pruned():
     masks["cnn/hidden/kernel"][:100] = False
     tt.kernels(wrapped).set_masks(masks)
     result = tt.prune(wrapped, digits(), 0.9, **QUICK)
-    assert "was wrapped before: 1" in result.notes[0]
+    assert "was wrapped before: 33.2%" in result.notes[0]
     assert result.sparsity == pytest.approx(0.9, abs=1e-3)
     hidden = result.model.get_layer("hidden").get_weights()[0]
     assert not hidden[:100].any() and hidden.any()

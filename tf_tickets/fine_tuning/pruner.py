@@ -30,6 +30,7 @@ from tf_tickets.pruning import allocation as allocations
 from tf_tickets.pruning import targets
 from tf_tickets.pruning.allocation import Allocation
 from tf_tickets.pruning.schedules import PolynomialDecay
+from tf_tickets.reports import tables
 from tf_tickets.reports.summary import summary
 from tf_tickets.search import inputs
 from tf_tickets.search.inputs import Data
@@ -651,9 +652,9 @@ class _Pruner:
         timed = HOW_TIMED + (HOW_TIMED_TFLITE if ".tflite" in latency else "")
         return [
             *self.notes,
-            f"Pruned in epochs 1 to {pruning.first_epoch}, fine-tuned for {fine_tuned} "
-            f"more.{early} The best of these by {self.settings.monitor} is kept: epoch "
-            f"{pruning.best_epoch + 1}.",
+            f"Pruned in the first {tables.count_of(pruning.first_epoch, 'epoch')}, "
+            f"fine-tuned for {fine_tuned} more.{early} The best of these by "
+            f"{self.settings.monitor} is kept: epoch {pruning.best_epoch + 1}.",
             *([timed] if latency else []),
             *([_TO_THE_ROUND] if ticket.provenance.get("resume") == "round" else []),
             "Seconds: "
