@@ -5,13 +5,17 @@ What a search reads, what it refuses before it trains, and how exactly it resume
 
 import functools
 import itertools
+import os
 import pickle
 import re
+import signal
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tiny
+import warm
 
 import tf_tickets as tt
 from tf_tickets.pruning.examples import Examples
@@ -396,6 +400,31 @@ def test_an_unknown_order_resumes_to_the_round(kind, tmp_path):
     found = resumed(UNKNOWN[kind], tmp_path)
     assert {ticket.provenance["resume"] for ticket in found} == {"round"}
     assert [ticket.provenance["round"] for ticket in found] == [1]
+
+
+class KilledInRound1(keras.callbacks.Callback):
+    changes_results = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (3, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.matrix
+def test_a_search_on_a_stream_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import conftest, test_training_data as t\n"
+        "conftest.disable_graph_optimization()\n"
+        f"t.find(t.data(t.Reordered()), {str(tmp_path)!r}, "
+        "callbacks=[t.KilledInRound1()])"
+    )
+    done = warm.run([sys.executable, "-c", program])
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert results(find(data(Reordered()), tmp_path)) == of_arrays()
 
 
 class Drawing(Rows):
