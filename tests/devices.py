@@ -180,18 +180,10 @@ SEARCHES = {
 }
 
 
-def run(
-    problem,
-    name,
-    between,
-    scope=contextlib.nullcontext,
-    seed=0,
-    all_of_it=False,
-    **options,
-):
+def run(problem, name, between, scope=contextlib.nullcontext, seed=0, **options):
     """Runs a search in a scope; returns the search and its tickets.
 
-    On TensorFlow the scope is that of the model only, or of `all_of_it`.
+    On TensorFlow it is the scope of the model only.
     """
 
     def build():
@@ -202,8 +194,7 @@ def run(
     if isinstance(search, keras.callbacks.Callback) and not hasattr(search, "epochs"):
         options["epochs"] = 2
     # The data and the steps of JAX are distributed by the present distribution.
-    whole = all_of_it or BACKEND == "jax"
-    with scope() if whole else contextlib.nullcontext():
+    with scope() if BACKEND == "jax" else contextlib.nullcontext():
         tickets = tt.find_tickets(
             build,
             problem.data,
@@ -308,7 +299,7 @@ def report(names, compared=None):
 
 def resumable(folder, name, epoch=-1):
     """Runs a search on two devices that is killed in an epoch; -1 stands for none."""
-    options = {"directory": folder, "callbacks": [Kill(epoch)], "all_of_it": True}
+    options = {"directory": folder, "callbacks": [Kill(epoch)]}
     search, _ = run(Problem(), name, "batch normalization", start(), **options)
     print(json.dumps(unequal(search.model)))
 

@@ -166,3 +166,29 @@ def test_a_search_refuses_several_processes_before_it_wraps(monkeypatch):
 
 
 _KIND = "MultiWorkerMirroredStrategy"
+
+
+@on_tensorflow
+def test_training_inside_a_scope_is_refused():
+    import tensorflow as tf
+
+    scope = tf.distribute.OneDeviceStrategy("CPU:0").scope()
+    refused = pytest.raises(ValueError, match="inside the scope of OneDeviceStrategy")
+    with scope, refused:
+        devices.run(devices.Problem(), "IMP", "nothing")
+
+
+@pytest.mark.parametrize("rows, size", [(512, 512), (287, 284), (3, 2), (600, 512)])
+def test_evaluation_leaves_no_device_without_rows(monkeypatch, rows, size):
+    monkeypatch.setattr(distribution, "parts", lambda model: 2)
+    if BACKEND == "jax" and rows % 2:
+        with pytest.raises(ValueError, match=f"Received: {rows} rows.*multiple of 2"):
+            distribution.evaluation_batch_size(None, 512, rows, "test")
+    else:
+        assert distribution.evaluation_batch_size(None, 512, rows, "test") == size
+
+
+def test_batches_that_cannot_be_split_are_refused(monkeypatch):
+    monkeypatch.setattr(distribution, "parts", lambda model: 3)
+    with pytest.raises(ValueError, match="batch_size=16. Pass a multiple of 3"):
+        devices.run(devices.Problem(), "IMP", "nothing")

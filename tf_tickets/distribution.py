@@ -206,6 +206,29 @@ def check_one_process(model: keras.Model) -> None:
         )
 
 
+def check_outside_scope() -> None:
+    """Refuses training inside the scope of a `tf.distribute` strategy.
+
+    There, scalar variables of a strategy cannot be read as arrays, neither by this
+    library nor by Keras, as `keras.callbacks.LearningRateScheduler` does.
+
+    Example:
+
+    >>> check_outside_scope()
+    """
+    if keras.config.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "A training must be started outside of strategy.scope(). Received: a call "
+            f"inside the scope of {type(tf.distribute.get_strategy()).__name__}. Enter "
+            "the scope only to build and compile the model: in `build_model`, or "
+            "before `fit`."
+        )
+
+
 _MIRRORED = (
     "`fit` of Keras 3 cannot train in it. Use tf.distribute.MirroredStrategy for the "
     "devices of one machine, or keras.distribution.DataParallel on JAX."

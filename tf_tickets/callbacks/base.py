@@ -137,6 +137,7 @@ class PruningCallback(ResumableCallback):
         raise NotImplementedError
 
     def on_train_begin(self, logs=None):
+        distribution.check_outside_scope()
         distribution.check_one_process(self.model)
         checks.check_fixed(self.model)
         targets.check_pruner(self, wrapping.kernels(self.model))

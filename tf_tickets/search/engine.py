@@ -160,6 +160,7 @@ class RoundEngine:
     def train_begin(self) -> None:
         self._kernels = None
         self._masks = {}
+        distribution.check_outside_scope()
         distribution.check_one_process(self.model)
         checks.check_one_optimizer(self.model)
         self.plan.check(self)

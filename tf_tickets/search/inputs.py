@@ -217,6 +217,7 @@ def build(
         wrap: Function that wraps it if it is plain: `wrap(model, verbose=False)`.
     """
     arguments.check_build(build_model)
+    distribution.check_outside_scope()
     model = build_model()
     if not isinstance(model, keras.Model) or not model.compiled:
         raise ValueError(
