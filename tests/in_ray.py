@@ -1,7 +1,8 @@
 """A frontier of a program whose classes and functions no other process can import.
 
 `python in_ray.py serial|ray DIRECTORY [FAULTS]`. With a folder of faults, the search
-kills its worker once ("worker"), or waits in its second round ("waits").
+kills its worker once ("worker"), or waits in its second round ("waits"). The epochs
+that searches begin with are written there, into "starts".
 """
 
 import os
@@ -49,8 +50,16 @@ class Faults(keras.callbacks.Callback):
     def __init__(self, folder):
         super().__init__()
         self.folder = pathlib.Path(folder)
+        self.is_first = True
+
+    def on_train_begin(self, logs=None):
+        self.is_first = True
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self.is_first:
+            with open(self.folder / "starts", "a") as file:
+                file.write(f"{epoch}\n")
+        self.is_first = False
         if epoch == 3 and self._once("worker"):
             os.kill(os.getpid(), signal.SIGKILL)
         if epoch == 3 and self._once("waits"):

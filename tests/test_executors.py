@@ -269,6 +269,18 @@ def test_the_settings_of_keras_travel():
         wrong.apply()
 
 
+def test_classes_of_a_program_are_registered_where_settings_arrive():
+    class Own(keras.layers.Layer):
+        pass
+
+    settings = Settings(keras.backend.backend(), {}, {"own>Own": Own})
+    content = packing.Packed(settings, {})
+    assert keras.saving.get_registered_object("own>Own") is None
+    arrived = content.unpack().objects["own>Own"]
+    assert keras.saving.get_registered_object("own>Own") is arrived
+    keras.saving.get_custom_objects().pop("own>Own")
+
+
 def test_the_command_line_limits_the_same_threads():
     assert dict.fromkeys(choices.THREADS, "2") == executors.thread_variables(2)
     assert {*choices.EXECUTORS} == {"serial", "ray"}
@@ -392,10 +404,11 @@ def program(*words):
     )
 
 
-def assert_complete(process):
+def assert_complete(process, is_silent=True):
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0
-    assert said.splitlines() == LINES
+    # Ray itself says that a worker was killed.
+    assert said.splitlines()[0 if is_silent else -len(LINES) :] == LINES
 
 
 @pytest.fixture(scope="module")
@@ -423,8 +436,12 @@ def test_ray_gives_the_same_bytes(fault, of_one_process, tmp_path, with_ray):
     faults.mkdir()
     if fault:
         (faults / fault).touch()
-    assert_complete(program("ray", tmp_path / "found", faults))
-    assert list(faults.iterdir()) == []
+    process = program("ray", tmp_path / "found", faults)
+    assert_complete(process, is_silent=fault is None)
+    assert [path.name for path in faults.iterdir()] == ["starts"]
+    starts = sorted((faults / "starts").read_text().split())
+    # One search goes on after its first round of two epochs.
+    assert starts == ["0"] * 4 + ["2"] * bool(fault)
     assert_the_same_files(tmp_path / "found", of_one_process)
 
 
@@ -442,12 +459,12 @@ def test_a_killed_driver_is_restarted_and_goes_on(of_one_process, tmp_path, with
     process.communicate()
     assert (directory / lock.LOCK).exists()
     assert not (directory / "frontier.json").exists()
-    tickets = list(directory.glob("imp/seed_*/round_01.ticket"))
-    assert tickets
-    times = {ticket: ticket.stat().st_mtime_ns for ticket in tickets}
+    assert list(directory.glob("imp/seed_*/round_01.ticket"))
+    (faults / "starts").unlink()
     assert_complete(program("ray", directory, faults))
-    assert {ticket: ticket.stat().st_mtime_ns for ticket in tickets} == times
-    (faults / "waiting").unlink()
+    # The search that waited had ended its first round of two epochs.
+    starts = (faults / "starts").read_text().split()
+    assert "2" in starts and len(starts) <= 4
     assert_the_same_files(directory, of_one_process)
 
 

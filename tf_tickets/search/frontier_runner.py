@@ -124,6 +124,7 @@ def find_frontier(
     executor = executors.get(executor)
     context = Context(
         uuid.uuid4().hex,
+        Settings.present(),
         build_model,
         data,
         batch_size,
@@ -358,14 +359,13 @@ class _Driver:
                 raise packing.cannot_travel(parts, error) from error
         else:
             shared = packing.Packed(context, parts)
-        settings = packing.Packed(Settings.present(), {"custom objects": None})
         submit = self.executor.submit
 
         def packed(task):
             part = getattr(task, "search", None)
             return packing.Packed(task, {f"searches[{task.label!r}]": part})
 
-        return lambda task: submit(perform_elsewhere, shared, settings, packed(task))
+        return lambda task: submit(perform_elsewhere, shared, packed(task))
 
     @property
     def _absolute(self):

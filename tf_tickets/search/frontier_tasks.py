@@ -29,11 +29,70 @@ _PATIENCE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """The global settings of Keras, which results depend on.
+
+    Args:
+        backend: The backend.
+        values: From the name of a setting in `keras.config` to its value.
+        objects: The registered classes and functions of a program, by name.
+    """
+
+    backend: str
+    values: dict[str, Any]
+    objects: dict[str, Any]
+
+    @classmethod
+    def present(cls) -> "Settings":
+        """Returns the settings of this process."""
+        values = {name: getattr(keras.config, name)() for name in _GLOBALS}
+        policy = keras.dtype_policies.serialize(keras.config.dtype_policy())
+        objects = {
+            name: each
+            for name, each in keras.saving.get_custom_objects().items()
+            # Those of modules are registered when the module is imported.
+            if getattr(each, "__module__", None) == "__main__"
+        }
+        return cls(keras.config.backend(), {**values, "dtype_policy": policy}, objects)
+
+    def apply(self) -> None:
+        """Makes them the settings of this process."""
+        if keras.config.backend() != self.backend:
+            raise ValueError(
+                f"The frontier uses the backend {self.backend}, but a worker has "
+                f"started with {keras.config.backend()}. Set the environment variable "
+                f"KERAS_BACKEND={self.backend} for the workers."
+            )
+        values = dict(self.values)
+        policy = keras.dtype_policies.deserialize(values.pop("dtype_policy"))
+        for name, value in values.items():
+            getattr(keras.config, f"set_{name}")(value)
+        keras.config.set_dtype_policy(policy)
+        self._register()
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._register()
+
+    def _register(self):
+        for name, each in self.objects.items():
+            package, has_package, short = name.rpartition(">")
+            if has_package:
+                keras.saving.register_keras_serializable(package, short)(each)
+            else:
+                keras.saving.get_custom_objects()[name] = each
+
+
+_GLOBALS = ("floatx", "epsilon", "image_data_format")
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What all tasks of a frontier need.
 
     Args:
         token: Differs for each call of `find_frontier`.
+        settings: The settings of the process that called.
         build_model: As in `find_tickets`.
         data: As in `find_tickets`.
         batch_size: As in `find_tickets`.
@@ -46,6 +105,8 @@ class Context:
     """
 
     token: str
+    # Unpickled first: what follows may have layers that it registers.
+    settings: Settings
     build_model: Callable[[], keras.Model]
     data: inputs.Data
     batch_size: int | None
@@ -196,57 +257,6 @@ Task = SearchTask | TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The global settings of Keras, which results depend on.
-
-    Args:
-        backend: The backend.
-        values: From the name of a setting in `keras.config` to its value.
-        objects: The registered classes and functions of a program, by name.
-    """
-
-    backend: str
-    values: dict[str, Any]
-    objects: dict[str, Any]
-
-    @classmethod
-    def present(cls) -> "Settings":
-        """Returns the settings of this process."""
-        values = {name: getattr(keras.config, name)() for name in _GLOBALS}
-        policy = keras.dtype_policies.serialize(keras.config.dtype_policy())
-        objects = {
-            name: each
-            for name, each in keras.saving.get_custom_objects().items()
-            # Those of modules are registered when the module is imported.
-            if getattr(each, "__module__", None) == "__main__"
-        }
-        return cls(keras.config.backend(), {**values, "dtype_policy": policy}, objects)
-
-    def apply(self) -> None:
-        """Makes them the settings of this process."""
-        if keras.config.backend() != self.backend:
-            raise ValueError(
-                f"The frontier uses the backend {self.backend}, but a worker has "
-                f"started with {keras.config.backend()}. Set the environment variable "
-                f"KERAS_BACKEND={self.backend} for the workers."
-            )
-        values = dict(self.values)
-        policy = keras.dtype_policies.deserialize(values.pop("dtype_policy"))
-        for name, value in values.items():
-            getattr(keras.config, f"set_{name}")(value)
-        keras.config.set_dtype_policy(policy)
-        for name, each in self.objects.items():
-            package, has_package, short = name.rpartition(">")
-            if has_package:
-                keras.saving.register_keras_serializable(package, short)(each)
-            else:
-                keras.saving.get_custom_objects()[name] = each
-
-
-_GLOBALS = ("floatx", "epsilon", "image_data_format")
-
-
-@dataclasses.dataclass(frozen=True)
 class Result:
     """The result of a task in another process.
 
@@ -269,25 +279,20 @@ def perform(context: Context, task: Task) -> Any:
         return task.run(context)
 
 
-def perform_elsewhere(
-    shared: Context | Packed, settings: Packed, packed: Packed
-) -> Result:
+def perform_elsewhere(shared: Context | Packed, packed: Packed) -> Result:
     """Runs a task in a worker process.
 
     Args:
         shared: The context, or a `Packed` one.
-        settings: The packed `Settings` of the process that called.
         packed: The `Packed` task.
     """
     began = time.monotonic()
     context: Context = shared.unpack() if isinstance(shared, Packed) else shared
-    # First, since teachers of a search may have layers that are registered by it.
-    present = settings.unpack()
-    present.apply()
+    context.settings.apply()
     task = packed.unpack()
     if task.clears:
         keras.utils.clear_session()
-        present.apply()
+        context.settings.apply()
     _check_seen(context.directory, context.is_temporary)
     callbacks = copy.deepcopy(context.callbacks)
     context = dataclasses.replace(context, callbacks=callbacks)
