@@ -144,7 +144,11 @@ def _examples(options, calibrated):
     part = "train" if calibrated else "test"
     if options.data is None:
         return None
-    if own_data.kind_of(options.data) == "npz" and options.scaling is None:
+    kind = own_data.kind_of(options.data)
+    if kind == "npz" and options.scaling is None:
         return loading.load_examples(options.data, f"x_{part}")
     given = {**vars(options), "own_model": True}
+    if kind == "folder":
+        # A batch of one image drops none.
+        given["batch_size"] = 1
     return own_data.load(options.data, given).examples(part, loading.EXAMPLES)
