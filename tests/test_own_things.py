@@ -570,6 +570,8 @@ def test_own_things_are_searched_trained_compared_and_exported(
 
 
 @pytest.mark.matrix
+# One epoch is too short for stage one to stop early.
+@pytest.mark.filterwarnings("ignore:.*without improvement:UserWarning")
 @pytest.mark.parametrize("method", choices.METHODS)
 def test_search_runs_every_method(tmp_path, capsys, method):
     few = ["--take", "64", "--width", "0.1", *SMALL]
