@@ -301,7 +301,7 @@ class Experiment:
             "options": setting.effective(),
             "seed": setting.seed,
             "batch_size": setting.fit_batch_size,
-            "settings": search.get_config(),
+            "settings": search.engine.origin()["settings"],
             "versions": versions(),
             "cores": os.cpu_count(),
         }

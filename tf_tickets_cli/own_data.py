@@ -133,7 +133,9 @@ def load(
     >>> found.name, found.input_shape, found.num_classes, found.rows
     ('digits[:100]', (8, 8, 1), 10, 100)
     """
-    given = options if isinstance(options, dict) else vars(options or argparse.Namespace())
+    given = options or {}
+    if not isinstance(given, dict):
+        given = vars(given)
     _refuse_idle(spec, given)
     found = _source(spec)(spec, given)
     take = given.get("take")

@@ -89,7 +89,8 @@ def _add_pruning(group):
         "--target",
         metavar="COST=F",
         help="fraction of the multiply-adds or parameters that remains, such as "
-        "macs=0.5 or params=0.5, in place of --sparsity; prunes channels",
+        "macs=0.5 or params=0.5, in place of --sparsity; prunes channels "
+        "(default: none)",
     )
     group.add_argument(
         "--allocation",
