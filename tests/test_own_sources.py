@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tickets import TrainingData
+import tf_tickets as tt
 from tf_tickets.experiments import datasets
 
 pytestmark = pytest.mark.turns("jax")
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 def test_a_folder_is_split_by_class_and_every_image_is_in_one_part(folder):
     data = load(folder, scaling="none", validation_split=0.2, test_split=0.2)
-    assert isinstance(data, TrainingData) and data.name == folder.name
+    assert isinstance(data, tt.TrainingData) and data.name == folder.name
     found, labels = zip(*(values(part) for part in data.parts.values()), strict=True)
     assert [len(part.paths) for part in data.parts.values()] == [12, 4, 4]
     assert sorted(sum(found, [])) == [*range(10), *range(100, 110)]
@@ -330,3 +330,35 @@ def test_token_numbers_stay_integers_without_scaling(tmp_path):
     data = datasets.load(file, scaling="none", as_images=False)
     assert data.x_train.dtype == np.int32
     assert datasets.load(file, as_images=False).x_train.dtype == np.float32
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Stops a search as Ctrl-C does, in the first epoch of its second round."""
+
+    changes_results = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.matrix
+def test_an_interrupted_search_over_a_folder_ends_with_the_same_bits(folder, tmp_path):
+    data = load(folder, workers=2)
+
+    def build():
+        layers = [keras.layers.Flatten(name="flat"), keras.layers.Dense(2, name="d")]
+        model = keras.Sequential([keras.Input((6, 8, 3)), *layers], name="net")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"])
+        return model
+
+    def search(place, callbacks=()):
+        imp = tt.IMP(rounds=2, epochs_per_round=1, rate=0.5)
+        return tt.find_tickets(build, data, imp, place, callbacks=callbacks, verbose=0)
+
+    whole = search(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "parts", [Interrupt()])
+    assert search(tmp_path / "parts") == whole
+    assert {ticket.provenance["resume"] for ticket in whole} == {"bit"}
