@@ -178,10 +178,12 @@ def test_training_inside_a_scope_is_refused():
         devices.run(devices.Problem(), "IMP", "nothing")
 
 
-@pytest.mark.parametrize("rows, size", [(512, 512), (287, 284), (3, 2), (600, 512)])
+@pytest.mark.parametrize(
+    "rows, size", [(512, 512), (287, 284), (7, 4), (3, 0), (600, 512)]
+)
 def test_evaluation_leaves_no_device_without_rows(monkeypatch, rows, size):
     monkeypatch.setattr(distribution, "parts", lambda model: 2)
-    if BACKEND == "jax" and rows % 2:
+    if not size or (BACKEND == "jax" and rows % 2):
         with pytest.raises(ValueError, match=f"Received: {rows} rows.*multiple of 2"):
             distribution.evaluation_batch_size(None, 512, rows, "test")
     else:
