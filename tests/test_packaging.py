@@ -50,7 +50,9 @@ def imports_at_start(tree):
     """Yields the names that are imported when the module itself is imported."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     for node in tree.body:
-        if not isinstance(node, functions):
+        if isinstance(node, ast.ClassDef):
+            yield from imports_at_start(node)
+        elif not isinstance(node, functions):
             yield from imports(node)
 
 
