@@ -272,8 +272,6 @@ CALLS = {
     "executors.TasksFailed": call(
         tt.executors.TasksFailed, errors={"a": ValueError("b")}, total=2, advice="c"
     ),
-    "executors.Executor": call(tt.executors.Executor),
-    "executors.SerialExecutor": call(tt.executors.SerialExecutor),
     "executors.RayExecutor": call(
         tt.executors.RayExecutor,
         address="auto",
@@ -935,6 +933,8 @@ HOOKS = {
             *("enter", "quantize", "release", "restart", "soft", "watch"),
         )
     },
+    "executors.Executor": "a base class without arguments",
+    "executors.SerialExecutor": "has no arguments",
     **{
         f"executors.{cls}.{name}": "called by `find_frontier`, with any objects"
         for cls in ("Executor", "RayExecutor", "SerialExecutor")

@@ -197,7 +197,8 @@ class _Seeds:
         arguments.check_functions(1, searches=searches)
         tables = {seed: searches(seed) for seed in self.all}
         for table in tables.values():
-            _check(table, epochs)
+            source = f"{arguments.shown(searches)}, which returns "
+            _check(table, epochs, source)
         labels = [list(table) for table in tables.values()]
         if any(each != labels[0] for each in labels):
             raise ValueError(
@@ -467,14 +468,14 @@ def _draw(frontier, path):
         warnings.warn(f"{path} was not drawn. {error}", stacklevel=2)
 
 
-def _check(searches, epochs):
+def _check(searches, epochs, source=""):
     arguments.check_counts(epochs=epochs)
     if not isinstance(searches, Mapping) or not searches:
         raise ValueError(
             "`searches` must be a dict from a label to a search, such as "
             "search.varied(initial_score=[-0.1, 0.1]), or a function from a seed to "
             "such a dict. Received: "
-            f"{arguments.shown(searches)}"
+            f"{source}{arguments.shown(searches)}"
         )
     for label, search in searches.items():
         arguments.check_type(str, **{"searches: label": label})

@@ -2,8 +2,9 @@
 
 import concurrent.futures
 import traceback
-from collections.abc import Mapping
 from typing import Any
+
+from tf_tickets import arguments
 
 
 class Executor(concurrent.futures.Executor):
@@ -45,8 +46,13 @@ class TasksFailed(RuntimeError):
     """
 
     def __init__(
-        self, errors: Mapping[str, BaseException], total: int, advice: str
+        self, errors: dict[str, BaseException], total: int, advice: str
     ) -> None:
+        arguments.check_table(str, BaseException, errors=errors)
+        if not errors:
+            raise ValueError(f"`errors` must have at least one. Received: {errors}")
+        arguments.check_counts(total=total)
+        arguments.check_type(str, advice=advice)
         self.errors = dict(errors)
         self.total = total
         self.advice = advice
