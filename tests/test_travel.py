@@ -811,6 +811,17 @@ def test_tickets_with_other_kernels_are_compared_in_part():
     assert "left out: z: only in the second" in str(report)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("paths", ["ab", "ba"])
+def test_a_comparison_drops_no_kernel_whose_name_is_given_away(paths, strict):
+    one = tt.Ticket({path: [1, 0, 1] for path in paths})
+    other = tt.Ticket({"b": [1, 0, 1]})
+    with pytest.raises(ValueError, match="`rename` leads from '.' to 'b', which"):
+        one.overlap(other, strict, {"a": "b"})
+    with pytest.raises(ValueError, match="to no variable of the other ticket"):
+        one.overlap(other, strict, {"a": "c"})
+
+
 def test_the_command_shows_the_overlap_beside_chance(tmp_path, capsys):
     paths = [str(tmp_path / name) for name in ("a.ticket", "b.ticket", "out.json")]
     whole().save(paths[0])

@@ -89,9 +89,7 @@ def content_of(
         layout: The units of the structure.
     """
     wanted = dict.fromkeys([*ticket.masks, *(weights or ())])
-    new = matching.renamed(rename, list(wanted))
-    names = {path: new.get(path, path) for path in wanted}
-    _check_distinct(names)
+    names = matching.distinct_names(rename, list(wanted))
     return Content(
         {names[path]: mask for path, mask in ticket.masks.items()},
         None if weights is None else {names[p]: w for p, w in weights.items()},
@@ -101,16 +99,6 @@ def content_of(
         ticket.provenance.get("step", 0),
         {name: path for path, name in names.items()},
     )
-
-
-def _check_distinct(names):
-    taken: dict[str, str] = {}
-    for path, name in names.items():
-        if taken.setdefault(name, path) != path:
-            raise ValueError(
-                f"`rename` leads from {taken[name]!r} to {name!r}, which the ticket "
-                f"has as {path!r}. Rename that path too."
-            )
 
 
 def check_renamed(
@@ -124,7 +112,13 @@ def check_renamed(
         model: The model.
     """
     new = {old: name for name, old in content.sources.items() if name != old}
-    matching.check_leads(rename, new, trainable_state(model), model.name)
+    matching.check_leads(
+        rename,
+        new,
+        trainable_state(model),
+        f"model {model.name!r}",
+        "tf_tickets.summary(model) lists the paths.",
+    )
 
 
 def apply_whole(

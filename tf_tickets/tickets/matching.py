@@ -74,6 +74,30 @@ def renamed(rename: Rename | None, wanted: Collection[str]) -> dict[str, str]:
     return new
 
 
+def distinct_names(rename: Rename | None, wanted: Collection[str]) -> dict[str, str]:
+    """Returns the new or unchanged name of each path; refuses equal names.
+
+    Args:
+        rename: Dict from path or pattern to the new path.
+        wanted: The paths of the ticket.
+
+    Example:
+
+    >>> distinct_names({"a": "c"}, ["a/kernel", "b/kernel"])
+    {'a/kernel': 'c/kernel', 'b/kernel': 'b/kernel'}
+    """
+    new = renamed(rename, wanted)
+    names = {path: new.get(path, path) for path in wanted}
+    taken: dict[str, str] = {}
+    for path, name in names.items():
+        if taken.setdefault(name, path) != path:
+            raise ValueError(
+                f"`rename` leads from {taken[name]!r} to {name!r}, which the ticket "
+                f"has as {path!r}. Rename that path too."
+            )
+    return names
+
+
 def _entry(rename, path):
     """Returns the key that fits a path, or None; refuses several."""
     patterns = [k for k in rename if isinstance(k, re.Pattern) and k.fullmatch(path)]
@@ -138,33 +162,38 @@ def _check_targets(new):
 
 
 def check_leads(
-    rename: Rename, new: Mapping[str, str], available: Collection[str], model: str
+    rename: Rename,
+    new: Mapping[str, str],
+    available: Collection[str],
+    target: str,
+    hint: str = "",
 ) -> None:
-    """Refuses entries of `rename` that lead to no variable of the model.
+    """Refuses entries of `rename` that lead to none of the available paths.
 
     Args:
         rename: The entries.
         new: What `renamed` returned.
-        available: The paths of the model.
-        model: The name of the model.
+        available: The paths of the model or of the other ticket.
+        target: What has these paths, such as "model 'net'".
+        hint: The end of the message.
 
     Example:
 
-    >>> check_leads({"a": "b"}, {"a/kernel": "b/kernel"}, ["b/kernel"], "net")
+    >>> check_leads({"a": "b"}, {"a/kernel": "b/kernel"}, ["b/kernel"], "model 'net'")
     """
     leads: dict[str | re.Pattern[str], list[str]] = {}
-    for path, target in new.items():
+    for path, name in new.items():
         key = _entry(rename, path)
         if key is not None:
-            leads.setdefault(key, []).append(target)
-    for key, targets in leads.items():
-        if not set(targets) & set(available):
-            raise ValueError(
-                f"An entry of `rename` leads to no variable of model {model!r}. "
+            leads.setdefault(key, []).append(name)
+    for key, names in leads.items():
+        if not set(names) & set(available):
+            message = (
+                f"An entry of `rename` leads to no variable of {target}. "
                 f"Received: {_text(key)}: {rename[key]!r}, which leads to "
-                f"{targets[:3]}. {nearest(targets, available)}tf_tickets.summary(model)"
-                " lists the paths."
+                f"{names[:3]}. {nearest(names, available)}{hint}"
             )
+            raise ValueError(message.rstrip())
 
 
 def nearest(wanted: Iterable[str], available: Iterable[str]) -> str:

@@ -35,10 +35,10 @@ def overlap(
     >>> overlap(tt.Ticket({"k": [1, 0]}), tt.Ticket({"k": [0, 1]})).total.shared
     0
     """
-    new = matching.renamed(rename, list(first.masks))
-    names = {path: new.get(path, path) for path in first.masks}
+    names = matching.distinct_names(rename, list(first.masks))
     if rename:
-        matching.check_leads(rename, new, second.masks, "of the other ticket")
+        new = matching.renamed(rename, list(first.masks))
+        matching.check_leads(rename, new, second.masks, "the other ticket")
     ours = {names[path]: mask for path, mask in first.masks.items()}
     if strict:
         pairs, left_out = applying.fit(ours, second.masks, "masks"), ()
