@@ -1,6 +1,7 @@
 """The frontier over several searches: same conditions, stored, resumed, plotted."""
 
 import json
+import math
 import sys
 import xml.etree.ElementTree
 
@@ -603,6 +604,27 @@ def test_frontiers_of_several_machines_are_joined():
         tt.Frontier.join([parts[0], other])
     with pytest.raises(ValueError, match="at least one frontier"):
         tt.Frontier.join([])
+
+
+def test_searches_with_other_settings_are_not_joined_under_one_label():
+    def of_seed(seed, **settings):
+        search = {"method": "imp", "seed": seed, "teachers": [seed], **settings}
+        points = measured("a", [seed], [(0.5, 0.9, 0.9)])
+        return three_seeds(points=points, provenance={"searches": {"a": search}})
+
+    joined = tt.Frontier.join([of_seed(0, rate=0.2), of_seed(1, rate=0.2), of_seed(2)])
+    assert joined.seeds == [0, 1, 2]
+    with pytest.raises(ValueError, match="same settings.*'a' with rate 0.2 and 0.5"):
+        tt.Frontier.join([of_seed(0, rate=0.2), of_seed(1, rate=0.5)])
+
+
+def test_a_dense_network_that_diverged_is_no_line_and_is_named(tmp_path):
+    points = measured("a", [0], [(0.5, 0.9, 0.9)])
+    diverged = {"val_accuracy": math.nan, "test_accuracy": math.nan}
+    found = three_seeds(points=points, dense=diverged, dense_by_seed={})
+    found.plot(tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "the dense network has no finite metric" in drawn
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def plot_frontier(
         path,
         shown,
         best,
-        (dense if dense is None or math.isfinite(dense) else None, dense_interval),
+        (dense, dense_interval),
         metric,
         title,
         smaller_is_better,

@@ -1,6 +1,7 @@
 """The frontier of sparsity and accuracy over several searches and seeds."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -12,6 +13,9 @@ from tf_tickets.search import frontier_file, points
 from tf_tickets.search.frontier_lines import lines_of
 from tf_tickets.search.points import MeanPoint, Point
 from tf_tickets.tickets.monitor import Monitor
+
+# Settings that differ between seeds.
+_OF_SEED = ("seed", "teachers")
 
 
 @dataclasses.dataclass(repr=False)
@@ -119,7 +123,8 @@ class Frontier:
 
         Args:
             frontiers: Frontiers of different seeds or searches, with equal `monitor`,
-                `selected_by`, epochs and batch size.
+                `selected_by`, epochs and batch size. Searches of one label must have
+                the same settings.
 
         Example:
 
@@ -377,6 +382,8 @@ class Frontier:
             if id(mean.points[0]) in optimal:
                 best.append(spot)
         dense = self.dense_means.get(self.monitor)
+        if dense is not None and not math.isfinite(dense.mean):
+            dense = None  # It diverged, and has no place on the axis.
         monitor = Monitor(self.monitor)
         plots.plot_frontier(
             drawn,
@@ -396,6 +403,9 @@ class Frontier:
             level = f"{100 * confidence:.3g} %"
             facts.append(f"mean of {len(self.seeds)} seeds, band: {level} interval")
         facts.append(f"optimal: selected by {self._selection.replace('_', ' ')}")
+        dense = self.dense_means.get(self.monitor)
+        if dense is not None and not math.isfinite(dense.mean):
+            facts.append("the dense network has no finite metric")
         return "; ".join(facts)
 
 
@@ -463,6 +473,25 @@ def _check_alike(frontiers):
                 f"The tickets of `frontiers` must be trained alike. Received: {name} "
                 f"{arguments.shown(known)}. Train them again with the same {name}."
             )
+    _check_settings([frontier.provenance for frontier in frontiers])
+
+
+def _check_settings(origins):
+    """Refuses searches of one label whose known settings differ beyond the seed."""
+    known: dict[str, dict] = {}
+    for origin in origins:
+        for label, settings in origin.get("searches", {}).items():
+            first = known.setdefault(label, settings)
+            common = [n for n in first if n in settings and n not in _OF_SEED]
+            names = [n for n in common if first[n] != settings[n]]
+            if names:
+                raise ValueError(
+                    "The searches of one label in `frontiers` must have the same "
+                    f"settings. Received: {label!r} with {names[0]} "
+                    f"{arguments.shown(first[names[0]])} and "
+                    f"{arguments.shown(settings[names[0]])}. Give one of them another "
+                    "label, or join the others."
+                )
 
 
 def _joined_provenance(origins):
