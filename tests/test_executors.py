@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import json
+import multiprocessing
 import os
 import pathlib
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -222,6 +224,7 @@ def test_without_a_directory_nothing_is_left_behind(tmp_path, monkeypatch):
         ({"seeds": [1, 1]}, "each only once"),
         ({"seed": 1, "seeds": [2]}, "`seed` or `seeds`, not both"),
         ({"seeds": [-1]}, "Received: -1"),
+        ({"seeds": [True]}, "Received: True"),
         ({"executor": "dask"}, r"one of \['ray', 'serial'\].*Received: 'dask'"),
         ({"searches": lambda seed: {str(seed): tiny.imp()}}, "same labels"),
     ],
@@ -229,6 +232,33 @@ def test_without_a_directory_nothing_is_left_behind(tmp_path, monkeypatch):
 def test_bad_settings_are_refused_at_once(changes, message):
     with pytest.raises(ValueError, match=message):
         find(**changes)
+
+
+@pytest.mark.parametrize("seeds", [3, "01"])
+def test_seeds_of_another_type_are_refused(seeds):
+    with pytest.raises(TypeError, match="`seeds` must be a list of whole numbers"):
+        find(seeds=seeds)
+
+
+@pytest.mark.parametrize(
+    "label", ["", ".", "..", "frontier.json", "frontier.png", "trainings.json"]
+)
+def test_labels_that_name_no_folder_of_their_own_are_refused(label, tmp_path):
+    with pytest.raises(ValueError, match="A label of `searches` names the folder"):
+        find(tmp_path, searches={label: tiny.imp(rounds=1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_fork_are_refused_and_others_are_not():
+    # TensorFlow and JAX hang in a copy of a process that has used them.
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(1, context) as processes:
+            if method == "spawn":
+                assert executors.get(processes) is processes
+                continue
+            with pytest.raises(ValueError, match="cannot fork.*get_context.'spawn'"):
+                executors.get(processes)
 
 
 def test_threads_are_refused():
@@ -254,6 +284,47 @@ def test_what_cannot_travel_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"`searches\['imp'\]` cannot be sent"):
         find(tmp_path, Elsewhere(), searches=table)
     assert not (tmp_path / lock.LOCK).exists()
+
+
+class Sharing(tt.executors.Executor):
+    """Raises what is not a TypeError for a function that cannot travel."""
+
+    def share(self, value):
+        if not packing.travels(value.build_model):
+            raise RuntimeError("cannot convert a variant.")
+        raise RuntimeError("out of memory")
+
+
+def test_what_cannot_be_shared_is_named_whatever_is_raised(tmp_path):
+    rows = (row for row in [1, 2])
+    with pytest.raises(TypeError, match="`build_model` cannot be.*variant. It must"):
+        find(tmp_path, Sharing(), build=lambda: next(rows))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        find(tmp_path, Sharing())
+
+
+def test_no_task_begins_if_a_later_search_cannot_travel(tmp_path):
+    rows = (row for row in [1, 2])
+    bad = tt.IMP(1, 1, 0.5, criterion=lambda weight: abs(weight) + next(rows))
+    executor = Elsewhere()
+    with pytest.raises(TypeError, match=r"`searches\['bad'\]` cannot be sent"):
+        find(tmp_path, executor, searches={**searches(), "bad": bad})
+    assert executor.names == [] and executor.waiting == []
+
+
+def test_ray_that_could_not_be_reached_is_tried_again(monkeypatch):
+    executor = tt.executors.RayExecutor(address="nowhere:1")
+    ray = types.SimpleNamespace(is_initialized=lambda: False, shutdown=list)
+
+    def init(**settings):
+        raise ConnectionError(settings["address"])
+
+    ray.init = init
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="nowhere:1"):
+            executor.submit(len, [])
+    executor.shutdown()
 
 
 def test_the_settings_of_keras_travel():

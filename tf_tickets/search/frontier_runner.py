@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -29,12 +30,13 @@ from tf_tickets.search.frontier_tasks import (
     perform_elsewhere,
     release,
 )
-from tf_tickets.search.lock import locked
-from tf_tickets.search.points import Point
+from tf_tickets.search.lock import LOCK, locked
+from tf_tickets.search.points import Point, means_of
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
 
-RESULTS = "frontier.json"
+RESULTS = frontier_file.NAME
+_PICTURE = "frontier.png"
 _TRAININGS = "trainings.json"
 
 Searches = Mapping[str, TicketSearch]
@@ -143,7 +145,8 @@ def find_frontier(
         # Data in batches of their own have none.
         batch_size = points[0].ticket.provenance["batch_size"]
         origin = _provenance(tables[several.first], several, epochs, batch_size)
-        frontier = Frontier(points, _mean(by_seed), monitor, origin, by_seed)
+        mean = {name: each.mean for name, each in means_of(by_seed.values()).items()}
+        frontier = Frontier(points, mean, monitor, origin, by_seed)
         return _written(frontier, place)
 
 
@@ -161,7 +164,12 @@ class _Seeds:
         self.all = [int(seed)]
         if seeds is None:
             return
-        self.all = arguments.listed(object, seeds=seeds)
+        if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+            raise TypeError(
+                "`seeds` must be a list of whole numbers, such as [0, 1, 2]. Received: "
+                f"{arguments.shown(seeds)}"
+            )
+        self.all = list(seeds)
         for each in self.all:
             arguments.check_seed(each)
         self.all = [int(each) for each in self.all]
@@ -233,12 +241,6 @@ def _with_seed(search, seed):
     if "seed" in argument_names(type(search)):
         return search.copied(seed=(search.seed + seed) % 2**32)
     return search.copied()
-
-
-def _mean(by_seed):
-    """Returns the mean of metrics over seeds."""
-    rows = list(by_seed.values())
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 @contextlib.contextmanager
@@ -316,7 +318,7 @@ class _Driver:
         if not self.in_process:
             # What takes longest must not be the last that begins.
             searches.sort(key=lambda task: -task.epochs)
-        submit = self._submitter()
+        submit = self._submitter(searches)
         try:
             self._run(collections.deque([*searches, *dense]), submit)
         finally:
@@ -344,8 +346,8 @@ class _Driver:
                 task = self.running.pop(future)
                 queue.extendleft(reversed(self._finish(task, future)))
 
-    def _submitter(self):
-        """Returns a function that submits a task."""
+    def _submitter(self, searches):
+        """Returns a function that submits a task; refuses what cannot travel."""
         if self.in_process:
             return lambda task: self.executor.submit(perform, self.context, task)
         context = dataclasses.replace(
@@ -356,7 +358,10 @@ class _Driver:
         if isinstance(self.executor, executors.Executor):
             try:
                 shared = self.executor.share(context)
-            except TypeError as error:
+            except Exception as error:
+                # Of what type it is depends on the object, and on the executor.
+                if all(map(packing.travels, parts.values())):
+                    raise
                 raise packing.cannot_travel(parts, error) from error
         else:
             shared = packing.Packed(context, parts)
@@ -366,6 +371,8 @@ class _Driver:
             part = getattr(task, "search", None)
             return packing.Packed(task, {f"searches[{task.label!r}]": part})
 
+        for task in searches:
+            packed(task)  # Before any task begins.
         return lambda task: submit(perform_elsewhere, shared, packed(task))
 
     @property
@@ -456,12 +463,20 @@ def _of_round(name, ticket):
 def _written(frontier, place):
     if place is not None:
         frontier.save(place / RESULTS)
-        _draw(frontier, place / "frontier.png")
+        _draw(frontier, place / _PICTURE)
     return frontier
 
 
 def _draw(frontier, path):
-    """Draws the plot; without matplotlib, results are kept and a warning is given."""
+    """Draws the plot; where that cannot be done, a warning is given."""
+    values = [mean.metrics[frontier.monitor] for mean in frontier.means]
+    if not any(map(math.isfinite, values)):
+        warnings.warn(
+            f"{path} was not drawn, since no {frontier.monitor} is finite: all "
+            "trainings diverged. Lower the learning rate.",
+            stacklevel=2,
+        )
+        return
     try:
         frontier.plot(path)
     except ImportError as error:
@@ -485,6 +500,13 @@ def _check(searches, epochs, source=""):
         raise ValueError(
             "The labels of `searches` must differ in letters and digits, since they "
             f"name folders. Received: {list(searches)}"
+        )
+    taken = ("", ".", "..", RESULTS, _PICTURE, _TRAININGS, LOCK)
+    refused = [label for label in searches if frontier_file.slug(label) in taken]
+    if refused:
+        raise ValueError(
+            "A label of `searches` names the folder of the search, such as 'imp'. "
+            f"Received: {refused}. The names {list(taken)} have other meanings."
         )
 
 

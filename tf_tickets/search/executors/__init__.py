@@ -40,6 +40,13 @@ def get(
             "random seed of its whole process. Use 'ray', or a ProcessPoolExecutor "
             f"with the start method 'spawn'. Received: {arguments.shown(executor)}"
         )
+    if _forks(executor):
+        raise ValueError(
+            "`executor` cannot fork this process: TensorFlow and JAX would hang in the "
+            "copies. Use 'ray', or ProcessPoolExecutor(2, "
+            "multiprocessing.get_context('spawn')). Received: "
+            f"{arguments.shown(executor)} with the start method 'fork'"
+        )
     if isinstance(executor, concurrent.futures.Executor):
         return executor
     if isinstance(executor, str) and executor in _BY_NAME:
@@ -53,3 +60,10 @@ def get(
         f"`executor` must be one of {sorted(_BY_NAME)}, or a "
         f"concurrent.futures.Executor. Received: {arguments.shown(executor)}"
     )
+
+
+def _forks(executor):
+    # The standard library has no other name for it; without it, nothing is refused.
+    context = getattr(executor, "_mp_context", None)
+    is_pool = isinstance(executor, concurrent.futures.ProcessPoolExecutor)
+    return is_pool and context is not None and context.get_start_method() == "fork"

@@ -47,17 +47,25 @@ def cannot_travel(parts: Mapping[str, Any], error: Exception) -> TypeError:
     >>> str(cannot_travel({"data": (i for i in "ab")}, TypeError("a generator")))
     "`data` cannot be sent to another process: a generator..."
     """
-    names = [name for name, part in parts.items() if not _travels(part)] or [*parts]
+    names = [name for name, part in parts.items() if not travels(part)] or [*parts]
+    cause = str(error).rstrip(". ")
     text = " and ".join(f"`{name}`" for name in names)
     shown = ", ".join(arguments.shown(parts[name]) for name in names)
     return TypeError(
-        f"{text} cannot be sent to another process: {error}. It must be picklable. "
+        f"{text} cannot be sent to another process: {cause}. It must be picklable. "
         "Pass a function that makes a tf.data.Dataset or generator, or use "
         f"executor='serial'. Received: {shown}"
     )
 
 
-def _travels(part):
+def travels(part: Any) -> bool:
+    """Returns whether an object can be sent to another process.
+
+    Example:
+
+    >>> travels([1]), travels(i for i in "ab")
+    (True, False)
+    """
     try:
         _pickler().dumps(part)
     except Exception:

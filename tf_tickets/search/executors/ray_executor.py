@@ -109,16 +109,16 @@ class RayExecutor(Executor):
             )
         if self._ray is not None:
             return
-        self._ray = ray = _import_ray()
+        ray = _import_ray()
         if not ray.is_initialized():
-            self._connect()
+            self._connect(ray)
         elif self.address is not None or self.workers is not None:
-            self._ray = None
             raise ValueError(
                 "Ray is already running in this process, so `address` and `workers` "
                 "have no effect. Leave them out, or call ray.shutdown() first. "
                 f"Received: {self!r}"
             )
+        self._ray = ray
         self._remote = ray.remote(_attempt).options(
             num_cpus=self.threads,
             num_gpus=self.gpus,
@@ -127,7 +127,7 @@ class RayExecutor(Executor):
             runtime_env={"env_vars": _environment(self.threads)},
         )
 
-    def _connect(self):
+    def _connect(self, ray):
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         # Ray itself would take an instance of somebody else on this machine.
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -138,9 +138,13 @@ class RayExecutor(Executor):
             settings["include_dashboard"] = False
             if self.object_store_memory is not None:
                 settings["object_store_memory"] = self.object_store_memory
-        self._started = True
         with _signals_kept(), _quiet():
-            self._ray.init(**settings)
+            try:
+                ray.init(**settings)
+            except BaseException:
+                ray.shutdown()
+                raise
+        self._started = True
 
     def share(self, value: Any) -> Any:
         """Puts an object into Ray's object store, once for all tasks."""
