@@ -266,7 +266,7 @@ def test_categories_may_be_codes(tmp_path):
         ({"kind": ["a"] * 40}, {}, "at least two different values"),
         ({"kind": ["a", "b"] * 20}, {"task": "regression"}, "must be numbers .* 'a'"),
         ({"size": [f"n{n}" for n in range(400)]}, {}, "400 different texts"),
-        ({"size": [10.0**300] * 40}, {}, "float32 cannot hold"),
+        ({"size": [10.0**300, 1.0] * 20}, {}, "float32 cannot hold"),
         ({}, {"test_split": 0.9, "validation_split": 0.9}, "too few to hold out 72"),
         ({"w, 2": [""] * 40}, {}, "Row 2 of .* has 6 values, but .* names 7"),
         ({" ": [1] * 40}, {}, "names that differ"),
@@ -279,6 +279,44 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path, changes, settings, mes
     others = {key: value for key, value in settings.items() if key != "target"}
     with pytest.raises(ValueError, match=message):
         datasets.load_table(file, target, **others)
+
+
+def test_large_numbers_keep_the_digits_in_which_they_differ(tmp_path):
+    times = [1_700_000_000 + second for second in range(40)]
+    file = write_table(tmp_path, {"time": times, "kind": ["a", "b"] * 20})
+    x = datasets.load_table(file, "kind").x_train[:, 0]
+    assert len(np.unique(x)) == 24
+    np.testing.assert_allclose([x.mean(), x.std()], [0.0, 1.0], atol=1e-6)
+    with pytest.raises(ValueError, match="float32 can tell only"):
+        datasets.load_table(file, "kind", scaling="none")
+    with pytest.raises(ValueError, match="The target 'time' of .* only 1 apart"):
+        datasets.load_table(file, "time")
+
+
+@pytest.mark.parametrize("number", [0.1, 1e9 + 0.1])
+def test_a_column_of_one_number_becomes_zeros(tmp_path, number):
+    file = write_table(tmp_path, {"a": [number] * 40, "kind": ["a", "b"] * 20})
+    data = datasets.load_table(file, "kind")
+    assert not any(x.any() for x in (data.x_train, data.x_val, data.x_test))
+
+
+def test_numbers_that_are_written_differently_are_one_class(tmp_path):
+    file = write_table(tmp_path, {"a": range(40), "b": ["1", "1.0", "2", "02"] * 10})
+    assert datasets.load_table(file, "b").class_names == ("1", "2")
+
+
+@pytest.mark.parametrize("text", ["12kg", "inf"])
+def test_numbers_with_few_other_texts_are_no_categories(tmp_path, text):
+    file = write_table(tmp_path, {"a": [*range(39), text], "b": [1, 2] * 20})
+    with pytest.raises(ValueError, match=f"other texts in 1, .* row 41 .'{text}'"):
+        datasets.load_table(file, "b")
+    few = write_table(tmp_path, {"a": [0, 1, 2, "3+"] * 10, "b": [1, 2] * 20})
+    assert datasets.load_table(few, "b").input_shape == (4,)
+
+
+def test_tabs_separate_the_values_of_a_tsv_file(tmp_path):
+    (tmp_path / "t.tsv").write_text("a\tb\n" + "1,5\tx\n2,5\ty\n" * 20, "utf-8")
+    assert datasets.load_table(tmp_path / "t.tsv", "b").input_shape == (2,)
 
 
 def test_a_missing_table_is_named(tmp_path):

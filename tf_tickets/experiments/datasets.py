@@ -307,7 +307,8 @@ def load_table(
     values are refused.
 
     Args:
-        file: Path of the file.
+        file: Path of the file. In a file whose name ends in .tsv, tabs separate the
+            values.
         target: Name of the column to predict.
         task: "classification" or "regression". By default texts, and whole numbers of
             at most 20 different values, are classes; other numbers are the target of
@@ -349,13 +350,27 @@ def load_table(
     labels = content.y if content.class_names else np.zeros(rows)
     rest, test = splits.stratified(labels, counts["test_split"], seed)
     kept, held = splits.stratified(labels[rest], counts["validation_split"], seed)
-    x, numbers = content.x, np.flatnonzero(content.is_number)
-    if len(numbers):
-        scale = _SCALERS[scaling](x[np.ix_(rest[kept], numbers)], source=title)
-        x[:, numbers] = scale(x[:, numbers])
+    x = _scaled(content, rest[kept], scaling, title)
     of = {"train": rest[kept], "val": rest[held], "test": test}
     parts = {part: (x[chosen], content.y[chosen]) for part, chosen in of.items()}
     return _dataset(title, parts, class_names=content.class_names)
+
+
+def _scaled(content, train, scaling, title):
+    """Returns the inputs of a table as float32, scaled by the training rows."""
+    x = content.x
+    numbers = np.flatnonzero(content.is_number)
+    if scaling == "standard":
+        # Subtracts the median first: large numbers, such as times, would lose the
+        # digits in which they differ.
+        x[:, numbers] -= np.sort(x[train][:, numbers], axis=0)[len(train) // 2]
+    for column in numbers:
+        name = f"column {content.feature_names[column]!r} of {title}"
+        x[:, column] = table.as_float32(x[:, column], name)
+    if len(numbers):
+        scale = _SCALERS[scaling](x[np.ix_(train, numbers)], source=title)
+        x[:, numbers] = scale(x[:, numbers])
+    return x.astype("float32")
 
 
 def _hold_out(parts, validation, seed):

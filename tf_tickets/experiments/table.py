@@ -24,7 +24,7 @@ class Table:
     """Holds the columns of a table as arrays.
 
     Args:
-        x: Inputs, float32, (rows, features).
+        x: Inputs, float64, (rows, features).
         is_number: Whether each feature is a number rather than of a category.
         y: Targets: int32 classes or float32 numbers.
         class_names: Names of the classes, or None in regression.
@@ -48,7 +48,7 @@ def read_table(
     """Reads a CSV file with a header line.
 
     Args:
-        file: Its path.
+        file: Its path. In a file whose name ends in .tsv, tabs separate the values.
         target: Name of the column to predict.
         task: "classification", "regression", or None to decide by the target.
         categories: "one-hot" or "codes".
@@ -87,8 +87,36 @@ def read_table(
         parts.append(values)
         names += features
         is_number += [_numbers(texts) is not None] * len(features)
-    x = np.concatenate(parts, axis=1).astype("float32")
+    x = np.concatenate(parts, axis=1).astype("float64")
     return Table(x, np.array(is_number), y, class_names, tuple(names))
+
+
+def as_float32(values: np.ndarray, what: str) -> np.ndarray:
+    """Returns numbers as float32; refuses those that float32 cannot tell apart.
+
+    Args:
+        values: One column of numbers.
+        what: The column, in messages.
+
+    Example:
+
+    >>> as_float32(np.array([1.5, 2.5]), "column 'size'").dtype
+    dtype('float32')
+    """
+    if np.abs(values).max() > np.finfo("float32").max:
+        raise ValueError(
+            f"The {what} has numbers that float32 cannot hold. Received: "
+            f"{np.abs(values).max()}. Scale or drop the column."
+        )
+    single = values.astype("float32")
+    different, left = len(np.unique(values)), len(np.unique(single))
+    if left < different / 2:
+        raise ValueError(
+            f"The {what} has {different} different numbers, of which float32 can tell "
+            f"only {left} apart. Received numbers from {values.min()} to "
+            f"{values.max()}. Subtract the smallest number from the column, or drop it."
+        )
+    return single
 
 
 def _columns(path):
@@ -101,7 +129,11 @@ def _columns(path):
         files.reading(path, "a CSV file", "Expected text with a header line."),
         open(path, encoding="utf-8-sig", newline="") as file,
     ):
-        header, *rows = [row for row in csv.reader(file, strict=True) if row]
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
+        header, *rows = [row for row in reader if row] or [[]]
+    if not header:
+        raise ValueError(f"{path} is empty. Expected a header line and rows of data.")
     header = [name.strip() for name in header]
     repeated = sorted({name for name in header if header.count(name) > 1 or not name})
     if repeated:
@@ -155,10 +187,12 @@ def _target(texts, name, task, path):
     if task is None:
         task = "classification" if _are_classes(values) else "regression"
     if task == "regression":
-        return values.astype("float32"), None
+        return as_float32(values, f"target {name!r} of {path}"), None
+    if values is not None:
+        # "1" and "1.0" are one class.
+        texts = [str(int(v)) if v == int(v) else str(v) for v in values.tolist()]
     # Numbers in the order of their values, as "2" before "10".
-    order = (lambda text: (float(text), text)) if values is not None else None
-    names = sorted(set(texts), key=order)
+    names = sorted(set(texts), key=None if values is None else float)
     if len(names) < 2:
         raise ValueError(
             f"The target {name!r} of {path} must have at least two different values. "
@@ -180,12 +214,8 @@ def _features(name, texts, categories, path):
     """Returns a column as an array (rows, features), and the names of these."""
     values = _numbers(texts)
     if values is not None:
-        if np.abs(values).max() > np.finfo("float32").max:
-            raise ValueError(
-                f"Column {name!r} of {path} has numbers that float32 cannot hold. "
-                f"Received: {np.abs(values).max()}. Scale or drop the column."
-            )
         return values[:, None], [name]
+    _refuse_mixed(name, texts, path)
     known = sorted(set(texts))
     codes = {text: code for code, text in enumerate(known)}
     column = np.array([codes[text] for text in texts])
@@ -198,3 +228,17 @@ def _features(name, texts, categories, path):
             'column, or pass categories="codes".'
         )
     return np.eye(len(known))[column], [f"{name}={text}" for text in known]
+
+
+def _refuse_mixed(name, texts, path):
+    """Refuses a column of numbers with some texts, which would become categories."""
+    wrong = [row for row, text in enumerate(texts) if _numbers([text]) is None]
+    is_rare = len(wrong) < len(texts) / 2
+    # Few different ones may be categories, such as 0, 1, 2 and 3+.
+    if is_rare and len(set(texts)) > _MAX_CLASSES:
+        raise ValueError(
+            f"Column {name!r} of {path} has finite numbers in most rows, but other "
+            f"texts in {len(wrong)}, the first in row {wrong[0] + 2} "
+            f"({texts[wrong[0]]!r}). Write numbers there, remove these rows, or drop "
+            "the column."
+        )
