@@ -466,7 +466,31 @@ class Seeded(Rows):
         self.rng = np.random.RandomState(0)
 
 
+class DrawingReordered(Drawing):
+    """Its `reorder` leaves the noise as it is."""
+
+    def reorder(self, key):
+        pass
+
+
+class InTurn(Rows):
+    """Its batches depend on the key, and on how many were read since `reorder`."""
+
+    def reorder(self, key):
+        self.rng = np.random.default_rng(list(key))
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + self.rng.normal(size=x.shape), y
+
+
+def test_batches_that_are_read_in_turn_claim_equal_bits_without_workers_only():
+    assert opened(data(InTurn())).resume == "bit"
+    assert opened(data(InTurn(workers=2))).resume == "round"
+
+
 STATEFUL = {
+    "reorder without effect": DrawingReordered,
     "on_epoch_end": Shuffling,
     "on_epoch_begin": Begun,
     "a generator of numbers": Seeded,

@@ -42,9 +42,9 @@ class TrainingData:
 
     A key is a tuple of three integers: seed, round and epoch. Data whose order depends
     only on the key resume to the bit. These are arrays, functions of the key, and a
-    PyDataset that has `reorder` or no state. Tickets of other data have the provenance
-    `"resume": "round"`: a search resumes at its last stored round, but the order of the
-    data may differ.
+    PyDataset that has `reorder` or no state; its first batches are read twice to find
+    out. Tickets of other data have the provenance `"resume": "round"`: a search resumes
+    at its last stored round, but the order of the data may differ.
 
     Args:
         train: The training data.

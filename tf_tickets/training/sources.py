@@ -250,11 +250,19 @@ class PyDatasetSource(Source):
         self.parallel = dataset.workers > 1 or bool(
             dataset.workers and dataset.use_multiprocessing
         )
+        numbers = range(min(_SAMPLES, self.steps))
         self._begin(key)
-        self._sample = [self.batch(i) for i in range(min(_SAMPLES, self.steps))]
-        self.exact = self.reorders or (
-            not _has_state(dataset) and have_equal_bits(self._sample[0], self.batch(0))
-        )
+        self._sample = [self.batch(number) for number in numbers]
+        self.exact = self._repeats(key, numbers)
+
+    def _repeats(self, key, numbers):
+        """Returns whether the batches depend on nothing but the key, as far as seen."""
+        if not self.reorders and _has_state(self.dataset):
+            return False
+        self._begin(key)
+        # Workers read in any order.
+        order = numbers[::-1] if self.parallel else numbers
+        return all(have_equal_bits(self._sample[n], self.batch(n)) for n in order)
 
     def _begin(self, key):
         if self.reorders:
