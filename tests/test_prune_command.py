@@ -166,6 +166,19 @@ def test_what_cannot_work_is_refused_before_the_first_epoch(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["model.keras", "training/cat/1.jpg"])
+def test_a_folder_of_others_is_left_alone_though_it_has_a_folder_training(
+    no_fit, tmp_path, name
+):
+    """It may be a project with a model of its own, or a folder of images."""
+    (tmp_path / "training").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        tt.prune(compiled(cnn()), digits(), directory=tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_an_unreadable_model_and_one_that_does_not_exist_are_named(tmp_path, capsys):
     path = tmp_path / "broken.keras"
     path.write_bytes(b"no zip file")

@@ -34,7 +34,8 @@ from tf_tickets.reports import tables
 from tf_tickets.reports.summary import summary
 from tf_tickets.search import inputs
 from tf_tickets.search.inputs import Data
-from tf_tickets.search.runner import find_tickets
+from tf_tickets.search.lock import LOCK
+from tf_tickets.search.runner import STATE, find_tickets
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Structure, Unstructured
@@ -262,12 +263,23 @@ def _checked_folder(folder):
             f"{folder} is a file. Pass the path of a folder for the results."
         )
     others = sorted(p.name for p in folder.iterdir() if p.name not in _SETTINGS)
-    if others and not (folder / TRAINING).is_dir():
+    if others and not _has_begun(folder, others):
         raise ValueError(
             f"{folder} holds other files, such as {others[0]}. Pass the path of a new "
             "or empty folder, or of one that prune has written."
         )
     return folder
+
+
+def _has_begun(folder, others):
+    """Returns whether a folder is that of an earlier call, by its training."""
+    training = folder / TRAINING
+    if (training / STATE).is_file():
+        return True
+    # A call that was interrupted before its first epoch leaves nothing but a lock.
+    if others != [TRAINING] or not training.is_dir():
+        return False
+    return all(p.name.startswith((".", LOCK)) for p in training.iterdir())
 
 
 class _Given:
