@@ -589,6 +589,18 @@ REFUSED = {
         lambda: TrainingData((X, Y), HELD_OUT, test_steps=2),
         "`test_steps` needs `test`",
     ),
+    "labels without an output": (
+        lambda: data((X, Y + 1)),
+        "Received for the training data: labels from 1 to 3. .* for the labels 0 to 2",
+    ),
+    "negative labels in batches": (
+        lambda: TrainingData((X, Y), Rows(X, Y - 1)),
+        "Received for the validation data: labels from -1 to 1",
+    ),
+    "class weights of several classes per example": (
+        lambda: data((X, np.stack([Y, Y], 1)), class_weight={0: 2.0}),
+        r"one class per example, or one-hot rows.*\(64, 2\) .* \(None, 3\)",
+    ),
     "an iterator that ends": (
         lambda: data(iter([(X, Y)] * 4), STEPS),
         "has 4 batches, but 6 epochs of 4 are needed.*function data",

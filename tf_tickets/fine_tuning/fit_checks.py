@@ -5,8 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_tickets import keras_internals
-from tf_tickets.fine_tuning.target_kinds import is_labels
 from tf_tickets.wrapping import signature
 
 
@@ -103,56 +101,3 @@ def _fits(shape, expected):
 
 def _text(shape):
     return str(tuple("any" if n is None else n for n in shape)).replace("'any'", "any")
-
-
-def check_labels(model: keras.Model, targets: Any, part: str) -> None:
-    """Refuses labels that the model has no outputs for.
-
-    Args:
-        model: A compiled model.
-        targets: Targets, an array or a nest of arrays in the structure of the outputs.
-        part: What they are for, such as "training".
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> model.compile("sgd", "sparse_categorical_crossentropy")
-    >>> check_labels(model, np.array([0, 2]), "training")
-    >>> check_labels(model, np.array([0, 3]), "training")
-    Traceback (most recent call last):
-    ValueError: The labels do not fit the model. Received for training: labels from 0 to
-        3. The model has 3 outputs, for the labels 0 to 2...
-    """
-    if not isinstance(model, keras.Sequential | keras.Function):
-        return
-    shapes, labels = [tensor.shape for tensor in model.outputs], _flat(model, targets)
-    if len(shapes) != len(labels):
-        return  # `evaluate` refuses it, before the first epoch too.
-    ignored = _ignored(model)
-    for shape, given in zip(shapes, labels, strict=True):
-        y = np.asarray(given)
-        one_per_class = shape[-1] is not None and shape[-1] > 1
-        if y.dtype.kind not in "ui" or not one_per_class or not is_labels(y, shape):
-            continue
-        present = y[~np.isin(y, ignored)]
-        if present.size and not 0 <= present.min() <= present.max() < shape[-1]:
-            raise ValueError(
-                f"The labels do not fit the model. Received for {part}: labels from "
-                f"{present.min()} to {present.max()}. The model has {shape[-1]} "
-                f"outputs, for the labels 0 to {shape[-1] - 1}. Renumber the labels, "
-                "or pass the model that was trained on them."
-            )
-
-
-def _flat(model, targets):
-    names = getattr(model, "output_names", ())
-    if isinstance(targets, dict) and set(targets) == set(names):
-        return [targets[name] for name in names]
-    return keras.tree.flatten(targets)
-
-
-def _ignored(model):
-    """Returns the labels that losses of the model leave out."""
-    losses = keras.tree.flatten(keras_internals.compile_arguments(model).get("loss"))
-    labels = [getattr(loss, "ignore_class", None) for loss in losses]
-    return [label for label in labels if label is not None]

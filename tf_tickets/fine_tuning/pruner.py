@@ -39,7 +39,8 @@ from tf_tickets.search.runner import STATE, find_tickets
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Structure, Unstructured
-from tf_tickets.training import checks
+from tf_tickets.training import checks, labels
+from tf_tickets.training.data import titled
 from tf_tickets.wrapping import compiling, graphs, rebuilding
 from tf_tickets.wrapping.choosing import Filters
 
@@ -413,7 +414,7 @@ class _Pruner:
             self._note(f"The model was not compiled, so it was for {how}.")
         for name in self.parts.names:
             _, y = self.parts.examples(name, None)
-            fit_checks.check_labels(model, y, f"{name} data")
+            labels.check_labels(model, y, f"the {titled(name)} data")
         structure = settings.structure or self.given.structure or Unstructured()
         settings.structure = structure
         self._note_zeros(model)

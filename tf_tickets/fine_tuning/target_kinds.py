@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from tf_tickets.training.labels import is_labels
+
 # Fine-tuning needs smaller steps than training from random weights.
 LEARNING_RATE = 3e-4
 _PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
@@ -151,18 +153,6 @@ def kind_of(y: np.ndarray, output: np.ndarray, activation: str | None = None) ->
         keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5),
         f"labels of 0 and 1 ({scale})",
     )
-
-
-def is_labels(y: np.ndarray, shape: tuple[int | None, ...]) -> bool:
-    """Returns whether targets have the shape of labels for outputs of a shape.
-
-    Example:
-
-    >>> is_labels(np.array([1, 2]), (2, 10)), is_labels(np.ones((2, 10)), (2, 10))
-    (True, False)
-    """
-    inner = tuple(shape[1:-1])
-    return y.shape[1:] in (inner, (*inner, 1)) and y.shape[1:] != tuple(shape[1:])
 
 
 def _are_probabilities(output, activation):

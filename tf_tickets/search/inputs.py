@@ -7,7 +7,7 @@ import keras
 
 from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.experiments import datasets
-from tf_tickets.training import feeds, opening
+from tf_tickets.training import feeds, labels, opening
 from tf_tickets.training.data import Key, Part, TrainingData, titled
 from tf_tickets.training.sources import ArraySource
 
@@ -107,7 +107,7 @@ class Inputs:
                 f"The loss of {model.name!r} needs targets, but the training data have "
                 f"x alone. Received: loss={arguments.shown(model.loss)}. Pass (x, y)."
             )
-        _check_classes(model, self.data.class_weight)
+        self._check_labels(model)
         distribution.check_batch_size(model, self.batch_size)
         for name, source in self.sources.items():
             left = getattr(source, "left", -1)
@@ -120,6 +120,18 @@ class Inputs:
                     "needed. Pass a function data(key) that returns a new one for each "
                     "epoch."
                 )
+
+    def _check_labels(self, model):
+        """Refuses labels and weights of classes that the model does not have."""
+        for name, source in self.sources.items():
+            if len(source.structure) < 2:
+                continue
+            is_arrays = isinstance(source, ArraySource)
+            for batch in [source.arrays] if is_arrays else source.sample():
+                labels.check_labels(model, batch[1], f"the {titled(name)} data")
+                if name == "train":
+                    weights = self.data.class_weight
+                    labels.check_class_weight(model, weights, batch[1])
 
     def fit(
         self,
@@ -188,23 +200,6 @@ def _needs_targets(model):
     kind, base = type(model), keras.Model
     own = kind.train_step, kind.compute_loss
     return model.loss is not None and own == (base.train_step, base.compute_loss)
-
-
-def _check_classes(model, class_weight):
-    """Refuses weights of classes that the model does not have."""
-    shape = getattr(model, "output_shape", None)
-    if not class_weight or not isinstance(shape, tuple) or len(shape) < 2:
-        return
-    if not arguments.is_whole(shape[-1]):
-        return
-    # A single output has the classes 0 and 1.
-    classes = max(2, shape[-1])
-    unknown = [label for label in class_weight if label >= classes]
-    if unknown:
-        raise ValueError(
-            f"`class_weight` has classes that {model.name!r} does not have. Received: "
-            f"{unknown}. Expected: 0 to {classes - 1}."
-        )
 
 
 def build(
