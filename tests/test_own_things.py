@@ -15,6 +15,7 @@ import pytest
 import tf_tickets as tt
 from tf_tickets_cli import (
     choices,
+    loading,
     main,
     methods,
     own_data,
@@ -274,6 +275,16 @@ def test_a_loss_that_is_not_known_is_not_guessed(layer, y):
     model = keras.Sequential([keras.Input((4,)), last])
     with pytest.raises(ValueError, match=r"--model m:f .*model.compile\(optimizer"):
         own_model.compile_by_targets(model, (None, y), "--model m:f")
+
+
+def test_a_class_that_is_not_registered_is_named(tmp_path):
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    keras.Sequential([keras.Input((4,)), Own()]).save(tmp_path / "a.keras")
+    with pytest.raises(ValueError, match=r"a.keras has the class 'Own', .*py:function"):
+        loading.load_model(str(tmp_path / "a.keras"))
 
 
 def test_activations_are_found_at_the_end_of_nested_models():

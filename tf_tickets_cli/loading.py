@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tf_tickets import files
+from tf_tickets.exporting import keras_file
 
 # Number of examples for calibrating int8 or comparing outputs.
 EXAMPLES = 500
@@ -20,10 +21,6 @@ def load_model(file: str, compile: bool = True) -> keras.Model:
         file: Its path.
         compile: As in `keras.saving.load_model`.
     """
-    if not pathlib.Path(file).is_file():
-        raise FileNotFoundError(
-            f"There is no file {file}. Pass the path of a .keras file."
-        )
     if pathlib.Path(file).suffix == ".ticket":
         raise ValueError(
             f"{file} is a ticket, not a model. Pass a .keras file, such as the "
@@ -31,9 +28,7 @@ def load_model(file: str, compile: bool = True) -> keras.Model:
             "the ticket in Python: "
             f"tf_tickets.Ticket.load({file!r}).apply(build_model())."
         )
-    remedy = "The file may be damaged; use another copy, or save the model again."
-    with files.reading(file, "a Keras model", remedy):
-        return keras.saving.load_model(file, compile=compile)
+    return keras_file.load(file, compile)
 
 
 def load_examples(file: str, name: str) -> np.ndarray:

@@ -1,14 +1,54 @@
-"""Writes compressed `.keras` files, which Keras loads but does not write itself."""
+"""Loads `.keras` files, and writes compressed ones, which Keras does not write."""
 
 import json
 import os
+import pathlib
+import re
 import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from tf_tickets import files
 from tf_tickets.wrapping import compiling
+
+# How Keras begins an error about a class or function that it does not know.
+_UNKNOWN = re.compile(r"Could not locate (class|function) '([^']+)'")
+
+
+def load(path: os.PathLike | str, compile: bool = True) -> keras.Model:
+    """Loads a model; an error names the file, and classes that Keras does not know.
+
+    Args:
+        path: Path of the file.
+        compile: As in `keras.saving.load_model`.
+
+    Example:
+
+    >>> load(tmp_path / "a.keras")
+    Traceback (most recent call last):
+    FileNotFoundError: There is no file .../a.keras. Pass the path of a .keras file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(
+            f"There is no file {path}. Pass the path of a .keras file."
+        )
+    remedy = "The file may be damaged; use another copy, or save the model again."
+    with files.reading(path, "a Keras model", remedy):
+        try:
+            return keras.saving.load_model(path, compile=compile)
+        except (TypeError, ValueError) as error:
+            unknown = _UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+    kind, name = unknown.groups()
+    raise ValueError(
+        f"{path} has the {kind} {name!r}, which is not registered in this program. "
+        "Register it with @keras.saving.register_keras_serializable() and import its "
+        "module first. Or pass a function that returns the model, as in "
+        "file.py:function on the command line."
+    )
 
 
 def save_for_inference(model: keras.Model, path: os.PathLike | str) -> None:

@@ -295,7 +295,7 @@ class _Given:
         self._model = model
         self._seed = seed
         if isinstance(model, str | os.PathLike):
-            self._make = lambda: _loaded(pathlib.Path(model))
+            self._make = lambda: keras_file.load(model)
         elif isinstance(model, keras.Model):
             self._make = lambda: model
         elif callable(model):
@@ -337,16 +337,6 @@ class _Given:
         if isinstance(self._model, keras.Model):
             return rebuilding.copy(self.reference)
         return _plain(self._made())[0]
-
-
-def _loaded(path):
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file {path}. Pass the path of a .keras file."
-        )
-    remedy = "The file may be damaged; use another copy, or save the model again."
-    with files.reading(path, "a Keras model", remedy):
-        return keras.saving.load_model(path)
 
 
 def _plain(model):
