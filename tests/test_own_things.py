@@ -330,6 +330,15 @@ def test_every_kind_of_data_says_what_a_network_must_know(inside):
         assert data.examples("test", 2).shape == (2, *data.input_shape)
 
 
+def test_examples_of_several_inputs_keep_their_names():
+    x = {"a": np.arange(80.0).reshape(40, 2), "b": np.arange(40.0)}
+    part = x, np.arange(40)
+    made = own_data.OwnData(tt.TrainingData(part, part), "several", None, None, None)
+    found = made.examples("train", 35)
+    assert found["a"].shape == (35, 2)
+    np.testing.assert_array_equal(found["b"], x["b"][:35])
+
+
 def test_take_leaves_the_first_examples(inside):
     for spec in ("digits", "photos", "users_models:arrays"):
         given = {"take": 9, "batch_size": 3, "own_model": True}
@@ -598,6 +607,7 @@ def test_search_runs_every_method(tmp_path, capsys, method):
     assert with_controls == (method == "imp")
     assert len(results["rows"]) == 1 and "Best: round 1, " in printed
     assert ("teacher 3  epoch 1/1" in printed) == (method == "kdlts")
+    assert results["resume"] == "bit"
     best = tt.Ticket.load(tmp_path / "s" / "best.ticket")
     kept = {"kdlts", "snip", "grasp", "synflow"}
     if method in kept:
@@ -607,6 +617,26 @@ def test_search_runs_every_method(tmp_path, capsys, method):
     assert zeros >= sum(int((~m).sum()) for m in best.masks.values())
     assert run(*command) == 0
     assert "This search is complete, nothing was trained." in capsys.readouterr().out
+
+
+@pytest.mark.matrix
+def test_results_of_another_tolerance_or_without_controls_are_made_again(
+    tmp_path, capsys
+):
+    out = tmp_path / "s"
+    few = ["--take", "64", "--width", "0.1", *SMALL, "--out", out]
+    snip = ["search", *few, "--method", "snip", "--sparsity", "0.5"]
+    for tolerance in (0.01, 0.5):
+        assert run(*snip, "--tolerance", tolerance) == 0
+        results = json.loads((out / "results.json").read_text())
+        settings = tomllib.loads((out / "settings.toml").read_text())
+        assert results["options"]["tolerance"] == settings["tolerance"] == tolerance
+    few[-1] = tmp_path / "imp"
+    for option, has_controls in ((["--no-controls"], False), ([], True)):
+        assert run("search", *few, *option) == 0
+        results = json.loads((few[-1] / "results.json").read_text())
+        assert ("reinit" in results["rows"][0]) == has_controls
+    assert "nothing was trained" not in capsys.readouterr().out
 
 
 def test_the_best_ticket_is_the_sparsest_within_the_tolerance():

@@ -22,6 +22,7 @@ _CONTROLS: dict[str, Callable[..., tt.Ticket]] = {
 }
 # The files of the best ticket.
 _BEST = ("best.ticket", "model.keras", "model.txt")
+_CURVE = "curve.png"
 _CHECK_CONTROLS = schema.mapping(schema.mapping(schema.number))
 _CHECK_TRAININGS = schema.mapping(
     schema.fields(
@@ -117,12 +118,21 @@ class Experiment:
             results = files.read_json(results_file, _check_results, _REMEDY)
         # It also refuses a folder that holds another search.
         self._search()
-        if complete:
+        if complete and self._has_settings_of(results):
             self._restore(results)
         else:
+            files.remove(self.folder / _CURVE)
             results = self._complete(results_file)
         self._draw(results)
         return results
+
+    def _has_settings_of(self, results):
+        """Whether the settings that are not those of the search are the same."""
+        tolerance = results.get("options", {}).get("tolerance", self.setting.tolerance)
+        has_controls = all(set(_CONTROLS) <= set(row) for row in results["rows"])
+        return tolerance == self.setting.tolerance and (
+            has_controls or not self.with_controls
+        )
 
     def _restore(self, results):
         """Writes what was deleted from the folder of a complete search."""
@@ -300,6 +310,7 @@ class Experiment:
             "model": setting.recipe.name,
             "options": setting.effective(),
             "seed": setting.seed,
+            "resume": search.tickets[0].provenance.get("resume"),
             "batch_size": setting.fit_batch_size,
             "settings": search.engine.origin()["settings"],
             "versions": versions(),
@@ -308,7 +319,7 @@ class Experiment:
 
     def _draw(self, results):
         """Draws the curve, unless it is there or matplotlib is missing."""
-        path = self.folder / "curve.png"
+        path = self.folder / _CURVE
         if path.exists():
             return
         title = (

@@ -92,8 +92,8 @@ class OwnData:
         count = each * (self.num_classes or 1)
         return keras.tree.map_structure(lambda array: array[:count], tuple(train[:2]))
 
-    def examples(self, part: str, count: int) -> np.ndarray:
-        """Returns the first inputs of a part.
+    def examples(self, part: str, count: int) -> Any:
+        """Returns the first inputs of a part, an array or a nest of arrays.
 
         Args:
             part: "train", "validation" or "test"; without test data, those of
@@ -104,10 +104,12 @@ class OwnData:
         found, rows = [], 0
         for x, _ in _batches(source):
             found.append(x)
-            rows += len(x)
+            rows += len(keras.tree.flatten(x)[0])
             if rows >= count:
                 break
-        return np.concatenate(found)[:count]
+        return keras.tree.map_structure(
+            lambda *arrays: np.concatenate(arrays)[:count], *found
+        )
 
 
 def _has_one_label(data):

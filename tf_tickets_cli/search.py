@@ -107,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_settings(parser)
 
 
+_TO_THE_ROUND = (
+    "The order of these data is not a function of the seed, so a search that is "
+    "interrupted and resumed ends with other bits."
+)
+
+
 def run(options: argparse.Namespace) -> None:
     """Runs the search and prints its results."""
     from tf_tickets.reports import tables
@@ -139,6 +145,8 @@ def run(options: argparse.Namespace) -> None:
         recorder.write()
     print(tables.search_table(results["rows"], results["dense"]))
     print(_verdict(results))
+    if results.get("resume") == "round":
+        print(_TO_THE_ROUND)
     for line in _listing(folder):
         print(line)
 
