@@ -126,8 +126,8 @@ class Inputs:
         for name, source in self.sources.items():
             if len(source.structure) < 2:
                 continue
-            is_arrays = isinstance(source, ArraySource)
-            for batch in [source.arrays] if is_arrays else source.sample():
+            whole = [source.arrays] if isinstance(source, ArraySource) else None
+            for batch in whole or source.sample():
                 labels.check_labels(model, batch[1], f"the {titled(name)} data")
                 if name == "train":
                     weights = self.data.class_weight
