@@ -380,6 +380,45 @@ def test_the_numbers_of_another_build_do_not_lead_to_another_layer():
     assert tiny.same(masks, expected)
 
 
+def numbered(count, first):
+    """A model whose layers Keras numbers, beginning with another number."""
+    keras.utils.clear_session()
+    for _ in range(first):
+        kl.Dense(4)
+    layers = [kl.Dense(4, use_bias=False) for _ in range(count)]
+    return keras.Sequential([keras.Input((4,)), *layers], name="net")
+
+
+def ticket_of_numbers(first, masked=2):
+    """A ticket of two layers with other masks; of the second none, if `masked` is 1."""
+    ticket = ticket_of(numbered(2, first))
+    paths = list(ticket.masks)
+    masks = {path: np.eye(4)[::step] for path, step in zip(paths, (1, -1), strict=True)}
+    return tt.Ticket(dict(list(masks.items())[:masked]), ticket.weights)
+
+
+@pytest.mark.parametrize("masks_only", [False, True])
+def test_equal_numbers_of_a_longer_model_are_not_taken_for_the_same_layers(masks_only):
+    ticket = ticket_of_numbers(first=1)
+    with pytest.raises(ValueError, match="dense_1/kernel: it may be any of"):
+        ticket.apply(numbered(3, 0), strict=False, masks_only=masks_only)
+    with pytest.raises(ValueError, match="rename=|only in the model"):
+        ticket.apply(numbered(3, 0), masks_only=masks_only)
+    # Both models begin with the same number.
+    ticket = ticket_of_numbers(first=0)
+    model = ticket.apply(numbered(3, 0), strict=False, masks_only=masks_only)
+    kept = [mask.sum() for mask in wrapping.kernels(model).masks.values()]
+    assert kept == [4, 4]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_masks_alone_find_their_layers_by_all_names_of_the_ticket(strict):
+    ticket = ticket_of_numbers(first=1, masked=1)
+    model = ticket.apply(numbered(2, 0), strict, masks_only=True)
+    [(path, mask)] = wrapping.kernels(model).masks.items()
+    assert path == "net/dense/kernel" and (mask == np.eye(4)).all()
+
+
 # Other models around the same layers.
 
 

@@ -39,6 +39,7 @@ class Content:
         layout: The units of the structure in the ticket.
         step: The step of the optimizer at which the ticket starts.
         sources: Dict from path to that in the ticket.
+        complete: Whether `sources` has all variables of the ticket's model.
     """
 
     masks: Arrays
@@ -48,10 +49,12 @@ class Content:
     layout: Layout
     step: int
     sources: dict[str, str]
+    complete: bool
 
 
 class _Ticket(Protocol):
     masks: Arrays
+    weights: Arrays | None
     scales: dict[str, float]
     provenance: dict
 
@@ -88,7 +91,9 @@ def content_of(
         structure: The structure of its masks.
         layout: The units of the structure.
     """
-    wanted = dict.fromkeys([*ticket.masks, *(weights or ())])
+    # Weights that are not applied say what the numbers of the masks' layers mean.
+    known = ticket.weights if weights is None else weights
+    wanted = dict.fromkeys([*ticket.masks, *(known or ())])
     names = matching.distinct_names(rename, list(wanted))
     return Content(
         {names[path]: mask for path, mask in ticket.masks.items()},
@@ -98,6 +103,7 @@ def content_of(
         layout,
         ticket.provenance.get("step", 0),
         {name: path for path, name in names.items()},
+        known is not None,
     )
 
 
@@ -134,6 +140,8 @@ def apply_whole(
     names: dict[str, str] = {}
     if content.weights is not None:
         names = fit(content.weights, table, "weights")
+    elif content.complete:
+        names = _names_of_all(content, model, table)
     masks = {names.get(path, path): mask for path, mask in content.masks.items()}
     own = _own_masks(model)
     if not own:
@@ -148,6 +156,23 @@ def apply_whole(
     weights = {names[path]: w for path, w in (content.weights or {}).items()}
     found = _Found(masks, weights, names, [])
     return model, _set(content, model, table, found, masks, own)
+
+
+def _names_of_all(content, model, table):
+    """Returns the places of all variables of the ticket, if the model has as many."""
+    if len(content.sources) == len(table):
+        return paths.match(content.sources, table) or {}
+    automatic = matching.automatic_names(snapshots.network(model))
+    shifted = matching.shifted(content.sources, table, automatic)
+    masks = [content.sources[path] for path in shifted if path in content.masks]
+    if masks:
+        raise ValueError(
+            f"Keras has numbered layers of the ticket's model and of model "
+            f"{model.name!r} differently, and it has more of them. Received masks of "
+            f"{masks[:3]}, whose names may be those of other layers. Name the layers, "
+            "or pass rename={'path in the ticket': 'path in the model'}."
+        )
+    return {}
 
 
 def apply_partly(
@@ -179,13 +204,16 @@ def apply_partly(
 
 def _find(content, model, table):
     """Returns what fits."""
-    wanted = list(dict.fromkeys([*content.masks, *(content.weights or ())]))
+    wanted = list(content.sources)
     # Renamed paths are those of the model.
     exact = {p for p in wanted if content.sources[p] != p and p in table}
     rest = [path for path in wanted if path not in exact]
     free = [path for path in table if path not in exact]
     names, reasons = matching.match_partly(
-        rest, free, matching.automatic_names(snapshots.network(model))
+        rest,
+        free,
+        matching.automatic_names(snapshots.network(model)),
+        content.complete,
     )
     names |= {path: path for path in exact}
     skipped: list[Skipped] = []

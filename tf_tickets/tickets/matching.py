@@ -1,6 +1,7 @@
 """Finds the variables of another model that the paths of a ticket belong to."""
 
 import difflib
+import operator
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -235,7 +236,10 @@ def _snake_case(name):
 
 
 def match_partly(
-    wanted: Collection[str], available: Collection[str], automatic: Collection[str]
+    wanted: Collection[str],
+    available: Collection[str],
+    automatic: Collection[str],
+    complete: bool = False,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Matches the names that have a counterpart in another model.
 
@@ -248,6 +252,8 @@ def match_partly(
         wanted: Names to look up.
         available: Names to search.
         automatic: Names of layers that Keras made.
+        complete: Whether `wanted` has all variables of its model. Equal numbers then
+            only belong together if they begin with the first layer of both models.
 
     Returns:
         Dict from wanted to available name, and dict from each other wanted name to the
@@ -259,16 +265,17 @@ def match_partly(
     ({'net/a/kernel': 'top/net/a/kernel'}, {'net/b/kernel': 'no such variable'})
     """
     whole = paths.match(wanted, available)
-    if whole is not None:
+    begins = complete and bool(shifted(wanted, available, automatic))
+    if whole is not None and not begins:
         return whole, {}
     pairs = {
         path: path
         for path in wanted
-        if path in available and not set(path.split("/")[:-1]) & set(automatic)
+        if path in available and not _is_numbered(path, automatic)
     }
     several: dict[str, list[str]] = {}
-    _pair(pairs, several, wanted, available, lambda one, other: one == other)
-    _pair(pairs, several, wanted, available, paths.is_suffix)
+    for fits in (operator.eq, paths.is_suffix):
+        _pair(pairs, several, wanted, available, fits, begins)
     reasons = {}
     for path in wanted:
         if path in several:
@@ -279,7 +286,46 @@ def match_partly(
     return {path: pairs[path] for path in wanted if path in pairs}, reasons
 
 
-def _pair(pairs, several, wanted, available, fits):
+def shifted(
+    wanted: Iterable[str], available: Iterable[str], automatic: Collection[str]
+) -> list[str]:
+    """Returns names whose numbers may have begun with another layer.
+
+    They are those with numbers of Keras that are available, among more names of the
+    kind, but not as the first ones.
+
+    Args:
+        wanted: All names of one model, in order.
+        available: All names of another one, in order.
+        automatic: Names of layers that Keras made.
+
+    Example:
+
+    >>> two, three = ["dense_1/k", "dense_2/k"], ["dense/k", "dense_1/k", "dense_2/k"]
+    >>> shifted(two, three, ["dense", "dense_1", "dense_2"])
+    ['dense_1/k', 'dense_2/k']
+    >>> shifted(["dense/k", "dense_1/k"], three, ["dense", "dense_1", "dense_2"])
+    []
+    """
+    theirs = _groups(path for path in available if _is_numbered(path, automatic))
+    rows = []
+    for end, names in _groups(wanted).items():
+        others = theirs.get(end, [])
+        is_part = set(names) <= set(others) and len(names) < len(others)
+        if is_part and not _are_first(names, others):
+            rows += names
+    return rows
+
+
+def _is_numbered(path, automatic):
+    return not set(path.split("/")[:-1]).isdisjoint(automatic)
+
+
+def _are_first(names, others):
+    return set(names) == set(others[: len(names)])
+
+
+def _pair(pairs, several, wanted, available, fits, begins):
     """Adds pairs of names without numbers that fit, if there is no other choice."""
     seen, used = pairs.keys() | several, set(pairs.values())
     ours = _groups(path for path in wanted if path not in seen)
@@ -290,15 +336,18 @@ def _pair(pairs, several, wanted, available, fits):
             other for other, theirs_ in found.items() if set(names) & set(theirs_)
         ]
         candidates = [path for name in names for path in theirs[name]]
-        if len(names) == len(rivals) == 1 and _agree(ours[end], candidates):
+        agree = _agree(ours[end], candidates, begins)
+        if len(names) == len(rivals) == 1 and agree:
             order = ours[end] if set(ours[end]) <= set(candidates) else candidates
             pairs.update(zip(ours[end], order, strict=True))
         elif candidates:
             several.update(dict.fromkeys(ours[end], candidates))
 
 
-def _agree(ours, theirs):
-    return len(ours) == len(theirs) or set(ours) <= set(theirs)
+def _agree(ours, theirs, begins):
+    if len(ours) == len(theirs):
+        return True
+    return _are_first(ours, theirs) if begins else set(ours) <= set(theirs)
 
 
 def _groups(names):
