@@ -11,6 +11,22 @@ from tf_tickets.training import snapshots
 
 pytestmark = pytest.mark.turns("jax")
 
+
+@pytest.mark.parametrize(
+    "metric, sign",
+    [
+        ("val_terrain_accuracy", 1),
+        ("floss_auc_1", 1),
+        ("val_terrain_loss", -1),
+        ("val_mean_absolute_error", -1),
+        ("rmse", -1),
+        ("val_r2_score", 1),
+    ],
+)
+def test_the_direction_of_a_metric_is_not_that_of_the_name_of_its_output(metric, sign):
+    assert tt.Monitor(metric).merit({metric: 2.0}) == sign * 2.0
+
+
 PUBLISHED = [5.0, 4.0, 3.0, 3.1, 3.2, 3.3, 2.0]
 
 

@@ -14,6 +14,8 @@ from tf_tickets.tickets.ticket import Ticket
 _SMALLER_IS_BETTER = re.compile(
     "loss|err|mse|mae|mape|msle|crossentropy|divergence|hinge|poisson|perplexity"
 )
+# The name of an output comes before that of its metric, as in "terrain_accuracy".
+_LARGER_IS_BETTER = re.compile("(accuracy|acc|auc|precision|recall|iou)(_[0-9]+)?$")
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -124,6 +126,8 @@ class Monitor:
                 f"{sorted(metrics, key=str)}. Set `monitor` to one of them."
             )
         value = metrics[self.metric]
+        if _LARGER_IS_BETTER.search(self.metric):
+            return value
         return -value if _SMALLER_IS_BETTER.search(self.metric) else value
 
     def get_config(self) -> dict[str, Any]:
