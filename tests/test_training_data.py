@@ -557,6 +557,11 @@ def test_an_identity_of_a_pydataset_counts():
     assert found["identity"] == {"files": "0a1b"}
 
 
+def test_training_data_are_shown_by_their_shapes():
+    text = repr(TrainingData((X, Y), Rows(), name="few"))
+    assert "(64, 6)" in text and "name='few'" in text and len(text) < 300
+
+
 # Refusals, before anything is trained.
 
 

@@ -1,1 +1,1 @@
-"""Prunes a trained model while it is fine-tuned, and measures what came of it."""
+"""Prunes a trained model while it is fine-tuned, and measures it before and after."""

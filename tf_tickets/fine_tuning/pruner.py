@@ -99,7 +99,7 @@ def prune(
     say: Callable[[str], object] | None = None,
     verbose: str | int = 0,
 ) -> PruneResult:
-    """Prunes a trained model while fine-tuning it, and measures what came of it.
+    """Prunes a trained model while fine-tuning it, and measures it before and after.
 
     `GradualPruning` raises the sparsity from the first epoch to the middle of the
     training. The best of the epochs after that is kept. Zeros stay in a model of the

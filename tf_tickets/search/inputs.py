@@ -211,6 +211,18 @@ def build(
         build_model: Function without arguments that returns a compiled model.
         wrap: Function that wraps it if it is plain: `wrap(model, verbose=False)`.
     """
+    model = compiled(build_model)
+    rebuilds = isinstance(model, keras.Sequential | keras.Function)
+    if wrapping.prunables(model):
+        return model, None
+    config = keras.saving.serialize_keras_object(model) if rebuilds else None
+    if config is not None:
+        config.pop("compile_config", None)
+    return wrap(model, verbose=False), config
+
+
+def compiled(build_model: Callable[[], keras.Model]) -> keras.Model:
+    """Returns a new model; refuses one that is not compiled."""
     arguments.check_build(build_model)
     distribution.check_outside_scope()
     model = build_model()
@@ -221,13 +233,7 @@ def build(
             "Call model.compile(...) in it."
         )
     distribution.check_one_process(model)
-    rebuilds = isinstance(model, keras.Sequential | keras.Function)
-    if wrapping.prunables(model):
-        return model, None
-    config = keras.saving.serialize_keras_object(model) if rebuilds else None
-    if config is not None:
-        config.pop("compile_config", None)
-    return wrap(model, verbose=False), config
+    return model
 
 
 def check_fit(

@@ -68,7 +68,7 @@ def train_teachers(
     with locked(folder):
         for index, count in enumerate(epochs):
             keras.utils.set_random_seed(seed)
-            model = _built(build_model)
+            model = inputs.compiled(build_model)
             opened.check(model, sum(epochs))
             if index == 0:
                 _check_folder(folder, _identity(model, opened, epochs))
@@ -84,16 +84,6 @@ def train_teachers(
                 _keep(model, path)
             teachers.append(model)
     return teachers
-
-
-def _built(build_model):
-    model = build_model()
-    if not isinstance(model, keras.Model) or not model.compiled:
-        raise ValueError(
-            "`build_model` must return a compiled Keras model. Received: "
-            f"{arguments.shown(build_model)}, which returns {arguments.shown(model)}"
-        )
-    return model
 
 
 def _identity(model, opened, epochs):

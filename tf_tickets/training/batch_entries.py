@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tf_tickets import arguments
-from tf_tickets.training.data import titled
+from tf_tickets.training.data import nested, titled
 
 Batch = tuple
 
@@ -30,17 +30,12 @@ def as_batch(name: str, batch: Any) -> Batch:
         batch = batch[:-1]
     if not 1 <= len(batch) <= 3 or any(entry is None for entry in batch):
         _refuse_batch(name, batch)
-    return tuple(_without_lists(entry) for entry in batch)
+    return tuple(nested(entry, _with_shape) for entry in batch)
 
 
-def _without_lists(entry):
-    """Returns lists as tuples, as TensorFlow would stack them; numbers as arrays."""
-    if isinstance(entry, Mapping):
-        return {key: _without_lists(value) for key, value in entry.items()}
-    is_list = isinstance(entry, tuple | list)
-    if is_list and any(hasattr(i, "shape") or isinstance(i, Mapping) for i in entry):
-        return tuple(_without_lists(item) for item in entry)
-    return entry if hasattr(entry, "shape") else np.asarray(entry)
+def _with_shape(leaf):
+    """Returns numbers and lists of them as arrays."""
+    return leaf if hasattr(leaf, "shape") else np.asarray(leaf)
 
 
 def _refuse_batch(name, batch):

@@ -26,7 +26,7 @@ _EXPECTED = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainingData:
     """The data of a search or a training, of every kind that `model.fit` accepts.
 
@@ -113,6 +113,15 @@ class TrainingData:
         _check_class_weight(self.class_weight)
         if self.name is not None:
             arguments.check_type(str, name=self.name)
+
+    def __repr__(self):
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = [
+            f"{name}={arguments.shown(value)}"
+            for name, value in values.items()
+            if value is not None
+        ]
+        return f"TrainingData({', '.join(shown)})"
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -230,7 +239,7 @@ def as_arrays(name: str, part: Part) -> tuple:
     entries = list(part)
     while len(entries) > 1 and entries[-1] is None:
         entries.pop()
-    arrays = tuple(_nested(entry) for entry in entries)
+    arrays = tuple(nested(e, lambda leaf: arguments.array(data=leaf)) for e in entries)
     shapes = [array.shape for array in keras.tree.flatten(arrays)]
     if not shapes or not arguments.have_equal_rows(shapes):
         listed = " and ".join(map(str, shapes)) or "no arrays"
@@ -242,14 +251,26 @@ def as_arrays(name: str, part: Part) -> tuple:
     return arrays
 
 
-def _nested(entry):
-    """Converts the leaves of a structure to arrays, and lists to tuples."""
+def nested(entry: Any, convert: Callable[[Any], Any]) -> Any:
+    """Returns a structure with converted leaves, and with lists as tuples.
+
+    Lists of numbers are leaves, and TensorFlow would stack lists of arrays.
+
+    Args:
+        entry: An array, or a dict, list or tuple of them.
+        convert: Function of a leaf.
+
+    Example:
+
+    >>> nested([np.zeros(2), {"a": np.ones(2)}], len)
+    (2, {'a': 2})
+    """
     if isinstance(entry, Mapping):
-        return {key: _nested(value) for key, value in entry.items()}
+        return {key: nested(value, convert) for key, value in entry.items()}
     is_list = isinstance(entry, tuple | list)
     if is_list and any(hasattr(i, "shape") or isinstance(i, Mapping) for i in entry):
-        return tuple(_nested(item) for item in entry)
-    return arguments.array(data=entry)
+        return tuple(nested(item, convert) for item in entry)
+    return convert(entry)
 
 
 def _check_weights(name, arrays):
