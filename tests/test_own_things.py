@@ -141,6 +141,8 @@ def place(tmp_path_factory):
     x, y = rng.normal(size=(60, 12, 2)), np.arange(60) % 3
     arrays = {"x_train": x[:40], "y_train": y[:40], "x_test": x[40:], "y_test": y[40:]}
     np.savez(folder / "signals.npz", **arrays)
+    # Other weights than those of the seeds in the tests.
+    keras.utils.set_random_seed(9)
     save_model(folder / "signals.keras")
     return folder
 

@@ -54,7 +54,8 @@ KERAS_CALLS = {
     *("compute_mask", "compute_output_shape", "compute_output_spec"),
     *("get_current_value", "add_update"),
     *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
-    *("on_train_batch_begin", "on_train_batch_end", "on_test_begin"),
+    *("on_train_batch_begin", "on_train_batch_end"),
+    *("on_test_begin", "on_test_end"),
     *("call", "compute_loss", "load_own_variables", "save_own_variables"),
 }
 

@@ -116,12 +116,14 @@ class TrainingData:
 
     def __repr__(self):
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        shown = [
-            f"{name}={arguments.shown(value)}"
-            for name, value in values.items()
-            if value is not None
-        ]
-        return f"TrainingData({', '.join(shown)})"
+        texts = []
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                shapes = keras.tree.map_structure(np.shape, value)
+                texts.append(f"{name}=arrays of {shapes}")
+            elif value is not None:
+                texts.append(f"{name}={arguments.shown(value)}")
+        return f"TrainingData({', '.join(texts)})"
 
     @property
     def parts(self) -> dict[str, Part]:
