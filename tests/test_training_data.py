@@ -557,6 +557,19 @@ def test_an_identity_of_a_pydataset_counts():
     assert found["identity"] == {"files": "0a1b"}
 
 
+@pytest.mark.on("tensorflow")
+def test_a_function_of_a_dataset_without_an_order_claims_no_equal_bits():
+    import tensorflow as tf
+
+    def dataset(key):
+        options = tf.data.Options()
+        options.deterministic = False
+        return tensors().with_options(options)
+
+    assert opened(data(dataset)).resume == "round"
+    assert opened(data(lambda key: tensors())).resume == "bit"
+
+
 def test_training_data_are_shown_by_their_shapes():
     text = repr(TrainingData((X, Y), Rows(), name="few"))
     assert "(64, 6)" in text and "name='few'" in text and len(text) < 300
