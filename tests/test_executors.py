@@ -20,7 +20,7 @@ import tiny
 
 import tf_tickets as tt
 from tf_tickets.search import executors, lock
-from tf_tickets.search.executors import packing
+from tf_tickets.search.executors import packing, ray_executor
 from tf_tickets.search.frontier_tasks import Settings
 from tf_tickets_cli import choices, main
 from tf_tickets_cli.settings import Setting
@@ -284,6 +284,23 @@ def test_what_cannot_travel_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"`searches\['imp'\]` cannot be sent"):
         find(tmp_path, Elsewhere(), searches=table)
     assert not (tmp_path / lock.LOCK).exists()
+
+
+def test_workers_of_ray_import_from_the_same_folders_in_the_same_order(
+    monkeypatch, tmp_path
+):
+    places = {
+        name: tmp_path / name for name in ("checkout", "program", "site-packages")
+    }
+    for place in places.values():
+        place.mkdir()
+    checkout, program, installed = map(str, places.values())
+    standard = os.path.dirname(os.__file__)
+    monkeypatch.setenv("PYTHONPATH", checkout)
+    for path in ([program, checkout], [checkout, program]):
+        monkeypatch.setattr(sys, "path", [*path, standard, installed])
+        found = ray_executor._environment(1)["PYTHONPATH"]
+        assert found == os.pathsep.join(path)
 
 
 class Sharing(tt.executors.Executor):

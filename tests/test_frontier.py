@@ -549,6 +549,18 @@ def test_the_ticket_of_one_seed_is_not_taken_for_that_of_another(tmp_path):
     assert loaded == {0: None, 1: some_ticket()}
 
 
+@pytest.mark.parametrize("origin", [{"seed": 1}, {"seed": 1, "seeds": [1]}])
+def test_a_directory_with_one_seed_and_with_several_keeps_their_tickets_apart(
+    origin, tmp_path
+):
+    points = [frontier.Point("a", 1, 0.75, 3, {"loss": 0.5}, seed=1)]
+    tt.Frontier(points, {}, "loss", origin).save(tmp_path / "frontier.json")
+    own, other = ("a/seed_1", "a") if "seeds" in origin else ("a", "a/seed_1")
+    some_ticket().save(tmp_path / own / "round_01.ticket")
+    some_ticket(2).save(tmp_path / other / "round_01.ticket")
+    assert tt.Frontier.load(tmp_path).points[0].ticket == some_ticket()
+
+
 def test_csv_has_a_row_for_each_point(tmp_path):
     whole = three_seeds()
     whole.points[0].metrics["round"] = 7.0

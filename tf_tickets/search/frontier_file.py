@@ -70,10 +70,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     for row in rows:
         row.setdefault("seed", seed)
         row.pop("optimal", None)
+    has_seeds = "seeds" in content["provenance"]
     several = len({row["seed"] for row in rows}) > 1
     by_seed = content.get("dense_by_seed", {})
     return {
-        "points": [_point(path.parent, row, several) for row in rows],
+        "points": [_point(path.parent, row, several, has_seeds) for row in rows],
         "dense": content["dense"],
         "monitor": content["monitor"],
         "provenance": content["provenance"],
@@ -82,17 +83,18 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _point(folder, row, several):
-    file = _ticket_file(folder, row, several)
+def _point(folder, row, several, has_seeds):
+    file = _ticket_file(folder, row, several, has_seeds)
     return Point(**row) if file is None else StoredPoint.beside(file, **row)
 
 
-def _ticket_file(folder, row, several):
+def _ticket_file(folder, row, several, has_seeds):
     """The ticket beside the file, where `find_frontier` stores it, or None."""
     search, seed = folder / slug(row["label"]), row["seed"]
     folders = [search / f"seed_{seed}", search / str(seed)]
     if not several:
-        folders.append(search)
+        # One directory may have the files of both `seed=1` and `seeds=[1]`.
+        folders.insert(len(folders) if has_seeds else 0, search)
     for place in folders:
         file = place / f"round_{row['round']:02}.ticket"
         if file.is_file():

@@ -4,8 +4,10 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import pathlib
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 import warnings
@@ -268,21 +270,30 @@ def _environment(threads):
         if name.startswith(_PREFIXES) and name not in _OWN
     }
     backend = {"KERAS_BACKEND": keras.config.backend()}
-    path = os.pathsep.join([*_folders(), *_listed("PYTHONPATH")])
+    path = os.pathsep.join(_folders())
     own = {**own, **thread_variables(threads), **backend}
     return {**own, "PYTHONPATH": path} if path else own
 
 
-def _listed(variable):
-    return [each for each in os.environ.get(variable, "").split(os.pathsep) if each]
-
-
 def _folders():
-    """Returns the folders of the user's modules, without the installed packages."""
-    installed = (sys.prefix, sys.base_prefix)
-    folders = [os.path.abspath(folder or os.getcwd()) for folder in sys.path]
-    folders = [f for f in folders if os.path.isdir(f) and not f.startswith(installed)]
-    return [f for f in dict.fromkeys(folders) if f not in _listed("PYTHONPATH")]
+    """Returns the folders of the user's modules, in the order of this process.
+
+    In another order, workers could import other versions of modules.
+    """
+    present = [os.path.abspath(folder or os.getcwd()) for folder in sys.path]
+    present = [folder for folder in present if os.path.isdir(folder)]
+    # They may be folders of the workers' machines only.
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    named = [os.path.abspath(folder) for folder in named if folder]
+    folders = dict.fromkeys([*present, *named])
+    return [folder for folder in folders if not _is_installed(folder)]
+
+
+def _is_installed(folder):
+    path = pathlib.Path(folder)
+    standard = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    named = path.name in ("site-packages", "dist-packages")
+    return named or any(path.is_relative_to(place) for place in standard)
 
 
 @contextlib.contextmanager
