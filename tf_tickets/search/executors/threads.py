@@ -16,9 +16,8 @@ def thread_variables(threads: int) -> dict[str, str]:
     """Returns the environment variables that limit the threads of a process.
 
     The backend reads them before its first computation. Set them before the process
-    starts, or at the top of a program before Keras is imported:
-
-    `env $(python -c "...") python program.py`, or `tf-tickets frontier --threads 1`.
+    starts, or at the top of a program before Keras is imported. On the command line,
+    `tf-tickets frontier --threads 1` does so.
 
     Args:
         threads: The number of threads of one computation.
