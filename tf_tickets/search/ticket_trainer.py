@@ -38,7 +38,9 @@ class TicketTrainer:
     """Trains one ticket after the other with one compiled model.
 
     Data order and seeds are those of `find_tickets` for the ticket's round, so a ticket
-    and its controls are trained under the same conditions.
+    and its controls are trained under the same conditions. Random layers, such as
+    dropout, begin anew, but go on from round to round in a search: there, a ticket then
+    has other metrics, unless the search rewinds with the fidelity "exact".
 
     Args:
         build_model: Function without arguments that returns a compiled model.
