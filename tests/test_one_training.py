@@ -221,7 +221,7 @@ def plain_fit(callback, epochs=EPOCHS):
     )
     (x, y), validation, _ = tiny.splits()
     history = model.fit(
-        batches.feed(x, y, 16, lambda: key),
+        batches.feed((x, y), 16, lambda: key),
         validation_data=validation,
         epochs=epochs,
         shuffle=False,
