@@ -173,7 +173,7 @@ def test_a_criterion_of_data_serves_other_searches_too():
         (lambda: tt.PruneAtInit(90), "final_sparsity=90"),
         (lambda: tt.PruneAtInit(criterion="snip"), "Received: 'snip'"),
         (lambda: tt.PruneAtInit(passes=0), "Received: 0"),
-        (lambda: saliency.SNIP(X, Y[:3]), r"\(64, 6\), \(3,\)"),
+        (lambda: saliency.SNIP(X, Y[:3]), r"\(64, 6\) and \(3,\)"),
         (lambda: saliency.GraSP(X, Y, temperature=-1.0), "temperature=-1.0"),
     ],
 )

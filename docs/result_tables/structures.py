@@ -55,6 +55,9 @@ def _accuracies(runs):
 
 def _left(run):
     """Fractions of the parameters and multiply-adds that are not zero."""
+    if "width" in run:
+        whole = _runs("unstructured")[0]["dense"]["params"]
+        return [percent(run["parameters"] / whole), ""]
     if "masked" not in run:
         return ["", ""]
     return [
