@@ -668,7 +668,18 @@ REFUSED = {
         lambda: data(lambda: (X, Y)),
         "A function must take one argument, the key",
     ),
-    "an array": (lambda: data(X), "Pass x without targets as \\(x,\\)"),
+    "an array": (
+        lambda: data(X),
+        "Received: an array of shape \\(64, 6\\). Pass x without targets as \\(x,\\)",
+    ),
+    "no validation data": (
+        lambda: TrainingData((X, Y)),
+        "validation data are missing.*Pass \\(train, validation\\)",
+    ),
+    "a pair of x and y": (
+        lambda: (X, Y),
+        "validation data are missing.*of shape \\(64, 6\\).*\\(train, validation\\)",
+    ),
     "a loader": (lambda: data({1, 2}), "lambda key: iter\\(loader\\)"),
 }
 

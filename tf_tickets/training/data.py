@@ -80,7 +80,8 @@ class TrainingData:
     """
 
     train: Part
-    validation: Part
+    # Required; without a default, Python would not say how to mend it.
+    validation: Part = None
     test: Part = None
     steps_per_epoch: int | None = None
     validation_steps: int | None = None
@@ -89,6 +90,7 @@ class TrainingData:
     name: str | None = None
 
     def __post_init__(self):
+        _check_validation(self.train, self.validation)
         for name, steps in PARTS.items():
             part, count = getattr(self, name), getattr(self, steps)
             if part is None and name == "test":
@@ -153,8 +155,37 @@ def kind_of(name: str, part: Part) -> str:
         return "function"
     raise TypeError(
         f"The {titled(name)} data must be {_EXPECTED}. Received: "
-        f"{arguments.shown(part)}.{_hint(part)}"
+        f"{_shown(part)}.{_hint(part)}"
     )
+
+
+def _check_validation(train, validation):
+    """Refuses training data alone, also as a pair of x and y."""
+    if validation is None:
+        received = "TrainingData(train) without validation data"
+    elif _is_bare(train) and _is_bare(validation):
+        received = f"({_shown(train)}, {_shown(validation)})"
+    else:
+        return
+    raise TypeError(
+        "The validation data are missing. Expected two or three parts, each of them a "
+        f"pair (x, y) or a dataset. Received: {received}. Pass (train, validation), "
+        "such as ((x, y), (x_val, y_val))."
+    )
+
+
+def _is_bare(part):
+    """Whether a part is x or y alone, not a pair or a dataset of them."""
+    return isinstance(part, Mapping) or (
+        hasattr(part, "shape") and hasattr(part, "dtype")
+    )
+
+
+def _shown(part):
+    """Returns a part as messages show it: an array by its shape."""
+    if isinstance(part, np.ndarray):
+        return f"an array of shape {part.shape}"
+    return arguments.shown(part)
 
 
 def result_of(name: str, function: Callable[[Key], Part], key: Key) -> Part:
