@@ -21,7 +21,7 @@ import tf_tickets as tt
 from tf_tickets.pruning.examples import Examples
 from tf_tickets.search.inputs import Inputs
 from tf_tickets.search.teachers import train_teachers
-from tf_tickets.training import feeds
+from tf_tickets.training import feeds, input_checks
 from tf_tickets.training.data import TrainingData
 
 BATCH, STEPS, SEED = 16, 4, 3
@@ -611,6 +611,22 @@ REFUSED = {
         lambda: data((X, Y + 1)),
         "Received for the training data: labels from 1 to 3. .* for the labels 0 to 2",
     ),
+    "one-hot labels": (
+        lambda: data((X, np.eye(3)[Y])),
+        "the training data: labels are one-hot, y of shape \\(64, 3\\).*y.argmax",
+    ),
+    "inputs of another shape": (
+        lambda: data((X[:, :5], Y)),
+        "the training data: examples of shape \\(5,\\) .* of shape \\(6,\\)",
+    ),
+    "inputs of another shape in batches": (
+        lambda: TrainingData((X, Y), Rows(X[:, :5], Y)),
+        "the validation data: examples of shape \\(5,\\) .* of shape \\(6,\\)",
+    ),
+    "several inputs for one": (
+        lambda: TrainingData(((X, X), Y), ((X, X), Y)),
+        "the training data: 2 arrays of inputs. The model takes 1",
+    ),
     "negative labels in batches": (
         lambda: TrainingData((X, Y), Rows(X, Y - 1)),
         "Received for the validation data: labels from -1 to 1",
@@ -689,6 +705,20 @@ def test_what_cannot_be_trained_on_is_refused_before_the_first_epoch(case):
     make, message = REFUSED[case]
     with pytest.raises((ValueError, TypeError), match=message):
         opened(make()).check(tiny.network(), epochs=6)
+
+
+def test_inputs_are_matched_by_the_keys_of_a_model_and_unknown_lengths_fit():
+    inputs = {
+        "b": keras.Input((2,), name="b"),
+        "a": keras.Input((None, 3), name="a"),
+    }
+    pooled = keras.layers.GlobalAveragePooling1D()(inputs["a"])
+    outputs = keras.layers.Concatenate()([inputs["b"], pooled])
+    model = keras.Model(inputs, outputs)
+    x = {"a": np.ones((4, 5, 3)), "b": np.ones((4, 2)), "other": np.ones(4)}
+    input_checks.check_inputs(model, x, "the training data")
+    with pytest.raises(ValueError, match=r"shape \(3,\) for input 'b'"):
+        input_checks.check_inputs(model, {**x, "b": np.ones((4, 3))}, "the test data")
 
 
 def test_a_batch_size_beside_batches_is_refused():

@@ -7,7 +7,7 @@ import keras
 
 from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.experiments import datasets
-from tf_tickets.training import feeds, labels, opening
+from tf_tickets.training import feeds, input_checks, labels, opening
 from tf_tickets.training.data import Key, Part, TrainingData, titled
 from tf_tickets.training.sources import ArraySource
 
@@ -107,6 +107,7 @@ class Inputs:
                 f"The loss of {model.name!r} needs targets, but the training data have "
                 f"x alone. Received: loss={arguments.shown(model.loss)}. Pass (x, y)."
             )
+        self._check_inputs(model)
         self._check_labels(model)
         distribution.check_batch_size(model, self.batch_size)
         for name, source in self.sources.items():
@@ -120,6 +121,15 @@ class Inputs:
                     "needed. Pass a function data(key) that returns a new one for each "
                     "epoch."
                 )
+
+    def _check_inputs(self, model):
+        """Refuses inputs of other shapes than those of the model."""
+        if not _takes_inputs(model):
+            return
+        for name, source in self.sources.items():
+            is_whole = isinstance(source, ArraySource)
+            x, *_ = source.arrays if is_whole else source.sample()[0]
+            input_checks.check_inputs(model, x, f"the {titled(name)} data")
 
     def _check_labels(self, model):
         """Refuses labels and weights of classes that the model does not have."""
@@ -200,6 +210,12 @@ def _needs_targets(model):
     kind, base = type(model), keras.Model
     own = kind.train_step, kind.compute_loss
     return model.loss is not None and own == (base.train_step, base.compute_loss)
+
+
+def _takes_inputs(model):
+    """Whether `fit` calls the model with x as it is, as Keras does."""
+    kind, base = type(model), keras.Model
+    return (kind.fit, kind.train_step) == (base.fit, base.train_step)
 
 
 def build(

@@ -43,18 +43,46 @@ def check_labels(model: keras.Model, targets: Any, part: str) -> None:
         losses *= len(shapes)
     for shape, loss, given in zip(shapes, losses, labels, strict=False):
         y = as_array(given)
-        if not isinstance(y, np.ndarray) or y.dtype.kind not in "uif":
-            continue
-        if shape[-1] is None or not _is_sparse(loss) or not is_labels(y, shape):
-            continue
-        present = y[y != getattr(loss, "ignore_class", None)]
-        if present.size and not 0 <= present.min() <= present.max() < shape[-1]:
-            raise ValueError(
-                f"The labels do not fit the model. Received for {part}: labels from "
-                f"{present.min():g} to {present.max():g}. The model has {shape[-1]} "
-                f"outputs, for the labels 0 to {shape[-1] - 1}. Renumber the labels, "
-                "or give the model an output for each."
-            )
+        is_number = isinstance(y, np.ndarray) and y.dtype.kind in "uif"
+        if is_number and shape[-1] is not None and _is_sparse(loss):
+            if _is_of_keras(model, loss):
+                _check_sparse(y, shape, part)
+            _check_range(y, shape, loss, part)
+
+
+def _check_range(y, shape, loss, part):
+    """Refuses labels without an output."""
+    if not is_labels(y, shape):
+        return
+    present = y[y != getattr(loss, "ignore_class", None)]
+    if present.size and not 0 <= present.min() <= present.max() < shape[-1]:
+        raise ValueError(
+            f"The labels do not fit the model. Received for {part}: labels from "
+            f"{present.min():g} to {present.max():g}. The model has {shape[-1]} "
+            f"outputs, for the labels 0 to {shape[-1] - 1}. Renumber the labels, "
+            "or give the model an output for each."
+        )
+
+
+def _is_of_keras(model, loss):
+    """Whether Keras computes the loss from labels as they are."""
+    kind, base = type(model), keras.Model
+    own = kind.train_step, kind.compute_loss
+    sparse = keras.losses.SparseCategoricalCrossentropy
+    return own == (base.train_step, base.compute_loss) and (
+        not isinstance(loss, sparse) or type(loss).call is sparse.call
+    )
+
+
+def _check_sparse(y, shape, part):
+    """Refuses one-hot labels, for which Keras has no clear message."""
+    if y.ndim == len(shape) and y.shape[-1] == shape[-1] > 1:
+        raise ValueError(
+            f"The labels do not fit the loss of the model. Received for {part}: labels "
+            f"are one-hot, y of shape {y.shape}. Expected for "
+            "SparseCategoricalCrossentropy: one whole number for each. Use "
+            "CategoricalCrossentropy (and CategoricalAccuracy) or y.argmax(-1)."
+        )
 
 
 def _by_output(values, names):
