@@ -366,6 +366,22 @@ def test_only_names_without_another_choice_are_paired(
     assert {path: text.split(";")[0] for path, text in why.items()} == reasons
 
 
+def test_only_variables_of_equal_shape_are_proposed():
+    def build(*units):
+        layers = [kl.Dense(count, use_bias=False) for count in units]
+        return keras.Sequential([keras.Input((4,)), *layers])
+
+    ticket = ticket_of(build(5, 6))
+    first, second = ticket.masks
+    with pytest.raises(ValueError, match="No mask of the ticket fits") as error:
+        ticket.apply(build(5, 7, 8), strict=False)
+    text = str(error.value)
+    assert re.search(rf"{first}: probably \S+, by its shape; confirm it with", text)
+    assert f"{second}: no such variable of this shape" in text
+    with pytest.raises(ValueError, match="strict=False.*rename={"):
+        ticket.apply(build(5, 7, 8))
+
+
 def test_the_numbers_of_another_build_do_not_lead_to_another_layer():
     def build(classes):
         layers = [kl.Dense(4), kl.Dense(4), kl.Dense(classes)]

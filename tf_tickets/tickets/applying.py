@@ -25,6 +25,10 @@ from tf_tickets.training import snapshots
 from tf_tickets.wrapping import channel_members, choosing, graphs, paths
 
 Arrays = dict[str, np.ndarray]
+_HINT = (
+    " To apply what fits, pass strict=False. Variables with other names: pass "
+    "rename={'path in the ticket': 'path in the model'}."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +143,16 @@ def apply_whole(
     table = trainable_state(model)
     names: dict[str, str] = {}
     if content.weights is not None:
-        names = fit(content.weights, table, "weights")
+        names = fit(content.weights, table, "weights", hint=_HINT)
     elif content.complete:
         names = _names_of_all(content, model, table)
     masks = {names.get(path, path): mask for path, mask in content.masks.items()}
     own = _own_masks(model)
     if not own:
-        kernels = fit(masks, table, "masks", partial=True)
+        kernels = fit(masks, table, "masks", partial=True, hint=_HINT)
         variables = [table[path] for path in kernels.values()]
         model = _wrapped(content, model, variables)
-    kernels = fit(masks, wrapping.kernels(model).variables, "masks")
+    kernels = fit(masks, wrapping.kernels(model).variables, "masks", hint=_HINT)
     names |= {path: kernels[names.get(path, path)] for path in content.masks}
     masks = {kernels[path]: mask for path, mask in masks.items()}
     check_units(masks, wrapping.kernels(model).layout)
@@ -209,11 +213,15 @@ def _find(content, model, table):
     exact = {p for p in wanted if content.sources[p] != p and p in table}
     rest = [path for path in wanted if path not in exact]
     free = [path for path in table if path not in exact]
+    arrays = content.masks | (content.weights or {})
     names, reasons = matching.match_partly(
         rest,
         free,
         matching.automatic_names(snapshots.network(model)),
         content.complete,
+        lambda path, place: (
+            path not in arrays or arrays[path].shape == tuple(table[place].shape)
+        ),
     )
     names |= {path: path for path in exact}
     skipped: list[Skipped] = []
@@ -428,7 +436,11 @@ def trainable_state(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def fit(
-    required: Mapping, available: Mapping, what: str, partial: bool = False
+    required: Mapping,
+    available: Mapping,
+    what: str,
+    partial: bool = False,
+    hint: str = "",
 ) -> dict[str, str]:
     """Maps the ticket's paths to the model's; an error names all differences.
 
@@ -437,6 +449,7 @@ def fit(
         available: Dict from path to variable or array.
         what: "weights", whose types must agree too, or "masks".
         partial: Whether others may be available.
+        hint: What to do about differences, the end of the messages.
 
     Example:
 
@@ -448,7 +461,7 @@ def fit(
         raise ValueError(
             f"The ticket's {what} do not fit the model. Only in the ticket: "
             f"{sorted(set(required) - set(available))}; only in the model: "
-            f"{sorted(set(available) - set(required))}."
+            f"{sorted(set(available) - set(required))}.{hint}"
         )
     pairs = [(p, required[p], available[q]) for p, q in found.items()]
     differing = [
@@ -463,7 +476,9 @@ def fit(
             if str(one.dtype) != str(other.dtype)
         ]
     if differing:
-        raise ValueError(f"The ticket's {what} do not fit: " + "; ".join(differing))
+        listed = "; ".join(differing)
+        end = f".{hint}" if hint else ""
+        raise ValueError(f"The ticket's {what} do not fit: {listed}{end}")
     return found
 
 

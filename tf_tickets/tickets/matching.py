@@ -3,7 +3,7 @@
 import difflib
 import operator
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import keras
 
@@ -240,6 +240,7 @@ def match_partly(
     available: Collection[str],
     automatic: Collection[str],
     complete: bool = False,
+    fits: Callable[[str, str], bool] | None = None,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Matches the names that have a counterpart in another model.
 
@@ -254,6 +255,8 @@ def match_partly(
         automatic: Names of layers that Keras made.
         complete: Whether `wanted` has all variables of its model. Equal numbers then
             only belong together if they begin with the first layer of both models.
+        fits: Whether a wanted and an available variable have the same shape. Only such
+            ones are proposed where there is a choice. None if shapes are unknown.
 
     Returns:
         Dict from wanted to available name, and dict from each other wanted name to the
@@ -274,16 +277,27 @@ def match_partly(
         if path in available and not _is_numbered(path, automatic)
     }
     several: dict[str, list[str]] = {}
-    for fits in (operator.eq, paths.is_suffix):
-        _pair(pairs, several, wanted, available, fits, begins)
+    for are_alike in (operator.eq, paths.is_suffix):
+        _pair(pairs, several, wanted, available, are_alike, begins)
     reasons = {}
     for path in wanted:
         if path in several:
-            names = ", ".join(several[path][:3])
-            reasons[path] = f"it may be any of {names}; choose one with `rename`"
+            reasons[path] = _why_several(path, several[path], fits)
         elif path not in pairs:
             reasons[path] = "no such variable"
     return {path: pairs[path] for path in wanted if path in pairs}, reasons
+
+
+def _why_several(path, candidates, fits):
+    """Says which of several variables may be meant."""
+    if fits is not None:
+        candidates = [name for name in candidates if fits(path, name)]
+        if not candidates:
+            return "no such variable of this shape"
+        if len(candidates) == 1:
+            return f"probably {candidates[0]}, by its shape; confirm it with `rename`"
+    names = ", ".join(candidates[:3])
+    return f"it may be any of {names}; choose one with `rename`"
 
 
 def shifted(

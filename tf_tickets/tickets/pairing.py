@@ -57,7 +57,9 @@ def overlap(
 
 
 def _partly(ours, theirs):
-    pairs, reasons = matching.match_partly(ours, theirs, ())
+    pairs, reasons = matching.match_partly(
+        ours, theirs, (), fits=lambda one, other: ours[one].shape == theirs[other].shape
+    )
     for path, place in list(pairs.items()):
         if ours[path].shape != theirs[place].shape:
             del pairs[path]
