@@ -505,6 +505,9 @@ def test_a_sparsity_beyond_1_and_a_missing_file_are_refused(tmp_path):
     path.write_text(path.read_text().replace('"sparsity": 0.7', '"sparsity": 7'))
     with pytest.raises(ValueError, match="must be from 0 to 1. Received: 7"):
         tt.Frontier.load(path)
+    three_seeds().save(tmp_path / "points.csv")
+    with pytest.raises(ValueError, match="points.csv is a table .*Expected a .json"):
+        tt.Frontier.load(tmp_path / "points.csv")
     with pytest.raises(FileNotFoundError, match="no frontier at .*other.json. Pass"):
         tt.Frontier.load(tmp_path / "other.json")
 

@@ -64,6 +64,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             f"There is no frontier at {path}. Pass the path of a file that "
             "`Frontier.save` wrote, or the directory of `find_frontier`."
         )
+    if path.suffix.lower() == ".csv":
+        raise ValueError(
+            f"{path} is a table for spreadsheets, which `Frontier.load` does not read. "
+            f"Expected a .json file. Pass the {NAME} of `find_frontier` or a file of "
+            'frontier.save("points.json").'
+        )
     content = files.read_json(path, _check, _REMEDY)
     rows = content["points"]
     seed = content["provenance"].get("seed", 0)
