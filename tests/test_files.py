@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
@@ -102,6 +103,14 @@ def test_nothing_that_needs_a_pickle_is_written(tmp_path, array):
     with pytest.raises(TypeError, match="'a' has dtype"):
         written(tmp_path, {"a": array})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_keras_model_is_told_from_a_damaged_file(tmp_path):
+    path = tmp_path / "my.keras"
+    layers = [keras.Input((2,)), keras.layers.Dense(1)]
+    keras.Sequential(layers).save(path)
+    with pytest.raises(ValueError, match="is a Keras model.*saving.load_model"):
+        files.read(path, "ticket")
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path):

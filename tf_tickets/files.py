@@ -348,6 +348,8 @@ def _opened(path, kind):
     with open(path, "rb") as file, contextlib.ExitStack() as stack:
         with _reporting_damage(path, kind):
             archive = stack.enter_context(zipfile.ZipFile(file))
+        _check_no_model(archive, kind, path)
+        with _reporting_damage(path, kind):
             _check_entries(archive.infolist(), path.stat().st_size)
             manifest = _read_manifest(archive)
         _check(manifest, kind, path)
@@ -355,6 +357,15 @@ def _opened(path, kind):
             _CHECK_MANIFEST(manifest, "manifest")
             _check_arrays(archive, manifest["arrays"])
         yield archive, manifest
+
+
+def _check_no_model(archive, kind, path):
+    names = set(archive.namelist())
+    if names >= {"metadata.json", "config.json"} and _MANIFEST not in names:
+        raise ValueError(
+            f"{path} is a Keras model. Expected a {kind} file. Load the model with "
+            f"keras.saving.load_model({str(path)!r})."
+        )
 
 
 def _check_entries(entries, file_size):
