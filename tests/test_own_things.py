@@ -332,6 +332,23 @@ def test_every_kind_of_data_says_what_a_network_must_know(inside):
         assert data.examples("test", 2).shape == (2, *data.input_shape)
 
 
+def test_a_network_of_ones_own_gets_a_table_as_it_is(inside):
+    with open("prices.csv") as table:
+        header = table.readline().strip().split(",")
+        rows = np.loadtxt(table, delimiter=",")
+    inputs = np.delete(rows, header.index("price"), axis=1)
+    given = {"target_column": "price", "own_model": True}
+    data = own_data.load("prices.csv", given)
+    assert data.notes[-1] == "scaling none"
+    low, high = inputs.min(0).astype("float32"), inputs.max(0).astype("float32")
+    parts = [data.parts[name][0] for name in ("train", "validation", "test")]
+    np.testing.assert_array_equal(np.concatenate(parts).min(0), low)
+    np.testing.assert_array_equal(np.concatenate(parts).max(0), high)
+    given["own_model"] = False
+    scaled = own_data.load("prices.csv", given).parts["train"][0]
+    np.testing.assert_allclose(scaled.mean(0), 0.0, atol=1e-5)
+
+
 def test_examples_of_several_inputs_keep_their_names():
     x = {"a": np.arange(80.0).reshape(40, 2), "b": np.arange(40.0)}
     part = x, np.arange(40)

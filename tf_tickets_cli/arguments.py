@@ -106,7 +106,7 @@ def add_data_source(group: Parser, default: str | None) -> None:
         choices=choices.SCALINGS,
         help="standard: each channel or column with mean 0 and standard deviation 1; "
         "unit: values from 0 to 1; none: as they are (default: standard; none for "
-        "files and folders of your own with a network of your own)",
+        "files and folders of your own, tables included, with a network of your own)",
     )
 
 

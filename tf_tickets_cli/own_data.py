@@ -213,8 +213,8 @@ def scaling_of(spec: str, given: dict[str, Any]) -> str | None:
 
     >>> scaling_of("digits", {"own_model": True}), scaling_of("a.npz", {})
     ('standard', 'standard')
-    >>> scaling_of("a.npz", {"own_model": True})
-    'none'
+    >>> scaling_of("a.npz", {"own_model": True}), scaling_of("a.csv", {"own_model": 1})
+    ('none', 'none')
     """
     kind = kind_of(spec)
     return None if kind == "function" else _scaling(kind, given)
@@ -223,7 +223,7 @@ def scaling_of(spec: str, given: dict[str, Any]) -> str | None:
 def _scaling(kind, given):
     if given.get("scaling") is not None:
         return given["scaling"]
-    prepared = kind in ("npz", "folder") and given.get("own_model")
+    prepared = kind != "name" and given.get("own_model")
     return "none" if prepared else "standard"
 
 
