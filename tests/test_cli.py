@@ -40,7 +40,7 @@ def run_frontier(out, capsys, rounds, methods, scores):
     labels = [point["label"] for point in kept["points"]]
     cs = [f"cs initial_score={score}" for score in scores]
     others = [method for method in methods if method != "cs"]
-    assert labels == [*cs, *(m for m in others for _ in range(rounds))]
+    assert labels == [label for label in (*cs, *others) for _ in range(rounds)]
     assert all(label in printed for label in [*cs, *others, "dense"])
     assert (out / "frontier.png").stat().st_size > 1000
     return command, first, printed
@@ -66,7 +66,7 @@ def test_the_frontier_of_all_methods_is_printed_kept_and_not_trained_twice(
     out = tmp_path / "frontier"
     methods, scores = ["cs", "iss", "imp"], ["-0.1", "0.1"]
     command, first, printed = run_frontier(out, capsys, 2, methods, scores)
-    assert "cs initial_score=0.1, 2 of 4  epoch 1/1  round 1" in first
+    assert "cs initial_score=0.1, 2 of 4  epoch 2/2  round 2" in first
     assert "\niss, 3 of 4  epoch 2/2  round 2" in first
     assert "iss round 2, 3 of 4  epoch 1/1  val_accuracy" in first
     no_fit()
@@ -325,6 +325,24 @@ def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("found") / "search"
     assert main.main(["search", *FEW, "--rounds", "1", "--out", str(out)]) == 0
     return out
+
+
+@on_jax
+def test_learned_masks_take_the_given_rounds_and_have_a_sparsity_when_a_round_ends(
+    tmp_path, capsys
+):
+    command = ["search", *FEW, "--epochs", "2", "--rounds", "2", "--method", "cs"]
+    assert main.main([*command, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    for row in rows:
+        [line] = [one for one in lines if one.startswith(f"round {row['round']}/2")]
+        _, epochs, shown, _ = line.split("  ", 3)
+        assert epochs == "epoch 2/2"
+        assert shown == f"sparsity {row['sparsity']:.1%}"
+    assert len(rows) == 2
+    settings = (tmp_path / "settings.toml").read_text()
+    assert "\nrounds = 2\n" in settings
 
 
 def search_in(found, folder):

@@ -23,6 +23,8 @@ from tf_tickets_cli import (
     references,
     settings_file,
 )
+from tf_tickets_cli import search as search_command
+from tf_tickets_cli.experiment import Experiment
 from tf_tickets_cli.settings import Setting
 
 pytestmark = pytest.mark.turns("jax")
@@ -658,7 +660,7 @@ def test_results_of_another_tolerance_or_without_controls_are_made_again(
     assert "nothing was trained" not in capsys.readouterr().out
 
 
-def test_the_best_ticket_is_the_sparsest_within_the_tolerance():
+def test_the_best_ticket_is_the_sparsest_within_the_tolerance(tmp_path):
     options = {"take": 50, "tolerance": 0.05, "epochs": 1}
     setting = Setting("digits", "lenet300", options=options)
     search = methods.build_search(setting, "cs", score=-0.1)
@@ -666,3 +668,24 @@ def test_the_best_ticket_is_the_sparsest_within_the_tolerance():
     assert methods.build_search(setting, "snip").final_sparsity == 0.9
     with pytest.raises(ValueError, match="--sparsity belongs to the method"):
         methods.used_options("cs", None, 0.5)
+
+    rows = [
+        {"round": n, "sparsity": n / 10, "ticket": metric, "val_accuracy": metric}
+        for n, metric in enumerate((0.95, 0.86, 0.8), 1)
+    ]
+    choose = Experiment(setting, tmp_path, "cs").choose
+    assert choose(rows, {"val_accuracy": 0.9}) == (rows[1], True)
+    assert choose(rows, {"val_accuracy": 1.01}) == (rows[0], False)
+    results = {
+        "rows": rows,
+        "best_round": 1,
+        "dense": 1.01,
+        "monitor": "val_accuracy",
+        "dense_val_accuracy": 1.01,
+        "options": {"tolerance": 0.05},
+    }
+    assert search_command.verdict(results).startswith("Best: round 1, sparsity 10.0%")
+    assert search_command.verdict({**results, "within_tolerance": False}).startswith(
+        "No ticket is within the tolerance 0.05 of the dense network (val_accuracy "
+        "1.0100). The best by val_accuracy (0.9500) is kept: round 1, sparsity 10.0%"
+    )

@@ -127,7 +127,7 @@ def add_rounds(group: Parser) -> None:
         "--rounds",
         type=int,
         metavar="N",
-        help="number of pruning rounds (default: 12)",
+        help="number of rounds (default: 12; 4 for cs)",
     )
     add_training(group, epochs="epochs per round")
     group.add_argument(

@@ -169,9 +169,11 @@ class Experiment:
     def _complete(self, results_file):
         dense = self._dense()
         rows = self._rows()
-        best = self._choose(rows, dense)
+        row, is_within = self.choose(rows, dense)
+        best = self._ticket_of(row["round"])
         self._write_best(best)
         results = self._results(rows, dense, best)
+        results["within_tolerance"] = is_within
         table = tables.search_table(rows, results["dense"])
         _write_text(self.folder / "table.txt", f"{table}\n")
         # Last, because this file marks the experiment as complete.
@@ -236,18 +238,23 @@ class Experiment:
             rows = [row | measured[str(row["round"])] for row in rows]
         return rows
 
-    def _choose(self, rows, dense):
-        """Returns the sparsest ticket within tolerance of the dense network.
+    def choose(
+        self, rows: list[dict[str, Any]], dense: dict[str, float]
+    ) -> tuple[dict[str, Any], bool]:
+        """Returns the row of the sparsest ticket within tolerance, and True.
 
-        If none qualifies, returns the best-scoring ticket.
+        If no ticket is within tolerance of the dense network, it is the row of the best
+        ticket, and False.
+
+        Args:
+            rows: The rows of the results.
+            dense: Metrics of the dense network.
         """
         monitor = tt.Monitor(self.setting.monitor, tolerance=self.setting.tolerance)
         good = [row for row in rows if not monitor.falls_below(row, dense)]
         if good:
-            row = max(good, key=lambda row: row["sparsity"])
-        else:
-            row = max(rows, key=monitor.merit)
-        return self._ticket_of(row["round"])
+            return max(good, key=lambda row: row["sparsity"]), True
+        return max(rows, key=monitor.merit), False
 
     def _ticket_of(self, round_):
         return next(
@@ -308,7 +315,10 @@ class Experiment:
             "monitor": setting.monitor,
             "dataset": setting.own_data.name,
             "model": setting.recipe.name,
-            "options": setting.effective(),
+            "options": {
+                **setting.effective(),
+                "rounds": methods.rounds_of(setting, self.method),
+            },
             "seed": setting.seed,
             "resume": search.tickets[0].provenance.get("resume"),
             "batch_size": setting.fit_batch_size,

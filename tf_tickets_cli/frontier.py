@@ -119,7 +119,11 @@ def run(options: argparse.Namespace) -> None:
         for seed in seeds
     }
     methods.check_model(tables_of[seeds[0]], setting)
-    recorder = Recorder(folder, options, setting.effective())
+    effective = setting.effective()
+    if "cs" in options.methods:
+        # By default the methods have different numbers of rounds.
+        effective["rounds"] = options.rounds
+    recorder = Recorder(folder, options, effective)
     with Progress() as progress:
         progress.say(setting.summary())
         watch = recorder.watching(progress.of_training)

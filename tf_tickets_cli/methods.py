@@ -115,6 +115,29 @@ def used_options(name: str, score: float | None, sparsity: float | None) -> dict
     return {}
 
 
+def rounds_of(setting: Setting, name: str) -> int:
+    """Returns the rounds of a method: those of `--rounds`, or the default.
+
+    By default "cs" has a third of the rounds, since each of them prunes more.
+
+    Args:
+        setting: The `Setting`.
+        name: A name in `BUILDERS`.
+
+    Example:
+
+    >>> setting = Setting("digits", "lenet300", options={"take": 50})
+    >>> rounds_of(setting, "cs"), rounds_of(setting, "imp")
+    (4, 12)
+    >>> setting = Setting("digits", "lenet300", options={"take": 50, "rounds": 2})
+    >>> rounds_of(setting, "cs"), rounds_of(setting, "imp")
+    (2, 2)
+    """
+    if name == "cs" and "rounds" not in setting.given:
+        return max(1, setting.rounds // 3)
+    return setting.rounds
+
+
 def check_model(searches: Searches, setting: Setting) -> None:
     """Raises an error if a search cannot prune the model, before any training.
 
@@ -190,7 +213,7 @@ def imp(setting: Setting) -> tt.IMP:
 
 
 def _cs(setting):
-    rounds = max(1, setting.rounds // 3)
+    rounds = rounds_of(setting, "cs")
     return tt.ContinuousSparsification(rounds, **_rewound(setting))
 
 

@@ -357,7 +357,8 @@ class _Rounds(keras.callbacks.Callback):
         self.shown = shown
         self.search = search
         self.round = None
-        self.done = 0
+        self.done = self.epochs = 0
+        self.is_settled = True
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0 and self.search.round != self.round:
@@ -365,12 +366,20 @@ class _Rounds(keras.callbacks.Callback):
             self.done = 0
             plan = self.search.engine.plan
             name = f"round {self.round}/{plan.rounds}" if self.round else "dense"
-            title = f"{name:11}  sparsity {self.search.sparsity:6.1%}"
-            self.shown.start(title, plan.epochs_of(self.round))
+            self.epochs = plan.epochs_of(self.round)
+            # Masks that are learned have no sparsity before their round ends.
+            masks = plan.masks(self.search.engine)
+            self.is_settled = len(plan.settled_masks(self.search.engine)) == len(masks)
+            if self.is_settled:
+                name = f"{name:11}  sparsity {self.search.sparsity:6.1%}"
+            self.shown.start(name, self.epochs)
 
     def on_epoch_end(self, epoch, logs=None):
         self.done += 1
-        self.shown.update(self.done, _result(logs, "val_accuracy"))
+        names = ["val_accuracy"]
+        if not self.is_settled and self.done == self.epochs:
+            names.insert(0, "sparsity")
+        self.shown.update(self.done, _result(logs, *names))
 
 
 class _Training(keras.callbacks.Callback):
@@ -387,8 +396,11 @@ class _Training(keras.callbacks.Callback):
         self.shown.start(self.title, self.params["epochs"], seconds)
 
     def on_epoch_end(self, epoch, logs=None):
-        result = _result(logs, "round", "sparsity", "val_accuracy")
-        self.shown.update(epoch + 1, result)
+        names = ["round", "sparsity", "val_accuracy"]
+        # Of masks that are learned, only the last one is a ticket's.
+        if "soft_sparsity" in (logs or {}) and epoch + 1 < self.params["epochs"]:
+            names.remove("sparsity")
+        self.shown.update(epoch + 1, _result(logs, *names))
 
     def on_train_end(self, logs=None):
         self.shown.end()

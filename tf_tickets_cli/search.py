@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 from tf_tickets_cli import arguments, choices
 
@@ -77,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="how much worse than the dense network the best ticket may be, in the "
-        "validation metric (default: 0.01)",
+        "validation metric; if none is that good, the best one is kept, and the output "
+        "says so (default: 0.01)",
     )
     group.add_argument(
         "--structure",
@@ -127,7 +129,8 @@ def run(options: argparse.Namespace) -> None:
     ending = "" if options.method == "imp" else f"-{options.method}"
     folder = arguments.results_folder(options, ending)
     setting = Setting.from_options(options)
-    effective = {**setting.effective(), **used}
+    rounds = methods.rounds_of(setting, options.method)
+    effective = {**setting.effective(), **used, "rounds": rounds}
     idle = dict.fromkeys(_idle_options(options.method))
     recorder = Recorder(folder, options, {**effective, **idle})
     with Progress() as progress:
@@ -144,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         results = experiment.run()
         recorder.write()
     print(tables.search_table(results["rows"], results["dense"]))
-    print(_verdict(results))
+    print(verdict(results))
     if results.get("resume") == "round":
         print(_TO_THE_ROUND)
     for line in _listing(folder):
@@ -177,13 +180,26 @@ def _refuse_idle(options):
             )
 
 
-def _verdict(results):
+def verdict(results: dict[str, Any]) -> str:
+    """Returns a sentence about the ticket that is kept.
+
+    Args:
+        results: What `Experiment.run` returns.
+    """
     row = next(r for r in results["rows"] if r["round"] == results["best_round"])
     metric = results.get("metric", "test_accuracy")
     what = metric.replace("val_", "validation ").replace("_", " ")
     shown = ".2%" if "accuracy" in metric else ".4f"
+    kept = "Best"
+    if not results.get("within_tolerance", True):
+        monitor = results["monitor"]
+        kept = (
+            f"No ticket is within the tolerance {results['options']['tolerance']:g} of "
+            f"the dense network ({monitor} {results[f'dense_{monitor}']:.4f}). The "
+            f"best by {monitor} ({row[monitor]:.4f}) is kept"
+        )
     return (
-        f"Best: round {row['round']}, sparsity {row['sparsity']:.1%}, {what} "
+        f"{kept}: round {row['round']}, sparsity {row['sparsity']:.1%}, {what} "
         f"{row['ticket']:{shown}} (dense {results['dense']:{shown}})."
     )
 
