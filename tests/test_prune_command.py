@@ -21,7 +21,7 @@ from tf_tickets.fine_tuning.fine_tuning_callback import PruningAndFineTuning
 from tf_tickets.fine_tuning.measurements import Measured
 from tf_tickets.fine_tuning.result_remarks import Outcome, remarks
 from tf_tickets.structures.structure import Unstructured
-from tf_tickets_cli import choices, main
+from tf_tickets_cli import choices, main, own_data
 
 pytestmark = pytest.mark.turns("tensorflow")
 
@@ -98,7 +98,7 @@ COMMAND = ["--data", "digits", "--take", "512", "--epochs", "4", "--batch-size",
 
 
 def test_the_command_writes_a_model_of_the_sparsity_and_does_not_train_twice(
-    trained, tmp_path, capsys, no_fit
+    trained, tmp_path, capsys, no_fit, monkeypatch
 ):
     out = tmp_path / "out"
     command = ["prune", str(trained), *COMMAND, "--sparsity", "0.8", "--no-tflite"]
@@ -132,6 +132,15 @@ def test_the_command_writes_a_model_of_the_sparsity_and_does_not_train_twice(
     repeated = json.loads((out / "results.json").read_text())
     assert repeated["after"]["metrics"] == after
     assert repeated["ticket"] == results["ticket"]
+    # Other options are refused before the data are read.
+    monkeypatch.setattr(own_data, "load", None)
+    command[command.index("--sparsity") + 1] = "0.7"
+    assert main.main([*command, "--patience", "3", "--learning-rate", "0.1"]) == 2
+    assert (
+        "out was written with other options: --sparsity: 0.8 there, 0.7 here; "
+        "--learning-rate: not given there, 0.1 here; --patience: 5 there, 3 here. Use "
+        "another --out" in capsys.readouterr().err
+    )
 
 
 REFUSED = {
@@ -180,9 +189,16 @@ def test_a_folder_of_others_is_left_alone_though_it_has_a_folder_training(
 
 
 def test_an_unreadable_model_and_one_that_does_not_exist_are_named(tmp_path, capsys):
-    path = tmp_path / "broken.keras"
+    path, old = tmp_path / "broken.keras", tmp_path / "old.h5"
     path.write_bytes(b"no zip file")
-    for name, message in ((path, "The file may be damaged"), ("absent.keras", "There")):
+    old.write_bytes(b"no zip file")
+    for name, message in (
+        (path, "The file may be damaged"),
+        ("absent.keras", "There is no file absent.keras. MODEL must be a trained"),
+        ("my.kears", "There is no file my.kears. MODEL must be a trained model: FILE"),
+        (old, "MODEL must be a trained model: FILE.keras"),
+        ("conv2", "conv2 is a network without trained weights. Pass a trained one"),
+    ):
         command = ["prune", str(name), *COMMAND, "--out", str(tmp_path / "out")]
         assert main.main(command) == 2
         shown = capsys.readouterr().err

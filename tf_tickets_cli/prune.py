@@ -139,16 +139,27 @@ def _add_training(group):
     )
 
 
+# The options that a training in a folder must share with the one that resumes it.
+_OF_TRAINING = (
+    *("sparsity", "structure", "target", "allocation", "filters", "epochs"),
+    *("learning_rate", "batch_size", "monitor", "patience", "seed", "take", "scaling"),
+    *("target_column", "task", "drop_columns", "image_size"),
+)
+
+
 def run(options: argparse.Namespace) -> None:
     """Prunes the model and prints the table."""
     import tf_tickets as tt
     from tf_tickets.fine_tuning import pruner
+    from tf_tickets.search import runner
     from tf_tickets_cli.progress import Progress
     from tf_tickets_cli.recording import Recorder
 
     out = _checked(options)
-    data = _data(options)
     recorder = Recorder(out, options, _effective(options))
+    if (out / pruner.TRAINING / runner.STATE).is_file():
+        recorder.check_same(_OF_TRAINING)
+    data = _data(options)
     with Progress() as progress:
         for note in data.notes:
             progress.say(f"Data: {note}")
@@ -188,19 +199,38 @@ def _checked(options):
         )
     if options.out is None:
         raise ValueError("Where to write the results? Pass --out DIR.")
+    _check_model(options.model)
     return pathlib.Path(options.out).expanduser()
+
+
+def _check_model(spec):
+    """Refuses a model that does not exist, before the data are read."""
+    from tf_tickets_cli import references
+
+    kinds = "FILE.keras, module:function or file.py:function"
+    if spec in choices.NETWORKS:
+        raise ValueError(
+            f"{spec} is a network without trained weights. Pass a trained one: "
+            f"{kinds}. Or search for a ticket of it: tf-tickets search."
+        )
+    if references.is_reference(spec):
+        return
+    path = pathlib.Path(spec)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {spec}. MODEL must be a trained model: {kinds}."
+        )
+    if path.suffix not in (".keras", ".ticket"):
+        raise ValueError(
+            f"MODEL must be a trained model: {kinds}. Received: {spec}. Save the model "
+            "as such a file: model.save('model.keras')."
+        )
 
 
 def _model(options, data):
     """Returns a function that loads the model, with the weights of its file."""
     from tf_tickets_cli import own_model
 
-    if own_model.is_built_in(options.model):
-        raise ValueError(
-            f"{options.model} is a network without trained weights. Pass a trained "
-            "one: FILE.keras, module:function or file.py:function. Or search for a "
-            "ticket of it: tf-tickets search."
-        )
     return functools.partial(own_model.load, options.model, data)
 
 

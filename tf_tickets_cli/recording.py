@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -64,6 +65,42 @@ class Recorder:
             return
         with files.replacing(self.path) as draft:
             draft.write_text(text, "utf-8")
+
+    def check_same(self, names: Iterable[str]) -> None:
+        """Refuses a folder whose results were made with other options.
+
+        Options that only one of the runs gives may have their default in the other, so
+        those alone are no reason.
+
+        Args:
+            names: The options to compare.
+
+        Example:
+
+        >>> def recorder(**given):
+        ...     options = argparse.Namespace(command="search", out=None, **given)
+        ...     return Recorder(tmp_path, options, {})
+        >>> recorder(epochs=2).write()
+        >>> recorder(epochs=2).check_same(["epochs"])
+        >>> recorder(epochs=3).check_same(["epochs"])
+        Traceback (most recent call last):
+        ValueError: ... was written with other options: --epochs: 2 there, 3 here. ...
+        """
+        if not self.path.is_file():
+            return
+        old = settings_file.content(self.path)
+        new = tomllib.loads(self.text)
+        unset = "not given"
+        rows = {
+            name: f"--{name}: {old.get(name, unset)} there, {new.get(name, unset)} here"
+            for name in (name.replace("_", "-") for name in names)
+            if old.get(name) != new.get(name)
+        }
+        if any(name in old and name in new for name in rows):
+            raise ValueError(
+                f"{self.path.parent} was written with other options: "
+                f"{'; '.join(rows.values())}. Use another --out, or the same options."
+            )
 
     @property
     def _command(self):

@@ -42,14 +42,8 @@ def read(
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"--settings: there is no file {path}.")
-    try:
-        content = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a TOML file: {error}. Expected lines such as batch-size = "
-            "32."
-        ) from error
-    origin = {key: content.pop(key) for key in _ORIGIN if key in content}
+    table = content(file)
+    origin = {key: table.pop(key) for key in _ORIGIN if key in table}
     if origin.get("command", command) != command:
         raise ValueError(
             f"{path} has the settings of tf-tickets {origin['command']}. Received by: "
@@ -58,7 +52,7 @@ def read(
         )
     actions = _settable(parser)
     values: dict[str, Any] = {}
-    for key, value in content.items():
+    for key, value in table.items():
         name = key.replace("-", "_")
         if name not in actions:
             known = ", ".join(sorted(n.replace("_", "-") for n in actions))
@@ -68,6 +62,21 @@ def read(
             )
         values[name] = _checked(value, actions[name], f"{path}: {key}")
     return values, origin
+
+
+def content(path: os.PathLike | str) -> dict[str, Any]:
+    """Returns all that a TOML file has.
+
+    Args:
+        path: The file.
+    """
+    try:
+        return tomllib.loads(pathlib.Path(path).read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a TOML file: {error}. Expected lines such as batch-size = "
+            "32."
+        ) from error
 
 
 def applied(
