@@ -486,3 +486,22 @@ def test_unknown_words_end_with_the_usage(capsys, command):
     with pytest.raises(SystemExit):
         main.main(command)
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, advice",
+    [
+        (["--sparsty", "0.9"], "--sparsty 0.9; did you mean --sparsity?"),
+        (["--epoch-s=3"], "--epoch-s=3; did you mean --epochs?"),
+        (["--xyz"], "--xyz; see tf-tickets prune -h"),
+    ],
+)
+def test_a_misspelt_option_ends_with_the_usage_and_the_nearest(capsys, words, advice):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["prune", "a.keras", *words])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("usage: tf-tickets prune [-h]")
+    assert error.endswith(
+        f"\ntf-tickets prune: error: unrecognized arguments: {advice}\n"
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import os
 import sys
 import warnings
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error, 130 after Ctrl-C.
     """
     top, commands = parsers()
-    options = top.parse_args(arguments)
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        _refuse_unknown(commands[options.command], unknown)
     command = _COMMANDS[options.command]
     try:
         options = settings_file.applied(top, commands, options, arguments)
@@ -102,6 +105,22 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         command.add_arguments(one)
         _add_diagnostics(one)
     return top, commands
+
+
+def _refuse_unknown(command, words):
+    """Ends the process with the usage of the command, and the nearest options."""
+    known = [
+        option
+        for action in command._actions
+        if action.help != argparse.SUPPRESS
+        for option in action.option_strings
+    ]
+    names = [word.partition("=")[0] for word in words if word.startswith("-")]
+    near = [
+        match for name in names for match in difflib.get_close_matches(name, known, 1)
+    ]
+    advice = f"did you mean {', '.join(near)}?" if near else f"see {command.prog} -h"
+    command.error(f"unrecognized arguments: {' '.join(words)}; {advice}")
 
 
 def _add_diagnostics(command):
