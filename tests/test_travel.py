@@ -886,4 +886,27 @@ def test_the_command_shows_the_overlap_beside_chance(tmp_path, capsys):
     assert "expected" in printed and "left out: net/head/kernel" in printed
     assert '"chance"' in (tmp_path / "out.json").read_text("utf-8")
     assert main.main(["compare", *paths[:2]]) == 2
-    assert "do not fit" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "The tickets have different kernels: net/head/kernel: shapes (" in error
+    assert "Pass --partial to compare" in error and "model" not in error
+    assert main.main(["compare", paths[0], paths[0]]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("The masks are identical, with the same start weights.\n")
+
+
+def test_the_command_compares_kernels_of_other_names(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("a.ticket", "b.ticket")]
+    tt.Ticket({"conv/kernel": [1, 0, 1, 1]}).save(paths[0])
+    tt.Ticket({"stem/kernel": [1, 0, 0, 1]}).save(paths[1])
+    assert main.main(["compare", *paths]) == 2
+    error = capsys.readouterr().err
+    assert f"only in {paths[0]}: conv/kernel; only in {paths[1]}: stem/ke" in error
+    assert main.main(["compare", *paths, "--partial"]) == 2
+    assert "pass --rename FIRST=SECOND" in capsys.readouterr().err
+    assert main.main(["compare", *paths, "--rename", "conv"]) == 2
+    assert "--rename must be FIRST=SECOND" in capsys.readouterr().err
+    assert main.main(["compare", *paths, "--rename", "conv=body"]) == 2
+    assert "--rename leads" in capsys.readouterr().err.replace("Entries of ", "")
+    assert main.main(["compare", *paths, "--rename", "conv=stem"]) == 0
+    assert "total" in (printed := capsys.readouterr().out)
+    assert "identical" not in printed
