@@ -161,7 +161,7 @@ def test_without_matplotlib_there_are_results_and_a_note(
     command = ["search", *FEW, "--rounds", "1", "--no-controls", "--out", str(out)]
     assert main.main(command) == 0
     printed = capsys.readouterr().out
-    assert "curve.png was not drawn. " in printed and "Best: round 1" in printed
+    assert "curve.png was not drawn. " in printed and "round 1, sparsity" in printed
     assert (out / "table.txt").exists() and not (out / "curve.png").exists()
     monkeypatch.undo()
     no_fit()

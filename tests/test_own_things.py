@@ -329,6 +329,8 @@ def test_every_kind_of_data_says_what_a_network_must_know(inside):
         data = own_data.load(spec, given)
         found = data.input_shape, data.num_classes, data.rows
         assert found == expected, spec
+        sizes = f"{data.rows:,} training, " if data.rows else "training, validation"
+        assert data.sizes().startswith(sizes)
         steps = data.rows // 8 if data.rows else 3
         assert data.steps_per_epoch(8) == steps
         assert data.examples("test", 2).shape == (2, *data.input_shape)
@@ -626,7 +628,7 @@ def test_search_runs_every_method(tmp_path, capsys, method):
     assert expected <= files
     with_controls = "reinit" in results["rows"][0]
     assert with_controls == (method == "imp")
-    assert len(results["rows"]) == 1 and "Best: round 1, " in printed
+    assert len(results["rows"]) == 1 and "round 1, sparsity " in printed
     assert ("teacher 3  epoch 1/1" in printed) == (method == "kdlts")
     assert results["resume"] == "bit"
     best = tt.Ticket.load(tmp_path / "s" / "best.ticket")

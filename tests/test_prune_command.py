@@ -113,6 +113,7 @@ def test_the_command_writes_a_model_of_the_sparsity_and_does_not_train_twice(
     assert results["sparsity"] == ticket.sparsity
     assert f"{after['test_accuracy']:.4f}" in printed
     assert "Learning rate 0.003, that of its optimizer." in printed
+    assert printed.startswith("Data: 512 training, 287 validation, 360 test images\n")
     # The weights are those of an epoch after the last pruning.
     assert "Pruned in the first 2 epochs, fine-tuned for 2 more." in printed
     assert any(f"is kept: epoch {number}." in printed for number in (3, 4))

@@ -59,6 +59,26 @@ class OwnData:
         """The number of training examples, or None where unknown."""
         return _rows(self.parts["train"])
 
+    def sizes(self) -> str:
+        """Returns how many examples each part has, as text.
+
+        Example:
+
+        >>> load("digits").sizes()
+        '1,150 training, 287 validation, 360 test images'
+        """
+        what = "images" if len(self.input_shape or ()) == 3 else "examples"
+        titles = {"train": "training", "validation": "validation", "test": "test"}
+        counts = {titles[name]: _rows(part) for name, part in self.parts.items()}
+        known = [
+            f"{rows:,} {name}" for name, rows in counts.items() if rows is not None
+        ]
+        unknown = [name for name, rows in counts.items() if rows is None]
+        texts = [f"{', '.join(known)} {what}"] if known else []
+        if unknown:
+            texts.append(f"{', '.join(unknown)} {what} of a stream")
+        return "; ".join(texts)
+
     def steps_per_epoch(self, batch_size: int) -> int | None:
         """Returns the number of training batches per epoch, or None where unknown.
 

@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
         recorder.check_same(_OF_TRAINING)
     data = _data(options)
     with Progress() as progress:
-        for note in data.notes:
+        for note in (data.sizes(), *data.notes):
             progress.say(f"Data: {note}")
         result = tt.prune(
             _model(options, data),
