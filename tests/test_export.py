@@ -670,6 +670,18 @@ def test_the_command_line_exports(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+def test_long_names_of_fused_operators_do_not_make_the_table_of_a_report_wide():
+    name = "model/re_lu_1/Relu;model/batch_normalization_1/x;model/conv2d_1/Conv2D"
+    row = export_report.Stored(name, (3, 3, 16, 32), 0.5, "csr", "smaller")
+    sizes = {"sparse": 50, "dense": 100, "bound": 40}
+    settings = ("a.tflite", "tflite", "float32", 0.5, sizes, [row])
+    report = tt.ExportReport(*settings)
+    [line] = [line for line in str(report).splitlines() if "3x3x16x32" in line]
+    assert line.startswith("model/re_lu_1/Relu...")
+    assert "...el/conv2d_1/Conv2D " in line and len(line) < 88
+    assert tt.ExportReport.from_json(report.to_json()).tensors[0].name == name
+
+
 def test_notebooks_show_an_export_report_as_escaped_html():
     report = tt.ExportReport(
         "a&b.tflite",

@@ -92,6 +92,8 @@ def test_the_report_says_what_it_costs(exported):
     assert report.arena["sparse"] >= 96 * 256 > report.arena["dense"]
     text = str(report)
     assert f"-> {report.sizes['sparse']:,} bytes, plus the decoder's code" in text
+    assert f"-> {report.arena['sparse']:,} bytes of the tensor arena" in text
+    assert "MicroOptions(max_ram=...)" in text
     assert "inference is not faster" in text and "LiteRT" in text
     assert f"arena  {report.arena['sparse']:>12,} bytes predicted" in text
     assert "bytes" in text.splitlines()[6] and "24,576 ->" in text

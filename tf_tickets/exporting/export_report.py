@@ -14,6 +14,9 @@ FEW_ZEROS = 0.01
 _COLUMNS = ("tensor", "shape", "zeros", "stored", "because")
 # The columns of files whose tensors have known sizes.
 _SIZED_COLUMNS = ("tensor", "shape", "zeros", "bytes", "stored", "because")
+# Converters join the names of fused operators. Texts of reports have their ends; the
+# JSON and the page of a notebook have all of them.
+_LONGEST_NAME = 40
 # So many of the largest errors of layers are printed.
 _WORST = 5
 
@@ -178,7 +181,9 @@ class ExportReport:
         return f"  tensors: {stored or 'none'}"
 
     def _table(self):
-        return tables.align(self._cells(), left=2)
+        head, *rows = self._cells()
+        short = [[_shortened(name), *others] for name, *others in rows]
+        return tables.align([head, *short], left=2)
 
     def _cells(self):
         sized = bool(self.tensors) and all(
@@ -209,6 +214,14 @@ class ExportReport:
         low, high = self.ratios[batch]["quartiles"]
         median = self.ratios[batch]["median"]
         return f", latency relative to dense {median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _shortened(name):
+    """Returns a name without its middle, if it is long."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
 
 
 def _checked_sizes(sizes):

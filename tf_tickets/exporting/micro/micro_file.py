@@ -114,6 +114,7 @@ def write(order: Order, artefacts: dict[str, pathlib.Path]) -> Written:
     artefacts["dense"].write_bytes(dense.content)
     artefacts["sparse"].write_bytes(encoded.content)
     explained = _flash(len(dense.content), len(encoded.content))
+    explained += _ram(dense.arena_after, encoded.arena_after, order.micro.max_ram)
     if order.precision in CALIBRATED:
         explained.append(zeros.explain(content, order.subject))
     return Written(
@@ -201,3 +202,13 @@ def _flash(dense, encoded):
             "program has the decoder anyway"
         )
     return [f"{text}.", _CLAIMS]
+
+
+def _ram(dense, encoded, most):
+    if encoded <= dense or most is not None:
+        return []
+    return [
+        f"RAM: {dense:,} -> {encoded:,} bytes of the tensor arena, as a kernel is "
+        "decoded as a whole. To limit it, pass micro=tt.MicroOptions(max_ram=...), on "
+        "the command line --max-ram: large kernels then stay dense."
+    ]
