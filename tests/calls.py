@@ -888,6 +888,7 @@ CALLS = {
         path=path(".svg"),
         dense=0.9,
         title="Kept",
+        metric="test_accuracy",
     ),
     "plots.plot_widths": call(
         plots.plot_widths, widths={"a/kernel": (4, 2)}, path=path(".svg"), title="Net"

@@ -124,7 +124,10 @@ def test_a_search_its_report_and_a_comparison(tmp_path, capsys):
     out = tmp_path / "search"
     command = ["search", *FEW, "--rounds", "2", "--no-controls", "--out", str(out)]
     assert main.main(command) == 0
-    assert "Best: round" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\nTicket, dense network and controls: test accuracy.\n" in printed
+    assert (out / "table.txt").read_text() in printed
+    assert "kept: round" in printed or "Best: round" in printed
     first, second = (str(out / f"round_0{number}.ticket") for number in (1, 2))
     assert main.main(["report", first]) == 0
     assert "sparsity" in capsys.readouterr().out

@@ -63,7 +63,8 @@ def test_the_picture_is_a_png_of_sensible_size(count, tmp_path):
 
 def test_the_picture_has_a_line_for_each_accuracy_given(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
-    axes = drawn_axes(RESULTS, monkeypatch, tmp_path, dense=0.971, title="A title")
+    texts = {"title": "A title", "metric": "test_accuracy"}
+    axes = drawn_axes(RESULTS, monkeypatch, tmp_path, dense=0.971, **texts)
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines == {
         "dense network": [[0, 0.971], [1, 0.971]],
@@ -72,6 +73,7 @@ def test_the_picture_has_a_line_for_each_accuracy_given(monkeypatch, tmp_path):
         "ticket": [[0.64, 0.98], [0.8, 0.97]],
     }
     assert axes.get_title("left") == "A title"
+    assert axes.get_ylabel() == "test accuracy"
     assert [t.get_text() for t in axes.get_legend().texts] == list(lines)[::-1]
 
 

@@ -174,8 +174,7 @@ class Experiment:
         self._write_best(best)
         results = self._results(rows, dense, best)
         results["within_tolerance"] = is_within
-        table = tables.search_table(rows, results["dense"])
-        _write_text(self.folder / "table.txt", f"{table}\n")
+        _write_text(self.folder / "table.txt", f"{table_of(results)}\n")
         # Last, because this file marks the experiment as complete.
         _write_text(results_file, json.dumps(results, indent=1))
         return results
@@ -337,16 +336,46 @@ class Experiment:
             f"{results['seed']}"
         )
         rows, dense = results["rows"], results["dense"]
+        metric = results.get("metric", "test_accuracy")
         try:
-            if "accuracy" in results.get("metric", "test_accuracy"):
-                plots.plot_search(rows, path, dense, title)
+            if "accuracy" in metric:
+                plots.plot_search(rows, path, dense, title, metric)
             else:
                 line = [(1 - row["sparsity"], row["ticket"]) for row in rows]
-                metric = results["metric"]
                 lines = {self.method: line}
                 plots.plot_frontier(lines, [], path, dense, metric, title)
         except ImportError as error:
             self.progress.say(f"{path} was not drawn. {error}")
+
+
+def table_of(results: dict[str, Any]) -> str:
+    """Returns the table of a search, and what its numbers are.
+
+    Args:
+        results: What `Experiment.run` returns.
+
+    Example:
+
+    >>> row = {"round": 1, "sparsity": 0.2, "ticket": 0.97}
+    >>> print(table_of({"rows": [row], "dense": 0.96, "metric": "test_accuracy"}))
+    round  sparsity  kept weights  ticket   dense  reinit  shuffled
+        1    0.2000        80.00%  0.9700  0.9600       -         -
+    Ticket, dense network and controls: test accuracy.
+    """
+    metric = metric_in_words(results.get("metric", "test_accuracy"))
+    table = tables.search_table(results["rows"], results["dense"])
+    return f"{table}\nTicket, dense network and controls: {metric}."
+
+
+def metric_in_words(name: str) -> str:
+    """Returns the name of a metric as words.
+
+    Example:
+
+    >>> metric_in_words("val_loss")
+    'validation loss'
+    """
+    return name.replace("val_", "validation ").replace("_", " ")
 
 
 def _macs(ticket):

@@ -117,9 +117,8 @@ _TO_THE_ROUND = (
 
 def run(options: argparse.Namespace) -> None:
     """Runs the search and prints its results."""
-    from tf_tickets.reports import tables
     from tf_tickets_cli import methods
-    from tf_tickets_cli.experiment import Experiment
+    from tf_tickets_cli.experiment import Experiment, table_of
     from tf_tickets_cli.progress import Progress
     from tf_tickets_cli.recording import Recorder
     from tf_tickets_cli.settings import Setting
@@ -146,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
         )
         results = experiment.run()
         recorder.write()
-    print(tables.search_table(results["rows"], results["dense"]))
+    print(table_of(results))
     print(verdict(results))
     if results.get("resume") == "round":
         print(_TO_THE_ROUND)
@@ -186,9 +185,11 @@ def verdict(results: dict[str, Any]) -> str:
     Args:
         results: What `Experiment.run` returns.
     """
+    from tf_tickets_cli.experiment import metric_in_words
+
     row = next(r for r in results["rows"] if r["round"] == results["best_round"])
     metric = results.get("metric", "test_accuracy")
-    what = metric.replace("val_", "validation ").replace("_", " ")
+    what = metric_in_words(metric)
     shown = ".2%" if "accuracy" in metric else ".4f"
     kept = "Best"
     if not results.get("within_tolerance", True):

@@ -36,6 +36,7 @@ def plot_search(
     path: os.PathLike | str,
     dense: float | None = None,
     title: str = "Accuracy of the tickets",
+    metric: str = "accuracy",
 ) -> None:
     """Plots the accuracies of a search against the fraction of weights kept.
 
@@ -46,6 +47,7 @@ def plot_search(
             `.pdf`. The file is written atomically.
         dense: Accuracy of the dense network.
         title: Title of the plot.
+        metric: Name of the accuracy, such as "test_accuracy", for the axis.
 
     Example:
 
@@ -54,7 +56,7 @@ def plot_search(
     True
     """
     _format(path)
-    _check_texts(dense, title=title)
+    _check_texts(dense, title=title, metric=metric)
     results = _checked_results(results)
     rounds = [r for r in results if r["sparsity"] < 1]
     if not rounds:
@@ -67,7 +69,7 @@ def plot_search(
     _draw_dense(axes, dense)
     for key, label, style in _LINES:
         _draw_line(axes, rounds, key, label, style)
-    _label_axes(axes, [1 - r["sparsity"] for r in rounds], title)
+    _label_axes(axes, [1 - r["sparsity"] for r in rounds], title, metric)
     if axes.lines:
         # The last line lies on top, so it comes first in the legend.
         axes.legend(frameon=False, reverse=True)
