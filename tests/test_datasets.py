@@ -265,7 +265,11 @@ def test_an_unknown_name_lists_the_known_ones():
         ({"x_train": np.zeros((60, 5))}, "x_train.*rows, height.*60, 5"),
         ({"x_train": np.zeros((60, 4, 4, 3), "U1")}, "must contain numbers"),
         ({"x_test": np.zeros((20, 5, 4, 3))}, "same shape.*4, 4, 3.*5, 4, 3"),
-        ({"x_train": np.full((60, 4, 4, 3), np.nan)}, "finite"),
+        (
+            {"x_train": np.full((60, 4, 4, 3), np.nan)},
+            "x_train contains NaN or infinity.*60 such rows of 60; .* index 0",
+        ),
+        ({"y_train": np.array(["cat", "dog"] * 30)}, "texts.*'cat'.*return_inverse"),
         ({"y_train": np.zeros(59, int)}, "y_train.*60 images.*59"),
         ({"y_train": np.eye(60, dtype=int)}, "one-hot"),
         ({"y_train": np.zeros(60)}, "integer.*float64"),

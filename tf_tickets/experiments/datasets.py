@@ -560,17 +560,42 @@ def _checked(arrays, source, as_images):
     return parts
 
 
+def _check_finite(array, source):
+    """Refuses NaN and infinity, with which every loss is NaN."""
+    if array.dtype.kind != "f":
+        return
+    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{source} contains NaN or infinity. Received: {len(bad):,} such rows of "
+            f"{len(array):,}; the first has the index {bad[0]}. Expected: finite "
+            "numbers. Remove these rows, or replace the values, as numpy.nan_to_num "
+            "does."
+        )
+
+
+def _refuse_texts(y, source):
+    if y.dtype.kind in "US":
+        raise ValueError(
+            f"{source} contains texts. Received: {y.dtype} of shape {y.shape}, such as "
+            f"{y.flat[0].item()!r}. Expected: numbers. Encode the labels of all parts "
+            "together: names, labels = numpy.unique(texts, return_inverse=True)."
+        )
+
+
 def _inputs(x, source):
     if x.ndim == 0 or x.size == 0 or x.dtype.kind not in "buif":
         raise ValueError(
             f"{source} must contain numbers, one row per example. Received: {x.dtype} "
             f"of shape {x.shape}"
         )
+    _check_finite(x, source)
     return x if x.ndim > 1 else x[:, np.newaxis]
 
 
 def _targets(y, rows, source):
     """Returns labels or other targets: int32 if they are integers, else float32."""
+    _refuse_texts(y, source)
     if y.shape in ((rows,), (rows, 1)) and y.dtype.kind in "ui":
         return _labels(y, rows, source)
     if y.ndim == 0 or len(y) != rows or y.dtype.kind not in "buif":
@@ -578,6 +603,7 @@ def _targets(y, rows, source):
             f"{source} must contain numbers, one row for each of the {rows} examples. "
             f"Received: {y.dtype} of shape {y.shape}"
         )
+    _check_finite(y, source)
     return y.astype("int32" if y.dtype.kind in "ui" else "float32")
 
 
@@ -587,10 +613,12 @@ def _images(x, source):
             f"{source} must contain numbers of shape (rows, height, width, channels) "
             f"or (rows, height, width). Received: {x.dtype} of shape {x.shape}"
         )
+    _check_finite(x, source)
     return x if x.ndim == 4 else x[..., np.newaxis]
 
 
 def _labels(y, rows, source):
+    _refuse_texts(y, source)
     flat = y.reshape(-1)
     if y.dtype.kind not in "ui" or y.shape not in ((rows,), (rows, 1)):
         raise ValueError(
@@ -622,8 +650,6 @@ def _standardizer(x, source):
     mean = np.einsum("nc->c", flat, dtype="float64") / rows
     square = np.einsum("nc,nc->c", flat, flat, dtype="float64") / rows
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    if not np.isfinite(deviation).all():
-        raise ValueError(f"{source}: x_train must be finite. Received NaN or infinity.")
     scale = np.where(deviation > 0, deviation, 1.0).astype("float32")
     offset = mean.astype("float32")
 
