@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -489,6 +490,16 @@ def test_unknown_words_end_with_the_usage(capsys, command):
     with pytest.raises(SystemExit):
         main.main(command)
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_is_no_error(tmp_path, capsys, monkeypatch):
+    tt.Ticket({"a/kernel": [1, 0]}).save(tmp_path / "a.ticket")
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main.main(["report", str(tmp_path / "a.ticket")]) == 141
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,11 @@ def broken(folder):
         (lambda folder: fill(folder, each=1), {}, "too few to hold out"),
         (lambda folder: fill(folder), {"batch_size": 17}, "at most the 16 images"),
         (lambda folder: fill(folder), {"scaling": "log"}, "'none', 'standard', 'unit'"),
-        (broken, {"image_size": 4}, "00.png cannot be read as an image"),
+        (
+            broken,
+            {"image_size": 4},
+            "00.png cannot be read as an image: cannot identify image file. Replace",
+        ),
     ],
     ids=["empty", "one class", "no train", "few", "batch", "scaling", "broken"],
 )

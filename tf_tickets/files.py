@@ -56,6 +56,7 @@ _CHECK_MANIFEST = schema.fields(
 )
 # Messages of other libraries may be long.
 _MAX_REASON = 300
+_ADDRESS = re.compile(r" ?<\S+ object at 0x[0-9a-fA-F]+>")
 # Exceptions that a damaged file may raise.
 _DAMAGE_ERRORS = (
     zipfile.BadZipFile,
@@ -310,7 +311,9 @@ def reading(path: os.PathLike | str, what: str, remedy: str) -> Iterator[None]:
         raise
     # Libraries raise errors of any kind about a damaged file.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # The address of an object in memory says nothing about the file.
+        reason = _ADDRESS.sub("", " ".join(str(error).split()))
+        reason = reason or type(error).__name__
         if len(reason) > _MAX_REASON:
             reason = f"{reason[:_MAX_REASON]}..."
         raise ValueError(

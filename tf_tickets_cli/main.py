@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `tf-tickets`; by default those of this process.
 
     Returns:
-        The exit status: 0, 2 after an error, 130 after Ctrl-C.
+        The exit status: 0, 2 after an error, 130 after Ctrl-C, 141 if the reader of the
+        output has ended, such as `head`.
     """
     top, commands = parsers()
     options, unknown = top.parse_known_args(arguments)
@@ -67,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _limit_threads(getattr(options, "threads", None))
             quiet.import_library(options.backend_logs, command.LOADS_TENSORFLOW)
             command.run(options)
+            sys.stdout.flush()
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):
+            return 141
         if options.traceback:
             raise
         print(f"tf-tickets: {error}", file=sys.stderr)
@@ -76,6 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ntf-tickets: Interrupted.{_advice(command)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _has_no_reader(stream):
+    """Returns whether nobody reads a stream any more; what is left goes nowhere then.
+
+    Otherwise Python would report the same error again when it ends.
+    """
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False
 
 
 def parser() -> argparse.ArgumentParser:
