@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets_cli import main, methods
+from tf_tickets_cli import main, methods, progress
 from tf_tickets_cli.settings import Setting
 
 FEW = ["--take", "64", "--epochs", "1", "--batch-size", "32", "--width", "0.1"]
@@ -333,11 +333,25 @@ def found(tmp_path_factory):
 
 @on_jax
 def test_learned_masks_take_the_given_rounds_and_have_a_sparsity_when_a_round_ends(
-    tmp_path, capsys
+    tmp_path, capsys, monkeypatch
 ):
     command = ["search", *FEW, "--epochs", "2", "--rounds", "2", "--method", "cs"]
-    assert main.main([*command, "--out", str(tmp_path)]) == 0
+    whole = progress._Rounds.on_epoch_end
+
+    def interrupted(self, epoch, logs=None):
+        whole(self, epoch, logs)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress._Rounds, "on_epoch_end", interrupted)
+    assert main.main([*command, "--out", str(tmp_path)]) == 130
+    monkeypatch.undo()
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("round 2/2  epoch 1/2  val_accuracy")
+    assert main.main([*command, "--out", str(tmp_path)]) == 0
+    lines = [*lines[:-1], *capsys.readouterr().out.splitlines()]
+    # A search resumes between its rounds.
+    assert "Resuming after epoch 2 of 4." in lines
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     for row in rows:
         [line] = [one for one in lines if one.startswith(f"round {row['round']}/2")]

@@ -36,6 +36,7 @@ def fit(watch, clock, name, epochs, pace=1.0, first=0, **params):
         callback.set_params({"epochs": epochs, **params})
         callback.on_train_begin()
         for epoch in range(first, epochs):
+            callback.on_epoch_begin(epoch)
             clock.now += pace
             callback.on_epoch_end(epoch, {"val_accuracy": 0.5})
         callback.on_train_end()
@@ -86,7 +87,8 @@ def test_a_search_that_resumes_costs_what_is_left(clock, capsys):
     with progress.Progress() as shown:
         watch = shown.of_comparison({"imp": tt.IMP(2, 4, 0.5)}, epochs=4)
         fit(watch, clock, "imp", 12, first=8)
-    [line] = capsys.readouterr().out.splitlines()
+    resuming, line = capsys.readouterr().out.splitlines()
+    assert resuming == "imp: resuming after epoch 8 of 12."
     # 4 epochs of a second each; the dense network has 4.
     assert line.endswith("0:04  in all 0:04, about 0:04 left")
     assert line.startswith("imp  epoch 12/12")

@@ -360,6 +360,15 @@ class _Rounds(keras.callbacks.Callback):
         self.done = self.epochs = 0
         self.is_settled = True
 
+    def on_train_begin(self, logs=None):
+        self.is_first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.is_first and epoch:
+            epochs = self.search.engine.plan.epochs
+            self.shown.say(f"Resuming after epoch {epoch} of {epochs}.")
+        self.is_first = False
+
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0 and self.search.round != self.round:
             self.round = self.search.round
@@ -394,6 +403,13 @@ class _Training(keras.callbacks.Callback):
         # Of a training in another process, all is shown when it has ended.
         seconds = self.params.get("seconds", 0.0)
         self.shown.start(self.title, self.params["epochs"], seconds)
+        self.is_first = not seconds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.is_first and epoch:
+            epochs = self.params["epochs"]
+            self.shown.say(f"{self.title}: resuming after epoch {epoch} of {epochs}.")
+        self.is_first = False
 
     def on_epoch_end(self, epoch, logs=None):
         names = ["round", "sparsity", "val_accuracy"]
