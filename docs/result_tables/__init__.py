@@ -16,6 +16,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     selection,
     shrinking,
     steps,
+    streaming,
     structures,
     tickets,
 )
