@@ -145,6 +145,11 @@ def measured(options):
     }
     stop = after_first_ticket(halted, options.kill_after)
     runs["killed"] = watched(started(options, "search", halted), stop)
+    if runs["killed"]["exit"] != -signal.SIGKILL:
+        raise RuntimeError(
+            "The search was complete before its kill. Pass a smaller --kill-after. "
+            f"Received: {options.kill_after}"
+        )
     runs["resumed"] = watched(started(options, "search", halted))
     above = runs["search"]["peak_megabytes"] - runs["memory"]["peak_megabytes"]
     return {

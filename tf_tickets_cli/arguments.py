@@ -33,6 +33,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="factor for the number of units in each layer; not for your own networks "
         "(default: 1)",
     )
+    add_draws(group, seeded="weights, data order, splits and controls")
+
+
+def add_draws(group: Parser, seeded: str) -> None:
+    """Adds the number of training examples and the seed.
+
+    Args:
+        group: A parser, or a group of one.
+        seeded: What the seed decides.
+    """
     group.add_argument(
         "--take",
         type=int,
@@ -44,7 +54,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="seed of weights, data order, splits and controls (default: 0)",
+        help=f"seed of {seeded} (default: 0)",
     )
 
 

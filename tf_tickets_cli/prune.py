@@ -34,19 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("data")
     arguments.add_data_source(group, default=None)
-    group.add_argument(
-        "--take",
-        type=int,
-        metavar="N",
-        help="train on the first N examples only (default: all)",
-    )
-    group.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of data order, splits and random layers (default: 0)",
-    )
+    arguments.add_draws(group, seeded="data order, splits and random layers")
     _add_pruning(parser.add_argument_group("pruning"))
     _add_training(parser.add_argument_group("fine-tuning"))
     group = parser.add_argument_group("results")

@@ -15,7 +15,7 @@ from tf_tickets.compaction.compacting import compact
 from tf_tickets.exporting import exporter, keras_file
 from tf_tickets.exporting import remarks as export_remarks
 from tf_tickets.exporting.export_report import ExportReport
-from tf_tickets.fine_tuning import fit_checks, learning_rates, measurements
+from tf_tickets.fine_tuning import learning_rates, measurements
 from tf_tickets.fine_tuning.fine_tuning_callback import PruningAndFineTuning
 from tf_tickets.fine_tuning.measurements import Clock, Measured
 from tf_tickets.fine_tuning.parts import Parts
@@ -39,7 +39,7 @@ from tf_tickets.search.runner import STATE, find_tickets
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.channels import Channels
 from tf_tickets.structures.structure import Structure, Unstructured
-from tf_tickets.training import checks, labels
+from tf_tickets.training import checks, input_checks, labels
 from tf_tickets.training.data import titled
 from tf_tickets.wrapping import compiling, graphs, rebuilding
 from tf_tickets.wrapping.choosing import Filters
@@ -373,9 +373,9 @@ class _Pruner:
         x, _ = self.parts.examples("train", _EXAMPLES)
         for name in self.parts.names:
             inputs_of_part, _ = self.parts.examples(name, None)
-            fit_checks.check_inputs(given.reference, inputs_of_part, f"{name} data")
+            input_checks.check_inputs(given.reference, inputs_of_part, f"{name} data")
         # What latency is measured with, and files are calibrated and verified with.
-        self._inputs = fit_checks.fitted(given.reference, x)
+        self._inputs = input_checks.fitted(given.reference, x)
 
     def run(self, callbacks, verbose) -> PruneResult:
         self._prepare()
