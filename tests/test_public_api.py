@@ -42,6 +42,7 @@ ROOMS = [
     "experiments",
     "callbacks",
     "search",
+    "analysis",
     "exporting",
     "fine_tuning",
     "tfmot",

@@ -18,6 +18,7 @@ import tf_tickets.environment  # noqa: F401
 
 # isort: split
 from tf_tickets import (
+    analysis,
     augmentation,
     distillation,
     masks,
@@ -119,6 +120,7 @@ __all__ = [
     "UniLTH",
     "__version__",
     "allocation",
+    "analysis",
     "augmentation",
     "compact",
     "controls",

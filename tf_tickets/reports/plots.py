@@ -1,8 +1,9 @@
-"""Plots of searches, frontiers and widths."""
+"""Plots of searches, frontiers, widths and lines between networks."""
 
 import io
 import math
 import os
+import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -244,6 +245,112 @@ def plot_widths(
     axes.tick_params(axis="y", length=0)
     figure.legend(frameon=False, ncols=2, loc="outside lower center")
     _save(figure, path)
+
+
+def plot_lines(
+    positions: Sequence[float],
+    errors: Mapping[str, Iterable[Sequence[float]]],
+    instability: Mapping[str, Iterable[float]],
+    path: os.PathLike | str,
+    title: str = "Error between two trained copies",
+    *,
+    error: str = "error",
+    threshold: float = 0.02,
+) -> None:
+    """Plots the errors along lines between networks, and how unstable these are.
+
+    Means over several lines are drawn as broad lines. The second panel is left out if
+    there is only one rewind point.
+
+    Args:
+        positions: Positions on the lines, 0 to 1.
+        errors: Dict from rewind point to the errors along each of its lines.
+        instability: Dict from rewind point to the instability of each of its lines.
+        path: The file to write. Its suffix selects the format: `.png`, `.svg` or
+            `.pdf`. The file is written atomically.
+        title: Title of the plot.
+        error: Name of the error.
+        threshold: The instability below which a network is called stable.
+
+    Example:
+
+    >>> plot_lines([0, 0.5, 1], {"init": [(0.1, 0.4, 0.1)], "1 epoch": [(0.1,) * 3]},
+    ...            {"init": [0.3], "1 epoch": [0.0]}, tmp_path / "lines.png")
+    >>> (tmp_path / "lines.png").exists()
+    True
+    """
+    _format(path)
+    arguments.check_type(str, title=title, error=error)
+    arguments.check_numbers(threshold=threshold)
+    arguments.check_type(Mapping, errors=errors, instability=instability)
+    positions = _numbers(positions=positions)
+    all_errors = {name: [_numbers(errors=e) for e in of] for name, of in errors.items()}
+    values = {name: _numbers(instability=of) for name, of in instability.items()}
+    lengths = {len(line) for lines in all_errors.values() for line in lines}
+    if lengths != {len(positions)} or list(values) != list(all_errors):
+        raise ValueError(
+            "`errors` must have as many numbers as `positions` on each line, and "
+            f"`instability` the same rewind points. Received: {len(positions)} "
+            f"positions, lines of {sorted(lengths)} errors, rewind points "
+            f"{list(all_errors)} and {list(values)}."
+        )
+    several = len(values) > 1
+    figure = _figure(width=9.6 if several else 7.2)
+    panels = figure.subplots(1, 1 + several, squeeze=False)[0]
+    colors = _ramp(len(values))
+    for color, (name, lines) in zip(colors, all_errors.items(), strict=True):
+        mean = [statistics.fmean(column) for column in zip(*lines, strict=True)]
+        panels[0].plot(positions, mean, color=color, linewidth=2.0, label=name)
+        for line in lines if len(lines) > 1 else ():
+            panels[0].plot(positions, line, color=color, linewidth=0.6, alpha=0.5)
+    panels[0].set_xlabel("position between the two copies")
+    panels[0].set_ylabel(error)
+    panels[0].set_title(title, loc="left", fontweight="bold")
+    panels[0].legend(frameon=False, fontsize=8, title="rewind to", title_fontsize=8)
+    if several:
+        _draw_instability(panels[1], values, colors, threshold)
+    for axes in panels:
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _draw_instability(axes, values, colors, threshold):
+    places = range(len(values))
+    for place, color, found in zip(places, colors, values.values(), strict=True):
+        axes.plot([place] * len(found), found, "o", color=color, markersize=4)
+    means = [statistics.fmean(found) for found in values.values()]
+    axes.plot(places, means, color="#555555", linewidth=1.2)
+    dashes = {"color": "#555555", "linestyle": (0, (6, 3)), "linewidth": 1.0}
+    axes.axhline(threshold, **dashes)
+    note = f"stable below {threshold:g}"
+    place = axes.get_yaxis_transform()
+    # At the right-hand side, where the instability has fallen as a rule.
+    axes.text(
+        0.99, threshold, note, fontsize=8, ha="right", va="bottom", transform=place
+    )
+    axes.set_xticks(places, list(values), rotation=45 * (len(values) > 4), fontsize=8)
+    axes.set_xlabel("rewind to")
+    axes.set_title("Instability", loc="left", fontweight="bold")
+
+
+def _ramp(count):
+    """Returns colors from early, dark, to late, light."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.85 * n / max(count - 1, 1)) for n in range(count)]
+
+
+def _numbers(**values):
+    """Returns a list of floats; refuses everything else."""
+    [(name, line)] = values.items()
+    found = arguments.listed(object, **{name: line})
+    if not all(map(arguments.is_real, found)):
+        raise TypeError(
+            f"`{name}` must have lists of numbers. Received: {arguments.shown(line)}"
+        )
+    return list(map(float, found))
 
 
 def _check_widths(name, pair):

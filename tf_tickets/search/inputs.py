@@ -176,9 +176,19 @@ class Inputs:
         """Returns a dict of the metrics on test data, as `test_*`, if there are any."""
         if "test" not in self.sources:
             return {}
-        test, settings = self._evaluation("test", model)
-        feed = self._evaluated.get("test")
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(test)
+        metrics = self.metrics_on(model, "test")
+        return {f"test_{name}": value for name, value in metrics.items()}
+
+    def metrics_on(self, model: keras.Model, part: str) -> dict[str, float]:
+        """Returns a dict of the metrics on a part of the data.
+
+        Args:
+            model: The model.
+            part: "train", "validation" or "test".
+        """
+        data, settings = self._evaluation(part, model)
+        feed = self._evaluated.get(part)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with feeds.own_errors(feed):
             metrics = model.evaluate(
                 x,
@@ -189,7 +199,7 @@ class Inputs:
                 callbacks=[feeds.Beginning(None, feed)],
                 **settings,
             )
-        return {f"test_{name}": float(value) for name, value in metrics.items()}
+        return {name: float(value) for name, value in metrics.items()}
 
     def _evaluation(self, name, model):
         """Returns what `evaluate` gets of a part, and its other arguments."""
