@@ -20,7 +20,7 @@ import os
 import pathlib
 import platform
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import keras
 import numpy as np
@@ -206,7 +206,7 @@ def main():
             "versions": versions(),
             "machine": {"system": platform.platform(), "cores": os.cpu_count()},
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-            "date": datetime.now(timezone.utc).date().isoformat(),
+            "date": datetime.now(UTC).date().isoformat(),
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")

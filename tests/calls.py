@@ -199,6 +199,16 @@ def schedule(step, steps, epochs):
     return 1.0
 
 
+def instability():
+    line = tt.analysis.Line("init", (0, 1), (0, 0.5, 1), (0, 1, 0), (0, 1, 0), 1.0)
+    return tt.analysis.Instability((line,), "accuracy", "test", "interpolated", {})
+
+
+def stored_instability():
+    instability().save(HERE / "instability.json")
+    return HERE / "instability.json"
+
+
 def no_callbacks(name):
     return []
 
@@ -408,6 +418,24 @@ CALLS = {
             "epochs": 1,
             "monitor": "val_loss",
             "callbacks": [keras.callbacks.Callback()],
+            "watch": no_callbacks,
+        },
+    ),
+    "analysis.instability": lambda: (
+        tt.analysis.instability,
+        {
+            **FIT,
+            "build_model": compiled,
+            "directory": path(".instability"),
+            "epochs": 2,
+            "rewind_to": ["init", 1],
+            "ticket": ticket(),
+            "seeds": [1, 2],
+            "points": 3,
+            "monitor": "loss",
+            "part": "validation",
+            "batch_statistics": "recomputed",
+            "statistics_batches": 2,
             "watch": no_callbacks,
         },
     ),
@@ -872,6 +900,29 @@ CALLS = {
     "Frontier.rows": method(frontier, "rows", mean=True),
     "Frontier.to_pandas": method(frontier, "to_pandas", mean=True),
     "Frontier.save": method(frontier, "save", path=path(".json")),
+    "analysis.Line": lambda: (tt.analysis.Line, dict(vars(instability().lines[0]))),
+    "analysis.Instability": lambda: (
+        tt.analysis.Instability,
+        dict(vars(instability())),
+    ),
+    "analysis.Instability.first_stable": method(
+        instability, "first_stable", threshold=0.1
+    ),
+    "analysis.Instability.is_stable": method(
+        instability, "is_stable", rewind_to="init", threshold=0.1
+    ),
+    "analysis.Instability.join": lambda: (
+        tt.analysis.Instability.join,
+        {"results": [instability()]},
+    ),
+    "analysis.Instability.load": lambda: (
+        tt.analysis.Instability.load,
+        {"path": stored_instability()},
+    ),
+    "analysis.Instability.plot": method(
+        instability, "plot", path=path(".svg"), title="Lines", threshold=0.1
+    ),
+    "analysis.Instability.save": method(instability, "save", path=path(".json")),
     "Report.to_csv": lambda: (tt.summary(wrapped()).to_csv, {"path": path(".csv")}),
     "CompactReport.plot": lambda: (
         tt.compact(two_layers(), True)[1].plot,

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterable
@@ -66,7 +65,7 @@ class Line:
             the two, to 1, the second.
         errors: The error at each position.
         losses: The loss at each position.
-        distance: Euclidean distance between the weights of the two.
+        distance: Euclidean distance between the weights of the two, if it is known.
 
     Example:
 
@@ -80,7 +79,7 @@ class Line:
     positions: tuple[float, ...]
     errors: tuple[float, ...]
     losses: tuple[float, ...]
-    distance: float = math.nan
+    distance: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "rewind_to", name_of(self.rewind_to))
@@ -95,7 +94,7 @@ class Line:
         object.__setattr__(self, "seeds", tuple(map(int, seeds)))
         for name in ("positions", "errors", "losses"):
             self._set_numbers(name)
-        if not arguments.is_real(self.distance):
+        if self.distance is not None and not arguments.is_real(self.distance):
             received = arguments.shown(self.distance)
             raise TypeError(f"`distance` must be a number. Received: {received}")
         positions = self.positions
@@ -466,7 +465,7 @@ _CHECK = schema.fields(
                     "positions": _NUMBERS,
                     "errors": _NUMBERS,
                     "losses": _NUMBERS,
-                    "distance": schema.number,
+                    "distance": schema.optional(schema.number),
                 }
             )
         ),
