@@ -38,7 +38,6 @@ import dataclasses
 import datetime
 import functools
 import json
-import math
 import os
 import pathlib
 import platform
@@ -63,7 +62,7 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 LATE = 2
 TEACHERS = 3
 SCORES = {"low-score": -0.03, "high-score": 0.03}
-IMAGES_OF_SNIP = 100
+IMAGES_OF_CLASS = 100
 CALIBRATION = 500
 
 
@@ -304,6 +303,11 @@ class Study:
             "folder": trained.folder,
         }
 
+    def balanced(self):
+        """Returns as many training images of each class, for scores."""
+        count = min(IMAGES_OF_CLASS, self.images // self.data.num_classes // 2)
+        return self.data.balanced(count, self.seed)
+
     def masked(self, ticket, masks):
         """Returns a ticket with other masks."""
         provenance = {"step": ticket.provenance["step"]}
@@ -311,8 +315,19 @@ class Study:
 
 
 def read_data(options):
-    data = tt.datasets.load("cifar10", options.data_dir)
-    return data.take(options.take) if options.take else data
+    """Returns the data; with `--quick`, random images of the same shapes."""
+    if options.quick:
+        rng = np.random.default_rng(0)
+        parts = {
+            f"{kind}_{part}": values
+            for part, count in (("train", 96), ("val", 32), ("test", 32))
+            for kind, values in (
+                ("x", rng.normal(size=(count, 32, 32, 3)).astype("float32")),
+                ("y", np.arange(count) % 10),
+            )
+        }
+        return tt.datasets.Dataset("cifar10", **parts)
+    return tt.datasets.load("cifar10", options.data_dir)
 
 
 # The methods: generators of points.
@@ -382,7 +397,7 @@ def searched(study, name, search, build=None, learned=False, spent=0, macs=0):
 
 
 def at_init(study, method):
-    x, y = study.data.balanced(IMAGES_OF_SNIP, study.seed)
+    x, y = study.balanced()
     criterion = {
         "SNIP": saliency.SNIP(x, y, batch_size=250),
         "SynFlow": "synflow",
@@ -478,7 +493,7 @@ def dense_macs(study):
 
 
 def rigl(study):
-    x, y = study.data.balanced(IMAGES_OF_SNIP, study.seed)
+    x, y = study.balanced()
     for sparsity in SPARSITIES:
         exchange = tt.DynamicSparsity(
             sparsity,
@@ -527,6 +542,12 @@ class Run(NamedTuple):
     @property
     def name(self):
         return f"{self.method}-{self.setting}"
+
+    def networks(self, length):
+        """Returns how many trained networks the run reports."""
+        names = self.trainings(length)
+        tickets = [name for name in names if "-ticket-" in name]
+        return len(tickets or names)
 
 
 def each(method, setting, epochs):
@@ -601,7 +622,9 @@ FIRST = (
 )
 SECOND = (
     *(
-        Run(method, "4-rounds", _at(uni, method=method), with_search(method, 4, _rounds))
+        Run(
+            method, "4-rounds", _at(uni, method=method), with_search(method, 4, _rounds)
+        )
         for method in ("UniLTH", "UniDLTH")
     ),
     Run("DLTH", "1-round", dlth, with_searches("DLTH", lambda length: length // 2)),
@@ -609,7 +632,10 @@ SECOND = (
         "KDLTS",
         "3-teachers",
         kdlts,
-        with_searches("KDLTS", lambda length: length // 2),
+        lambda length: {
+            "KDLTS-teachers": TEACHERS * (length // 3),
+            **with_searches("KDLTS", lambda length: length // 2)(length),
+        },
     ),
     Run("SNIP", "init", _at(at_init, method="SNIP"), each("SNIP", None, whole)),
     Run(
@@ -633,11 +659,28 @@ def plan(seeds):
     return first + [(run, seed) for run in SECOND for seed in seeds[:1]]
 
 
+def write_plan(options):
+    """Writes the epochs and networks of all runs, for the tables."""
+    rows = [
+        {
+            "method": run.method,
+            "setting": run.setting,
+            "seed": seed,
+            "epochs": sum(run.trainings(options.epochs).values()),
+            "networks": run.networks(options.epochs),
+        }
+        for run, seed in plan(options.seeds)
+    ]
+    content = {"command": command(options), "epochs": options.epochs, "runs": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "plan.json").write_text(json.dumps(content, indent=1))
+
+
 def command(options):
     return (
         f"KERAS_BACKEND={keras.config.backend()} python benchmarks/cifar10.py "
         f"--data-dir DIR --epochs {options.epochs} --threads {options.threads}"
-        + (f" --take {options.take}" if options.take else "")
+        + (" --quick" if options.quick else "")
     )
 
 
@@ -771,10 +814,12 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=12, help="of each training")
     parser.add_argument("--threads", type=int, default=1, help="of TensorFlow")
-    parser.add_argument("--take", type=int, help="use only so many training images")
     parser.add_argument("--status", action="store_true", help="only list the runs")
     parser.add_argument(
         "--export", action="store_true", help="only add sizes to finished points"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few random images, to try the script"
     )
     parser.add_argument("--work", type=pathlib.Path, default=HERE / "runs" / "cifar10")
     parser.add_argument(
@@ -792,6 +837,8 @@ def main():
         tensorflow.config.threading.set_inter_op_parallelism_threads(options.threads)
     if options.export:
         return export(options)
+    if set(options.only) == set(RUNS):
+        write_plan(options)
     studies = {}
     for run, seed in plan(options.seeds):
         if run.name in options.only and not complete(options, run, seed):
