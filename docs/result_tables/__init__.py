@@ -2,6 +2,8 @@
 
 from result_tables import (  # noqa: F401  a module registers its tables
     at_init,
+    choose,
+    cifar10,
     devices,
     executors,
     exports,

@@ -39,11 +39,6 @@ def at_init_mnist():
 
 
 @table
-def at_init_cifar10():
-    return _teaching("teaching_cifar10")
-
-
-@table
 def kdlts_mnist_ablation():
     rows = [
         [

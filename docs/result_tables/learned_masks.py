@@ -59,11 +59,6 @@ def frontier_mnist_all():
 
 
 @table
-def frontier_cifar10_all():
-    return _every_ticket("frontier_cifar10")
-
-
-@table
 def frontier_mnist_cost():
     """Epochs to the first ticket as good as the dense network."""
     exact = [r for r in load("frontier_mnist")["first_matching"] if not r["tolerance"]]
@@ -75,23 +70,6 @@ def frontier_mnist_cost():
             cells.append(", ".join("never" if c is None else str(c) for c in costs))
         rows.append([percent(float(sparsity), 0), *cells])
     return grid(["sparsity of at least", *_METHODS.values()], rows)
-
-
-@table
-def frontier_cifar10():
-    found = load("frontier_cifar10")
-    chosen = ("CS initial_score=-0.03", "CS initial_score=0.03", "IMP", "ISS")
-    head = ["search", "weights left: test accuracy (search epochs)"]
-    rows = [["dense", f"100 %: {spread(found['dense'])}"]]
-    for label in chosen:
-        cells = [
-            f"{percent(1 - p['sparsity']['mean'])}: {spread(p['accuracy'])} "
-            f"({p['search_epochs']})"
-            for p in found["points"]
-            if p["label"] == label
-        ]
-        rows.append([label, ", ".join(cells)])
-    return grid(head, rows)
 
 
 def _supermask(name):
@@ -110,8 +88,3 @@ def _supermask(name):
 @table
 def supermask_mnist():
     return _supermask("supermask_mnist")
-
-
-@table
-def supermask_cifar10():
-    return _supermask("supermask_cifar10")

@@ -70,9 +70,3 @@ def growing_mnist_removal():
         for label in labels
     ]
     return grid(["search", "lowest", "highest"], rows)
-
-
-@table
-def growing_cifar10():
-    order = ("UniLTH, kept", "UniDLTH, kept", "UniLTH, reset", "IMP, reset")
-    return _growing("growing_cifar10", (*order, "DLTH, kept"))

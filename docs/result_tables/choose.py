@@ -1,0 +1,266 @@
+"""Which method to use, by goal, from all comparisons of methods."""
+
+from result_tables import cifar10, evidence
+from result_tables.reading import (
+    NETWORKS,
+    RESULTS,
+    exists,
+    grid,
+    load,
+    percent,
+    ratio,
+    table,
+)
+
+# Methods at most this much less accurate than the best count as cheap.
+_WITHIN = 0.005
+_CONTROLS = ("random", "inverted", "dense", "narrow")
+_PAGES = {
+    "IMP": "imp.md",
+    "StochasticSparsification": "stochastic.md",
+    "ContinuousSparsification": "continuous.md",
+    "KDLTS": "kdlts.md",
+    "UniLTH": "unilth.md",
+    "UniDLTH": "unilth.md",
+    "DLTH": "dlth.md",
+    "GradualPruning": "gradual.md",
+    "RigL": "dynamic.md",
+    "SET": "dynamic.md",
+    "SNIP": "at-init.md",
+    "SynFlow": "at-init.md",
+    "GraSP": "at-init.md",
+    "magnitude at init": "at-init.md",
+    "EarlyStopRewind": "early-stop.md",
+}
+
+
+def _name(group):
+    page = _PAGES.get(group.method)
+    name = f"[{group.method}](../methods/{page})" if page else group.method
+    return name if group.setting in ("init", "reset") else f"{name} ({group.setting})"
+
+
+def _seeds(group):
+    return "**one seed**" if group.seeds == 1 else f"{group.seeds} seeds"
+
+
+def _comparisons():
+    """Yields a title, a sparsity and the groups of all methods there, best first."""
+    by_data: dict = {}
+    for point in (*evidence.cifar10(), *evidence.mnist1d(), *evidence.mnist()):
+        by_data.setdefault(point.data, []).append(point)
+    for data, points in by_data.items():
+        for sparsity in evidence.SPARSITIES:
+            found = evidence.chosen(points, sparsity)
+            found = [g for g in found if g.method not in _CONTROLS]
+            # With a single method there is nothing to choose.
+            if len(found) > 1:
+                yield data, sparsity, found
+
+
+def _told_apart(group, best):
+    """Whether the interval of the paired difference excludes 0; None if unknown."""
+    difference = group.behind(best)
+    interval = difference.interval() if difference else None
+    return None if interval is None else interval[0] > 0
+
+
+@table
+def choose_accuracy():
+    rows = []
+    for data, sparsity, found in _comparisons():
+        best, *others = found
+        apart = [(g, _told_apart(g, best)) for g in others]
+        equal = [_name(g) for g, differs in apart if differs is False]
+        unknown = [
+            _name(g)
+            for g, differs in apart
+            if differs is None and best.test.mean - g.test.mean <= _WITHIN
+        ]
+        equal += [f"{name}, one seed in common" for name in unknown]
+        rows.append([
+            data,
+            percent(sparsity, 0),
+            _name(best),
+            cifar10.accuracy(best.test),
+            cifar10.epochs(best),
+            _seeds(best),
+            "; ".join(equal) or "none",
+        ])  # fmt: skip
+    head = ["network, data", "sparsity", "most accurate", "test accuracy", "epochs"]
+    return grid([*head, "seeds", "not told apart from it"], rows)
+
+
+@table
+def choose_cheapest():
+    rows = []
+    for data, sparsity, found in _comparisons():
+        best = found[0]
+        near = [g for g in found if best.test.mean - g.test.mean <= _WITHIN]
+        cheap = min(near, key=lambda g: (g.epochs, -g.test.mean))
+        rows.append([
+            data,
+            percent(sparsity, 0),
+            _name(cheap),
+            cifar10.epochs(cheap),
+            cifar10.accuracy(cheap.test),
+            _seeds(cheap),
+            f"{_name(best)}: {cifar10.epochs(best)}",
+        ])  # fmt: skip
+    head = ["network, data", "sparsity", "cheapest within half a point", "epochs"]
+    return grid([*head, "test accuracy", "seeds", "epochs of the most accurate"], rows)
+
+
+# The networks of benchmarks/micro_resnet8.py, as pages name them.
+_MICRO = {
+    "dense": "dense",
+    "unstructured": "half of the single weights",
+    "unstructured-65": "65 % of the single weights",
+    "unstructured-65-longer": "65 % of the single weights, trained on",
+    "channels-params": "channels, half of the parameters",
+    "channels-75": "channels, a quarter of the parameters",
+    "channels-75-unstructured": "channels, then half of the single weights",
+    "narrow": "narrower, from scratch",
+}
+
+
+def _smaller():
+    """Yields (budget, name, bytes, accuracy, seeds) of all int8 files of ResNet-8."""
+    if exists("micro/resnet8"):
+        for name, row in load("micro/resnet8")["rows"].items():
+            sizes = row["without names"]
+            size = min(sizes["dense"], sizes["encoded"])
+            yield "60 epochs and more", _MICRO[name], size, row["int8"], 1
+    for group in evidence.groups(evidence.cifar10()):
+        size = group.bytes()
+        if size is not None:
+            name = cifar10.NAMES[group.method, group.setting]
+            name = f"{name}, {percent(group.kept, 0)} left"
+            budget = "short trainings, float32"
+            yield budget, name, size, group.test.mean, group.seeds
+
+
+@table
+def choose_smallest():
+    """The Pareto-optimal files: none is smaller and more accurate, by budget."""
+    rows = []
+    points = list(_smaller())
+    for budget in dict.fromkeys(point[0] for point in points):
+        best = 0.0
+        for _, name, size, value, seeds in sorted(
+            (point for point in points if point[0] == budget),
+            key=lambda point: (point[2], -point[3]),
+        ):
+            if value > best:
+                best = value
+                count = "**one seed**" if seeds == 1 else f"{seeds} seeds"
+                cells = [name, f"{size:,}", f"{100 * value:.2f}", count]
+                rows.append([budget, *cells])
+    head = ["training", "ResNet-8, CIFAR-10", "bytes", "test accuracy", "seeds"]
+    return grid(head, rows)
+
+
+@table
+def choose_fastest():
+    """Time of a call relative to the dense network, median and quartiles."""
+    rows = []
+    if exists("shrink_latency"):
+        for row in load("shrink_latency")["rows"]:
+            half = row["removed"] == 0.5 and row["round_to"] == 8
+            if half and row["runtime"] in ("tflite", "int8"):
+                kind = {"tflite": "float32", "int8": "int8"}[row["runtime"]]
+                what = f"channels, {percent(row['macs'], 0)} of the MACs left"
+                network = NETWORKS[row["network"]]
+                rows.append([network, what, f"TFLite, {kind}", 1, ratio(row["ratio"])])
+    if exists("export_latency"):
+        for row in load("export_latency")["rows"]:
+            if row["sparsity"] == 0.9:
+                what = f"{row['structure']}, {percent(row['sparsity'], 0)} zeros"
+                network = NETWORKS.get(row["network"], row["network"])
+                for batch, found in row["ratios"].items():
+                    rows.append([network, what, "TFLite, float32", batch, ratio(found)])
+    return grid(["network", "pruned", "runtime", "batch", "time over dense"], rows)
+
+
+@table
+def choose_controls():
+    """How much tickets are ahead of their controls, in points."""
+    rows = []
+    if exists("mnist_imp"):
+        for row in load("mnist_imp")["rows"]:
+            if row["sparsity"] > 0.85:
+                rows += [
+                    _ahead(
+                        "LeNet-300-100, MNIST",
+                        row["sparsity"],
+                        name,
+                        row["ticket"]["values"],
+                        row[kind]["values"],
+                    )
+                    for kind, name in (
+                        ("reinit", "random reinitialization"),
+                        ("shuffled", "shuffled masks"),
+                    )
+                ]
+    for points in (evidence.cifar10(), evidence.mnist1d()):
+        rows += list(_controls(points))
+    head = ["network, data", "sparsity", "control", "tickets of IMP ahead by"]
+    return grid([*head, "95 % interval", "seeds"], rows)
+
+
+def _controls(points):
+    for sparsity in evidence.SPARSITIES:
+        found = {
+            (g.method, g.setting): g
+            for g in evidence.groups(p for p in points if p.nearest == sparsity)
+        }
+        imp = found.get(("IMP", "init"))
+        for (method, _), group in found.items():
+            if imp and method in ("random", "inverted"):
+                mine = {p.seed: p.test for p in imp.points}
+                theirs = {p.seed: p.test for p in group.points}
+                both = sorted(set(mine) & set(theirs))
+                yield _ahead(
+                    imp.points[0].data,
+                    sparsity,
+                    {"random": "random masks", "inverted": "smallest weights"}[method],
+                    [mine[s] for s in both],
+                    [theirs[s] for s in both],
+                )
+
+
+def _ahead(data, sparsity, control, tickets, controls):
+    differences = [a - b for a, b in zip(tickets, controls, strict=True)]
+    mean = evidence.Mean.of(differences)
+    interval = mean.interval()
+    shown = "" if interval is None else " to ".join(f"{100 * x:+.2f}" for x in interval)
+    count = "**one seed**" if mean.count == 1 else mean.count
+    ahead = f"{100 * mean.mean:+.2f}"
+    return [data, percent(sparsity, 0), control, ahead, shown, count]
+
+
+@table
+def choose_evidence():
+    """What the tables rest on."""
+    pages = {
+        "cifar10": ("ResNet-8, CIFAR-10", "cifar10.md"),
+        "mnist1d": ("MNIST-1D", "mnist1d.md"),
+    }
+    rows = []
+    for folder, (title, page) in pages.items():
+        found = evidence.runs(folder)
+        if found and (RESULTS.parents[1] / "docs" / "results" / page).exists():
+            seeds = {run["seed"] for run in found}
+            methods = {run["method"] for run in found}
+            points = sum(len(run["points"]) for run in found)
+            link = f"[{title}](../results/{page})"
+            rows.append([link, len(methods), points, len(seeds)])
+    mnist = evidence.mnist()
+    if mnist:
+        links = "[1](../results/learned-masks.md), [2](../results/init-tickets.md), "
+        links += "[3](../results/growing-penalties.md)"
+        methods, seeds = {p.method for p in mnist}, {p.seed for p in mnist}
+        title = f"LeNet-300-100, MNIST: {links}"
+        rows.append([title, len(methods), len(mnist), len(seeds)])
+    head = ["comparison", "methods", "trained networks", "seeds"]
+    return grid(head, rows)

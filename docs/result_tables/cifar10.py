@@ -1,0 +1,148 @@
+"""All methods on CIFAR-10, at the same cost."""
+
+import json
+
+from result_tables import evidence
+from result_tables.reading import RESULTS, grid, percent, table
+
+_SPARSITIES = (0.5, 0.8, 0.9, 0.95)
+# The runs of benchmarks/cifar10.py, as pages name them.
+NAMES = {
+    ("dense", "recipe"): "dense",
+    ("IMP", "init"): "IMP, rewound to init",
+    ("IMP", "late"): "IMP, rewound to epoch 2",
+    ("GradualPruning", "trained"): "GradualPruning of the dense network",
+    ("GradualPruning", "scratch"): "GradualPruning from scratch",
+    ("ContinuousSparsification", "low-score"): "ContinuousSparsification, low score",
+    ("ContinuousSparsification", "high-score"): "ContinuousSparsification, high score",
+    ("random", "erk"): "random masks, ERK",
+    ("narrow", "width"): "narrower dense network",
+    ("UniLTH", "4-rounds"): "UniLTH",
+    ("UniDLTH", "4-rounds"): "UniDLTH",
+    ("DLTH", "1-round"): "DLTH",
+    ("KDLTS", "3-teachers"): "KDLTS",
+    ("SNIP", "init"): "SNIP",
+    ("SynFlow", "init"): "SynFlow",
+    ("RigL", "erk"): "RigL",
+    ("inverted", "init"): "smallest weights (control)",
+}
+
+
+def _plan():
+    path = RESULTS / "cifar10" / "plan.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def accuracy(mean):
+    """Returns mean and standard deviation in percent; of one seed its value."""
+    if mean.deviation is None:
+        return f"{100 * mean.mean:.2f}"
+    return f"{100 * mean.mean:.2f} ± {100 * mean.deviation:.2f}"
+
+
+def epochs(group):
+    return f"{group.epochs:.0f}"
+
+
+@table
+def cifar10_accuracy():
+    points = evidence.cifar10()
+    if not points:
+        return "No run is complete yet."
+    found = {}
+    for group in evidence.groups(points):
+        sparsity = group.points[0].nearest
+        found[group.method, group.setting, sparsity] = group
+    rows = []
+    for (method, setting), name in NAMES.items():
+        if method == "ContinuousSparsification":
+            continue
+        at = [found.get((method, setting, s)) for s in _SPARSITIES]
+        if method == "dense":
+            dense = found.get((method, setting, None))
+            if dense:
+                cells = [f"{accuracy(dense.test)} without pruning", "", "", ""]
+                rows.append([name, dense.seeds, epochs(dense), *cells])
+        elif any(at):
+            present = [g for g in at if g]
+            costs = list(dict.fromkeys(epochs(g) for g in present))
+            cells = [accuracy(g.test) if g else "" for g in at]
+            rows.append([name, min(g.seeds for g in present), ", ".join(costs), *cells])
+    head = ["ResNet-8", "seeds", "epochs", *(percent(s, 0) for s in _SPARSITIES)]
+    return grid(head, rows)
+
+
+@table
+def cifar10_points():
+    """Every trained ticket."""
+    rows = [
+        [
+            NAMES[p.method, p.setting],
+            p.seed,
+            percent(p.kept),
+            f"{p.epochs:.0f}",
+            f"{p.flops / 1e12:.0f}" if p.flops else "",
+            f"{p.bytes:,}" if p.bytes else "",
+            f"{100 * p.val:.2f}",
+            f"{100 * p.test:.2f}",
+        ]
+        for key in NAMES
+        for p in evidence.cifar10()
+        if (p.method, p.setting) == key
+    ]
+    head = ["ResNet-8", "seed", "weights left", "epochs", "TFLOPs of training"]
+    return grid([*head, "int8 bytes", "validation", "test"], rows)
+
+
+@table
+def cifar10_progress():
+    """What the plan has and what was run, by method."""
+    plan = _plan()
+    if plan is None:
+        return "The plan has not been written yet."
+    done = {
+        (run["method"], run["setting"], run["seed"]): len(run["points"])
+        for run in evidence.runs("cifar10")
+    }
+    rows: dict = {}
+    for row in plan["runs"]:
+        key = row["method"], row["setting"]
+        known = rows.setdefault(key, [NAMES[key], 0, 0, 0])
+        known[1] += row["epochs"]
+        known[2] += row["networks"]
+        known[3] += done.get((*key, row["seed"]), 0)
+    total = [sum(row[n] for row in rows.values()) for n in (1, 2, 3)]
+    listed = [[a, f"{b:,}", c, d] for a, b, c, d in rows.values()]
+    listed.append(["all", f"{total[0]:,}", total[1], total[2]])
+    head = ["ResNet-8", "epochs planned", "networks planned", "networks trained"]
+    return f"{plan['epochs']} epochs for each training.\n\n" + grid(head, listed)
+
+
+def _cost(name):
+    files = sorted((RESULTS / "cifar10").glob("*.json"))
+    read = [json.loads(file.read_text("utf-8")) for file in files]
+    return [
+        row[name]
+        for run in read
+        for rows in run.get("by_epoch", {}).values()
+        for row in rows
+    ]
+
+
+@table
+def cifar10_machine():
+    """Where and when the runs were made."""
+    found = evidence.runs("cifar10")
+    if not found:
+        return "No run is complete yet."
+    dates = sorted({run["date"] for run in found})
+    machine, versions = found[0]["machine"], found[0]["versions"]
+    seconds = _cost("cpu_seconds")
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"{machine['cores']} shared CPU cores ({machine['processor']}), "
+        f"{machine['threads']} thread for each training, Keras {versions['keras']} on "
+        f"{versions['backend']}; {when}. {len(seconds)} epochs took "
+        f"{sum(seconds) / 3600:.1f} hours of one core, "
+        f"{sum(seconds) / len(seconds):.0f} seconds each."
+    )

@@ -1,0 +1,254 @@
+"""Trained tickets of several benchmarks in one form, so that they can be compared."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from result_tables.reading import RESULTS, exists, load
+from tf_tickets.reports.statistics import Mean
+
+# The sparsities that tables compare, and how far a ticket's weights may be from them.
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
+_NEAR = (0.8, 1.15)
+# Epochs of a ticket's own training in the comparisons on MNIST.
+_FINAL = 8
+_CLASSES = {
+    "CS": "ContinuousSparsification",
+    "ISS": "StochasticSparsification",
+    "random, ERK": "random",
+    "magnitude at init": "magnitude at init",
+}
+
+
+class Point(NamedTuple):
+    """One trained ticket of one seed.
+
+    Args:
+        data: The network and the data set.
+        method: The method, by its class.
+        setting: What distinguishes it from others of the method.
+        seed: The seed.
+        kept: The fraction of weights that are left.
+        epochs: Epochs until it was trained, those of the search included.
+        val: Validation accuracy, or None.
+        test: Test accuracy.
+        flops: FLOPs of all these epochs if zeros are skipped, or None.
+        bytes: Bytes of the int8 file for microcontrollers, or None.
+        nearest: The sparsity of the tables that it belongs to, or None.
+    """
+
+    data: str
+    method: str
+    setting: str
+    seed: int
+    kept: float
+    epochs: float
+    val: float | None
+    test: float
+    flops: float | None = None
+    bytes: int | None = None
+    nearest: float | None = None
+
+
+class Group(NamedTuple):
+    """The points of one method in one setting at one sparsity, one for each seed."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def method(self):
+        return self.points[0].method
+
+    @property
+    def setting(self):
+        return self.points[0].setting
+
+    @property
+    def seeds(self):
+        return len(self.points)
+
+    @property
+    def kept(self):
+        return statistics.mean(p.kept for p in self.points)
+
+    @property
+    def epochs(self):
+        return statistics.mean(p.epochs for p in self.points)
+
+    @property
+    def test(self):
+        return Mean.of(p.test for p in self.points)
+
+    @property
+    def val(self):
+        values = [p.val for p in self.points]
+        return None if None in values else statistics.mean(values)
+
+    def bytes(self):
+        sizes = [p.bytes for p in self.points if p.bytes is not None]
+        return round(statistics.mean(sizes)) if sizes else None
+
+    def behind(self, other):
+        """Returns by how much it is behind another, as a mean over common seeds."""
+        mine = {p.seed: p.test for p in self.points}
+        theirs = {p.seed: p.test for p in other.points}
+        common = sorted(set(mine) & set(theirs))
+        return Mean.of(theirs[s] - mine[s] for s in common) if common else None
+
+
+def nearest(kept):
+    """Returns the sparsity of the tables whose weights a ticket has, or None."""
+    low, high = _NEAR
+    fits = [s for s in SPARSITIES if low * (1 - s) <= kept <= high * (1 - s)]
+    return min(fits, key=lambda s: abs(1 - s - kept), default=None)
+
+
+def groups(points: Iterable[Point]) -> list[Group]:
+    """Returns the points by method, setting and sparsity; only one point a seed."""
+    found: dict = {}
+    for point in points:
+        key = point.data, point.method, point.setting, point.nearest
+        seeds = found.setdefault(key, {})
+        present = seeds.get(point.seed)
+        # Of several rounds near one sparsity the one with the fewest epochs counts.
+        if present is None or point.epochs < present.epochs:
+            seeds[point.seed] = point
+    return [Group(tuple(seeds[n] for n in sorted(seeds))) for seeds in found.values()]
+
+
+def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
+    """Returns one group of each method, its setting chosen on the validation set.
+
+    Where validation accuracies are unknown, each setting stands for itself.
+    """
+    by_method: dict = {}
+    for group in groups(p for p in points if p.nearest == sparsity):
+        key = (
+            (group.method,) if group.val is not None else (group.method, group.setting)
+        )
+        present = by_method.get(key)
+        if (
+            present is None
+            or group.seeds > present.seeds
+            or (group.seeds == present.seeds and group.val > present.val)
+        ):
+            by_method[key] = group
+    return sorted(by_method.values(), key=lambda g: -g.test.mean)
+
+
+# Readers.
+
+
+def runs(page):
+    """Returns the files of the common form in a folder of results."""
+    files = sorted((RESULTS / page).glob("*.json"))
+    found = [json.loads(file.read_text("utf-8")) for file in files]
+    return [
+        run for run in found if isinstance(run, dict) and "points" in run
+        and {"method", "setting", "seed"} <= run.keys()
+    ]  # fmt: skip
+
+
+def common(page, data):
+    """Yields the points of all runs in a folder of results."""
+    for run in runs(page):
+        for point in run["points"]:
+            yield Point(
+                run.get("data", data),
+                run["method"],
+                str(run["setting"]),
+                run["seed"],
+                point["kept"],
+                point["epochs"],
+                point.get("val_accuracy"),
+                point["test_accuracy"],
+                point.get("training_flops"),
+                point.get("int8_bytes"),
+                nearest(point["kept"]),
+            )
+
+
+def cifar10():
+    return list(common("cifar10", "ResNet-8, CIFAR-10"))
+
+
+def mnist1d():
+    return list(common("mnist1d", "MNIST-1D"))
+
+
+def mnist():
+    """Returns the points of the three comparisons of LeNet-300-100 on MNIST."""
+    return [*_frontier(), *_at_init(), *_growing()]
+
+
+_MNIST = "LeNet-300-100, MNIST"
+
+
+def _frontier():
+    if not exists("frontier_mnist"):
+        return
+    for run in load("frontier_mnist")["runs"]:
+        seed = run["provenance"]["seed"]
+        for row in run["points"]:
+            label, _, setting = row["label"].partition(" ")
+            metrics, kept = row["metrics"], 1 - row["sparsity"]
+            yield Point(
+                _MNIST,
+                _CLASSES.get(label, label),
+                setting or "init",
+                seed,
+                kept,
+                row["search_epochs"] + _FINAL,
+                metrics["val_accuracy"],
+                metrics["test_accuracy"],
+                nearest=nearest(kept),
+            )
+
+
+def _at_init():
+    if not exists("teaching_mnist"):
+        return
+    wanted = {"KDLTS", "SNIP", "SynFlow", "GraSP", *_CLASSES}
+    for run in load("teaching_mnist")["runs"]:
+        for row in run["rows"]:
+            if row["label"] in wanted:
+                kept = 1 - row["sparsity"]
+                yield Point(
+                    _MNIST,
+                    _CLASSES.get(row["label"], row["label"]),
+                    "init",
+                    run["seed"],
+                    kept,
+                    row["search_epochs"] + _FINAL,
+                    None,
+                    row["test_accuracy"],
+                    nearest=nearest(kept),
+                )
+
+
+def _growing():
+    if not exists("growing_mnist"):
+        return
+    kinds = {"UniLTH": "reset", "UniDLTH": "kept", "DLTH": "kept"}
+    for run in load("growing_mnist")["runs"]:
+        for row in run["rows"]:
+            method = row["label"].split()[0]
+            # Others are sweeps over settings with one seed.
+            if method not in kinds or "," in row["label"]:
+                continue
+            metrics = row["trained"].get(kinds[method])
+            if metrics is None:
+                continue
+            kept = 1 - row["sparsity"]
+            yield Point(
+                _MNIST,
+                method,
+                kinds[method],
+                run["seed"],
+                kept,
+                row["search_epochs"] + _FINAL,
+                None,
+                metrics["test_accuracy"],
+                nearest=nearest(kept),
+            )

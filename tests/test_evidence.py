@@ -1,0 +1,120 @@
+"""The tables of the guide "Which method should I use?", from results made up here."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.turns("jax")
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("result_tables.evidence")
+
+
+def point(evidence, test, method="IMP", setting="a", seed=0, kept=0.1, **more):
+    given = {"epochs": 10, "val": 0.5, **more}
+    nearest = evidence.nearest(kept)
+    fields = ("data", method, setting, seed, kept, given["epochs"], given["val"], test)
+    return evidence.Point(*fields, nearest=nearest)
+
+
+@pytest.mark.parametrize(
+    ("kept", "sparsity"),
+    [(0.1, 0.9), (0.113, 0.9), (0.13, None), (0.05, 0.95), (0.473, 0.5), (1.0, None)],
+)
+def test_a_ticket_belongs_to_a_sparsity_only_if_its_weights_are_near(
+    evidence, kept, sparsity
+):
+    assert evidence.nearest(kept) == sparsity
+
+
+def test_a_setting_is_chosen_by_validation_and_seeds_never_by_test(evidence):
+    rows = [
+        *(point(evidence, 0.7, setting="low", seed=n, val=0.6) for n in (0, 1)),
+        *(point(evidence, 0.9, setting="high", seed=n, val=0.5) for n in (0, 1)),
+        # One seed says less than two.
+        point(evidence, 0.99, setting="once", val=0.9),
+    ]
+    [group] = evidence.chosen(rows, 0.9)
+    assert (group.setting, group.seeds, group.test.mean) == ("low", 2, 0.7)
+    unknown = [row._replace(val=None) for row in rows]
+    assert len(evidence.chosen(unknown, 0.9)) == 3
+
+
+def test_only_the_cheapest_of_several_rounds_near_a_sparsity_counts(evidence):
+    rows = [
+        point(evidence, 0.7, kept=0.11, epochs=20),
+        point(evidence, 0.8, kept=0.09, epochs=30),
+    ]
+    [group] = evidence.groups(rows)
+    assert (group.epochs, group.test.mean) == (20, 0.7)
+
+
+def test_methods_are_told_apart_by_the_interval_of_paired_differences(
+    evidence, monkeypatch
+):
+    choose = importlib.import_module("result_tables.choose")
+    rows = []
+    for seed, noise in enumerate((0.0, 0.05, -0.05)):
+        rows += [
+            point(evidence, 0.80 + noise, "IMP", seed=seed),
+            # The same difference in every seed, and one that varies.
+            point(evidence, 0.79 + noise + 0.001 * seed, "KDLTS", seed=seed),
+            point(evidence, 0.79, "SNIP", seed=seed),
+        ]
+    rows.append(point(evidence, 0.798, "DLTH", seed=1))
+    for name in ("cifar10", "mnist", "mnist1d"):
+        taken = rows if name == "cifar10" else []
+        monkeypatch.setattr(evidence, name, lambda taken=taken: taken)
+    table = choose.choose_accuracy().splitlines()
+    assert len(table) == 3 and "[IMP](../methods/imp.md) (a) | 80.00 ± 5.00" in table[2]
+    last = table[2].split("|")[-2]
+    assert "SNIP" in last and "KDLTS" not in last
+    assert "DLTH](../methods/dlth.md) (a), one seed in common" in last
+    assert choose.choose_cheapest().splitlines()[2].count("10") >= 2
+
+
+def test_a_lead_over_a_control_has_an_interval_from_two_seeds_on(evidence):
+    choose = importlib.import_module("result_tables.choose")
+    once = choose._ahead("data", 0.9, "random", [0.8], [0.7])
+    assert once[3:] == ["+10.00", "", "**one seed**"]
+    twice = choose._ahead("data", 0.9, "random", [0.8, 0.8], [0.7, 0.72])
+    assert twice[3:] == ["+9.00", "-3.71 to +21.71", 2]
+
+
+@pytest.mark.matrix
+@pytest.mark.on("tensorflow")
+def test_the_comparison_on_cifar10_runs_and_goes_on_where_it_stopped(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks" / "cifar10.py"), "--quick"]
+    script += ["--epochs", "3", "--seeds", "0"]
+    script += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    part = ["--only", "dense-recipe", "IMP-late", "ContinuousSparsification-high-score"]
+    subprocess.run([*script, *part], check=True)
+    read = {p.name: json.loads(p.read_text()) for p in (tmp_path / "out").iterdir()}
+    dense, imp = read["dense-recipe-0.json"], read["IMP-late-0.json"]
+    assert dense["complete"] and len(dense["points"]) == 1
+    assert [round(p["kept"], 2) for p in imp["points"]] == [0.5, 0.2, 0.1, 0.05]
+    # One epoch each, after two that are those of the dense network.
+    assert [p["epochs"] for p in imp["points"]] == [4, 5, 6, 7]
+    assert imp["epochs"] == {"search": 6, "final": 1}
+    costs = [p["training_flops"] for p in imp["points"]]
+    assert (
+        costs == sorted(costs) and costs[0] < 2 * dense["points"][0]["training_flops"]
+    )
+    # A lost file is written again from the trainings, and no epoch is trained twice.
+    (tmp_path / "out" / "IMP-late-0.json").unlink()
+    logs = sorted((tmp_path / "work").rglob("epochs.json"))
+    times = [log.stat().st_mtime_ns for log in logs]
+    subprocess.run([*script, *part], check=True)
+    again = json.loads((tmp_path / "out" / "IMP-late-0.json").read_text())
+    assert again["points"] == imp["points"]
+    assert times == [log.stat().st_mtime_ns for log in logs]
+    status = subprocess.run([*script, "--status"], capture_output=True, check=True)
+    assert "IMP-late-0: 4 of 4 epochs" in status.stdout.decode()
