@@ -9,7 +9,9 @@ compiles and trains everything:
 
 serial    In one process, with as many threads as the backend chooses.
 one       In one process, with one thread per computation.
-ray       In `--workers` processes of Ray, with one thread each.
+kept      As "one", with JAX's compilation cache in a new folder; on JAX only.
+ray       In `--workers` processes of Ray, with one thread each. On JAX, they share
+          a new compilation cache.
 
 Seconds are of the whole process. Of "one" and "ray", the ids of all tickets and
 `frontier.json` are compared; files whose bytes differ, such as tickets with names that
@@ -17,6 +19,7 @@ Keras counts up, are listed. Results: `benchmarks/results/executors/BACKEND.json
 """
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
@@ -30,6 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WAYS = {
     "serial": ("serial", None),
     "one": ("serial", 1),
+    "kept": ("serial", 1),
     "ray": ("ray", 1),
 }
 # A mix of methods: 12 searches of different lengths.
@@ -64,6 +68,11 @@ def run(options, way, directory):
     import tf_tickets as tt
 
     executor, _ = WAYS[way]
+    if executor == "ray":
+        executor = tt.executors.RayExecutor(
+            workers=options.workers, object_store_memory=200_000_000
+        )
+        executor.start()
     data = tt.datasets.load("digits")
     if options.take:
         data = data.take(options.take)
@@ -77,10 +86,6 @@ def run(options, way, directory):
             epochs=options.epochs,
         )
 
-    if executor == "ray":
-        executor = tt.executors.RayExecutor(
-            workers=options.workers, object_store_memory=200_000_000
-        )
     found = tt.find_frontier(
         build,
         data,
@@ -101,6 +106,9 @@ def timed(options, way, directory):
 
     _, threads = WAYS[way]
     variables = thread_variables(threads) if threads else {}
+    if way == "kept":
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(directory.parent / "compiled")
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     words = [sys.executable, __file__, *sys.argv[1:], "--way", way]
     began = time.monotonic()
     process = subprocess.run(
@@ -160,12 +168,14 @@ def main():
         return
     with tempfile.TemporaryDirectory(prefix="executors-") as name:
         folders = {way: pathlib.Path(name) / way for way in WAYS}
-        ways = {way: timed(options, way, folders[way]) for way in WAYS}
+        chosen = [way for way in WAYS if way != "kept" or backend() == "jax"]
+        ways = {way: timed(options, way, folders[way]) for way in chosen}
         content = {
             "command": command(),
             "backend": ways["ray"].pop("backend"),
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
             "versions": versions(),
+            "date": datetime.date.today().isoformat(),
             "searches": options.searches,
             "rounds": options.rounds,
             "epochs": options.epochs,
@@ -182,6 +192,12 @@ def main():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
+
+
+def backend():
+    import keras
+
+    return keras.backend.backend()
 
 
 def command():

@@ -316,8 +316,7 @@ class _Driver:
             for seed in tables
         ]
         if not self.in_process:
-            # What takes longest must not be the last that begins.
-            searches.sort(key=lambda task: -task.epochs)
+            searches = _longest_first(searches)
         submit = self._submitter(searches)
         try:
             self._run(collections.deque([*searches, *dense]), submit)
@@ -454,6 +453,28 @@ class _Driver:
         round_ = ticket.provenance["round"]
         cost = found.costs[round_]
         return Point(label, round_, ticket.sparsity, cost, metrics, ticket, seed)
+
+
+def _longest_first(searches):
+    """Returns tasks in the order in which workers begin them.
+
+    What takes longest must not be the last that begins. But the first two of a method
+    do not follow each other, if others remain: they would compile the same programs at
+    the same time, which the second one could load.
+    """
+    left = sorted(searches, key=lambda task: -task.epochs)
+    ordered: list[SearchTask] = []
+    known = set()
+    while left:
+        last = ordered[-1].search.method if ordered else None
+        others = [task for task in left if task.search.method != last]
+        is_new = last is not None and last not in known
+        task = others[0] if is_new and others else left[0]
+        if last is not None:
+            known.add(last)
+        ordered.append(task)
+        left.remove(task)
+    return ordered
 
 
 def _of_round(name, ticket):

@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import logging
 import os
 import pathlib
 import signal
 import sys
 import sysconfig
+import tempfile
 import threading
 import traceback
 import warnings
@@ -26,6 +28,9 @@ _FINAL = (ValueError, TypeError)
 _PREFIXES = ("KERAS_", "TF_", "JAX_", "XLA_")
 # Of this process alone.
 _OWN = ("TF_CONFIG",)
+# The folder of what JAX has compiled, and from how many seconds on it is stored.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_CACHE_FROM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 # Seconds to wait for cancelled tasks.
 _PATIENCE = 10.0
 
@@ -36,7 +41,12 @@ class RayExecutor(Executor):
     With an address (or the environment variable RAY_ADDRESS), or after `ray.init`,
     tasks run in that cluster. Otherwise a Ray instance is started on this machine for
     the first task, without a dashboard, and stopped by `shutdown` (or at the end of a
-    `with` block). A Ray instance that was there before is never stopped.
+    `with` block). A Ray instance that was there before is never stopped. Call `start`
+    early in a program: its workers import Keras while the program loads its data.
+
+    The workers of a Ray instance that is started here share what JAX compiles, in a
+    temporary folder, unless a folder is set by JAX_COMPILATION_CACHE_DIR. The
+    environment variable JAX_ENABLE_COMPILATION_CACHE=0 prevents it.
 
     Tasks get the backend of this process and the number of threads below. Functions and
     classes of a program or notebook travel by value; modules must be importable in the
@@ -94,6 +104,9 @@ class RayExecutor(Executor):
         self._remote: Any = None
         self._started = False
         self._closed = False
+        # Whether workers have the environment variables from their start.
+        self._inherits = False
+        self._compiled: tempfile.TemporaryDirectory | None = None
         self._futures: set[_Future] = set()
         self._lock = threading.Lock()
 
@@ -121,32 +134,63 @@ class RayExecutor(Executor):
                 f"Received: {self!r}"
             )
         self._ray = ray
+        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus}
+        if not self._inherits:
+            variables = _environment(self.threads)
+            options["runtime_env"] = {"env_vars": variables}
         self._remote = ray.remote(_attempt).options(
-            num_cpus=self.threads,
-            num_gpus=self.gpus,
-            max_retries=self.retries,
-            retry_exceptions=True,
-            runtime_env={"env_vars": _environment(self.threads)},
+            **options, max_retries=self.retries, retry_exceptions=True
         )
+        if self._inherits and not self.gpus:
+            prepare = ray.remote(_prepare).options(**options, max_retries=0)
+            for _ in range(self._places):
+                prepare.remote()
+
+    @property
+    def _places(self):
+        """How many tasks run at the same time in a Ray instance that starts here."""
+        return self.workers or max(1, _cores() // self.threads)
 
     def _connect(self, ray):
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         # Ray itself would take an instance of somebody else on this machine.
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         settings["address"] = address
+        variables: dict[str, str] = {}
         if address == "local":
-            workers = self.workers or max(1, _cores() // self.threads)
-            settings["num_cpus"] = workers * self.threads
+            settings["num_cpus"] = self._places * self.threads
             settings["include_dashboard"] = False
             if self.object_store_memory is not None:
                 settings["object_store_memory"] = self.object_store_memory
-        with _signals_kept(), _quiet():
+            variables = {**_environment(self.threads), **self._cache()}
+        with _signals_kept(), _quiet(), _variables(variables):
             try:
                 ray.init(**settings)
             except BaseException:
                 ray.shutdown()
+                self._drop_cache()
                 raise
         self._started = True
+        self._inherits = address == "local"
+
+    def _cache(self):
+        """Returns the variables by which the workers share what JAX compiles."""
+        if keras.config.backend() != "jax":
+            return {}
+        # As a program may have set it, or the environment variable.
+        folder = sys.modules["jax"].config.jax_compilation_cache_dir
+        if folder:
+            return {_CACHE: str(folder)}
+        self._compiled = tempfile.TemporaryDirectory(
+            prefix="compiled-", ignore_cleanup_errors=True
+        )
+        # Not only what takes long, since a search has many small programs.
+        return {_CACHE: self._compiled.name, _CACHE_FROM: "0"}
+
+    def _drop_cache(self):
+        if self._compiled is not None:
+            self._compiled.cleanup()
+            self._compiled = None
 
     def share(self, value: Any) -> Any:
         """Puts an object into Ray's object store, once for all tasks."""
@@ -190,6 +234,7 @@ class RayExecutor(Executor):
             self._started = False
             with _signals_kept(), _quiet():
                 self._ray.shutdown()
+        self._drop_cache()
 
 
 class _Future(concurrent.futures.Future):
@@ -244,6 +289,19 @@ def _attempt(function, *args, **kwargs):
         return _Refusal(kind, str(error), traceback.format_exc())
 
 
+def _prepare():
+    """Imports in a new worker what every task needs, before there are tasks.
+
+    This module imports Keras and its backend. Keras imports TensorFlow, where it is
+    installed, when it first serializes an object.
+    """
+    keras.saving.serialize_keras_object(keras.layers.Activation("relu"))
+    # Later collections need not look at modules again: they are faster by half a
+    # second a search.
+    gc.collect()
+    gc.freeze()
+
+
 def _import_ray():
     try:
         import ray
@@ -273,6 +331,21 @@ def _environment(threads):
     path = os.pathsep.join(_folders())
     own = {**own, **thread_variables(threads), **backend}
     return {**own, "PYTHONPATH": path} if path else own
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the programs that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _folders():
