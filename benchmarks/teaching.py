@@ -182,7 +182,7 @@ class Rows:
         shared = label if label.startswith("IMP") else f"{label} {sparsity}"
         folder = self.path.parent / shared.replace(" ", "_").replace(",", "")
         ticket = self.setting.find(search, folder)[round_ - 1]
-        trained = ticket.metrics if search.epochs_of_trained_ticket else None
+        trained = ticket.metrics if search.engine.plan.epochs_of_tickets else None
         self.keep(label, sparsity, ticket, self.trainer, cost, trained)
 
     def keep(self, label, sparsity, ticket, trainer, cost, metrics=None):

@@ -1,0 +1,500 @@
+"""Means, intervals and paired tests of the runs on MNIST-1D, and their pictures.
+
+`mnist1d_tickets.py --collect` writes them to `summary.json`. The hypotheses are the
+claims of the papers that the methods are from, each a difference between two methods
+with the same seeds, averaged over sparsities. Their p values are corrected by Holm's
+method over all claims that could be tested.
+"""
+
+import collections
+import datetime
+import json
+import math
+import os
+
+import numpy as np
+from mnist1d_tickets import (
+    CHOSEN,
+    EPOCHS,
+    LEVELS,
+    METHODS,
+    NOT_SWEPT,
+    REPORTED,
+    SELECTING,
+    TRIED,
+    chosen,
+    file_of,
+)
+from scipy import stats
+
+# How far the kept fraction may be from that of a level to count as there.
+NEAR = 0.02
+# The levels over which a claim is averaged: 80, 90, 95, 96.8 and 98 %.
+CLAIMED = LEVELS[2:]
+SIGNIFICANT = 0.05
+# What tickets are found on for their spatial bias.
+ORDERS = ("signals", "shuffled")
+
+
+def at_level(points, level, metric="test_accuracy"):
+    """Returns a metric at a sparsity: of the point there, or between its neighbours.
+
+    The frontier between two points is linear in the logarithm of the kept fraction. Of
+    several points there, the best in validation counts. None out of range.
+
+    >>> rows = [{"sparsity": 0.5, "val_accuracy": 0.6, "test_accuracy": 0.6},
+    ...         {"sparsity": 0.875, "val_accuracy": 0.4, "test_accuracy": 0.4}]
+    >>> round(at_level(rows, 0.75), 3)
+    0.5
+    """
+    if level == 0.0:
+        return points[0][metric]
+    near = NEAR * (1 - level)
+    there = [p for p in points if abs(p["sparsity"] - level) <= near]
+    if there:
+        return max(there, key=lambda p: p["val_accuracy"])[metric]
+    rows = sorted((p for p in points if p["sparsity"] < 1), key=_sparsity)
+    left = [p for p in rows if p["sparsity"] < level]
+    right = [p for p in rows if p["sparsity"] > level]
+    if not left or not right:
+        return None
+    low, high = left[-1], right[0]
+    places = [-math.log(1 - p["sparsity"]) for p in (low, high)]
+    share = (-math.log(1 - level) - places[0]) / (places[1] - places[0])
+    return float((1 - share) * low[metric] + share * high[metric])
+
+
+def _sparsity(row):
+    return row["sparsity"]
+
+
+class Runs:
+    """All finished runs of a folder, by method, setting and seed."""
+
+    def __init__(self, out):
+        self.out = out
+        self.found = collections.defaultdict(dict)
+        for file in sorted(out.glob("*-*.json")):
+            run = json.loads(file.read_text("utf-8"))
+            self.found[run["method"], run["setting"]][run["seed"]] = run
+
+    def chosen(self, method):
+        """Returns the setting that validation chose, or the default one."""
+        return chosen(method, self.out) or next(iter(METHODS[method][1]))
+
+    def of(self, name, most_epochs=None):
+        """Returns a dict from seed to the points of a method.
+
+        Args:
+            name: "METHOD", with its chosen setting, or "METHOD SETTING".
+            most_epochs: Points that cost more are left out.
+        """
+        method, _, setting = name.partition(" ")
+        runs = self.found.get((method, setting or self.chosen(method)), {})
+        return {
+            seed: [
+                p
+                for p in run["points"]
+                if not most_epochs or p["epochs"] <= most_epochs
+            ]
+            for seed, run in runs.items()
+        }
+
+    def values(self, name, level, most_epochs=None):
+        """Returns a dict from seed to the test accuracy at a level."""
+        points = self.of(name, most_epochs)
+        found = {seed: at_level(rows, level) for seed, rows in points.items() if rows}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def mean_of(values):
+    """Returns the mean in percent with its interval by Student's t."""
+    from tf_tickets.reports.statistics import Mean
+
+    mean = Mean.of([100 * value for value in values])
+    interval = mean.interval()
+    return {
+        "mean": round(mean.mean, 3),
+        "deviation": None if mean.deviation is None else round(mean.deviation, 3),
+        "interval": None if interval is None else [round(end, 3) for end in interval],
+        "seeds": mean.count,
+    }
+
+
+def paired(first, second):
+    """Tests the differences of two dicts from seed to accuracy, in points.
+
+    The effect is the mean difference in standard deviations of the differences.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    differences = [first[seed] - second[seed] for seed in seeds]
+    if not differences:
+        return None
+    found = mean_of(differences)
+    found |= {"effect": None, "t": None, "wilcoxon": None}
+    if len(seeds) > 2 and any(differences) and found["deviation"]:
+        found["effect"] = round(found["mean"] / found["deviation"], 2)
+        found["t"] = float(stats.ttest_1samp(differences, 0.0).pvalue)
+        found["wilcoxon"] = float(stats.wilcoxon(differences).pvalue)
+    return found
+
+
+def holm(values):
+    """Returns p values corrected by Holm's method; None stays None.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    known = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    corrected, highest = [None] * len(values), 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        corrected[index] = highest
+    return corrected
+
+
+# The claims: what is compared, and what the paper says.
+
+
+class Claim:
+    """The difference between two methods that a paper states.
+
+    Args:
+        name: Its key, by which another benchmark adds its own evidence.
+        first: The method that should be better.
+        second: The other method.
+        levels: The sparsities over which the difference is averaged.
+        share: If given, the first method may spend this fraction of the epochs of the
+            second.
+        at_least: The difference that is claimed, in points. A negative one means as
+            good as the second method, within as many points.
+    """
+
+    def __init__(
+        self, name, first, second, levels=CLAIMED, share=None, at_least=0.0, dense=False
+    ):
+        self.name = name
+        self.first, self.second = first, second
+        self.levels = levels
+        self.share = share
+        self.at_least = at_least
+        self.dense = dense
+
+    def test(self, runs):
+        """Returns the differences at each level and on average; None without runs."""
+        by_level, sums = [], collections.defaultdict(list)
+        for level in self.levels:
+            second = runs.values(self.second, 0.0 if self.dense else level)
+            most = None
+            if self.share:
+                costs = [
+                    at_level(rows, level, "epochs")
+                    for rows in runs.of(self.second).values()
+                ]
+                most = self.share * max((c for c in costs if c), default=0) or None
+            first = runs.values(self.first, level, most)
+            for seed in first.keys() & second.keys():
+                sums[seed].append(first[seed] - second[seed])
+            found = paired(first, second)
+            if found:
+                by_level.append({"level": level, "most_epochs": most, **found})
+        # A seed without one of the levels would shift the mean.
+        whole = len(by_level)
+        means = {s: float(np.mean(v)) for s, v in sums.items() if len(v) == whole}
+        if not by_level or not means:
+            return None
+        overall = paired(means, dict.fromkeys(means, 0.0))
+        corrected = holm([row["t"] for row in by_level])
+        for row, p in zip(by_level, corrected, strict=True):
+            row["holm"] = p
+        return {
+            "claim": self.name,
+            "first": self.first,
+            "second": self.second,
+            "share": self.share,
+            "at_least": self.at_least,
+            **overall,
+            "levels": by_level,
+        }
+
+    def verdict(self, row):
+        """Returns "seen", "not seen" or "seen under conditions", and at which levels.
+
+        A difference is seen if the corrected test finds it and the mean is at least
+        what is claimed; being as good is seen if the interval excludes a loss of more
+        points than that.
+        """
+        if self._holds(row):
+            return "seen", []
+        some = [each["level"] for each in row["levels"] if self._holds(each)]
+        return ("seen under conditions", some) if some else ("not seen", [])
+
+    def _holds(self, row):
+        if row["interval"] is None:
+            return False
+        if self.at_least < 0:
+            return row["interval"][0] > self.at_least
+        significant = row["holm"] is not None and row["holm"] < SIGNIFICANT
+        return significant and row["mean"] > 0 and row["mean"] >= self.at_least
+
+
+CLAIMS = (
+    Claim("tickets-beat-random", "IMP init", "random"),
+    Claim("tickets-beat-dense", "IMP init", "dense rate=0.005", dense=True),
+    Claim("rewinding", "IMP 1-epoch", "IMP init"),
+    Claim("small-weights-matter", "IMP init", "inverted"),
+    Claim("cs-above-imp", "ContinuousSparsification", "IMP init"),
+    Claim("cs-at-a-fifth", "ContinuousSparsification", "IMP init", LEVELS[3:], 0.2),
+    Claim(
+        "cs-as-good-at-a-fifth",
+        "ContinuousSparsification",
+        "IMP init",
+        LEVELS[3:],
+        0.2,
+        -1.0,
+    ),
+    Claim("cs-above-iss", "ContinuousSparsification", "StochasticSparsification"),
+    Claim("unilth-above-lth", "UniLTH", "IMP init"),
+    Claim("unilth-above-dlth", "UniLTH", "DLTH"),
+    Claim("unidlth-above-lth", "UniDLTH", "IMP init"),
+    Claim("unidlth-above-dlth", "UniDLTH", "DLTH"),
+    Claim("dlth-as-good-as-lth", "DLTH", "IMP init", at_least=-1.0),
+    Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP init", at_least=-1.0),
+    Claim("kdlts-above-init", "KDLTS teachers", "SNIP"),
+    Claim("kdlts-early", "KDLTS 1-epoch", "IMP 1-epoch", at_least=1.5),
+    Claim("early-above-init", "KDLTS 1-epoch", "KDLTS teachers", at_least=1.5),
+    Claim("early-stop", "EarlyStopRewind", "IMP init"),
+)
+
+
+def tested(runs):
+    """Returns all claims for which there are runs, with verdicts."""
+    found = [(claim, claim.test(runs)) for claim in CLAIMS]
+    found = [(claim, row) for claim, row in found if row]
+    corrected = holm([row["t"] for _, row in found])
+    rows = []
+    for (claim, row), p in zip(found, corrected, strict=True):
+        row["holm"] = p
+        row["verdict"], row["where"] = claim.verdict(row)
+        rows.append(row)
+    return rows
+
+
+def costs(runs):
+    """Returns by how many times KDLTS and CS take fewer epochs than IMP."""
+    found = {}
+    for name in ("KDLTS teachers", "ContinuousSparsification", "UniLTH", "DLTH"):
+        rows = runs.of(name)
+        first, imp_rows = next(iter(rows.values()), []), runs.of("IMP init")
+        second = next(iter(imp_rows.values()), [])
+        ratios = {}
+        for level in LEVELS:
+            one, other = (at_level(r, level, "epochs") for r in (first, second))
+            if one and other:
+                ratios[str(level)] = round(other / one, 2)
+        found[name] = ratios
+    return found
+
+
+# The spatial bias.
+
+
+def adjacency(runs, order):
+    """Returns the mean ratio of adjacent pairs to chance, by round."""
+    rows = []
+    by_seed = runs.of(f"spatial {order}")
+    for index, round_ in enumerate(_rounds(by_seed)):
+        points = [points[index] for points in by_seed.values()]
+        row = {"round": round_, "sparsity": points[0]["sparsity"], "seeds": len(points)}
+        for view in ("in_time", "as_given"):
+            pairs = [p[view]["pairs"] for p in points]
+            ratios = [p["found"] / p["by_chance"] for p in pairs if p["by_chance"]]
+            residual = [p[view]["residual"] for p in points]
+            tested_ = len(ratios) > 2
+            row[view] = {
+                "ratio": mean_of([ratio / 100 for ratio in ratios]),
+                "z": round(float(np.mean([p["z"] for p in pairs])), 2),
+                "significant": sum(p["p"] < SIGNIFICANT for p in pairs),
+                "p": float(stats.combine_pvalues([p["p"] for p in pairs]).pvalue),
+                "t": float(stats.ttest_1samp(ratios, 1.0).pvalue) if tested_ else None,
+                "residual_z": round(float(np.mean([p["z"] for p in residual])), 2),
+                "residual_p": float(
+                    stats.combine_pvalues([p["p"] for p in residual]).pvalue
+                ),
+            }
+        rows.append(row)
+    return rows
+
+
+def _rounds(by_seed):
+    lengths = {tuple(p["round"] for p in points) for points in by_seed.values()}
+    return min(lengths, key=len, default=())
+
+
+def transfers(runs, order):
+    """Returns how tickets and controls do on changed signals, and tests the tickets."""
+    gathered = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for seed, points in runs.of(f"spatial {order}").items():
+        for row in points:
+            for signals, trained in row.get("trained_on", {}).items():
+                for kind, metrics in trained.items():
+                    accuracy = metrics["test_accuracy"]
+                    gathered[row["round"], signals][kind][seed] = accuracy
+    rows = []
+    for (round_, signals), kinds in gathered.items():
+        rows.append(
+            {
+                "order": order,
+                "round": round_,
+                "sparsity": 1 - (0.1**0.1) ** round_,
+                "signals": signals,
+                **{kind: mean_of(values.values()) for kind, values in kinds.items()},
+                "over_shuffled_masks": paired(kinds["ticket"], kinds["shuffled_masks"]),
+                "reinit_over_shuffled_masks": paired(
+                    kinds["reinit"], kinds["shuffled_masks"]
+                ),
+                "over_dense": paired(kinds["ticket"], kinds["dense"]),
+            }
+        )
+    family = ("over_shuffled_masks", "reinit_over_shuffled_masks", "over_dense")
+    for name in family:
+        for row, p in zip(rows, holm([r[name]["t"] for r in rows]), strict=True):
+            row[name]["holm"] = p
+    return rows
+
+
+def lost(runs):
+    """Tests how much of a ticket's advantage changed signals take away.
+
+    The advantage is that over shuffled masks, trained on the same signals.
+    """
+    advantage = collections.defaultdict(dict)
+    for seed, points in runs.of("spatial signals").items():
+        for row in points:
+            for signals, trained in row.get("trained_on", {}).items():
+                pair = (trained[kind] for kind in ("ticket", "shuffled_masks"))
+                first, second = (metrics["test_accuracy"] for metrics in pair)
+                advantage[row["round"], signals][seed] = first - second
+    return [
+        {
+            "round": round_,
+            "signals": signals,
+            **(paired(advantage[round_, "new"], values) or {}),
+        }
+        for (round_, signals), values in advantage.items()
+        if signals != "new"
+    ]
+
+
+# The whole.
+
+
+def frontier(runs):
+    """Returns the mean accuracy of each method and setting at each level."""
+    rows = []
+    for method in METHODS:
+        if method in ("dense", "spatial", "supermask"):
+            continue
+        for setting in dict.fromkeys([*REPORTED.get(method, ()), runs.chosen(method)]):
+            name = f"{method} {setting}"
+            by_seed = runs.of(name)
+            levels = {}
+            for level in LEVELS:
+                values = runs.values(name, level)
+                # A mean of only the seeds that got there would be of other seeds.
+                if values and len(values) >= 0.8 * len(by_seed):
+                    spent = [
+                        at_level(rows_, level, "epochs") for rows_ in by_seed.values()
+                    ]
+                    spent = [epochs for epochs in spent if epochs is not None]
+                    levels[str(level)] = {
+                        **mean_of(values.values()),
+                        "epochs": round(float(np.mean(spent)), 1),
+                    }
+            if levels:
+                rows.append({"method": method, "setting": setting, "levels": levels})
+    return rows
+
+
+def tried(runs):
+    """Returns the validation accuracy of the settings that were tried."""
+    rows = []
+    for method, (_, settings) in METHODS.items():
+        if method in NOT_SWEPT:
+            continue
+        levels = (0.0,) if method == "dense" else SELECTING
+        for setting in settings:
+            files = [file_of(method, setting, seed, runs.out) for seed in TRIED]
+            files = [file for file in files if file.exists()]
+            if not files or len(settings) == 1:
+                continue
+            points = [json.loads(file.read_text("utf-8"))["points"] for file in files]
+            values = {}
+            for level in levels:
+                found = [at_level(rows_, level, "val_accuracy") for rows_ in points]
+                known = None not in found
+                values[str(level)] = 100 * float(np.mean(found)) if known else None
+            rows.append(
+                {
+                    "method": method,
+                    "setting": setting,
+                    "seeds": len(files),
+                    "validation": values,
+                    "chosen": chosen(method, runs.out) == setting,
+                }
+            )
+    return rows
+
+
+def supermasks(runs):
+    rows = []
+    for setting in REPORTED["supermask"]:
+        by_seed = runs.of(f"supermask {setting}")
+        for index in range(max(map(len, by_seed.values()), default=0)):
+            points = [points[index] for points in by_seed.values()]
+            rows.append(
+                {
+                    "mask": setting,
+                    "initial_score": points[0]["initial_score"],
+                    "epochs": points[0]["epochs"],
+                    "sparsity": mean_of([p["sparsity"] for p in points]),
+                    "accuracy": mean_of([p["test_accuracy"] for p in points]),
+                }
+            )
+    return rows
+
+
+def collect(out):
+    """Writes `summary.json` and the pictures into the folder of the runs."""
+    from mnist1d_pictures import draw
+
+    runs = Runs(out)
+    dense = runs.of("dense rate=0.005")
+    all_runs = [run for by_seed in runs.found.values() for run in by_seed.values()]
+    content = {
+        "command": "KERAS_BACKEND=jax python benchmarks/mnist1d_tickets.py",
+        "machine": {"cores": os.cpu_count(), "threads": 1},
+        "versions": all_runs[0]["versions"],
+        "date": datetime.date.today().isoformat(),
+        "seeds": sorted({run["seed"] for run in all_runs}),
+        "runs": len(all_runs),
+        "cpu_hours": round(sum(run["seconds"]["cpu"] for run in all_runs) / 3600, 2),
+        "epochs": EPOCHS,
+        "rounds": CHOSEN,
+        "levels": LEVELS,
+        "dense": mean_of([points[0]["test_accuracy"] for points in dense.values()]),
+        "frontier": frontier(runs),
+        "tried": tried(runs),
+        "claims": tested(runs),
+        "costs": costs(runs),
+        "supermasks": supermasks(runs),
+        "adjacency": {
+            order: adjacency(runs, order) for order in ("signals", "shuffled")
+        },
+        "transfers": [*transfers(runs, "signals"), *transfers(runs, "shuffled")],
+        "lost": lost(runs),
+    }
+    (out / "summary.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    draw(content, out)
+    for row in content["claims"]:
+        print(row["claim"], row["mean"], row["interval"], row["holm"], row["verdict"])
