@@ -607,6 +607,8 @@ REPORTED = {
     "supermask": ("soft", "stochastic"),
     "dense": ("rate=0.005",),
 }
+# Tried and shown, but not chosen: tickets that cost more or start later than others.
+ASIDE = ("twice", "1-epoch")
 # Their settings are the networks' recipe, or controls: nothing is chosen.
 NOT_SWEPT = ("spatial", "supermask", "SynFlow", "inverted", "narrow")
 GROUPS = (
@@ -670,7 +672,7 @@ def chosen(method, out=RESULTS):
     if method in NOT_SWEPT or len(settings) == 1:
         return next(iter(settings))
     merits = {}
-    for setting in settings:
+    for setting in (name for name in settings if name not in ASIDE):
         files = [file_of(method, setting, seed, out) for seed in TRIED]
         if not all(file.exists() for file in files):
             return None
@@ -687,11 +689,15 @@ def chosen(method, out=RESULTS):
 def work(options):
     """Yields the runs in the order of their priority, those to try settings first."""
     only = options.only or list(METHODS)
+    first = [method for method in FIRST if method in only]
     for seed in options.seeds:
-        for method in FIRST:
-            if method in only:
-                settings = REPORTED.get(method) or tuple(METHODS[method][1])[:1]
-                yield from ((method, setting, seed) for setting in settings)
+        for method in first:
+            settings = REPORTED.get(method) or tuple(METHODS[method][1])[:1]
+            yield from ((method, setting, seed) for setting in settings)
+    yield from _others(only, options)
+
+
+def _others(only, options):
     for group in GROUPS:
         methods = [method for method in group if method in only]
         if not options.no_sweep:
