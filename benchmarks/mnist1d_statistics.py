@@ -29,6 +29,7 @@ from scipy import stats
 
 # How far the kept fraction may be from that of a level to count as there.
 NEAR = 0.02
+LEVEL_OF = dict(zip(CHOSEN, LEVELS, strict=True))
 # The levels over which a claim is averaged: 80, 90, 95, 96.8 and 98 %.
 CLAIMED = LEVELS[2:]
 SIGNIFICANT = 0.05
@@ -422,7 +423,7 @@ def tried(runs):
     for method, (_, settings) in METHODS.items():
         if method in NOT_SWEPT:
             continue
-        levels = (0.0,) if method == "dense" else SELECTING
+        levels = (0.0,) if method == "dense" else [LEVEL_OF[r] for r in SELECTING]
         for setting in settings:
             files = [file_of(method, setting, seed, runs.out) for seed in TRIED]
             files = [file for file in files if file.exists()]

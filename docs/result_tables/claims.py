@@ -1,0 +1,125 @@
+"""The claims of the papers, one line each, with the evidence of every benchmark.
+
+A benchmark adds a column by a `summary.json` in its folder whose "claims" are rows with
+"claim" (a key of `CLAIMS`), "mean", "interval", "effect", "holm", "seeds", "verdict"
+and "where".
+"""
+
+from result_tables.mnist1d import p_value
+from result_tables.reading import exists, grid, load, percent, table
+
+# The folders in benchmarks/results, and the names of their columns.
+BENCHMARKS = {"mnist1d": "MNIST-1D", "cifar10": "CIFAR-10"}
+
+_LTH, _CS = "Frankle and Carbin 2019", "Continuous Sparsification"
+_UNI, _DLTH, _KDLTS = "UniLTH, UniDLTH", "DLTH", "KDLTS"
+# For each claim: the paper, what it claims, and what is compared.
+CLAIMS = {
+    "tickets-beat-random": (
+        _LTH,
+        "Tickets train better than random subnetworks",
+        "IMP over random masks",
+    ),
+    "tickets-beat-dense": (
+        _LTH,
+        "Tickets train at least as well as the dense network",
+        "IMP over dense",
+    ),
+    "small-weights-matter": (
+        _LTH,
+        "The large weights are those that matter",
+        "IMP over IMP that keeps the smallest",
+    ),
+    "rewinding": (
+        "Frankle et al. 2020",
+        "Tickets from early training are better than those from init",
+        "IMP from epoch 1 over IMP from init",
+    ),
+    "cs-above-imp": (
+        _CS,
+        "Its frontier lies above that of IMP",
+        "CS over IMP",
+    ),
+    "cs-at-a-fifth": (
+        _CS,
+        "It does so with a fifth of the epochs",
+        "CS over IMP, at most a fifth of its epochs",
+    ),
+    "cs-as-good-at-a-fifth": (
+        _CS,
+        "(weaker) It loses at most one point with a fifth of the epochs",
+        "CS over IMP, at most a fifth of its epochs",
+    ),
+    "cs-above-iss": (
+        _CS,
+        "Deterministic masks are better than stochastic ones (ISS)",
+        "CS over ISS",
+    ),
+    "unilth-above-lth": (_UNI, "UniLTH is better than LTH", "UniLTH over IMP"),
+    "unilth-above-dlth": (_UNI, "UniLTH is better than DLTH", "UniLTH over DLTH"),
+    "unidlth-above-lth": (_UNI, "UniDLTH is better than LTH", "UniDLTH over IMP"),
+    "unidlth-above-dlth": (_UNI, "UniDLTH is better than DLTH", "UniDLTH over DLTH"),
+    "dlth-as-good-as-lth": (
+        _DLTH,
+        "Random subnetworks can be transformed into as good ones",
+        "DLTH over IMP, at most one point lost",
+    ),
+    "kdlts-as-good-as-imp": (
+        _KDLTS,
+        "Tickets at initialization are as good as those of IMP",
+        "KDLTS over IMP, at most one point lost",
+    ),
+    "kdlts-above-init": (
+        _KDLTS,
+        "They are better than those of other methods before training",
+        "KDLTS over SNIP",
+    ),
+    "kdlts-early": (
+        _KDLTS,
+        "Early tickets gain 1.5 to 2 points over those of other methods",
+        "KDLTS over IMP, both from epoch 1, at least 1.5 points",
+    ),
+    "early-above-init": (
+        _KDLTS,
+        "Early tickets gain 1.5 to 2 points over those from init",
+        "KDLTS from epoch 1 over KDLTS from init, at least 1.5 points",
+    ),
+    "early-stop": (
+        _UNI,
+        "Early stopping leads to better subnetworks",
+        "IMP with rounds stopped early over IMP",
+    ),
+}
+
+
+@table
+def claims():
+    found = {
+        title: {row["claim"]: row for row in load(f"{name}/summary")["claims"]}
+        for name, title in BENCHMARKS.items()
+        if exists(f"{name}/summary") and "claims" in load(f"{name}/summary")
+    }
+    rows = []
+    for key, (paper, claim, compared) in CLAIMS.items():
+        evidence = [_evidence(by_claim.get(key)) for by_claim in found.values()]
+        rows.append([paper, f"{claim} (`{key}`)", compared, *evidence])
+    return grid(["paper", "claim", "compared", *found], rows)
+
+
+def _evidence(row):
+    if row is None:
+        return "not measured yet"
+    verdict = f"**{row['verdict']}**"
+    if row["where"]:
+        verdict += ": at " + ", ".join(percent(level, 0) for level in row["where"])
+    if row["interval"] is None:
+        return f"{verdict}; {row['mean']:+.2f} points, one seed"
+    low, high = row["interval"]
+    text = f"{verdict}; {row['mean']:+.2f} points ({low:+.2f} to {high:+.2f})"
+    if row["effect"] is not None:
+        text += f", d = {row['effect']:.1f}, p {_equals(p_value(row['holm']))}"
+    return f"{text}, {row['seeds']} seeds"
+
+
+def _equals(text):
+    return text if text.startswith("<") else f"= {text}"
