@@ -21,6 +21,7 @@ PACKAGE = pathlib.Path(tf_tickets.__file__).parent
 ROOMS = [
     "environment",
     "keras_internals",
+    "xla",
     "distribution",
     "arguments",
     "configuration",

@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from tf_tickets import xla
+
 # Arrays are read in parts of so many entries, which fit into the processor's cache.
 _PART = 1 << 16
 
@@ -155,16 +157,24 @@ def _check_count(count, size):
         )
 
 
+# `largest` counts in columns of so many entries. Four counts of at most 255 fit into an
+# integer of 32 bits.
+_COLUMN = 255
+# Number of scores that are sorted to guess the threshold.
+_SAMPLE = 1024
+_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+
+
 def largest(scores: Any, count: Any) -> Any:
     """Returns 1.0 for the `count` largest scores and 0.0 elsewhere.
 
-    Sorting is slow inside a compiled step. Two binary searches are used instead: one
-    for the threshold value, and one for the index among scores equal to it. Among equal
-    scores the first ones are kept. Scores that differ by less than 1e-19 of the largest
-    one are considered equal.
+    Sorting is slow inside a compiled step. Instead, a threshold is searched above which
+    there are exactly `count` scores. The search starts at quantiles of a sample. Each
+    pass over the scores counts those above four candidates and interpolates between the
+    counts; two to five passes are usual. Among equal scores the first ones are kept.
 
     Args:
-        scores: Tensor of any shape.
+        scores: Tensor of any shape. They are compared in float32.
         count: Number of scores to keep.
 
     Returns:
@@ -176,47 +186,132 @@ def largest(scores: Any, count: Any) -> Any:
     >>> np.asarray(largest(scores, 2)).tolist()
     [1.0, 0.0, 1.0, 0.0, 0.0]
     """
-    flat = ops.reshape(scores, (-1,))
-    count = ops.cast(count, "int32")
-    low, high = _threshold(flat, count)
-    above = flat > high
-    level = (flat > low) & (flat <= high)
-    missing = count - _count(above)
-    index = ops.arange(flat.shape[0])
-    end = _end(level, index, missing)
-    kept = above | (level & (index < end))
+    scores = ops.cast(ops.stop_gradient(scores), "float32")
+    return _largest(scores, ops.cast(count, "int32"))
+
+
+@xla.fused
+def _largest(scores, count):
+    keys = _keys(ops.reshape(scores, (-1,)))
+    size = keys.shape[0]
+    columns = -(-size // _COLUMN)
+    # The fillers are below every candidate.
+    padded = ops.pad(keys, (0, columns * _COLUMN - size), constant_values=_LOWEST)
+    table = ops.reshape(padded, (_COLUMN, columns))
+    threshold, found = _threshold(keys, table, count)
+    missing = count - found
+    end = ops.cond(
+        missing > 0,
+        lambda: _end(ops.cast(table == threshold, "int32"), missing),
+        lambda: ops.zeros((), "int32"),
+    )
+    index = ops.arange(size, dtype="int32")
+    kept = (keys > threshold) | ((keys == threshold) & (index < end))
     return ops.reshape(ops.cast(kept, "float32"), scores.shape)
 
 
-def _count(condition):
-    return ops.sum(ops.cast(condition, "int32"))
+def _keys(flat):
+    """Returns integers in the order of the scores; equal scores have equal integers."""
+    bits = ops.view(flat, "int32")
+    # This also maps the bits of -0.0 to 0.
+    return ops.where(bits < 0, _LOWEST - bits, bits)
 
 
-def _threshold(flat, count):
-    """Returns bounds (low, high] of the `count`-th largest score."""
+def _threshold(keys, table, count):
+    """Returns a threshold and how many keys are above it.
 
-    def halve(_, bounds):
-        low, high = bounds
-        # (low + high) / 2 may overflow.
-        middle = low * 0.5 + high * 0.5
-        enough = _count(flat > middle) >= count
-        return ops.where(enough, middle, low), ops.where(enough, high, middle)
+    These are `count`, or fewer if others equal the threshold.
+    """
+    size = keys.shape[0]
 
-    highest = ops.max(flat)
-    lowest = ops.min(flat)
-    start = lowest - ops.maximum(ops.abs(lowest), 1e-30), highest
-    return ops.fori_loop(0, 64, halve, start)
+    def searching(low, above_low, high, above_high, candidates):
+        return (above_high != count) & (low + 1 < high)
+
+    # More than `count` keys are above `low`, and at most `count` above `high`.
+    def narrow(low, above_low, high, above_high, candidates):
+        candidates = ops.minimum(ops.maximum(candidates, low + 1), high - 1)
+        above = _counts_above(table, candidates)
+        many = above > count
+        low, above_low = (
+            ops.maximum(low, ops.max(ops.where(many, candidates, _LOWEST))),
+            ops.minimum(above_low, ops.min(ops.where(many, above, size))),
+        )
+        high, above_high = (
+            ops.minimum(high, ops.min(ops.where(many, _HIGHEST, candidates))),
+            ops.maximum(above_high, ops.max(ops.where(many, 0, above))),
+        )
+        candidates = _interpolated(low, above_low, high, above_high, count)
+        return low, above_low, high, above_high, candidates
+
+    # Nothing is searched if all keys are kept.
+    all_kept = count >= size
+    start = (
+        ops.full((), _LOWEST, "int32"),
+        ops.full((), size, "int32"),
+        ops.where(all_kept, _LOWEST, _HIGHEST),
+        ops.where(all_kept, size, 0),
+        _quantiles(keys, count),
+    )
+    start = tuple(ops.cast(value, "int32") for value in start)
+    _, _, threshold, found, _ = ops.while_loop(searching, narrow, start)
+    return threshold, found
 
 
-def _end(level, index, missing):
-    """Returns the index before which there are `missing` true entries in `level`."""
+def _counts_above(table, candidates):
+    """Returns how many keys are above each of four candidates."""
+    packed = sum(
+        ops.where(table > candidates[i], _wrapped(1 << 8 * i), 0) for i in range(4)
+    )
+    packed = ops.sum(packed, axis=0)
+    counts = [
+        ops.sum(ops.bitwise_and(ops.right_shift(packed, 8 * i), 255)) for i in range(4)
+    ]
+    return ops.cast(ops.stack(counts), "int32")
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) // 2
-        enough = _count(level & (index < middle)) >= missing
-        return ops.where(enough, low, middle + 1), ops.where(enough, middle, high)
 
-    size = ops.convert_to_tensor(level.shape[0], "int32")
-    start = ops.zeros((), "int32"), size
-    return ops.fori_loop(0, level.shape[0].bit_length(), halve, start)[1]
+def _wrapped(value):
+    return np.uint32(value).astype("int32")
+
+
+def _quantiles(keys, count):
+    """Returns candidates from a sample of the keys."""
+    size = keys.shape[0]
+    sample = ops.sort(keys[:: max(1, size // _SAMPLE) | 1][:_SAMPLE])
+    drawn = sample.shape[0]
+    kept = ops.cast(count, "float32") / size
+    place = drawn * (1.0 - kept)
+    spread = 3.0 * ops.sqrt(drawn * kept * ops.maximum(1.0 - kept, 0.0)) + 1.0
+    places = ops.stack([place - spread, place, place, place + spread])
+    places = ops.cast(ops.clip(places, 0.0, drawn - 1.0), "int32")
+    # Many scores may be equal. Between the second and third candidate is one value.
+    return ops.take(sample, places) - np.array([0, 1, 0, 0], "int32")
+
+
+def _interpolated(low, above_low, high, above_high, count):
+    """Returns four candidates between two bounds.
+
+    Two enclose the threshold if the keys are spread evenly. The middle halves the
+    distance in any case, and the last one finds out whether keys equal `high`.
+    """
+    between = ops.cast(above_low - above_high, "float32")
+    fraction = ops.cast(above_low - count, "float32") / between
+    width = ops.cast(high - low, "float32")
+    # The difference of integers overflows.
+    width = ops.where(width < 0.0, width + 2.0**32, width)
+    deviation = ops.sqrt(between * fraction * (1.0 - fraction))
+    spread = (0.5 * deviation + 0.5) / between
+    shares = ops.stack([fraction - spread, fraction + spread])
+    offsets = ops.cast(ops.clip(width * shares, 0.0, 2.0**31 - 256), "int32")
+    middle = ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
+    return ops.stack([low + offsets[0], low + offsets[1], middle, high - 1])
+
+
+def _end(level, missing):
+    """Returns the index before which there are `missing` ones in a table."""
+    columns = level.shape[1]
+    before = ops.cumsum(ops.sum(level, axis=1))
+    row = ops.sum(ops.cast(before < missing, "int32"))
+    inside = ops.take(level, row, axis=0)
+    left = missing - (ops.take(before, row) - ops.sum(inside))
+    column = ops.sum(ops.cast(ops.cumsum(inside) < left, "int32"))
+    return row * columns + column + 1
