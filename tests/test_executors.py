@@ -19,9 +19,9 @@ import pytest
 import tiny
 
 import tf_tickets as tt
-from tf_tickets.search import executors, lock
+from tf_tickets.search import executors, frontier_runner, lock
 from tf_tickets.search.executors import packing, ray_executor
-from tf_tickets.search.frontier_tasks import Settings
+from tf_tickets.search.frontier_tasks import SearchTask, Settings
 from tf_tickets_cli import choices, main
 from tf_tickets_cli.settings import Setting
 
@@ -342,6 +342,88 @@ def test_ray_that_could_not_be_reached_is_tried_again(monkeypatch):
         with pytest.raises(ConnectionError, match="nowhere:1"):
             executor.submit(len, [])
     executor.shutdown()
+
+
+class FakeRay:
+    """Remembers what it is given."""
+
+    def __init__(self):
+        self.variables = None
+        self.tasks = []
+        self.options = []
+        self.is_initialized = lambda: self.variables is not None
+
+    def init(self, **settings):
+        self.variables = dict(os.environ)
+
+    def shutdown(self):
+        self.variables = None
+
+    def remote(self, function):
+        def options(**given):
+            self.options.append(given)
+            return types.SimpleNamespace(remote=lambda: self.tasks.append(function))
+
+        return types.SimpleNamespace(options=options)
+
+
+def test_workers_that_start_here_prepare_and_share_what_jax_compiles(monkeypatch):
+    cache = "JAX_COMPILATION_CACHE_DIR"
+    monkeypatch.setattr(ray_executor.keras.config, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "jax", fake_jax(None))
+    monkeypatch.setitem(sys.modules, "ray", ray := FakeRay())
+    before = dict(os.environ)
+    with tt.executors.RayExecutor(workers=3, threads=2) as executor:
+        executor.start()
+        assert ray.variables["NPROC"] == "2"
+        folder = pathlib.Path(ray.variables[cache])
+        assert list(folder.iterdir()) == []
+        assert ray.tasks == [ray_executor._prepare] * 3
+        assert not any("runtime_env" in each for each in ray.options)
+        assert {name: os.environ.get(name) for name in before} == before
+        assert set(os.environ) - set(before) <= {
+            "RAY_USAGE_STATS_ENABLED",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+        }
+    assert not folder.exists()
+
+
+def fake_jax(folder):
+    config = types.SimpleNamespace(jax_compilation_cache_dir=folder)
+    return types.SimpleNamespace(config=config)
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_a_folder_of_compiled_programs_is_made_only_if_it_is_used(backend, monkeypatch):
+    monkeypatch.setattr(ray_executor.keras.config, "backend", lambda: backend)
+    monkeypatch.setitem(sys.modules, "jax", fake_jax("own"))
+    executor = tt.executors.RayExecutor()
+    used = {"JAX_COMPILATION_CACHE_DIR": "own"} if backend == "jax" else {}
+    assert executor._cache() == used and executor._compiled is None
+
+
+def test_a_ray_that_was_there_before_gets_variables_with_each_task(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := FakeRay())
+    ray.variables = {}
+    tt.executors.RayExecutor().start()
+    [options] = ray.options
+    assert options["runtime_env"]["env_vars"]["NPROC"] == "1" and ray.tasks == []
+
+
+def test_long_searches_begin_first_and_two_of_a_new_method_are_apart():
+    table = {
+        "cs a": tt.ContinuousSparsification(1, 2),
+        "imp a": tt.IMP(2, 4, 0.5),
+        "cs b": tt.ContinuousSparsification(1, 2),
+        "imp b": tt.IMP(2, 4, 0.5),
+        "iss": tt.StochasticSparsification(1, 3),
+        "cs c": tt.ContinuousSparsification(1, 2),
+    }
+    tasks = [SearchTask(name, name, 0, each, name) for name, each in table.items()]
+    names = [task.name for task in frontier_runner._longest_first(tasks)]
+    assert names == ["imp a", "iss", "imp b", "cs a", "cs b", "cs c"]
+    alone = [task for task in tasks if task.name.startswith("imp")]
+    assert frontier_runner._longest_first(alone) == alone
 
 
 def test_the_settings_of_keras_travel():

@@ -6,8 +6,13 @@ _BACKENDS = {"TensorFlow": "tensorflow", "JAX": "jax"}
 _WAYS = {
     "serial": "one process",
     "one": "one process, one thread",
+    "kept": "one process, one thread, compiled programs kept",
     "ray": "Ray, one thread a process",
 }
+
+
+def _time(way):
+    return f"{way['seconds']:.0f} s" if way else "–"
 
 
 @table
@@ -17,7 +22,7 @@ def frontier_executors():
         if not exists(f"executors/{backend}"):
             continue
         found = load(f"executors/{backend}")
-        times = [f"{found['ways'][way]['seconds']:.0f} s" for way in _WAYS]
+        times = [_time(found["ways"].get(way)) for way in _WAYS]
         ratios = [found["ratio_to_serial"], found["ratio_to_one_thread"]]
         size = f"{found['searches']} searches, {found['ways']['ray']['points']} tickets"
         same = "yes" if found["identical_results"] else "no"
