@@ -14,6 +14,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     mnist1d,
     models,
     others,
+    peers,
     penalties,
     qat,
     quantization,

@@ -1,0 +1,254 @@
+"""Whole searches here and with other libraries, from a process's start to its end.
+
+    python benchmarks/peers.py lenet300 --data-dir DIR \
+        --torch VENV/bin/python --tfmot VENV/bin/python
+
+Cases: `lenet300` is IMP of LeNet-300-100 on MNIST, `lenet300-cs` Continuous
+Sparsification of the same, `resnet8` IMP of ResNet-8 on CIFAR-10 with few images and
+epochs. Programs, each an own process, in benchmarks/peer_programs:
+
+- tf_tickets on TensorFlow and on JAX, with the interpreter that runs this file, or on
+  JAX with `--jax`: one without TensorFlow, as `pip install tf_tickets[jax]` makes it.
+  Where TensorFlow is installed too, Keras imports it on every backend.
+- torch: a plain loop in PyTorch with the data as tensors in memory, and `torch,
+  DataLoader`, the same with a DataLoader (`--torch`: an interpreter with PyTorch)
+- tfmot: a loop with tensorflow-model-optimization and tf_keras (`--tfmot`)
+- PQuantML, Continuous Sparsification only (`--pquantml`: with pquant-ml and PyTorch)
+
+A round runs every program once; the next round runs them in reversed order. Ratios are
+those of a round. What has no interpreter is left out, and the JSON file says so. The
+data are written before the clock starts. Memory is the peak of a process's resident
+set, as the kernel reports it at its end.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+# This process stays small: a child's peak memory includes that of the process that
+# starts it. So whatever imports Keras runs in a process of its own.
+HERE = pathlib.Path(__file__).resolve().parent
+PROGRAMS = HERE / "peer_programs"
+IMP = {"method": "imp", "rate": 0.2}
+MNIST = {
+    "data": "mnist",
+    "network": "lenet300",
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "momentum": 0.0,
+    "mean": 0.1307,
+    "deviation": 0.3081,
+}
+CASES = {
+    "lenet300": {**MNIST, **IMP, "rounds": 4, "epochs": 3, "images": 60_000},
+    "lenet300-cs": {
+        **MNIST,
+        "method": "cs",
+        "initial_score": 0.0,
+        "final_temperature": 200,
+        "penalty": 1e-8,
+        "rounds": 2,
+        "epochs": 3,
+        "images": 60_000,
+    },
+    "resnet8": {
+        **IMP,
+        "data": "cifar10",
+        "network": "resnet8",
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "mean": 0.473,
+        "deviation": 0.251,
+        "rounds": 2,
+        "epochs": 2,
+        "images": 10_000,
+    },
+}
+OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
+# The program of each row, the option with its interpreter, its own settings.
+ROWS = {
+    OURS[0]: ("tf_tickets_search.py", None, {"backend": "tensorflow"}),
+    OURS[1]: ("tf_tickets_search.py", "jax", {"backend": "jax"}),
+    "torch": ("torch_loop.py", "torch", {"loader": False}),
+    "torch, DataLoader": ("torch_loop.py", "torch", {"loader": True}),
+    "tfmot": ("tfmot_loop.py", "tfmot", {}),
+    "PQuantML": ("pquantml_cs.py", "pquantml", {"backend": "torch"}),
+}
+OF_METHODS = {
+    "imp": [*OURS, "torch", "torch, DataLoader", "tfmot"],
+    "cs": [*OURS, "PQuantML"],
+}
+INTERPRETERS = "jax", "torch", "tfmot", "pquantml"
+# Settings of threads that all programs inherit, kept in the JSON file.
+THREADS = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
+QUICK = {"rounds": 1, "epochs": 2, "images": 512}
+
+
+def main(argv=None):
+    options = parser().parse_args(argv)
+    case = dict(CASES[options.case])
+    if options.quick:
+        case |= QUICK
+    rows, left_out = chosen(options, case)
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        write_data(options, case, folder)
+        for number in range(options.pairs):
+            order = rows if number % 2 == 0 else rows[::-1]
+            results = {name: run(options, name, case, folder) for name in order}
+            rounds.append({name: results[name] for name in rows})
+    found = {**origin(options), "case": case, "left_out": left_out, "rounds": rounds}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    for ours in (name for name in rows if name in OURS):
+        for peer in (name for name in rows if name not in OURS):
+            ratios = [r[ours]["seconds"] / r[peer]["seconds"] for r in rounds]
+            print(f"{ours} / {peer}: {statistics.median(ratios):.2f}")
+
+
+def parser():
+    found = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = found.add_argument
+    add("case", choices=CASES)
+    add("--data-dir", help="where tensorflow-datasets has prepared MNIST and CIFAR-10")
+    for name in INTERPRETERS:
+        add(f"--{name}", metavar="PYTHON", help=f"an interpreter with {name}")
+    add("--only", nargs="+", choices=ROWS, help="the rows to run; all by default")
+    add("--pairs", type=int, default=2, help="how many times each program runs")
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="a few steps of each, to try it")
+    add("--out", type=pathlib.Path, help="the JSON file")
+    return Parsed(found)
+
+
+class Parsed:
+    """A parser whose default output depends on the case."""
+
+    def __init__(self, parser):
+        self.parser = parser
+
+    def parse_args(self, argv=None):
+        options = self.parser.parse_args(argv)
+        if options.out is None:
+            options.out = HERE / "results" / "peers" / f"{options.case}.json"
+        return options
+
+
+def chosen(options, case):
+    """Returns the rows to run, and why others are left out."""
+    rows, left_out = [], {}
+    for name in OF_METHODS[case["method"]]:
+        if options.only and name not in options.only:
+            left_out[name] = "not asked for by --only"
+        elif interpreter(options, name) is None:
+            left_out[name] = f"no interpreter was given by --{ROWS[name][1]}"
+        else:
+            rows.append(name)
+    return rows, left_out
+
+
+def interpreter(options, name):
+    """Returns the interpreter of a row, or None."""
+    option = ROWS[name][1]
+    given = getattr(options, option) if option else None
+    return given or (sys.executable if name in OURS else None)
+
+
+def write_data(options, case, folder):
+    """Writes the images of a case as bytes, in a process of its own."""
+    script = (
+        "import sys, numpy as np, tf_tickets as tt\n"
+        "name, folder, images, out = sys.argv[1:]\n"
+        "data = tt.datasets.load(name, folder or None, scaling='unit')\n"
+        "x = np.concatenate([data.x_train, data.x_val])[: int(images)]\n"
+        "y = np.concatenate([data.y_train, data.y_val])[: int(images)]\n"
+        "pixels = lambda x: np.rint(255.0 * x).astype('uint8')\n"
+        "squeezed = lambda x: x[..., 0] if x.shape[-1] == 1 else x\n"
+        "np.savez(out, x_train=squeezed(pixels(x)), y_train=y.astype('uint8'),\n"
+        "    x_test=squeezed(pixels(data.x_test)), y_test=data.y_test.astype('uint8'))"
+    )
+    arguments = [case["data"], options.data_dir or "", str(case["images"])]
+    path = str(folder / "data.npz")
+    subprocess.run([sys.executable, "-c", script, *arguments, path], check=True)
+
+
+def run(options, name, case, folder):
+    """Runs a program; returns its times, memory and results."""
+    program, _, settings = ROWS[name]
+    label = name.replace(",", "").replace(" ", "-")
+    backend = settings.get("backend")
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        out = folder / f"{label}.json"
+        job = {
+            **case,
+            **settings,
+            "data": str(folder / "data.npz"),
+            "folder": work,
+            "out": str(out),
+            "seed": options.seed,
+            # XLA's convolutions on CPUs are slow. Keras turns XLA on by itself.
+            "xla": False
+            if backend == "tensorflow" and case["network"] == "resnet8"
+            else None,
+        }
+        environment = {**os.environ}
+        if backend is not None:
+            environment["KERAS_BACKEND"] = backend
+        environment.pop("PYTHONPATH", None)
+        if name in OURS:
+            environment["PYTHONPATH"] = str(HERE.parent)
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            [interpreter(options, name), str(PROGRAMS / program), json.dumps(job)],
+            env=environment,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{name} failed with status {process.returncode}.")
+        found = {
+            "seconds": seconds,
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "peak_bytes": usage.ru_maxrss * 1024,
+            **json.loads(out.read_text()),
+        }
+    print(f"{name}: {json.dumps(found)}", flush=True)
+    return found
+
+
+def origin(options):
+    """Returns what is needed to take the figures again."""
+    parts = [f"python benchmarks/peers.py {options.case} --data-dir DIR"]
+    for name in INTERPRETERS:
+        if getattr(options, name):
+            parts.append(f"--{name} {name.upper()}_VENV/bin/python")
+    if options.only:
+        parts.append("--only " + " ".join(f'"{name}"' for name in options.only))
+    parts.append(f"--pairs {options.pairs} --seed {options.seed}")
+    if options.quick:
+        parts.append("--quick")
+    return {
+        "command": " ".join(parts),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "load": os.getloadavg()[0],
+        "date": datetime.date.today().isoformat(),
+        "seed": options.seed,
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
+    }
+
+
+if __name__ == "__main__":
+    main()
