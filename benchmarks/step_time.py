@@ -1,7 +1,11 @@
 """Measures step time relative to dense models, and the time between rounds.
 
     KERAS_BACKEND=tensorflow python benchmarks/step_time.py
+    KERAS_BACKEND=tensorflow python benchmarks/step_time.py --only step --jit false
     KERAS_BACKEND=jax python benchmarks/step_time.py --only step fit turn
+
+`--jit false` compiles without XLA, which only TensorFlow can, and writes to a file of
+its own.
 
 All timings are interleaved in one process. A pair is n train steps of A and n of B; the
 next pair starts with B. The ratio of a pair is B / A. Medians and quartiles are over
@@ -22,6 +26,7 @@ turn       The time from a round's last step to the next round's first step, in 
 
 import argparse
 import dataclasses
+import datetime
 import importlib.metadata
 import itertools
 import json
@@ -86,6 +91,7 @@ SETUPS = {
         Setup("lenet300", (784,), 60, "Adam"),
         Setup("conv6", (32, 32, 3), 60, "Adam"),
         Setup("resnet20", (32, 32, 3), 128, "SGD"),
+        Setup("resnet8", (32, 32, 3), 128, "SGD"),
     )
 }
 
@@ -430,9 +436,19 @@ def parse(argv):
     add("--jit", choices=("auto", "true", "false"), default="auto")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="smoke test; the numbers mean nothing")
-    add("--out", type=pathlib.Path, help="default: results/step_time_<backend>.json")
+    add(
+        "--out",
+        type=pathlib.Path,
+        help="default: results/step_time_<backend>.json, "
+        "with --jit false results/step_time_<backend>_without_xla.json",
+    )
     add("--tfmot-worker", choices=SETUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.jit == "false" and keras.config.backend() == "jax":
+        parser.error(
+            "Received: --jit false on JAX, whose steps would run operation by "
+            "operation. Use --jit true, or KERAS_BACKEND=tensorflow."
+        )
     if arguments.quick:
         arguments.seconds = 0.0
         arguments.steps_per_round = 3
@@ -447,6 +463,7 @@ def origin(arguments):
         "quick": arguments.quick,
         "jit_compile": arguments.jit,
         "seed": arguments.seed,
+        "date": datetime.date.today().isoformat(),
         "machine": {
             "cpus": os.cpu_count(),
             "cpus_usable": len(os.sched_getaffinity(0)),
@@ -481,6 +498,9 @@ def report(name, part, results):
         low, high = row["quartiles"]
         spread = f"{low:.3f} to {high:.3f}"
         print(f"{name:10}{part:10}{key:44}{row['median']:8.3f} {unit}  ({spread})")
+    if part == "step":
+        seconds = [row["dense_seconds_per_step"]["median"] for row in results.values()]
+        print(f"{name:10}{part:10}{'dense':44}{1000 * np.median(seconds):8.3f} ms")
 
 
 def main(argv=None):
@@ -491,7 +511,8 @@ def main(argv=None):
         return
     results = {**origin(arguments), "models": {}}
     here = pathlib.Path(__file__).parent / "results"
-    out = arguments.out or here / f"step_time_{results['backend']}.json"
+    suffix = "_without_xla" if arguments.jit == "false" else ""
+    out = arguments.out or here / f"step_time_{results['backend']}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
         setup = SETUPS[name]
