@@ -120,6 +120,7 @@ def test_a_stripped_model_has_no_augmentation_and_equal_predictions():
     np.testing.assert_array_equal(plain.predict(_images(), verbose=0), before)
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 @pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("wraps", tiny.marked([True, False], [False]))
 def test_an_exported_file_can_be_loaded_without_this_library(tmp_path, wraps):

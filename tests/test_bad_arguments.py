@@ -89,6 +89,7 @@ def _check(name, argument, value):
     )
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("name", _marked(calls.CALLS))
 @hypothesis.settings(
     max_examples=4,
@@ -113,6 +114,7 @@ def test_every_bad_value_is_legal_or_refused_clearly(name):
             _check(name, argument, value)
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("name", _marked(calls.CALLS, _COMPILED))
 def test_the_call_works_with_its_good_arguments(name):
     function, arguments = calls.CALLS[name]()

@@ -398,6 +398,7 @@ def check(kind, damage, originals, folder, often):
         assert counts["different"] == 0
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize(
     "kind, damage", tiny.marked(CASES, [case for case in CASES if case[0] not in SLOW])
 )

@@ -192,7 +192,6 @@ np.save(sys.argv[2], np.stack(found))
 """
 
 
-@pytest.mark.fresh
 @by_tensorflow
 def test_a_saved_model_is_loaded_without_this_library(tmp_path, monkeypatch):
     """Loads it by TF 2 twice in a process, as a Keras layer, and by TF 1's loader."""
