@@ -181,7 +181,23 @@ def write_data(options, case, folder):
     )
     arguments = [case["data"], options.data_dir or "", str(case["images"])]
     path = str(folder / "data.npz")
-    subprocess.run([sys.executable, "-c", script, *arguments, path], check=True)
+    command = [sys.executable, "-c", script, *arguments, path]
+    subprocess.run(command, env=environment_of(OURS[0]), check=True)
+
+
+def environment_of(name):
+    """Returns the environment variables of a row's process."""
+    found = {**os.environ}
+    backend = ROWS[name][2].get("backend")
+    if backend is not None:
+        found["KERAS_BACKEND"] = backend
+    # Other libraries need no source tree of this project. It is compiled once, before
+    # the clock starts, as an installation is.
+    found.pop("PYTHONPATH", None)
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    if name in OURS:
+        found["PYTHONPATH"] = str(HERE.parent)
+    return found
 
 
 def run(options, name, case, folder):
@@ -203,16 +219,10 @@ def run(options, name, case, folder):
             if backend == "tensorflow" and case["network"] == "resnet8"
             else None,
         }
-        environment = {**os.environ}
-        if backend is not None:
-            environment["KERAS_BACKEND"] = backend
-        environment.pop("PYTHONPATH", None)
-        if name in OURS:
-            environment["PYTHONPATH"] = str(HERE.parent)
         begin = time.perf_counter()
         process = subprocess.Popen(
             [interpreter(options, name), str(PROGRAMS / program), json.dumps(job)],
-            env=environment,
+            env=environment_of(name),
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
