@@ -55,6 +55,7 @@ from tf_tickets.environment import versions
 from tf_tickets.experiments import recipes
 from tf_tickets.pruning import allocation, saliency, selection
 from tf_tickets.reports.flops import UseCounter
+from tf_tickets.training.snapshots import network
 
 HERE = pathlib.Path(__file__).parent
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
@@ -85,7 +86,7 @@ class Log(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         kernels = tt.kernels(self.model)
-        counter = UseCounter(self.model)
+        counter = UseCounter(network(self.model))
         self.uses = {p: counter.uses[id(v)] for p, v in kernels.variables.items()}
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -118,6 +118,24 @@ def cifar10_progress():
     return f"{plan['epochs']} epochs for each training.\n\n" + grid(head, listed)
 
 
+@table
+def cifar10_dense():
+    """What the shorter training of the dense network costs in accuracy."""
+    dense = [g for g in evidence.groups(evidence.cifar10()) if g.method == "dense"]
+    if not dense:
+        return "The dense network has not been trained yet."
+    [group] = dense
+    path = RESULTS / "structures" / "dense-0.json"
+    longer = json.loads(path.read_text("utf-8"))
+    count = "one seed" if group.seeds == 1 else f"{group.seeds} seeds"
+    return (
+        f"The dense network reaches {accuracy(group.test)} % in {epochs(group)} epochs "
+        f"({count}). In {longer['epochs']} epochs, on all "
+        f"{longer['training_images']:,} images, it reaches "
+        f"{100 * longer['accuracy']:.2f} %."
+    )
+
+
 def _cost(name):
     files = sorted((RESULTS / "cifar10").glob("*.json"))
     read = [json.loads(file.read_text("utf-8")) for file in files]
