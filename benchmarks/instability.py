@@ -2,12 +2,14 @@
 
     KERAS_BACKEND=jax python benchmarks/instability.py mnist1d
     KERAS_BACKEND=tensorflow python benchmarks/instability.py resnet8 --data-dir DIR
+    python benchmarks/instability.py pictures
 
 mnist1d  An MLP 40-100-100-10 on MNIST-1D, rewound to 0 to 20 of 40 epochs: the dense
          network, tickets of IMP that keep a fifth of its weights, each rewound to the
          same point, and random masks of the same size.
 resnet8  ResNet-8 on CIFAR-10 by its recipe in 10 epochs, all 50,000 training images,
          rewound to 0 and to 2 epochs.
+pictures Draws the lines of all runs that are there.
 
 Each run writes a file into results/instability, and is not repeated while that exists.
 Trainings are stored in `--work` after every epoch, and resume there. `--only` chooses
@@ -27,6 +29,7 @@ import numpy as np
 
 import tf_tickets as tt
 from tf_tickets.environment import versions
+from tf_tickets.reports import plots
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "instability"
@@ -63,16 +66,21 @@ def build_mlp():
 
 
 def analyse_mlp(work, seed, **kwargs):
-    return tt.analysis.instability(
-        build_mlp,
-        tt.datasets.load("mnist1d"),
-        work,
-        seed,
-        epochs=MLP["epochs"],
-        batch_size=MLP["batch_size"],
-        points=21,
-        **kwargs,
-    )
+    """Returns the results on test and on training data."""
+    return [
+        tt.analysis.instability(
+            build_mlp,
+            tt.datasets.load("mnist1d"),
+            work,
+            seed,
+            epochs=MLP["epochs"],
+            batch_size=MLP["batch_size"],
+            points=21,
+            part=part,
+            **kwargs,
+        )
+        for part in ("test", "train")
+    ]
 
 
 def dense(options, seed):
@@ -104,7 +112,7 @@ def tickets(options, seed, control=None):
         name = "imp" if control is None else "random"
         work = options.work / f"mnist1d-{name}-lines-{seed}" / str(count)
         results.append(analyse_mlp(work, seed, ticket=ticket))
-    return tt.analysis.Instability.join(results)
+    return [tt.analysis.Instability.join(part) for part in zip(*results, strict=True)]
 
 
 def random_masks(options, seed):
@@ -130,7 +138,7 @@ def resnet8(options, seed, count, statistics="interpolated"):
             jit_compile=keras.config.backend() != "tensorflow",
         )
 
-    return tt.analysis.instability(
+    result = tt.analysis.instability(
         build,
         tt.TrainingData((x, y), few, test, name="cifar10"),
         options.work / f"resnet8-{seed}",
@@ -142,6 +150,7 @@ def resnet8(options, seed, count, statistics="interpolated"):
         batch_statistics=statistics,
         watch=lambda name: [Say(name)],
     )
+    return [result]
 
 
 class Say(keras.callbacks.Callback):
@@ -161,7 +170,7 @@ class Say(keras.callbacks.Callback):
 
 
 def runs(options):
-    """Returns a dict from the name of a run to a function that returns its result."""
+    """Returns a dict from the name of a run to a function that returns its results."""
     found = {}
     if options.what == "mnist1d":
         for name, function in {
@@ -178,8 +187,49 @@ def runs(options):
     return found
 
 
+def draw():
+    """Draws the lines of all seeds of each kind of run, by part of the data."""
+    found = {}
+    for file in sorted(RESULTS.glob("*.json")):
+        content = json.loads(file.read_text())
+        kind = file.stem.rpartition("-")[0]
+        if content["what"] == "resnet8":
+            kind = f"resnet8-{content['batch_statistics']}"
+        for part, lines in content["lines"].items():
+            for row in lines:
+                line = tt.analysis.Line(**row)
+                found.setdefault((kind, part), []).append(line)
+    for (kind, part), lines in found.items():
+        lines.sort(key=lambda line: int(line.rewind_to.replace("init", "0").split()[0]))
+        errors, instability = {}, {}
+        for line in lines:
+            errors.setdefault(line.rewind_to, []).append(line.errors)
+            instability.setdefault(line.rewind_to, []).append(line.instability)
+        plots.plot_lines(
+            lines[0].positions,
+            errors,
+            instability,
+            RESULTS / f"{kind}-{part}.png",
+            TITLES[kind],
+            error=f"error, {PARTS[part]} data",
+        )
+
+
+TITLES = {
+    "mnist1d-dense": "MLP on MNIST-1D",
+    "mnist1d-imp": "Tickets of IMP on MNIST-1D, 20 % of the weights",
+    "mnist1d-random": "Random masks on MNIST-1D, 20 % of the weights",
+    "resnet8-interpolated": "ResNet-8 on CIFAR-10, statistics interpolated",
+    "resnet8-recomputed": "ResNet-8 on CIFAR-10, statistics recomputed",
+}
+PARTS = {"train": "training", "test": "test"}
+
+
 def main():
     options = parser().parse_args()
+    if options.what == "pictures":
+        draw()
+        return
     table = runs(options)
     if options.only:
         table = {n: r for n, r in table.items() if n.startswith(tuple(options.only))}
@@ -189,16 +239,18 @@ def main():
             print(name, "done" if out.exists() else "left", flush=True)
             continue
         wall, cpu = time.time(), time.process_time()
-        result = function(options, *arguments)
+        results = function(options, *arguments)
+        result = results[0]
         content = {
             "name": name,
             "what": options.what,
             "command": f"python benchmarks/instability.py {options.what}"
             + (" --data-dir DIR" if options.what == "resnet8" else ""),
             "settings": MLP if options.what == "mnist1d" else {"epochs": RESNET_EPOCHS},
-            "lines": [line.__dict__ for line in result.lines],
+            "lines": {
+                each.part: [vars(line) for line in each.lines] for each in results
+            },
             "metric": result.metric,
-            "part": result.part,
             "batch_statistics": result.batch_statistics,
             "provenance": result.provenance,
             "seconds": round(time.time() - wall, 1),
@@ -210,7 +262,8 @@ def main():
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")
-        print(result, flush=True)
+        for each in results:
+            print(each, flush=True)
 
 
 def parser():
@@ -218,7 +271,7 @@ def parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = found.add_argument
-    add("what", choices=("mnist1d", "resnet8"))
+    add("what", choices=("mnist1d", "resnet8", "pictures"))
     add("--data-dir", help="where tensorflow-datasets has prepared CIFAR-10")
     work = HERE.parent / "build" / "instability"
     add("--work", type=pathlib.Path, default=work, help="where trainings are stored")

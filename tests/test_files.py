@@ -399,3 +399,35 @@ def test_only_temporary_files_of_this_library_are_swept(tmp_path):
     (tmp_path / ".cache.7.tmp").mkdir()
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*kept, ".cache.7.tmp"}
+
+
+def compressions(path):
+    with zipfile.ZipFile(path) as archive:
+        return [entry.compress_type for entry in archive.infolist()[1:]]
+
+
+def test_only_arrays_that_get_smaller_are_deflated(tmp_path):
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(300, 300)).astype("float32")
+    arrays = {
+        "dense": dense,
+        "sparse": dense * (rng.random(dense.shape) < 0.1),
+        "mask": rng.random((900, 900)) < 0.02,
+        "half of a mask": rng.random((2400, 2400)) < 0.5,
+        "few": dense[0],
+        "transposed": dense.T,
+        "bfloat16": dense.astype("bfloat16")[:, :7],
+        "empty": dense[:0],
+        "scalar": np.float32(3),
+    }
+    path = written(tmp_path, arrays)
+    deflated = dict(zip(arrays, compressions(path), strict=True))
+    assert [name for name, how in deflated.items() if how == zipfile.ZIP_STORED] == [
+        "dense",
+        "half of a mask",
+        "transposed",
+    ]
+    _, read = files.read(path, "demo")
+    for name, array in arrays.items():
+        assert read[name].dtype == np.asarray(array).dtype
+        np.testing.assert_array_equal(read[name], array)

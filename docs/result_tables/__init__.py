@@ -9,6 +9,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     executors,
     exports,
     faults,
+    instability,
     learned_masks,
     micro,
     mnist1d,

@@ -185,10 +185,9 @@ def ticket_start(run: Run) -> snapshots.State:
 
     Rewound parts are not masked, which lets controls try other masks with them.
     """
-    now = snapshots.record(run.model)
-    return {
-        part: run.state.snapshot[part]
-        if getattr(run.rewind.fidelity, part) == "rewind"
-        else now[part]
-        for part in ("weights", "statistics")
-    }
+    parts = ("weights", "statistics")
+    rewound = [p for p in parts if getattr(run.rewind.fidelity, p) == "rewind"]
+    snapshot = run.state.snapshot
+    # Recorded only if needed: it copies the weights and slots of the whole model.
+    now = snapshot if len(rewound) == len(parts) else snapshots.record(run.model)
+    return {part: (snapshot if part in rewound else now)[part] for part in parts}

@@ -185,7 +185,10 @@ class _Keeper(keras.callbacks.Callback):
         limit = max_bytes(model, engine.plan.most_states)
         content, arrays = files.read(self.directory / STATE, "search", limit)
         names = [_file(number) for number in range(1, content["tickets"] + 1)]
-        tickets = [Ticket.load(self.directory / name, limit) for name in names]
+        tickets: list[Ticket] = []
+        for name in names:
+            tickets.append(Ticket.load(self.directory / name, limit))
+            _share_weights(tickets)
         check_tickets(tickets, content["search"])
         with files.checking(self.directory / STATE, "search"):
             state = SearchState.unpack(content["search"], arrays, tickets, model)
@@ -235,6 +238,25 @@ class _Keeper(keras.callbacks.Callback):
             "search": content,
         }
         files.write(self.directory / STATE, "search", content, arrays)
+
+
+def _share_weights(tickets):
+    """Lets the last ticket have the start weights of the one before that are equal.
+
+    A search holds them once. Loaded from files, each ticket would have its own copy.
+    """
+    if len(tickets) < 2:
+        return
+    before, last = tickets[-2].weights or {}, tickets[-1].weights or {}
+    for path, value in last.items():
+        known = before.get(path)
+        if known is not None and _have_equal_bits(known, value):
+            last[path] = known
+
+
+def _have_equal_bits(first, second):
+    kinds = (first.dtype, first.shape), (second.dtype, second.shape)
+    return kinds[0] == kinds[1] and files.raw(first) == files.raw(second)
 
 
 def _warn_of_versions(there, directory):

@@ -132,7 +132,7 @@ class Ticket:
             for path in sorted(table):
                 array = table[path]
                 digest.update(f"{path} {array.dtype} {array.shape} ".encode())
-                digest.update(array.tobytes())
+                digest.update(files.raw(array))
         for path, scale in sorted(self.scales.items()):
             digest.update(f"{path} {scale!r} ".encode())
         return digest.hexdigest()
