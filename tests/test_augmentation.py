@@ -72,7 +72,7 @@ def test_images_stay_as_they_are_outside_training(arguments):
     np.testing.assert_array_equal(result, images)
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", tiny.in_turns([False, True]))
 def test_it_trains_in_a_compiled_step_with_a_smaller_last_batch(jit_compile):
     images = _images(10)
     model = keras.Sequential([keras.Input((3, 4, 2)), CropAndFlip(1, seed=0)])

@@ -351,6 +351,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("name", tiny.marked(RESUMED, ["IMP"]))
 def test_a_search_of_channels_resumes(name, tmp_path):
 

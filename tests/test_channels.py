@@ -329,7 +329,7 @@ def test_wrap_names_units_groups_and_what_stays(capsys):
     assert "MACs of" not in report
 
 
-@pytest.mark.both
+@pytest.mark.on("tensorflow")
 def test_masked_models_predict_as_their_compact_models():
     model = wrapped()
     dense = predict(model, images())

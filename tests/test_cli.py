@@ -208,9 +208,10 @@ def test_ctrl_c_says_how_to_resume_what_can_be_resumed(tmp_path, capsys, monkeyp
     "command, message",
     [
         (["frontier", "--scores", "nan", *FEW, "--rounds", "3"], "a finite number"),
-        (
+        pytest.param(
             ["frontier", "--model", "resnet20", "--methods", "imp", "unilth", *FEW],
             "Method 'unilth': ",
+            marks=on_tensorflow,
         ),
         (["search", "--data", "there.npz"], "there.npz"),
         (["search", "--dataset", "there.npz"], "there.npz"),

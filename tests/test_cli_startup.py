@@ -36,6 +36,7 @@ def run(words, paths=(), without=(), **variables):
     )
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("words", HELPS)
 def test_help_is_quick_and_writes_no_errors(words):
     times = []
@@ -49,6 +50,7 @@ def test_help_is_quick_and_writes_no_errors(words):
     assert min(times) < 1.0
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("words", HELPS)
 def test_help_imports_nothing_that_is_slow(words):
     program = f"""

@@ -438,6 +438,7 @@ def test_the_process_of_tensorflow_imports_the_layers_of_a_module(tmp_path, thei
     assert max(report.errors.values()) < 1e-5
 
 
+@pytest.mark.matrix
 @on_others
 def test_a_subclassed_model_of_a_module_is_exported(tmp_path, theirs):
     pytest.importorskip("tensorflow")

@@ -487,6 +487,7 @@ ALLOWED = {
 OWN = {name for tree in TREES.values() for name in private_names_defined(tree)}
 
 
+@pytest.mark.on("jax")
 @pytest.mark.parametrize("module", sorted(set(TREES) - {"keras_internals"}))
 def test_no_other_module_uses_private_names_of_keras(module):
     foreign = sorted(set(private_names_used(TREES[module])) - OWN - ALLOWED)

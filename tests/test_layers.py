@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import samples
+import tiny
 from keras import layers as kl
 from keras import ops
 
@@ -249,9 +250,10 @@ AFTER_A_PRODUCT = {
 }
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "bfloat16"])
-@pytest.mark.parametrize("name", AFTER_A_PRODUCT)
+@pytest.mark.parametrize(
+    "name, policy",
+    tiny.checkered(AFTER_A_PRODUCT, ["float32", "mixed_float16", "bfloat16"]),
+)
 def test_a_layer_after_multiplication_by_a_constant_is_wrapped(name, policy):
     if (name, policy) == ("block", "float32"):
         pytest.skip("Keras cannot trace this plain layer")

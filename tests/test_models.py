@@ -133,6 +133,7 @@ def test_every_network_takes_every_data_set(name, size):
 _TRAINED = ["lenet300", "conv2", "resnet8", "resnet20", "vgg16"]
 
 
+@pytest.mark.on("tensorflow")
 @pytest.mark.parametrize("name", tiny.marked(_TRAINED, _TRAINED[:2]))
 def test_a_compiled_network_trains_a_step(name):
     model = _narrow(name, jit_compile=tiny.JIT)

@@ -134,6 +134,7 @@ MOMENTS = [
 SOME = [("gradual", 2, "step"), ("SET", 1, "end"), ("early stop", 3, "validation")]
 
 
+@pytest.mark.on("jax")
 @pytest.mark.filterwarnings("ignore:.*never went")
 @pytest.mark.parametrize(
     "case, epoch, moment",

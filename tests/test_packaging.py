@@ -77,8 +77,9 @@ def test_what_a_feature_imports_is_in_an_extra():
     assert needed - extras == set()
 
 
-# KerasHub brings tensorflow-text and others; few models need it.
-NOT_IN_ALL = {"all", "dev", "docs", "hub"}
+# KerasHub brings tensorflow-text and others; few models need it. Ray takes a fifth of
+# the time of an installation, and is for several machines.
+NOT_IN_ALL = {"all", "dev", "docs", "hub", "ray"}
 
 
 def test_all_has_the_extras_of_every_feature_and_of_the_tests():

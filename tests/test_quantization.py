@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import samples
+import tiny
 from keras import layers as kl
 
 import tf_tickets as tt
@@ -158,8 +159,7 @@ MODES = {
 }
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", tiny.in_turns(MODES))
 def test_pruned_weights_stay_exactly_zero(mode):
     quantize, tolerance = MODES[mode]
     model = tt.strip(pruned())

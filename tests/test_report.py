@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import samples
+import tiny
 from keras import layers as kl
 from samples import single
 
@@ -206,7 +207,7 @@ def test_what_is_assumed_of_layers_inside_subclassed_ones_is_said():
     assert tt.summary(samples.nested()).notes == ()
 
 
-@pytest.mark.parametrize("name", [*samples.TOPOLOGIES, "subclassed"])
+@pytest.mark.parametrize("name", tiny.in_turns([*samples.TOPOLOGIES, "subclassed"]))
 def test_a_stripped_model_reports_what_the_wrapped_one_did(name):
     makers = {n: make for n, (make, _) in samples.TOPOLOGIES.items()}
     make = {**makers, "subclassed": samples.subclassed}[name]

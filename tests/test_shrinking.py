@@ -149,7 +149,7 @@ def test_a_model_without_units_is_the_model_with_masks(build):
     assert result["error"] < tolerance
 
 
-FAST = {"tensorflow": ["MobileNet", "MobileNetV3Small", "VGG16"], "jax": []}
+FAST = {"tensorflow": ["MobileNet", "MobileNetV3Small"], "jax": []}
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,7 @@ KINDS = {
 OPTIMIZERS = {"soft": "adam", "stochastic": keras.optimizers.SGD(100.0), "topk": None}
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.in_turns(KINDS))
 def test_a_supermask_trains_nothing_but_scores(kind):
     search = tt.Supermask(
         3, KINDS[kind], score_optimizer=OPTIMIZERS[kind], monitor="accuracy"
