@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_tickets import arguments, keras_internals
+from tf_tickets import arguments, keras_internals, xla
 
 __all__ = [
     "Grouped",
@@ -129,7 +129,15 @@ class Grouped(keras.optimizers.Optimizer):
         for optimizer, places in self._places(variables):
             if places:
                 group = [variables[place] for place in places]
-                optimizer.apply([grads[place] for place in places], group)
+                self._apply(optimizer, [grads[place] for place in places], group)
+
+    def _apply(self, optimizer, grads, variables):
+        """Updates variables; scores with as few passes over the memory as possible."""
+        known = type(optimizer).__module__.partition(".")[0] == "keras"
+        if known and optimizer is self.groups.get(SCORES):
+            xla.run(lambda: optimizer.apply(grads, variables))
+        else:
+            optimizer.apply(grads, variables)
 
     def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
         variables = list(var_list)

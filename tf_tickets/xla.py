@@ -38,7 +38,10 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*tensors):
         if keras.config.backend() == "tensorflow" and _runs_op_by_op():
-            return compiled()(*tensors)
+            import tensorflow as tf
+
+            # The values of variables.
+            return compiled()(*map(tf.convert_to_tensor, tensors))
         return function(*tensors)
 
     @functools.cache
@@ -48,6 +51,73 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.function(function, jit_compile=True)
 
     return call
+
+
+def differentiable(
+    backward: Callable[..., Any],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function of a tensor and constants that is compiled like `fused`.
+
+    Where XLA compiles the function, its gradient is `backward`, compiled too. Elsewhere
+    the backend differentiates the function.
+
+    Args:
+        backward: Called as `backward(upstream, result, x, *constants)`, it returns the
+            gradient with respect to `x`. The constants have no gradient.
+
+    Example:
+
+    >>> @differentiable(lambda upstream, result, x, factor: upstream * factor)
+    ... def multiplied(x, factor):
+    ...     return x * factor
+    >>> float(multiplied(keras.ops.array(3.0), keras.ops.array(2.0)))
+    6.0
+    """
+    gradient = fused(backward)
+
+    def decorate(function):
+        forward = fused(function)
+
+        @functools.wraps(function)
+        def call(x, *constants):
+            if keras.config.backend() != "tensorflow" or not _runs_op_by_op():
+                return function(x, *constants)
+            import tensorflow as tf
+
+            @tf.custom_gradient
+            def apply(x):
+                result = forward(x, *constants)
+                return result, lambda g: gradient(g, result, x, *constants)
+
+            return apply(tf.convert_to_tensor(x))
+
+        return call
+
+    return decorate
+
+
+def run(update: Callable[[], Any]) -> None:
+    """Runs updates of variables, compiled under the same conditions as `fused`.
+
+    Args:
+        update: A function without arguments, which XLA can compile.
+
+    Example:
+
+    >>> variable = keras.Variable(1.0)
+    >>> run(lambda: variable.assign(2.0))
+    >>> float(variable)
+    2.0
+    """
+    if keras.config.backend() != "tensorflow" or not _runs_op_by_op():
+        update()
+        return
+    import tensorflow as tf
+
+    def without_result():
+        update()
+
+    tf.function(without_result, jit_compile=True)()
 
 
 def _runs_op_by_op():

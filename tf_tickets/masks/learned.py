@@ -105,11 +105,15 @@ class LearnedMask(Mask):
     def factor(self, dtype: str, training: bool = False) -> Tensor:
         if training:
             self.clock.tick()
-        return ops.cast(self._scaled(self.soft(training)), dtype)
+        if self.dynamic_scaling:
+            return ops.cast(self._dynamically_scaled(self.soft(training)), dtype)
+        return ops.cast(self.scaled_soft(training), dtype)
 
-    def _scaled(self, soft):
-        if not self.dynamic_scaling:
-            return soft * self.scale
+    def scaled_soft(self, training: bool = False) -> Tensor:
+        """Returns the mask times its scale; a subclass may compute both in one pass."""
+        return self.soft(training) * self.scale
+
+    def _dynamically_scaled(self, soft):
         kept = ops.stop_gradient(ops.maximum(ops.sum(soft), 1.0))
         return soft * (float(np.prod(self.scores.shape)) / kept)
 
@@ -120,7 +124,7 @@ class LearnedMask(Mask):
         """
         penalty = ops.zeros(())
         if self.penalty:
-            penalty = self.penalty * ops.sum(self._scaled(self.expected(scores)))
+            penalty = self.penalty * self._scaled_sum(scores)
             penalty = ops.cast(penalty, keras.config.floatx())
         self.clock.seal()
         return penalty
@@ -128,8 +132,18 @@ class LearnedMask(Mask):
     @property
     def present_penalty(self) -> float:
         """The penalty at the current scores."""
-        scaled = self._scaled(self.expected(self.scores.value))
-        return self.penalty * float(ops.convert_to_numpy(ops.sum(scaled)))
+        return self.penalty * float(
+            ops.convert_to_numpy(self._scaled_sum(self.scores.value))
+        )
+
+    def _scaled_sum(self, scores):
+        if self.dynamic_scaling:
+            return ops.sum(self._dynamically_scaled(self.expected(scores)))
+        return self.expected_sum(scores) * self.scale
+
+    def expected_sum(self, scores: Tensor) -> Tensor:
+        """Returns the sum of the expected mask."""
+        return ops.sum(self.expected(scores))
 
     def expected(self, scores: Tensor) -> Tensor:
         """Returns the expected value of the mask, which the penalty acts on."""

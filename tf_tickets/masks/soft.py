@@ -7,10 +7,31 @@ from typing import Any
 import keras
 from keras import ops
 
-from tf_tickets import arguments
+from tf_tickets import arguments, xla
 from tf_tickets.masks import annealing
 from tf_tickets.masks.base import Tensor
 from tf_tickets.masks.learned import LearnedMask
+
+
+def _gradient(upstream, mask, scores, temperature, scale):
+    return upstream * mask * (1.0 - mask / scale) * temperature
+
+
+@xla.differentiable(_gradient)
+def scaled_sigmoid(scores, temperature, scale):
+    """Returns `sigmoid(temperature * scores) * scale`."""
+    return ops.sigmoid(temperature * scores) * scale
+
+
+def _gradient_of_sum(upstream, total, scores, temperature):
+    mask = ops.sigmoid(temperature * scores)
+    return upstream * temperature * mask * (1.0 - mask)
+
+
+@xla.differentiable(_gradient_of_sum)
+def sigmoid_sum(scores, temperature):
+    """Returns the sum of `sigmoid(temperature * scores)`."""
+    return ops.sum(ops.sigmoid(temperature * scores))
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -65,8 +86,15 @@ class SoftMask(LearnedMask):
     def soft(self, training: bool = False) -> Tensor:
         return self.expected(self.scores)
 
+    def scaled_soft(self, training: bool = False) -> Tensor:
+        scale = ops.convert_to_tensor(self.scale)
+        return scaled_sigmoid(self.scores.value, self._temperature(), scale)
+
     def expected(self, scores: Tensor) -> Tensor:
         return ops.sigmoid(self._temperature() * scores)
+
+    def expected_sum(self, scores: Tensor) -> Tensor:
+        return sigmoid_sum(scores, self._temperature())
 
     def _temperature(self):
         clock = self.clock

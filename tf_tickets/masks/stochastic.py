@@ -6,9 +6,34 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_tickets import arguments
+from tf_tickets import arguments, xla
 from tf_tickets.masks.base import Tensor
+from tf_tickets.masks.draws import uniform
 from tf_tickets.masks.learned import LearnedMask
+
+
+def _gradient(upstream, mask, scores, *constants):
+    probability = ops.sigmoid(scores)
+    return upstream * constants[-1] * probability * (1.0 - probability)
+
+
+@xla.differentiable(_gradient)
+def scaled_sample(scores, seed, scale):
+    """Returns `scale` with probability `sigmoid(scores)` and 0 otherwise."""
+    return _straight_through(scores, uniform(tuple(scores.shape), seed)) * scale
+
+
+@xla.differentiable(_gradient)
+def scaled_threshold(scores, scale):
+    """Returns `scale` where the probability is above 0.5 and 0 elsewhere."""
+    return _straight_through(scores, 0.5) * scale
+
+
+def _straight_through(scores, draws):
+    probability = ops.sigmoid(scores)
+    hard = ops.cast(draws < probability, "float32")
+    # The difference is exactly 0 and carries the gradient of the probability.
+    return hard + (probability - ops.stop_gradient(probability))
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -59,16 +84,16 @@ class StochasticMask(LearnedMask):
         state.assign(rng.integers(0, 2**31, size=state.shape).astype(state.dtype))
 
     def soft(self, training: bool = False) -> Tensor:
-        probability = self.expected(self.scores.value)
+        return self._drawn(training, ops.ones(()))
+
+    def scaled_soft(self, training: bool = False) -> Tensor:
+        return self._drawn(training, ops.convert_to_tensor(self.scale))
+
+    def _drawn(self, training, scale):
+        scores = self.scores.value
         if training or self.evaluation == "sample":
-            draws = keras.random.uniform(
-                self.scores.shape, dtype="float32", seed=self.generator
-            )
-        else:
-            draws = 0.5
-        hard = ops.cast(draws < probability, "float32")
-        # The difference is exactly 0 and carries the gradient of the probability.
-        return hard + (probability - ops.stop_gradient(probability))
+            return scaled_sample(scores, self.generator.next(), scale)
+        return scaled_threshold(scores, scale)
 
     def expected(self, scores: Tensor) -> Tensor:
         return ops.sigmoid(scores)

@@ -8,9 +8,35 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from tf_tickets import arguments, ranking
+from tf_tickets import arguments, ranking, xla
 from tf_tickets.masks.base import Tensor, checked
 from tf_tickets.masks.learned import FAR, LearnedMask
+
+
+def _gradient(upstream, mask, scores, count, scale):
+    return upstream * scale
+
+
+def _gradient_of_size(upstream, mask, scores, count, scale):
+    return upstream * scale * ops.sign(scores)
+
+
+@xla.differentiable(_gradient)
+def scaled_by_score(scores, count, scale):
+    """Returns `scale` for the `count` largest scores and 0 elsewhere."""
+    return _straight_through(scores, count) * scale
+
+
+@xla.differentiable(_gradient_of_size)
+def scaled_by_size(scores, count, scale):
+    """Returns `scale` for the `count` largest absolute scores and 0 elsewhere."""
+    return _straight_through(ops.abs(scores), count) * scale
+
+
+def _straight_through(merit, count):
+    hard = ranking.largest(merit, count)
+    # The difference is exactly 0 and carries the gradient.
+    return hard + (merit - ops.stop_gradient(merit))
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -80,9 +106,15 @@ class TopKMask(LearnedMask):
         self.restart(steps, epochs)
 
     def soft(self, training: bool = False) -> Tensor:
-        merit = self._merit(self.scores.value)
-        hard = ranking.largest(ops.stop_gradient(merit), self.count.value)
-        return hard + (merit - ops.stop_gradient(merit))
+        return self._kept(ops.ones(()))
+
+    def scaled_soft(self, training: bool = False) -> Tensor:
+        return self._kept(ops.convert_to_tensor(self.scale))
+
+    def _kept(self, scale):
+        kept = scaled_by_size if self.absolute else scaled_by_score
+        count = ops.cast(self.count.value, "int32")
+        return kept(self.scores.value, count, scale)
 
     def _merit(self, scores):
         return ops.abs(scores) if self.absolute else scores
