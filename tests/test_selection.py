@@ -1,8 +1,13 @@
+import functools
 import itertools
 
+import hypothesis
+import keras
 import numpy as np
 import oracles
 import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from tf_tickets import ranking
 from tf_tickets.pruning import selection
@@ -131,3 +136,68 @@ def test_every_kernel_is_pruned_to_its_own_count():
     new = selection.select(scores, masks, {"a": 7, "b": 2})
     assert {path: int(mask.sum()) for path, mask in new.items()} == {"a": 7, "b": 2}
     assert all(not (new[path] & ~masks[path]).any() for path in masks)
+
+
+# The selection inside a compiled step.
+
+
+@functools.cache
+def compiled():
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.jit(ranking.largest)
+    import tensorflow as tf
+
+    return tf.function(ranking.largest)
+
+
+def kept_in_a_step(scores, count):
+    convert = keras.ops.convert_to_tensor
+    result = compiled()(convert(scores, "float32"), convert(count, "int32"))
+    result = keras.ops.convert_to_numpy(result)
+    assert set(np.unique(result)) <= {0.0, 1.0}
+    return result.astype(bool)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-40, np.inf, -np.inf, 1e30, -1e30]
+VALUES = st.one_of(st.sampled_from(SPECIAL), st.floats(width=32, allow_nan=False))
+
+
+@pytest.mark.both
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@hypothesis.given(data=st.data(), size=st.sampled_from([40, 700]))
+def test_a_step_keeps_what_numpy_keeps_of_any_values(data, size):
+    elements = st.sampled_from(SPECIAL) if data.draw(st.booleans()) else VALUES
+    scores = data.draw(arrays.arrays(np.float32, size, elements=elements, fill=VALUES))
+    count = data.draw(st.integers(0, size))
+    expected = ranking.keep_largest(scores, count)
+    assert (kept_in_a_step(scores, count) == expected).all()
+
+
+def _normal(rng, size):
+    return rng.normal(size=size)
+
+
+DISTRIBUTIONS = {
+    "normal": _normal,
+    "uniform": lambda rng, size: rng.uniform(-1, 1, size),
+    "wide": lambda rng, size: np.exp(20 * rng.normal(size=size)),
+    "few values": lambda rng, size: rng.integers(-3, 4, size),
+    "constant": lambda rng, size: np.full(size, -2.5),
+    "decided": lambda rng, size: np.where(rng.random(size) < 0.5, 1e30, -1e30),
+    "denormal": lambda rng, size: rng.normal(size=size) * 1e-41,
+    "half zero": lambda rng, size: rng.normal(size=size) * (rng.random(size) < 0.5),
+    "sorted": lambda rng, size: np.sort(rng.normal(size=size)),
+    "infinite": lambda rng, size: np.where(rng.random(size) < 0.3, np.inf, -np.inf),
+}
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("kind", DISTRIBUTIONS)
+def test_a_step_keeps_what_numpy_keeps_of_many_values(kind):
+    size = 5000
+    scores = DISTRIBUTIONS[kind](np.random.default_rng(0), size).astype("float32")
+    for count in (0, 1, 50, 1251, 2500, 4999, size):
+        expected = ranking.keep_largest(scores, count)
+        assert (kept_in_a_step(scores, count) == expected).all()

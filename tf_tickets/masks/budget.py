@@ -109,7 +109,7 @@ class BudgetMask(SoftMask):
         return penalty + ops.cast(counts * lagrangian, keras.config.floatx())
 
     def _kept(self):
-        kept = sum(ops.sum(m.expected(m.scores.value)) for m in self._budget.masks)
+        kept = sum(m.expected_sum(m.scores.value) for m in self._budget.masks)
         return kept / float(self._budget.size)
 
     def _allowed(self):

@@ -14,22 +14,23 @@ from tf_tickets.masks.learned import LearnedMask
 
 
 def _gradient(upstream, mask, scores, temperature, scale):
-    return upstream * mask * (1.0 - mask / scale) * temperature
+    soft = ops.sigmoid(temperature * scores)
+    return upstream * soft * (1.0 - soft) * (temperature * scale)
 
 
 @xla.differentiable(_gradient)
-def scaled_sigmoid(scores, temperature, scale):
+def _scaled_sigmoid(scores, temperature, scale):
     """Returns `sigmoid(temperature * scores) * scale`."""
     return ops.sigmoid(temperature * scores) * scale
 
 
 def _gradient_of_sum(upstream, total, scores, temperature):
-    mask = ops.sigmoid(temperature * scores)
-    return upstream * temperature * mask * (1.0 - mask)
+    soft = ops.sigmoid(temperature * scores)
+    return soft * (1.0 - soft) * (upstream * temperature)
 
 
 @xla.differentiable(_gradient_of_sum)
-def sigmoid_sum(scores, temperature):
+def _sigmoid_sum(scores, temperature):
     """Returns the sum of `sigmoid(temperature * scores)`."""
     return ops.sum(ops.sigmoid(temperature * scores))
 
@@ -88,13 +89,13 @@ class SoftMask(LearnedMask):
 
     def scaled_soft(self, training: bool = False) -> Tensor:
         scale = ops.convert_to_tensor(self.scale)
-        return scaled_sigmoid(self.scores.value, self._temperature(), scale)
+        return _scaled_sigmoid(self.scores.value, self._temperature(), scale)
 
     def expected(self, scores: Tensor) -> Tensor:
         return ops.sigmoid(self._temperature() * scores)
 
     def expected_sum(self, scores: Tensor) -> Tensor:
-        return sigmoid_sum(scores, self._temperature())
+        return _sigmoid_sum(scores, self._temperature())
 
     def _temperature(self):
         clock = self.clock

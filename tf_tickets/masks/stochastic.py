@@ -18,13 +18,13 @@ def _gradient(upstream, mask, scores, *constants):
 
 
 @xla.differentiable(_gradient)
-def scaled_sample(scores, seed, scale):
+def _scaled_sample(scores, seed, scale):
     """Returns `scale` with probability `sigmoid(scores)` and 0 otherwise."""
     return _straight_through(scores, uniform(tuple(scores.shape), seed)) * scale
 
 
 @xla.differentiable(_gradient)
-def scaled_threshold(scores, scale):
+def _scaled_threshold(scores, scale):
     """Returns `scale` where the probability is above 0.5 and 0 elsewhere."""
     return _straight_through(scores, 0.5) * scale
 
@@ -92,8 +92,8 @@ class StochasticMask(LearnedMask):
     def _drawn(self, training, scale):
         scores = self.scores.value
         if training or self.evaluation == "sample":
-            return scaled_sample(scores, self.generator.next(), scale)
-        return scaled_threshold(scores, scale)
+            return _scaled_sample(scores, self.generator.next(), scale)
+        return _scaled_threshold(scores, scale)
 
     def expected(self, scores: Tensor) -> Tensor:
         return ops.sigmoid(scores)

@@ -22,13 +22,13 @@ def _gradient_of_size(upstream, mask, scores, count, scale):
 
 
 @xla.differentiable(_gradient)
-def scaled_by_score(scores, count, scale):
+def _scaled_by_score(scores, count, scale):
     """Returns `scale` for the `count` largest scores and 0 elsewhere."""
     return _straight_through(scores, count) * scale
 
 
 @xla.differentiable(_gradient_of_size)
-def scaled_by_size(scores, count, scale):
+def _scaled_by_size(scores, count, scale):
     """Returns `scale` for the `count` largest absolute scores and 0 elsewhere."""
     return _straight_through(ops.abs(scores), count) * scale
 
@@ -112,7 +112,7 @@ class TopKMask(LearnedMask):
         return self._kept(ops.convert_to_tensor(self.scale))
 
     def _kept(self, scale):
-        kept = scaled_by_size if self.absolute else scaled_by_score
+        kept = _scaled_by_size if self.absolute else _scaled_by_score
         count = ops.cast(self.count.value, "int32")
         return kept(self.scores.value, count, scale)
 
