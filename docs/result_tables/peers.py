@@ -2,16 +2,19 @@
 
 import statistics
 
-from result_tables.reading import grid, load, percent, table
+from result_tables.reading import exists, grid, load, percent, table
 
 CASES = "lenet300", "lenet300-cs", "resnet8"
 OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
 
 
+def _measured():
+    return [case for case in CASES if exists(f"peers/{case}")]
+
+
 def _times(case):
     """Returns a row for each program: medians of its runs."""
-    found = load(f"peers/{case}")
-    rounds = found["rounds"]
+    rounds = load(f"peers/{case}")["rounds"]
     rows = []
     for name in rounds[0]:
         runs = [results[name] for results in rounds]
@@ -54,12 +57,40 @@ def _ratios(case):
     return grid(head, rows)
 
 
+_MEASURES = {
+    "seconds": "seconds",
+    "step_seconds": "time of a step",
+    "peak_bytes": "peak memory",
+}
+
+
+@table
+def peers_behind():
+    """Returns every pair in which this library needs more than the other."""
+    rows = []
+    for case in _measured():
+        rounds = load(f"peers/{case}")["rounds"]
+        for ours in (name for name in OURS if name in rounds[0]):
+            for peer in (name for name in rounds[0] if name not in OURS):
+                for key, measure in _MEASURES.items():
+                    ratio = statistics.median(
+                        r[ours][key] / r[peer][key] for r in rounds
+                    )
+                    if ratio > 1.0:
+                        rows.append([case, measure, ours, peer, f"{ratio:.2f}"])
+    if not rows:
+        return "Nowhere in these cases."
+    return grid(["case", "what", "here", "the other", "median ratio"], rows)
+
+
 def _register(case):
+    measured = case in _measured()
+
     def times():
-        return _times(case)
+        return _times(case) if measured else "Not measured yet."
 
     def ratios():
-        return _ratios(case)
+        return _ratios(case) if measured else "Not measured yet."
 
     times.__name__ = f"peers-{case}"
     ratios.__name__ = f"peers-{case}-ratios"
@@ -75,7 +106,7 @@ for _case in CASES:
 def peers_machines():
     """Returns what the figures were taken on, and what was left out."""
     rows = []
-    for case in CASES:
+    for case in _measured():
         found = load(f"peers/{case}")
         versions = {}
         for results in found["rounds"][0].values():
