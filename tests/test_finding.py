@@ -449,3 +449,13 @@ def test_numbers_of_numpy_are_stored(tmp_path, search, epochs):
     [ticket] = run(search=search(), **arguments)
     [again] = run(search=search(), **arguments)
     assert again == ticket
+
+
+def test_a_resumed_search_holds_the_start_weights_once(tmp_path):
+    search = tiny.imp(rewind_to="init", monitor="val_accuracy")
+    first = find(tmp_path, search=search)
+    resumed = find(tmp_path, search=tiny.imp(rewind_to="init", monitor="val_accuracy"))
+    assert [ticket.id for ticket in resumed] == [ticket.id for ticket in first]
+    for tickets in (first, resumed):
+        for path, value in tickets[0].weights.items():
+            assert all(ticket.weights[path] is value for ticket in tickets[1:])

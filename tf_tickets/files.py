@@ -56,7 +56,7 @@ _CHECK_MANIFEST = schema.fields(
     }
 )
 # Entries are deflated if that saves a tenth of these samples. It saves 7 % of dense
-# float32 weights, which took 20 times as long to write.
+# float32 weights, and then most of the time of writing goes into it.
 _SAMPLES, _SAMPLE_BYTES = 8, 8192
 _WORTHWHILE = 0.9
 # Messages of other libraries may be long.

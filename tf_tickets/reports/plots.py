@@ -306,7 +306,18 @@ def plot_lines(
     panels[0].set_xlabel("position between the two copies")
     panels[0].set_ylabel(error)
     panels[0].set_title(title, loc="left", fontweight="bold")
-    panels[0].legend(frameon=False, fontsize=8, title="rewind to", title_fontsize=8)
+    # Below the panels: lines may be anywhere in them.
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        title="rewound to",
+        title_fontsize=8,
+        frameon=False,
+        fontsize=8,
+        ncols=min(len(names), 8 if several else 6),
+        loc="outside lower center",
+    )
     if several:
         _draw_instability(panels[1], values, colors, threshold)
     for axes in panels:
