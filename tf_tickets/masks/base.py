@@ -70,7 +70,7 @@ class Mask(keras.layers.Layer):
 def checked(mask: ArrayLike, path: str = "") -> np.ndarray:
     """Returns the mask as booleans; raises a ValueError for values besides 0 and 1."""
     mask = arguments.array(mask=mask)
-    if not np.isin(mask, (0, 1)).all():
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
         location = f" for {path!r}" if path else ""
         raise ValueError(
             "A mask must contain only 0 (pruned) and 1 (kept). Received values: "
