@@ -17,7 +17,7 @@ SEARCHES = {
 }
 CHEAP = {
     "IMP init": "IMP",
-    "GradualPruning until=0.75": "gradual pruning",
+    "GradualPruning": "gradual pruning",
     "RigL": "RigL",
     "SET": "SET",
     "SNIP": "SNIP",
@@ -97,21 +97,9 @@ def _adjacency(content, path):
     figure = _figure(7.2, 4.2)
     axes = figure.add_subplot()
     views = (
-        ("signals", "in_time", "found on signals", "#0b5fa5", "o"),
-        (
-            "shuffled",
-            "in_time",
-            "found on shuffled positions, put back",
-            "#d9730d",
-            "s",
-        ),
-        (
-            "shuffled",
-            "as_given",
-            "found on shuffled positions, as given",
-            "#3a8f5c",
-            "^",
-        ),
+        ("signals", "in_time", "signals", "#0b5fa5", "o"),
+        ("shuffled", "in_time", "shuffled signals, order of time", "#d9730d", "s"),
+        ("shuffled", "as_given", "shuffled signals, order of inputs", "#3a8f5c", "^"),
     )
     handles = []
     for order, view, label, color, marker in views:
@@ -135,7 +123,10 @@ def _adjacency(content, path):
     axes.set_ylabel("adjacent pairs over chance")
     axes.set_title("Weights of one unit at neighbouring positions, first layer")
     handles.sort(key=lambda pair: -pair[0])
-    axes.legend(handles=[line for _, line in handles], frameon=False)
+    lines = [line for _, line in handles]
+    axes.legend(
+        handles=lines, frameon=False, title="tickets found on", loc="upper left"
+    )
     _save(figure, path)
 
 
@@ -144,10 +135,7 @@ def _transfers(content, path):
     orders = [o for o in ("signals", "shuffled") if any(r["order"] == o for r in rows)]
     figure = _figure(9.6, 4.2)
     all_axes = figure.subplots(1, len(orders), sharey=True, squeeze=False)[0]
-    titles = {
-        "signals": "tickets of signals",
-        "shuffled": "tickets of shuffled signals",
-    }
+    titles = {"signals": "found on signals", "shuffled": "found on shuffled signals"}
     for axes, order in zip(all_axes, orders, strict=True):
         shown = [row for row in rows if row["order"] == order]
         for index, (kind, (label, color, marker)) in enumerate(KINDS.items()):

@@ -80,8 +80,14 @@ class Runs:
             self.found[run["method"], run["setting"]][run["seed"]] = run
 
     def chosen(self, method):
-        """Returns the setting that validation chose, or the default one."""
-        return chosen(method, self.out) or next(iter(METHODS[method][1]))
+        """Returns the setting that validation chose, if it ran as often as the default.
+
+        Until then, it is the default one.
+        """
+        default = next(iter(METHODS[method][1]))
+        best = chosen(method, self.out) or default
+        runs = [len(self.found.get((method, name), ())) for name in (best, default)]
+        return best if runs[0] >= runs[1] else default
 
     def of(self, name, most_epochs=None):
         """Returns a dict from seed to the points of a method.

@@ -610,7 +610,6 @@ REPORTED = {
     "IMP": ("init", "1-epoch"),
     "KDLTS": ("teachers", "1-epoch"),
     "UniLTH": ("patience=5", "kept"),
-    "GradualPruning": ("until=0.75", "twice"),
     "spatial": ("signals", "shuffled"),
     "supermask": ("soft", "stochastic"),
     "dense": ("rate=0.005",),
@@ -620,15 +619,13 @@ ASIDE = ("twice", "1-epoch")
 # Their settings are the networks' recipe, or controls: nothing is chosen.
 NOT_SWEPT = ("spatial", "supermask", "SynFlow", "inverted", "narrow")
 GROUPS = (
+    ("dense", "random", "IMP", "spatial"),
     ("ContinuousSparsification", "GradualPruning"),
     ("StochasticSparsification", "UniLTH", "UniDLTH", "DLTH"),
     ("KDLTS",),
     ("SNIP", "SynFlow", "GraSP", "magnitude", "EarlyStopRewind"),
     ("RigL", "SET", "inverted", "narrow", "supermask"),
-    ("dense", "random", "IMP", "spatial"),
 )
-# Runs with all seeds come first: whatever is chosen, they are shown.
-FIRST = ("dense", "random", "IMP", "spatial")
 
 
 # Runs and their files.
@@ -696,30 +693,30 @@ def chosen(method, out=RESULTS):
 
 
 def work(options):
-    """Yields the runs in the order of their priority, those to try settings first.
+    """Yields the runs in the order of their priority.
 
-    The second half of the seeds begins when the first has all methods.
+    Three seeds of all methods with their default settings come first, then two more;
+    then settings are tried, and the chosen ones run with all seeds.
     """
     only = options.only or list(METHODS)
-    half = (len(options.seeds) + 1) // 2
-    for seeds in (options.seeds[:half], options.seeds[half:]):
-        for seed in seeds:
-            for method in (name for name in FIRST if name in only):
-                settings = REPORTED.get(method) or list(METHODS[method][1])[:1]
-                yield from ((method, setting, seed) for setting in settings)
-        for group in GROUPS:
-            methods = [method for method in group if method in only]
-            if not options.no_sweep:
-                for method in methods:
-                    yield from _tries(method)
-            yield from _chosen(methods, seeds, options)
+    groups = [[method for method in group if method in only] for group in GROUPS]
+    for seeds in (options.seeds[:3], options.seeds[3:5]):
+        for group in groups:
+            for seed in seeds:
+                for method in group:
+                    yield from ((method, name, seed) for name in _always(method))
+    for group in groups:
+        if not options.no_sweep:
+            for method in group:
+                yield from _tries(method)
+        for seed in options.seeds:
+            for method in group:
+                yield from ((method, name, seed) for name in _settings(method, options))
 
 
-def _chosen(methods, seeds, options):
-    for seed in seeds:
-        for method in methods:
-            settings = _settings(method, options) or list(METHODS[method][1])[:1]
-            yield from ((method, setting, seed) for setting in settings)
+def _always(method):
+    """Returns the settings that run whatever is chosen."""
+    return list(REPORTED.get(method, ())) or list(METHODS[method][1])[:1]
 
 
 def _tries(method):
@@ -732,7 +729,7 @@ def _tries(method):
 
 def _settings(method, options):
     """Returns the settings of a method that run with all seeds."""
-    settings = list(REPORTED.get(method, ()))
+    settings = _always(method)
     best = chosen(method, options.out)
     return settings if best in [None, *settings] else [*settings, best]
 
