@@ -22,6 +22,7 @@ import argparse
 import datetime
 import functools
 import gc
+import itertools
 import json
 import os
 import pathlib
@@ -702,16 +703,16 @@ def work(options):
     groups = [[method for method in group if method in only] for group in GROUPS]
     for seeds in (options.seeds[:3], options.seeds[3:5]):
         for group in groups:
-            for seed in seeds:
-                for method in group:
-                    yield from ((method, name, seed) for name in _always(method))
+            yield from _runs(group, seeds, _always)
     for group in groups:
         if not options.no_sweep:
-            for method in group:
-                yield from _tries(method)
-        for seed in options.seeds:
-            for method in group:
-                yield from ((method, name, seed) for name in _settings(method, options))
+            yield from _tries(group)
+        yield from _runs(group, options.seeds, lambda name: _settings(name, options))
+
+
+def _runs(group, seeds, settings):
+    for seed, method in itertools.product(seeds, group):
+        yield from ((method, name, seed) for name in settings(method))
 
 
 def _always(method):
@@ -719,12 +720,13 @@ def _always(method):
     return list(REPORTED.get(method, ())) or list(METHODS[method][1])[:1]
 
 
-def _tries(method):
-    """Yields the runs that try the settings of a method."""
-    settings = METHODS[method][1]
-    if method not in NOT_SWEPT and len(settings) > 1:
-        for setting in settings:
-            yield from ((method, setting, seed) for seed in TRIED)
+def _tries(group):
+    """Yields the runs that try the settings of methods."""
+    for method in group:
+        settings = METHODS[method][1]
+        if method not in NOT_SWEPT and len(settings) > 1:
+            pairs = itertools.product(settings, TRIED)
+            yield from ((method, *pair) for pair in pairs)
 
 
 def _settings(method, options):
