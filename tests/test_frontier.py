@@ -443,6 +443,17 @@ def test_means_are_optimal_as_points_with_their_values_are(data):
     assert actual == [point.round for point in single.optimal]
 
 
+def test_points_of_numpy_numbers_are_saved(tmp_path):
+    numbers = {"round": np.int64(1), "search_epochs": np.int32(3), "seed": np.int64(2)}
+    metrics = {"loss": np.float32(0.5)}
+    point = frontier.Point("a", sparsity=np.float64(0.5), metrics=metrics, **numbers)
+    tt.Frontier([point], {"loss": np.float32(0.25)}, "loss").save(tmp_path / "p.json")
+    loaded = tt.Frontier.load(tmp_path / "p.json")
+    [again] = loaded.points
+    assert again == point and type(again.round) is type(again.seed) is int
+    assert loaded.dense == {"loss": 0.25}
+
+
 def test_a_frontier_is_saved_and_loaded(tmp_path):
     whole = three_seeds()
     whole.save(tmp_path / "frontier.json")

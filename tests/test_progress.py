@@ -5,6 +5,7 @@ import re
 import sys
 import time
 
+import keras
 import pytest
 
 import tf_tickets as tt
@@ -40,6 +41,26 @@ def fit(watch, clock, name, epochs, pace=1.0, first=0, **params):
             clock.now += pace
             callback.on_epoch_end(epoch, {"val_accuracy": 0.5})
         callback.on_train_end()
+
+
+@pytest.mark.parametrize(
+    "measure, left", [(None, "sparsity 40.0%"), ("macs", "MACs 50.0%")]
+)
+def test_a_pruning_for_a_target_shows_what_remains_of_it(measure, left, clock, capsys):
+    layers = [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]
+    model = tt.wrap(keras.Sequential(layers), structure="channels", verbose=False)
+    kernels = tt.kernels(model)
+    masks = kernels.masks
+    kernel, bias, output = masks.values()
+    kernel[:, :2] = bias[:2] = output[:2] = False
+    kernels.set_masks(masks)
+    [callback] = progress.Progress().of_training("pruning", measure)
+    callback.set_model(model)
+    callback.set_params({"epochs": 1})
+    callback.on_train_begin()
+    callback.on_epoch_end(0, {"sparsity": 0.4, "val_accuracy": 0.5})
+    said = capsys.readouterr().out
+    assert said == f"pruning  epoch 1/1  {left}  val_accuracy 0.5000  0:00\n"
 
 
 def searches():

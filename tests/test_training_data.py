@@ -264,6 +264,19 @@ def test_nothing_of_a_generator_is_lost_by_looking_at_it():
 
 
 @pytest.mark.on("tensorflow")
+@pytest.mark.parametrize("kind", [str, object, list])
+def test_labels_that_are_texts_are_refused_with_the_first_ones(kind):
+    labels = np.array(["cat", "dog"])[Y % 2]
+    labels = labels.tolist() if kind is list else labels.astype(kind)
+    with pytest.raises(TypeError) as caught:
+        opened(data((X, labels)))
+    said = str(caught.value)
+    if kind is not object:
+        assert "'cat'" in said and f"shape ({len(Y)},)" in said
+        assert "numpy.unique(y, return_inverse=True)" in said
+    assert len(said) < 300 and "must be an array of numbers" in said
+
+
 def test_class_weights_are_sample_weights_in_every_kind():
     weights = {0: 0.5, 2: 4.0}
     expected = np.array([0.5, 1.0, 4.0])[Y]

@@ -18,6 +18,8 @@ import numpy as np
 
 # Messages show at most so many characters of a value.
 _SHOWN = 200
+# So many of many texts are shown.
+_FEW = 3
 _KINDS: dict[type, str] = {
     bool: "True or False",
     dict: "a dict",
@@ -400,11 +402,22 @@ def array(**values: Any) -> np.ndarray:
     except Exception:
         found = np.asarray(None)
     if found.dtype.kind not in "biufV" or isinstance(value, Mapping):
-        kind = f" of type {found.dtype}" if isinstance(value, np.ndarray) else ""
         raise TypeError(
-            f"`{name}` must be an array of numbers. Received: {shown(value)}{kind}"
+            f"`{name}` must be an array of numbers. Received: {_texts(value, found)}"
         )
     return found
+
+
+def _texts(value, found):
+    """Shows what is no array of numbers; of many texts the first ones."""
+    if found.dtype.kind in "US" and found.ndim and len(found) > _FEW:
+        few = ", ".join(repr(row.tolist()) for row in found[:_FEW])
+        return (
+            f"[{few}, ...], texts of shape {found.shape}. If they are labels, number "
+            "the classes: numpy.unique(y, return_inverse=True)"
+        )
+    kind = f" of type {found.dtype}" if isinstance(value, np.ndarray) else ""
+    return f"{shown(value)}{kind}"
 
 
 def have_equal_rows(shapes: Iterable[tuple[int, ...]]) -> bool:

@@ -9,6 +9,7 @@ import keras
 from rich import console, progress
 
 import tf_tickets as tt
+from tf_tickets.pruning import targets
 
 # Seconds between two lines about one training if there is no terminal.
 _PAUSE = 10.0
@@ -139,13 +140,17 @@ class Progress:
         """
         return [_Rounds(self, search)]
 
-    def of_training(self, title: str) -> list[keras.callbacks.Callback]:
+    def of_training(
+        self, title: str, measure: str | None = None
+    ) -> list[keras.callbacks.Callback]:
         """Returns callbacks that show a whole `fit`.
 
         Args:
             title: What is trained.
+            measure: "macs" or "params", to show the fraction that remains of it in
+                place of the sparsity.
         """
-        return [_Training(self, title)]
+        return [_Training(self, title, measure)]
 
     def of_comparison(
         self,
@@ -394,10 +399,11 @@ class _Rounds(keras.callbacks.Callback):
 class _Training(keras.callbacks.Callback):
     changes_results = False
 
-    def __init__(self, shown, title):
+    def __init__(self, shown, title, measure=None):
         super().__init__()
         self.shown = shown
         self.title = title
+        self.measure = measure
 
     def on_train_begin(self, logs=None):
         # Of a training in another process, all is shown when it has ended.
@@ -416,12 +422,21 @@ class _Training(keras.callbacks.Callback):
         # Of masks that are learned, only the last one is a ticket's.
         if "soft_sparsity" in (logs or {}) and epoch + 1 < self.params["epochs"]:
             names.remove("sparsity")
-        self.shown.update(epoch + 1, _result(logs, *names))
+        remaining = ""
+        if self.measure and (left := self._remaining()) is not None:
+            names = ["val_accuracy"]
+            remaining = f"{_MEASURES[self.measure]} {left:.1%}  "
+        self.shown.update(epoch + 1, remaining + _result(logs, *names))
+
+    def _remaining(self):
+        kernels = tt.kernels(self.model)
+        return targets.remaining(kernels, kernels.masks).get(self.measure)
 
     def on_train_end(self, logs=None):
         self.shown.end()
 
 
+_MEASURES = {"macs": "MACs", "params": "parameters"}
 _FORMATS = {"round": ".0f", "sparsity": ".1%", "val_accuracy": ".4f"}
 
 

@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
     recorder = Recorder(out, options, _effective(options))
     if (out / pruner.TRAINING / runner.STATE).is_file():
         recorder.check_same(_OF_TRAINING)
-    data = _data(options)
+    data, target = _data(options), _target(options.target)
     with Progress() as progress:
         for note in (data.sizes(), *data.notes):
             progress.say(f"Data: {note}")
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> None:
             options.sparsity,
             out,
             structure=options.structure,
-            target=_target(options.target),
+            target=target,
             epochs=options.epochs,
             learning_rate=options.learning_rate,
             batch_size=None if data.has_batches else options.batch_size,
@@ -167,7 +167,10 @@ def run(options: argparse.Namespace) -> None:
             filters=options.filters,
             precision=None if options.no_tflite else options.precision,
             seed=options.seed,
-            callbacks=[*progress.of_training("pruning"), recorder.callback],
+            callbacks=[
+                *progress.of_training("pruning", next(iter(target or ()), None)),
+                recorder.callback,
+            ],
             say=progress.say,
         )
     recorder.write()

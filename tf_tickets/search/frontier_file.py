@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tf_tickets import files, schema
+from tf_tickets import arguments, files, schema
 from tf_tickets.search.points import Point, StoredPoint
 from tf_tickets.tickets.monitor import Monitor
 
@@ -32,7 +32,7 @@ def slug(label: str) -> str:
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes the content of a frontier."""
     with files.replacing(path) as draft:
-        draft.write_text(json.dumps(content, indent=1))
+        draft.write_text(json.dumps(content, indent=1, default=arguments.plain))
 
 
 def write_csv(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -572,7 +572,10 @@ class Ticket:
         Args:
             other: A ticket.
             strict: Whether both tickets must have the same kernels. False compares
-                those with equal paths and shapes, and names the others.
+                those that belong together by their names alone, and names the others:
+                kernels with equal paths, or whose paths differ in the first part only
+                if there is one such pair. Equal names may belong to layers in other
+                places of the networks; pass `rename` where they do.
             rename: Dict from paths in this ticket to those in the other, as in
                 `apply`.
 
