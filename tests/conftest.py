@@ -1,5 +1,6 @@
 import gc
 import os
+import platform
 import subprocess
 import tempfile
 import zlib
@@ -16,13 +17,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Small programs also take longer to optimize than to run, and fusions twice as long to
-# compile by their own emitters as by those of single operations.
+# compile by their own emitters as by those of single operations. These would contract
+# products and sums of one program, but not of another that is to have the same bits;
+# AVX has no instructions for that.
 if os.environ.get("KERAS_BACKEND") == "jax":
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    flags = [
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_use_fusion_emitters=false",
-    )
+    ]
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags.append("--xla_cpu_max_isa=AVX")
+    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 
 def pytest_configure(config):
