@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tf_tickets as tt
+from tf_tickets.fine_tuning import target_kinds
 from tf_tickets_cli import (
     choices,
     loading,
@@ -243,6 +244,8 @@ LOSSES = {
     "one-hot": ((3, "softmax"), ONE_HOT, "categorical cross-entropy from prob"),
     "sigmoid": ((1, "sigmoid"), INTEGERS, "binary cross-entropy from probabilities"),
     "binary": ((1, None), INTEGERS, "binary cross-entropy from logits"),
+    "floats": ((1, None), INTEGERS * 1.0, "binary cross-entropy from logits"),
+    "several": ((3, "sigmoid"), 1 - ONE_HOT, "binary cross-entropy from probabilities"),
     "numbers": ((1, None), NUMBERS, "mean squared error"),
     "vectors": ((2, None), NUMBERS[:, None] * [1.0, 2.0], "mean squared error"),
 }
@@ -304,10 +307,10 @@ def test_activations_are_found_at_the_end_of_nested_models():
         "linear": [inner, keras.Sequential([keras.Input((4,)), inner])],
         "relu": [keras.Model(image, keras.layers.ReLU()(inner(image)))],
         "sigmoid": [keras.Model(image, keras.ops.sigmoid(inner(image)))],
-        "flatten": [keras.Model(image, keras.layers.Flatten()(inner(image)))],
+        None: [keras.Model(image, keras.layers.Flatten()(inner(image)))],
     }
     for expected, models in ends.items():
-        assert {own_model._last_activation(m) for m in models} == {expected}
+        assert {target_kinds.last_activation(m) for m in models} == {expected}
 
 
 # Data.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 import tf_tickets as tt
+from tf_tickets.fine_tuning import target_kinds
 from tf_tickets_cli import choices, loading, own_data, references
 
 
@@ -182,72 +183,26 @@ def compile_by_targets(
     """
     if model.compiled:
         return None
-    kind, loss, metrics = _loss(model, sample, text)
-    model.compile("adam", loss=loss, metrics=metrics, **settings)
-    return f"Adam, {kind}"
+    kind = _kind(model, sample, text)
+    model.compile("adam", loss=kind.loss, metrics=[kind.metric], **settings)
+    return f"Adam, {kind.name}" + (f" from {kind.scale}" if kind.scale else "")
 
 
-def _loss(model, sample, text):
-    """Returns the name of a loss, the loss and the metrics."""
-    remedy = f"{text} is not compiled. Compile it: model.compile(optimizer, loss)."
+def _kind(model, sample, text):
+    """Returns the kind of the targets."""
     y = None if sample is None else sample[1]
     output = getattr(model, "output_shape", None)
     if not isinstance(y, np.ndarray) or not isinstance(output, tuple):
         raise ValueError(
-            f"{remedy} No loss can be chosen for it, because its targets or outputs "
-            "are unknown, or more than one array."
+            f"{text} is not compiled. Compile it: model.compile(optimizer, loss). No "
+            "loss can be chosen for it, because its targets or outputs are unknown, or "
+            "more than one array."
         )
-    activation = _last_activation(model)
-    units = output[-1]
-    labels = y.dtype.kind in "ui" or y.dtype.kind == "b"
-    single = y.ndim == 1 or y.shape[-1] == 1
-    if labels and single and units == 1 and activation in ("linear", "sigmoid"):
-        from_logits = activation == "linear"
-        loss = keras.losses.BinaryCrossentropy(from_logits=from_logits)
-        metric = keras.metrics.BinaryAccuracy(
-            "accuracy", threshold=0.0 if from_logits else 0.5
-        )
-        if y.max() > 1:
-            raise ValueError(
-                f"{text} has one output, but the labels are not only 0 and 1. Received "
-                f"labels up to {y.max()}. Give it one output per class, or compile it: "
-                "model.compile(optimizer, loss)."
-            )
-        return _named("binary cross-entropy", from_logits), loss, [metric]
-    kinds = ("linear", "softmax")
-    if labels and y.ndim <= len(output) - 1 + single and activation in kinds:
-        from_logits = activation == "linear"
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-        name = _named("sparse categorical cross-entropy", from_logits)
-        return name, loss, ["accuracy"]
-    if own_data.is_one_hot(y) and y.shape[-1] == units and activation in kinds:
-        from_logits = activation == "linear"
-        loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-        return _named("categorical cross-entropy", from_logits), loss, ["accuracy"]
-    fits = y.shape[1:] == output[1:] or (y.ndim == 1 and output[1:] == (1,))
-    if not labels and fits and activation == "linear":
-        return "mean squared error", "mse", ["mae"]
-    raise ValueError(
-        f"{remedy} No loss can be chosen for its outputs of shape {output} with the "
-        f"activation {activation!r} and targets of {y.dtype} and shape {y.shape}."
-    )
-
-
-def _named(name, from_logits):
-    return f"{name} from {'logits' if from_logits else 'probabilities'}"
-
-
-def _last_activation(model):
-    """Returns the name of the activation of the last layer, or what that layer is."""
-    layer = model
-    while isinstance(layer, keras.Sequential | keras.Function):
-        # Operations are sorted by depth; the output comes last.
-        is_function = isinstance(layer, keras.Function)
-        layer = (layer.operations if is_function else layer.layers)[-1]
-    activation = getattr(layer, "activation", None)
-    if activation is not None:
-        return keras.activations.serialize(activation)
-    return type(layer).__name__.lower()
+    shape = (len(y), *output[1:])
+    try:
+        return target_kinds.kind_of(y, shape, target_kinds.last_activation(model))
+    except ValueError as error:
+        raise ValueError(f"{text} is not compiled. {error}") from error
 
 
 def _stored(spec):

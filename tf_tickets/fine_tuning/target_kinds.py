@@ -9,7 +9,6 @@ from tf_tickets.training.labels import is_labels
 
 # Fine-tuning needs smaller steps than training from random weights.
 LEARNING_RATE = 3e-4
-_PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid")
 _REMEDY = (
     "Compile the model with its loss and metrics before you save it: "
     "model.compile(optimizer, loss, metrics=[...])."
@@ -23,11 +22,18 @@ class Kind(NamedTuple):
         loss: The loss.
         metric: The metric, or its name.
         description: What the targets are.
+        scale: "logits" or "probabilities", which the outputs are. None for numbers.
     """
 
     loss: keras.losses.Loss
     metric: str | keras.metrics.Metric
     description: str
+    scale: str | None
+
+    @property
+    def name(self) -> str:
+        """The name of the loss in words."""
+        return _words(self.loss)
 
 
 def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
@@ -42,7 +48,7 @@ def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> compile_by_targets(model, np.ones((2, 4)), np.array([0, 2]))
-    'integer labels of 3 classes (logits): Adam, sparse categorical crossentropy'
+    'integer labels of 3 classes (logits): Adam, sparse categorical cross-entropy'
     >>> model.loss.from_logits
     True
     """
@@ -50,10 +56,10 @@ def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
     names = _names(model, outputs)
     arrays = [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(outputs)]
     values = _in_order(targets, outputs, names)
-    layers = [_activation(model, index) for index in range(len(arrays))]
+    names_of_ends = [last_activation(model, index) for index in range(len(arrays))]
     kinds = [
-        kind_of(np.asarray(y), array, activation)
-        for y, array, activation in zip(values, arrays, layers, strict=True)
+        kind_of(np.asarray(y), array.shape, name or _of_values(array))
+        for y, array, name in zip(values, arrays, names_of_ends, strict=True)
     ]
     losses: Any = [kind.loss for kind in kinds]
     metrics: Any = [[kind.metric] for kind in kinds]
@@ -63,7 +69,7 @@ def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
     elif len(kinds) == 1:
         losses, metrics = losses[0], metrics[0]
     model.compile(keras.optimizers.Adam(LEARNING_RATE), losses, metrics=metrics)
-    texts = [f"{k.description}: Adam, {_words(k.loss)}" for k in kinds]
+    texts = [f"{k.description}: Adam, {k.name}" for k in kinds]
     if len(texts) == 1:
         return texts[0]
     return "; ".join(f"{n}: {text}" for n, text in zip(names, texts, strict=True))
@@ -94,77 +100,111 @@ def _in_order(targets, outputs, names):
     return flat
 
 
-def _activation(model, index):
-    """Returns the name of the last activation before an output, if it is known."""
-    if not isinstance(model, keras.Sequential | keras.Function):
-        return None
-    tensor = model.outputs[index]
-    for layer in reversed(keras.tree.flatten(model.layers)):
-        made = getattr(layer, "output", None)
-        if any(one is tensor for one in keras.tree.flatten(made)):
-            if isinstance(layer, keras.layers.Softmax):
-                return "softmax"
-            function = getattr(layer, "activation", None)
-            return getattr(function, "__name__", None)
-    return None
+def last_activation(model: keras.Model, index: int = 0) -> str | None:
+    """Returns the name of the activation that makes an output, also of nested models.
 
-
-def kind_of(y: np.ndarray, output: np.ndarray, activation: str | None = None) -> Kind:
-    """Returns loss and metric for the targets of one output.
+    None if it is not known: of a subclassed model, or before a layer such as `Reshape`.
 
     Args:
-        y: A few targets.
-        output: The model's outputs for their inputs.
-        activation: The name of the last activation, if known.
+        model: A model.
+        index: The number of the output.
 
     Example:
 
-    >>> kind_of(np.array([0.5, 2.0]), np.array([[0.1], [0.2]])).description
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()]
+    >>> last_activation(keras.Sequential(layers))
+    'softmax'
+    """
+    layer: Any = model
+    while isinstance(layer, keras.Sequential | keras.Function):
+        layer, index = _maker(layer, index)
+    activation = getattr(layer, "activation", None)
+    if activation is not None:
+        return getattr(activation, "__name__", type(activation).__name__).lower()
+    name = type(layer).__name__.lower()
+    return name if hasattr(keras.activations, name) else None
+
+
+def _maker(model, index):
+    """Returns the last layer of a model before an output, and its number there."""
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1], index
+    tensor = model.outputs[index]
+    for operation in reversed(model.operations):
+        made = keras.tree.flatten(getattr(operation, "output", None))
+        for place, one in enumerate(made):
+            if one is tensor:
+                return operation, place
+    # It was called several times. Operations are sorted by depth.
+    return model.operations[-1], 0
+
+
+def _of_values(output):
+    """Returns the activation that outputs look like, of a model that is trained."""
+    in_range = bool(((output >= 0) & (output <= 1)).all())
+    if in_range and output.shape[-1] == 1:
+        return "sigmoid"
+    sums = output.sum(axis=-1)
+    return "softmax" if in_range and np.allclose(sums, 1, atol=1e-3) else "linear"
+
+
+def kind_of(y: np.ndarray, shape: tuple[int, ...], activation: str | None) -> Kind:
+    """Returns loss and metric for the targets of one output, by one rule.
+
+    Integers are classes, one-hot rows too, zeros and ones are labels of yes and no, and
+    other floats are numbers. The last activation must be one that fits. Nothing else
+    is guessed.
+
+    Args:
+        y: A few targets.
+        shape: The shape of the model's outputs for them.
+        activation: The name of the last activation.
+
+    Example:
+
+    >>> kind_of(np.array([0.5, 2.0]), (2, 1), "linear").description
     'numbers'
     """
-    classes = output.shape[-1]
+    classes = shape[-1]
     is_whole = y.dtype.kind in "uib"
-    logits = not _are_probabilities(output, activation)
-    scale = "logits" if logits else "probabilities"
-    if is_whole and classes > 1 and is_labels(y, output.shape):
+    is_linear = activation == "linear"
+    scale = "logits" if is_linear else "probabilities"
+    is_choice = is_linear or activation == "softmax"
+    if is_whole and classes > 1 and is_labels(y, shape) and is_choice:
         return Kind(
-            keras.losses.SparseCategoricalCrossentropy(from_logits=logits),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=is_linear),
             "accuracy",
             f"integer labels of {classes} classes ({scale})",
+            scale,
         )
-    if y.shape not in (output.shape, output.shape[:-1]) or (
-        y.shape != output.shape and classes != 1
-    ):
-        raise ValueError(
-            "The kind of the targets is not known. Received: targets of shape "
-            f"{y.shape} and dtype {y.dtype} for outputs of shape {output.shape}. "
-            f"{_REMEDY}"
-        )
-    if not np.isin(y, (0, 1)).all():
-        return Kind(keras.losses.MeanSquaredError(), "mae", "numbers")
-    if classes > 1 and (y.sum(axis=-1) == 1).all():
+    fits = y.shape == shape or (classes == 1 and y.shape == shape[:-1])
+    are_bits = fits and bool(np.isin(y, (0, 1)).all())
+    if are_bits and classes > 1 and (y.sum(axis=-1) == 1).all() and is_choice:
         return Kind(
-            keras.losses.CategoricalCrossentropy(from_logits=logits),
+            keras.losses.CategoricalCrossentropy(from_logits=is_linear),
             "accuracy",
             f"one-hot labels of {classes} classes ({scale})",
+            scale,
         )
-    return Kind(
-        keras.losses.BinaryCrossentropy(from_logits=logits),
-        keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5),
-        f"labels of 0 and 1 ({scale})",
+    if are_bits and (is_linear or activation in ("sigmoid", "hard_sigmoid")):
+        return Kind(
+            keras.losses.BinaryCrossentropy(from_logits=is_linear),
+            keras.metrics.BinaryAccuracy("accuracy", threshold=0.5 * (not is_linear)),
+            f"labels of 0 and 1 ({scale})",
+            scale,
+        )
+    if fits and is_linear and not are_bits and not is_whole:
+        return Kind(keras.losses.MeanSquaredError(), "mae", "numbers", None)
+    known = f"the last activation {activation!r}" if activation else "another end"
+    raise ValueError(
+        "The kind of the targets is not known. Received: targets of shape "
+        f"{y.shape} and dtype {y.dtype} for outputs of shape {shape} with {known}. "
+        "Expected: classes for 'linear' or 'softmax', zeros and ones for 'linear' or "
+        "'sigmoid', floats for 'linear'; whole numbers are classes, one output for "
+        f"each. {_REMEDY}"
     )
-
-
-def _are_probabilities(output, activation):
-    if activation in _PROBABILITIES:
-        return True
-    if activation is not None:
-        return False
-    in_range = bool(((output >= 0) & (output <= 1)).all())
-    sums = output.sum(axis=-1)
-    return in_range and (output.shape[-1] == 1 or bool(np.allclose(sums, 1, atol=1e-3)))
 
 
 def _words(loss):
     name = "".join(f" {c.lower()}" if c.isupper() else c for c in type(loss).__name__)
-    return name.strip()
+    return name.strip().replace("crossentropy", "cross-entropy")
