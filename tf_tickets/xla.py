@@ -54,7 +54,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def differentiable(
-    backward: Callable[..., Any],
+    backward: Callable[..., Any], whole: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorates a function of a tensor and constants that is compiled like `fused`.
 
@@ -64,6 +64,8 @@ def differentiable(
     Args:
         backward: Called as `backward(upstream, result, x, *constants)`, it returns the
             gradient with respect to `x`. The constants have no gradient.
+        whole: Whether the function is compiled as one. Sums of floats are slow in
+            TensorFlow's XLA; a function with a sum can call `fused` parts instead.
 
     Example:
 
@@ -76,7 +78,7 @@ def differentiable(
     gradient = fused(backward)
 
     def decorate(function):
-        forward = fused(function)
+        forward = fused(function) if whole else function
 
         @functools.wraps(function)
         def call(x, *constants):

@@ -29,10 +29,15 @@ def _gradient_of_sum(upstream, total, scores, temperature):
     return soft * (1.0 - soft) * (upstream * temperature)
 
 
-@xla.differentiable(_gradient_of_sum)
+@xla.fused
+def _sigmoid(scores, temperature):
+    return ops.sigmoid(temperature * scores)
+
+
+@xla.differentiable(_gradient_of_sum, whole=False)
 def _sigmoid_sum(scores, temperature):
     """Returns the sum of `sigmoid(temperature * scores)`."""
-    return ops.sum(ops.sigmoid(temperature * scores))
+    return ops.sum(_sigmoid(scores, temperature))
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
