@@ -101,8 +101,26 @@ class PenalizedMask(FixedMask):
         return ops.cast(penalty, keras.config.floatx())
 
     def _penalty(self, kernel):
-        squares = ops.where(self.chosen.value, ops.square(kernel), 0.0)
-        return 0.5 * self._strength() * ops.sum(squares)
+        chosen = ops.cast(self.chosen.value, "float32")
+        strength = self._strength()
+
+        @ops.custom_gradient
+        def penalty(kernel):
+            # Computed once, for the value and the gradient. Without this, the gradient
+            # reads and masks the kernel again.
+            selected = kernel * chosen
+
+            def gradient(upstream):
+                return upstream * strength * selected
+
+            if keras.config.backend() == "tensorflow":
+                # Its XLA would sum `ops.square(selected)` without vector instructions.
+                squares = ops.square(kernel) * chosen
+            else:
+                squares = ops.square(selected)
+            return 0.5 * strength * ops.sum(squares), gradient
+
+        return penalty(kernel)
 
     def _strength(self):
         """Returns the strength, 0 while disabled.
