@@ -14,6 +14,8 @@ the pairs.
 step       The compiled train step alone, on a batch in memory.
 learned    The same with learned masks, whose scores have a separate Adam optimizer.
 penalized  The same with a growing penalty on a random half of each kernel.
+floor      A dense step written by hand, and hand-written steps with a mask and with a
+           penalty relative to it, as in benchmarks/step_floor.py; LeNet-300-100 only.
 distilled  The same in a Distiller, with teachers and with their cached outputs
            (`remember`): the outputs of one teacher; the outputs, features and distances
            of three teachers.
@@ -40,13 +42,14 @@ import time
 
 import keras
 import numpy as np
+import step_floor
 
 import tf_tickets as tt
 from tf_tickets import ranking, wrapping
 from tf_tickets.experiments import models
 
 SPARSITY = 0.8
-PARTS = ("step", "learned", "penalized", "distilled", "fit", "tfmot", "turn")
+PARTS = ("step", "learned", "penalized", "floor", "distilled", "fit", "tfmot", "turn")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "numpy"),
     *("tensorflow-model-optimization", "tf_keras"),
@@ -260,6 +263,21 @@ def penalized_part(setup, arguments):
     return {"growing": compare(dense, other, steps, arguments.pairs)}
 
 
+def floor_part(setup, arguments):
+    """Times steps written by hand, relative to a dense one written by hand."""
+    data = setup.data(1, arguments.seed)
+    jit = arguments.jit != "false"
+    runs = {
+        kind: step_floor.steps_of(kind, data, arguments.seed, setup.learning_rate, jit)
+        for kind in step_floor.KINDS
+    }
+    dense = runs.pop("dense")
+    steps = steps_to_fill(dense, arguments.seconds)
+    return {
+        kind: compare(dense, run, steps, arguments.pairs) for kind, run in runs.items()
+    }
+
+
 def distilled_part(setup, arguments):
     """Times the step of the same network with teachers, relative to dense."""
     x, y = setup.data(1, arguments.seed)
@@ -412,6 +430,7 @@ RUN = {
     "step": step_part,
     "learned": learned_part,
     "penalized": penalized_part,
+    "floor": floor_part,
     "distilled": distilled_part,
     "fit": fit_part,
     "tfmot": tfmot_part,
@@ -490,7 +509,7 @@ def report(name, part, results):
     if part == "turn":
         found = {who: results[who]["gap_steps"] for who in ("search", "dense")}
         unit = "steps"
-    elif part in ("step", "learned", "penalized", "distilled"):
+    elif part in ("step", "learned", "penalized", "floor", "distilled"):
         found, unit = {key: row["ratio"] for key, row in results.items()}, "x dense"
     else:
         found, unit = {part: results["ratio"]}, "x dense"
@@ -519,6 +538,8 @@ def main(argv=None):
         found = {"batch_size": setup.batch_size, "input_shape": setup.input_shape}
         results["models"][name] = found
         for part in arguments.only:
+            if part == "floor" and name != "lenet300":
+                continue
             found[part] = RUN[part](setup, arguments)
             report(name, part, found[part])
             out.write_text(json.dumps(results, indent=2) + "\n")

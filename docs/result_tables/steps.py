@@ -2,26 +2,53 @@
 
 from result_tables.reading import NETWORKS, exists, grid, load, ratio, table
 
+STEPS = {
+    "TensorFlow": "step_time_tensorflow",
+    "TensorFlow, no XLA": "step_time_tensorflow_without_xla",
+    "JAX": "step_time_jax",
+}
+
+
+def _measured():
+    """Returns the models of every file, by the name of its column."""
+    return {b: load(file)["models"] for b, file in STEPS.items() if exists(file)}
+
+
+def _steps(cells_of):
+    """Returns one row per network of all files, with the cells of every file."""
+    files = _measured()
+    rows = []
+    for name in ("lenet300", "conv6", "resnet20", "resnet8"):
+        if all(name in models for models in files.values()):
+            batch = files["JAX"][name]["batch_size"]
+            row = [f"{NETWORKS[name]}, batch {batch}"]
+            for models in files.values():
+                row += cells_of(models[name]["step"])
+            rows.append(row)
+    return rows
+
 
 @table
 def step_time():
-    files = {"TensorFlow": "step_time_tensorflow", "JAX": "step_time_jax"}
-    rows = []
-    for name in ("lenet300", "conv6", "resnet20"):
-        batch = load("step_time_jax")["models"][name]["batch_size"]
-        row = [f"{NETWORKS[name]}, batch {batch}"]
-        for file in files.values():
-            alone = f"{file}_{name}"
-            file = alone if exists(alone) else file
-            found = load(file)["models"][name]["step"]
-            row += [
-                ratio(found[kind]["ratio"]) for kind in ("all_ones", "sparsity_0.8")
-            ]
-        rows.append(row)
-    kinds = [
-        f"{b}, {kind}" for b in files for kind in ("masks of ones", "sparsity 0.8")
+    def cells(step):
+        return [ratio(step[kind]["ratio"]) for kind in ("all_ones", "sparsity_0.8")]
+
+    head = [
+        f"{b}, {kind}"
+        for b in _measured()
+        for kind in ("masks of ones", "sparsity 0.8")
     ]
-    return grid(["network", *kinds], rows)
+    return grid(["network", *head], _steps(cells))
+
+
+@table
+def step_time_milliseconds():
+    def cells(step):
+        medians = [row["dense_seconds_per_step"]["median"] for row in step.values()]
+        milliseconds = 1000 * sum(medians) / len(medians)
+        return [f"{milliseconds:.{1 if milliseconds < 100 else 0}f}"]
+
+    return grid(["network", *_measured()], _steps(cells))
 
 
 @table
@@ -36,9 +63,10 @@ def step_time_tfmot():
     return grid([*head, "tfmot over its dense model", "steps a timing"], rows)
 
 
-def _both_backends(part):
-    found = {b: load(f"step_time_{b}_{part}") for b in ("tensorflow", "jax")}
-    kinds = found["jax"]["models"]["lenet300"][part]
+def _both_backends(part, file=None):
+    names = {b: f"step_time_{b}_{file or part}" for b in ("tensorflow", "jax")}
+    found = {b: load(name) for b, name in names.items()}
+    kinds = found["jax"]["models"]["lenet300"].get(part, ())
     rows = [
         [
             kind,
@@ -60,6 +88,11 @@ def step_time_learned():
 @table
 def step_time_penalized():
     return _both_backends("penalized")
+
+
+@table
+def step_time_floor():
+    return _both_backends("floor", "penalized")
 
 
 @table
