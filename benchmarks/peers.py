@@ -46,9 +46,11 @@ MNIST = {
     "momentum": 0.0,
     "mean": 0.1307,
     "deviation": 0.3081,
+    "images": 60_000,
+    "test_images": 10_000,
 }
 CASES = {
-    "lenet300": {**MNIST, **IMP, "rounds": 4, "epochs": 3, "images": 60_000},
+    "lenet300": {**MNIST, **IMP, "rounds": 4, "epochs": 3},
     "lenet300-cs": {
         **MNIST,
         "method": "cs",
@@ -57,7 +59,6 @@ CASES = {
         "penalty": 1e-8,
         "rounds": 2,
         "epochs": 3,
-        "images": 60_000,
     },
     "resnet8": {
         **IMP,
@@ -70,7 +71,8 @@ CASES = {
         "deviation": 0.251,
         "rounds": 2,
         "epochs": 2,
-        "images": 10_000,
+        "images": 5_000,
+        "test_images": 2_000,
     },
 }
 OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
@@ -83,14 +85,15 @@ ROWS = {
     "tfmot": ("tfmot_loop.py", "tfmot", {}),
     "PQuantML": ("pquantml_cs.py", "pquantml", {"backend": "torch"}),
 }
-OF_METHODS = {
-    "imp": [*OURS, "torch", "torch, DataLoader", "tfmot"],
-    "cs": [*OURS, "PQuantML"],
+OF_CASES = {
+    "lenet300": [*OURS, "torch", "torch, DataLoader", "tfmot"],
+    "lenet300-cs": [*OURS, "PQuantML"],
+    "resnet8": [*OURS, "torch", "tfmot"],
 }
 INTERPRETERS = "jax", "torch", "tfmot", "pquantml"
 # Settings of threads that all programs inherit, kept in the JSON file.
 THREADS = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
-QUICK = {"rounds": 1, "epochs": 2, "images": 512}
+QUICK = {"rounds": 1, "epochs": 2, "images": 512, "test_images": 200}
 
 
 def main(argv=None):
@@ -98,7 +101,7 @@ def main(argv=None):
     case = dict(CASES[options.case])
     if options.quick:
         case |= QUICK
-    rows, left_out = chosen(options, case)
+    rows, left_out = chosen(options)
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -146,10 +149,10 @@ class Parsed:
         return options
 
 
-def chosen(options, case):
+def chosen(options):
     """Returns the rows to run, and why others are left out."""
     rows, left_out = [], {}
-    for name in OF_METHODS[case["method"]]:
+    for name in OF_CASES[options.case]:
         if options.only and name not in options.only:
             left_out[name] = "not asked for by --only"
         elif interpreter(options, name) is None:
@@ -170,16 +173,18 @@ def write_data(options, case, folder):
     """Writes the images of a case as bytes, in a process of its own."""
     script = (
         "import sys, numpy as np, tf_tickets as tt\n"
-        "name, folder, images, out = sys.argv[1:]\n"
+        "name, folder, images, test_images, out = sys.argv[1:]\n"
         "data = tt.datasets.load(name, folder or None, scaling='unit')\n"
         "x = np.concatenate([data.x_train, data.x_val])[: int(images)]\n"
         "y = np.concatenate([data.y_train, data.y_val])[: int(images)]\n"
         "pixels = lambda x: np.rint(255.0 * x).astype('uint8')\n"
         "squeezed = lambda x: x[..., 0] if x.shape[-1] == 1 else x\n"
         "np.savez(out, x_train=squeezed(pixels(x)), y_train=y.astype('uint8'),\n"
-        "    x_test=squeezed(pixels(data.x_test)), y_test=data.y_test.astype('uint8'))"
+        "    x_test=squeezed(pixels(data.x_test[: int(test_images)])),\n"
+        "    y_test=data.y_test[: int(test_images)].astype('uint8'))"
     )
-    arguments = [case["data"], options.data_dir or "", str(case["images"])]
+    counts = str(case["images"]), str(case["test_images"])
+    arguments = [case["data"], options.data_dir or "", *counts]
     path = str(folder / "data.npz")
     command = [sys.executable, "-c", script, *arguments, path]
     subprocess.run(command, env=environment_of(OURS[0]), check=True)

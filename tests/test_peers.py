@@ -46,7 +46,7 @@ def test_programs_of_others_import_nothing_of_this_library(name):
 def test_what_has_no_interpreter_is_left_out_with_the_reason(modules):
     peers, _ = modules
     options = peers.parser().parse_args(["lenet300", "--torch", "PYTHON"])
-    rows, left_out = peers.chosen(options, peers.CASES["lenet300"])
+    rows, left_out = peers.chosen(options)
     assert rows == [*peers.OURS, "torch", "torch, DataLoader"]
     assert left_out == {"tfmot": "no interpreter was given by --tfmot"}
 
@@ -69,7 +69,7 @@ def test_the_search_of_this_library_runs(name, modules, tmp_path):
     rng = np.random.default_rng(0)
     shape = SHAPES[case["data"]]
     arrays = {}
-    for part, images in (("train", case["images"]), ("test", 200)):
+    for part, images in (("train", case["images"]), ("test", case["test_images"])):
         arrays[f"x_{part}"] = rng.integers(0, 256, (images, *shape), "uint8")
         arrays[f"y_{part}"] = rng.integers(0, 10, images, "uint8")
     np.savez(tmp_path / "data.npz", **arrays)
