@@ -40,8 +40,10 @@ ORDERS = ("signals", "shuffled")
 def at_level(points, level, metric="test_accuracy"):
     """Returns a metric at a sparsity: of the point there, or between its neighbours.
 
-    The frontier between two points is linear in the logarithm of the kept fraction. Of
-    several points there, the best in validation counts. None out of range.
+    Between two points it is linear in the logarithm of the kept fraction. Of several
+    points there, the best in validation counts. Where points differ in an initial
+    score, each round has its own line, and the best line in validation counts. None
+    out of range.
 
     >>> rows = [{"sparsity": 0.5, "val_accuracy": 0.6, "test_accuracy": 0.6},
     ...         {"sparsity": 0.875, "val_accuracy": 0.4, "test_accuracy": 0.4}]
@@ -50,10 +52,20 @@ def at_level(points, level, metric="test_accuracy"):
     """
     if level == 0.0:
         return points[0][metric]
+    lines = collections.defaultdict(list)
+    for row in points:
+        lines[row.get("round") if "initial_score" in row else None].append(row)
+    found = [_on_line(line, level, ("val_accuracy", metric)) for line in lines.values()]
+    found = [values for values in found if values]
+    return max(found, key=lambda values: values[0])[1] if found else None
+
+
+def _on_line(points, level, metrics):
     near = NEAR * (1 - level)
     there = [p for p in points if abs(p["sparsity"] - level) <= near]
     if there:
-        return max(there, key=lambda p: p["val_accuracy"])[metric]
+        best = max(there, key=lambda p: p["val_accuracy"])
+        return [best[metric] for metric in metrics]
     rows = sorted((p for p in points if p["sparsity"] < 1), key=_sparsity)
     left = [p for p in rows if p["sparsity"] < level]
     right = [p for p in rows if p["sparsity"] > level]
@@ -62,7 +74,7 @@ def at_level(points, level, metric="test_accuracy"):
     low, high = left[-1], right[0]
     places = [-math.log(1 - p["sparsity"]) for p in (low, high)]
     share = (-math.log(1 - level) - places[0]) / (places[1] - places[0])
-    return float((1 - share) * low[metric] + share * high[metric])
+    return [float((1 - share) * low[m] + share * high[m]) for m in metrics]
 
 
 def _sparsity(row):

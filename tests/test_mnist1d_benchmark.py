@@ -48,6 +48,14 @@ def test_a_metric_is_taken_at_a_sparsity_or_between_its_neighbours(
     assert found == (expected if expected is None else pytest.approx(expected))
 
 
+def test_a_frontier_of_initial_scores_has_a_line_for_each_round(statistics):
+    first = [row | {"round": 1} for row in _rows((0.5, 0.7), (0.875, 0.5))]
+    second = [row | {"round": 2} for row in _rows((0.6, 0.7), (0.9, 0.2))]
+    rows = [row | {"initial_score": 0.0} for row in first + second]
+    assert statistics.at_level(rows, 0.75) == pytest.approx(0.6)
+    assert statistics.at_level(rows, 0.9) == 0.2
+
+
 def test_holm_multiplies_the_smallest_p_by_the_number_of_tests(statistics):
     assert statistics.holm([0.04, 0.001, None]) == [0.04, 0.002, None]
     assert statistics.holm([0.04, 0.03]) == [0.06, 0.06]
