@@ -11,6 +11,12 @@ from tf_tickets.reports.statistics import Mean
 # The sparsities that tables compare, and how far a ticket's weights may be from them.
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 _NEAR = (0.8, 1.15)
+# The methods and controls whose runs are compared; folders may have other runs too.
+METHODS = {
+    *("IMP", "ContinuousSparsification", "StochasticSparsification", "UniLTH"),
+    *("UniDLTH", "DLTH", "KDLTS", "EarlyStopRewind", "GradualPruning", "SNIP"),
+    *("SynFlow", "GraSP", "RigL", "SET", "random", "inverted", "dense", "narrow"),
+}
 # Epochs of a ticket's own training in the comparisons on MNIST.
 _FINAL = 8
 _CLASSES = {
@@ -145,9 +151,12 @@ def runs(page):
     files = sorted((RESULTS / page).glob("*.json"))
     found = [json.loads(file.read_text("utf-8")) for file in files]
     return [
-        run for run in found if isinstance(run, dict) and "points" in run
-        and {"method", "setting", "seed"} <= run.keys()
-    ]  # fmt: skip
+        run
+        for run in found
+        if isinstance(run, dict)
+        and {"points", "setting", "seed"} <= run.keys()
+        and run.get("method") in METHODS
+    ]
 
 
 def common(page, data):
@@ -190,6 +199,8 @@ def _frontier():
         return
     for run in load("frontier_mnist")["runs"]:
         seed = run["provenance"]["seed"]
+        val, test = run["dense"]["val_accuracy"], run["dense"]["test_accuracy"]
+        yield Point(_MNIST, "dense", "recipe", seed, 1.0, _FINAL, val, test)
         for row in run["points"]:
             label, _, setting = row["label"].partition(" ")
             metrics, kept = row["metrics"], 1 - row["sparsity"]
