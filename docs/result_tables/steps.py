@@ -104,7 +104,9 @@ def step_time_distilled():
 def step_time_turn():
     rows = []
     for backend in ("tensorflow", "jax"):
-        for name, found in load(f"step_time_{backend}")["models"].items():
+        file = f"step_time_{backend}_turn"
+        file = file if exists(file) else f"step_time_{backend}"
+        for name, found in load(file)["models"].items():
             gaps = [
                 ratio(found["turn"][who]["gap_steps"]) for who in ("search", "dense")
             ]
