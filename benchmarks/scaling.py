@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python benchmarks/scaling.py model --family mlp --millions 10
     KERAS_BACKEND=jax python benchmarks/scaling.py files --family mlp --millions 10
-    KERAS_BACKEND=jax python benchmarks/scaling.py rounds --millions 1
+    KERAS_BACKEND=jax python benchmarks/scaling.py rounds --millions 4
     python benchmarks/scaling.py summary
 
 model    Builds and wraps a model, trains steps of it, selects the tenth of its weights
@@ -224,12 +224,11 @@ def measure_files(options):
         meter("save search", store)
         sizes["search"] = (folder / "search.state").stat().st_size
         (folder / "search.state").unlink()
-        plain = tt.strip(model)
-        meter(
-            "export",
-            lambda: tt.export(plain, folder / "a.keras", verify=False),
-        )
-        sizes["export"] = (folder / "a.keras").stat().st_size
+        if not options.skip_export:
+            plain = tt.strip(model)
+            out = folder / "a.keras"
+            meter("export", lambda: tt.export(plain, out, verify=False))
+            sizes["export"] = out.stat().st_size
     weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     return {"weights": weights, "operations": meter.found, "file_bytes": sizes}
 
@@ -241,6 +240,7 @@ def measure_rounds(options):
 
     import tf_tickets as tt
 
+    base = memory("VmRSS")
     x, y = batch(options, build(options))
     data = (x, y), (x, y)
     rows = []
@@ -293,6 +293,7 @@ def measure_rounds(options):
         again = meter("resume", find)
     return {
         "weights": size,
+        "base_bytes": base,
         "rounds": rows,
         "operations": meter.found,
         "tickets": len(again[1]),
@@ -357,6 +358,7 @@ def parser():
     add("--family", choices=FAMILIES, default="mlp")
     add("--millions", type=int, default=1, help="weights of the model, in millions")
     add("--dense", action="store_true", help="measure steps of the plain model too")
+    add("--skip-export", action="store_true", help="it takes minutes of large models")
     add("--seed", type=int, default=0)
     add("--folder", help="where files are written; by default a temporary folder")
     add("--out", type=pathlib.Path, help="by default in results/scaling")

@@ -19,6 +19,7 @@ from result_tables import (  # noqa: F401  a module registers its tables
     penalties,
     qat,
     quantization,
+    scaling,
     selection,
     shrinking,
     steps,
