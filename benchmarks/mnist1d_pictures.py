@@ -10,6 +10,7 @@ SEARCHES = {
     "ContinuousSparsification": "Continuous Sparsification",
     "StochasticSparsification": "stochastic (ISS)",
     "UniLTH": "UniLTH",
+    "UniLTH kept": "UniLTH, weights kept",
     "UniDLTH": "UniDLTH",
     "DLTH": "DLTH",
     "KDLTS teachers": "KDLTS",
@@ -64,14 +65,13 @@ def draw(content, out):
 
 def _line(content, key):
     method, _, setting = key.partition(" ")
-    rows = [r for r in content["frontier"] if r["method"] == method]
-    if setting:
-        rows = [row for row in rows if row["setting"] == setting]
-    # Without a setting, that which validation has chosen: it is the last one.
+    setting = setting or content["chosen"][method]
+    wanted = {"method": method, "setting": setting}
+    rows = [row for row in content["frontier"] if row.items() >= wanted.items()]
     if not rows:
         return []
     spots = []
-    for level, found in rows[-1]["levels"].items():
+    for level, found in rows[0]["levels"].items():
         mean, ends = found["mean"] / 100, found["interval"]
         ends = [end / 100 for end in ends] if ends else [mean, mean]
         spots.append((1 - float(level), mean, *ends))
@@ -89,7 +89,7 @@ def _frontier(content, lines, path, title):
         "test_accuracy",
         title,
         dense_interval=tuple(end / 100 for end in ends) if ends else None,
-        note=f"Bands: 95 % intervals of the mean over {dense['seeds']} seeds",
+        note="Bands: 95 % intervals of the mean over the seeds in the table",
     )
 
 

@@ -76,7 +76,8 @@ def test_pairs_are_tested_by_seed(statistics):
 
 
 def _summary(mean, low, high, holm, levels=()):
-    return {"mean": mean, "interval": [low, high], "holm": holm, "levels": levels}
+    ends = {"mean": mean, "interval": [low, high]}
+    return {**ends, "holm": holm, "levels": levels, "seeds": 5}
 
 
 def test_a_verdict_needs_the_corrected_test_and_the_claimed_size(statistics):
@@ -87,6 +88,7 @@ def test_a_verdict_needs_the_corrected_test_and_the_claimed_size(statistics):
     assert claim.verdict(better) == ("seen", [])
     assert large.verdict(better) == ("not seen", [])
     assert claim.verdict(better | {"holm": 0.2}) == ("not seen", [])
+    assert claim.verdict(better | {"seeds": 2}) == ("too few seeds", [])
     worse = _summary(-1.0, -1.5, -0.5, 0.01)
     assert claim.verdict(worse) == ("not seen", [])
     assert equal.verdict(worse) == ("not seen", [])
