@@ -19,6 +19,17 @@ OPERATIONS = {
     "export": "files",
 }
 FILES = ("ticket", "search", "export")
+# Bytes per weight of the arrays that a search by IMP from the initialization holds with
+# SGD and momentum in float32, counted. A round adds a ticket.
+HELD = {
+    "weights": 4,
+    "momentum": 4,
+    "gradients": 4,
+    "mask": 1,
+    "state at the beginning: weights and momentum": 8,
+    "state while it is stored: weights and momentum": 8,
+}
+OF_A_TICKET = 1
 
 
 def read(folder):
@@ -116,22 +127,11 @@ def rounds(found):
         )
         return above / sum((n - middle) ** 2 for n in numbers)
 
-    def per_weight(name):
-        held = [row[name] - run["base_bytes"] for row in later]
-        growth = slope([row["memory_bytes"] for row in later])
-        return (held[-1] - growth * numbers[-1]) / weights
-
     return {
         "weights": weights,
         "seconds_exponent": fit(numbers, [row["cpu_seconds"] for row in later])[1],
-        "memory_exponent": fit(numbers, [row["memory_bytes"] for row in later])[1],
-        "memory_per_round": slope([row["memory_bytes"] for row in later]) / weights,
         "disk_per_round": slope([row["disk_bytes"] for row in later]) / weights,
-        # What a search holds in its last round, and at its largest, without tickets.
-        "held_per_weight": per_weight("memory_bytes"),
-        "peak_per_weight": per_weight("peak_bytes"),
         "seconds": [row["cpu_seconds"] for row in rows],
-        "memory": [row["memory_bytes"] for row in rows],
         "disk": [row["disk_bytes"] for row in rows],
         "resume_peak": run["operations"]["resume"]["peak_bytes"],
         "search_peak": run["operations"]["search"]["peak_bytes"],
@@ -168,6 +168,8 @@ def write(folder):
         "laws": table,
         "rounds": rounds(found),
         "extrapolated": extrapolated(table),
+        "held": HELD,
+        "of_a_ticket": OF_A_TICKET,
         "larger": LARGER,
         "dates": sorted({run["date"] for run in found.values()}),
         "cores": sorted({run["machine"]["cores"] for run in found.values()}),
@@ -197,7 +199,7 @@ def draw(table, by_round, path):
                         row["values"],
                         style,
                         color=color,
-                        label=named,
+                        label=named if unit == "cpu_seconds" else None,
                         markersize=3,
                         linewidth=1.2,
                     )
@@ -206,15 +208,13 @@ def draw(table, by_round, path):
         axes.set_xlabel("weights")
         axes.set_ylabel(label)
     panels[0].set_title("solid: MLP, dashed: transformer", loc="left", fontsize=9)
-    panels[0].legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside lower center")
     if by_round is not None:
         numbers = range(1, len(by_round["disk"]) + 1)
-        for name in ("memory", "disk"):
-            values = [value / 4 / by_round["weights"] for value in by_round[name]]
-            panels[2].plot(numbers, values, label=name)
+        values = [value / 4 / by_round["weights"] for value in by_round["disk"]]
+        panels[2].plot(numbers, values)
         panels[2].set_xlabel("round")
-        panels[2].set_ylabel("copies of the weights (4 bytes each)")
-        panels[2].legend(frameon=False, fontsize=8)
+        panels[2].set_ylabel("disk, copies of the weights (4 bytes each)")
     for axes in panels:
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

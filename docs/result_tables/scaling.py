@@ -103,12 +103,6 @@ def scaling_files():
 def scaling_rounds():
     found = _summary()["rounds"]
     rows = [
-        ["held without tickets, bytes a weight", f"{found['held_per_weight']:.1f}"],
-        ["peak without tickets, bytes a weight", f"{found['peak_per_weight']:.1f}"],
-        [
-            "memory of each further ticket, bytes a weight",
-            f"{found['memory_per_round']:.2f}",
-        ],
         [
             "disk of each further ticket, bytes a weight",
             f"{found['disk_per_round']:.2f}",
@@ -116,10 +110,6 @@ def scaling_rounds():
         [
             "exponent of the CPU seconds between two rounds, over rounds",
             f"{found['seconds_exponent']:.2f}",
-        ],
-        [
-            "peak of resuming after the last round, bytes a weight",
-            f"{found['resume_peak'] / found['weights']:.1f}",
         ],
     ]
     title = f"a search of {len(found['disk'])} rounds, {found['weights']:,} weights"
@@ -137,17 +127,16 @@ def _between(values):
 @table
 def planning():
     summary = _summary()
-    by_round = summary["rounds"]
+    held = sum(summary["held"].values())
     rows = []
     for model, values in summary["extrapolated"].items():
         size = summary["larger"][model]
         for rounds in (1, 10, 30):
-            tickets = rounds * by_round["memory_per_round"]
-            peak = (by_round["peak_per_weight"] + tickets) * size
+            peak = (held + rounds * summary["of_a_ticket"]) * size
             disk = rounds * values["ticket file_bytes"] + values["search file_bytes"]
             seconds = _seconds(_between(values))
             rows.append([model, rounds, _memory(peak), _memory(disk), seconds])
-    head = ["model", "rounds", "memory of the process", "disk"]
+    head = ["model", "rounds", "memory, counted", "disk"]
     return grid([*head, "CPU seconds between two rounds"], rows)
 
 
@@ -176,3 +165,11 @@ def scaling_machine():
         f"{names['keras']}, Python {names['python']}. Dates: "
         f"{', '.join(found['dates'])}."
     )
+
+
+@table
+def planning_held():
+    summary = _summary()
+    rows = [[what, count] for what, count in summary["held"].items()]
+    rows.append(["each ticket: its masks", summary["of_a_ticket"]])
+    return grid(["what a search holds", "bytes a weight"], rows)
