@@ -1,5 +1,7 @@
 """Compares the learned mask parametrizations with their formulas."""
 
+import functools
+
 import keras
 import numpy as np
 import oracles
@@ -405,3 +407,42 @@ def test_masks_that_cannot_scale_refuse_a_scale():
     assert NUMPY(mask.apply(ops.ones(3))).tolist() == [2.0, 0.0, 2.0]
     mask.assign([1, 1, 0])
     assert NUMPY(mask.apply(ops.ones(3))).tolist() == [2.0, 2.0, 0.0]
+
+
+class Doubled(masks.SoftMask):
+    """Expects twice as much."""
+
+    def expected(self, scores):
+        return 2.0 * super().expected(scores)
+
+
+class Certain(masks.StochasticMask):
+    """Keeps every weight."""
+
+    def expected(self, scores):
+        return keras.ops.ones_like(scores)
+
+
+class Quartered(masks.TopKMask):
+    """Multiplies the kept weights by a quarter."""
+
+    def soft(self, training=False):
+        return 0.25 * super().soft(training)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "penalty"),
+    [
+        (functools.partial(Doubled, scale_mask=False, penalty=1.0), 1.0, 8.0),
+        (functools.partial(Certain, penalty=1.0), 1.0, 8.0),
+        (functools.partial(Quartered, sparsity=0.0), 0.25, 0.0),
+    ],
+    ids=["soft", "stochastic", "topk"],
+)
+def test_what_a_subclass_changes_counts_in_the_forward_pass_and_in_the_penalty(
+    kind, factor, penalty
+):
+    mask = kind()
+    mask.build((8,))
+    assert np.asarray(mask.factor("float32", training=True)).tolist() == [factor] * 8
+    assert mask.present_penalty == penalty

@@ -133,8 +133,9 @@ class Grouped(keras.optimizers.Optimizer):
 
     def _apply(self, optimizer, grads, variables):
         """Updates variables; scores with as few passes over the memory as possible."""
-        known = type(optimizer).__module__.partition(".")[0] == "keras"
-        if known and optimizer is self.groups.get(SCORES):
+        is_known = type(optimizer).__module__.partition(".")[0] == "keras"
+        has_scores = optimizer is self.groups.get(SCORES)
+        if is_known and has_scores:
             xla.run(lambda: optimizer.apply(grads, variables))
         else:
             optimizer.apply(grads, variables)

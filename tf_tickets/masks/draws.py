@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from tf_tickets import xla
+
 # The smallest difference between two draws.
 STEP = 2.0**-24
 
@@ -39,6 +41,7 @@ def uniform(shape: tuple[int, ...], seed: Any) -> Any:
     return ops.reshape(_numbers(seed, index), shape)
 
 
+@xla.fused
 def _numbers(seed, index):
     first = _mixed(ops.bitwise_xor(seed[0], _mixed(seed[1])))
     second = _mixed(ops.bitwise_xor(seed[1], _mixed(first + seed[0] + _GOLDEN)))

@@ -78,6 +78,15 @@ class LearnedMask(Mask):
         )
         self.clock.build(())
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets a subclass with another mask not inherit the shortcuts to this one."""
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if not own.keys().isdisjoint(("soft", "expected")):
+            for name in ("scaled_soft", "expected_sum"):
+                if name not in own:
+                    setattr(cls, name, getattr(LearnedMask, name))
+
     def score_initializer(self) -> keras.initializers.Initializer:
         """Returns the initializer of the scores."""
         return keras.initializers.Constant(self.initial_score)

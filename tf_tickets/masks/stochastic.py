@@ -20,17 +20,17 @@ def _gradient(upstream, mask, scores, *constants):
 @xla.differentiable(_gradient)
 def _scaled_sample(scores, seed, scale):
     """Returns `scale` with probability `sigmoid(scores)` and 0 otherwise."""
-    return _straight_through(scores, uniform(tuple(scores.shape), seed)) * scale
+    draws = uniform(tuple(scores.shape), seed)
+    return _straight_through(ops.sigmoid(scores), draws) * scale
 
 
 @xla.differentiable(_gradient)
 def _scaled_threshold(scores, scale):
     """Returns `scale` where the probability is above 0.5 and 0 elsewhere."""
-    return _straight_through(scores, 0.5) * scale
+    return _straight_through(ops.sigmoid(scores), 0.5) * scale
 
 
-def _straight_through(scores, draws):
-    probability = ops.sigmoid(scores)
+def _straight_through(probability, draws):
     hard = ops.cast(draws < probability, "float32")
     # The difference is exactly 0 and carries the gradient of the probability.
     return hard + (probability - ops.stop_gradient(probability))
@@ -84,16 +84,21 @@ class StochasticMask(LearnedMask):
         state.assign(rng.integers(0, 2**31, size=state.shape).astype(state.dtype))
 
     def soft(self, training: bool = False) -> Tensor:
-        return self._drawn(training, ops.ones(()))
+        scores = self.scores.value
+        draws: Any = 0.5
+        if self._samples(training):
+            draws = uniform(tuple(scores.shape), self.generator.next())
+        return _straight_through(self.expected(scores), draws)
 
     def scaled_soft(self, training: bool = False) -> Tensor:
-        return self._drawn(training, ops.convert_to_tensor(self.scale))
-
-    def _drawn(self, training, scale):
+        scale = ops.convert_to_tensor(self.scale)
         scores = self.scores.value
-        if training or self.evaluation == "sample":
+        if self._samples(training):
             return _scaled_sample(scores, self.generator.next(), scale)
         return _scaled_threshold(scores, scale)
+
+    def _samples(self, training):
+        return training or self.evaluation == "sample"
 
     def expected(self, scores: Tensor) -> Tensor:
         return ops.sigmoid(scores)
