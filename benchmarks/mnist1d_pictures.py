@@ -73,7 +73,8 @@ def _line(content, key):
     spots = []
     for level, found in rows[0]["levels"].items():
         mean, ends = found["mean"] / 100, found["interval"]
-        ends = [end / 100 for end in ends] if ends else [mean, mean]
+        # The interval of two seeds says nothing.
+        ends = [end / 100 for end in ends] if found["seeds"] > 2 else [mean, mean]
         spots.append((1 - float(level), mean, *ends))
     return sorted(spots, reverse=True)
 
