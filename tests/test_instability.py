@@ -10,7 +10,7 @@ from keras import layers as kl
 
 import tf_tickets as tt
 from tf_tickets import files, wrapping
-from tf_tickets.analysis import interpolation
+from tf_tickets.analysis import interpolation, resumable_training
 from tf_tickets.search import inputs
 from tf_tickets.training import snapshots
 
@@ -214,6 +214,30 @@ def test_an_interrupted_analysis_ends_with_the_same_bits(
     assert result.lines == found[1].lines
 
 
+def test_a_copy_that_stopped_early_is_refused_and_continued(tmp_path):
+    def watch(name):
+        def stop(epoch, logs):
+            callback.model.stop_training = True
+
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+        return [callback]
+
+    with pytest.raises(ValueError, match="stopped after epoch 1 of 2"):
+        analyse(tmp_path, logistic, watch=watch)
+    assert analyse(tmp_path, logistic).lines == analyse(None, logistic).lines
+
+
+def test_no_two_trainings_share_a_global_seed():
+    orders = [resumable_training._FIRST_ROUND, *range(2_000_000, 2_000_005)]
+    seeds = {
+        resumable_training._global_seed(3, order, epoch)
+        for order in orders
+        for epoch in range(40)
+    }
+    assert len(seeds) == 40 * len(orders)
+    assert resumable_training._global_seed(3, 0, 2) == inputs.round_seed(3, 2)
+
+
 @pytest.mark.matrix
 def test_a_directory_is_extended_without_repeating_a_training(tmp_path):
     names = []
@@ -256,6 +280,34 @@ def test_a_ticket_stays_sparse_on_the_line(tmp_path):
     start = stored(tmp_path / "swept/1_epoch/start.state")
     assert all((v != 0).all() for n, v in start.items() if n.endswith("kernel"))
     assert swept.lines[0] != own.lines[0]
+
+
+def test_copies_of_a_ticket_with_factors_keep_them(tmp_path):
+    keras.utils.set_random_seed(7)
+    plain = ticket_of(tt.wrap(tiny.build(), verbose=False))
+    [path] = [path for path in plain.masks if "hidden" in path]
+    ticket = tt.Ticket(plain.masks, plain.weights, scales={path: 0.5})
+    result = analyse(tmp_path, ticket=ticket)
+    x, y = tiny.splits()[2]
+    for end, seed in zip((0, -1), result.lines[0].seeds, strict=True):
+        weights = stored(tmp_path / "ticket" / f"seed_{seed}.state")
+        weights["hidden/kernel"] = 0.5 * weights["hidden/kernel"]
+        expected = measured(weights, x, y)
+        line = result.lines[0]
+        found = line.errors[end], line.losses[end]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.matrix
+def test_a_ticket_of_continuous_sparsification_is_analysed():
+    search = tt.ContinuousSparsification(2, 2, penalty=0.0)
+    tickets = tt.find_tickets(
+        tiny.build_compiled, tiny.splits(), search, batch_size=16, verbose=0
+    )
+    assert tickets[-1].scales
+    assert len(analyse(ticket=tickets[-1]).lines) == 1
+    swept = analyse(ticket=tickets[-1], rewind_to=["init", 1])
+    assert swept.rewind_points == ["init", "1 epoch"]
 
 
 @pytest.mark.matrix
@@ -347,6 +399,28 @@ def test_first_stable_is_the_point_from_which_on_all_are():
     assert result.first_stable(threshold=0.0) is None
     joined = tt.analysis.Instability.join([result, tt.analysis.Instability([line(8)])])
     assert joined.rewind_points == [*tops, "8 epochs"]
+
+
+def test_rewind_points_are_in_the_order_of_the_training():
+    tops = {"12 steps": 0.1, "2 epochs": 0.1, "init": 0.3, "1 epoch": 0.3}
+    lines = [line(moment, top=top) for moment, top in tops.items()]
+    result = tt.analysis.Instability(lines, provenance={"steps_per_epoch": 5})
+    assert result.rewind_points == ["init", "1 epoch", "2 epochs", "12 steps"]
+    assert list(result.instability) == result.rewind_points
+    assert result.first_stable() == "2 epochs"
+    longer = tt.analysis.Instability(lines, provenance={"steps_per_epoch": 10})
+    assert longer.rewind_points == ["init", "1 epoch", "12 steps", "2 epochs"]
+    joined = tt.analysis.Instability.join(
+        [
+            tt.analysis.Instability([each], provenance={"steps_per_epoch": 5})
+            for each in lines
+        ]
+    )
+    assert joined.first_stable() == "2 epochs"
+    with pytest.raises(ValueError, match="steps_per_epoch.*in the same unit"):
+        tt.analysis.Instability(lines).first_stable()
+    only_epochs = tt.analysis.Instability(lines[1:])
+    assert only_epochs.first_stable() == "2 epochs"
 
 
 def test_a_network_without_a_finite_error_is_not_stable():

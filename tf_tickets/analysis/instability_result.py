@@ -254,8 +254,14 @@ class Instability:
 
     @property
     def rewind_points(self) -> list[str]:
-        """The names of the rewind points, such as "init" and "2 epochs"."""
-        return list(dict.fromkeys(line.rewind_to for line in self.lines))
+        """The names of the rewind points, such as "init" and "2 epochs", by time.
+
+        Points in steps and in epochs are compared by the steps per epoch in
+        `provenance`. Without them, those in epochs come last.
+        """
+        names = dict.fromkeys(line.rewind_to for line in self.lines)
+        steps = _steps_per_epoch(self.provenance)
+        return sorted(names, key=lambda name: _order(name, steps))
 
     @property
     def positions(self) -> np.ndarray:
@@ -323,6 +329,13 @@ class Instability:
             threshold: As in `is_stable`.
         """
         arguments.check_numbers(threshold=threshold)
+        units = {moment_of(n).unit for n in self.rewind_points if n != "init"}
+        if len(units) > 1 and _steps_per_epoch(self.provenance) is None:
+            raise ValueError(
+                "Rewind points in steps and in epochs can only be compared if "
+                '`provenance` has one "steps_per_epoch" for all results. Received: '
+                f"{self.rewind_points}. Name all points in the same unit."
+            )
         found = None
         for name in reversed(self.rewind_points):
             if not self.is_stable(name, threshold=threshold):
@@ -441,6 +454,25 @@ class Instability:
             f"* Stable: instability below {STABLE}. Error: {self._error}, on "
             f"{self.part} data.{normalized}"
         )
+
+
+def _steps_per_epoch(provenance):
+    """Returns the steps per epoch of a result or of all joined ones, or None."""
+    if "joined" in provenance:
+        found = {_steps_per_epoch(each) for each in provenance["joined"]}
+        return found.pop() if len(found) == 1 else None
+    steps = provenance.get("steps_per_epoch")
+    return steps if arguments.is_whole(steps) else None
+
+
+def _order(name, steps):
+    """Returns what rewind points are sorted by."""
+    moment = moment_of(name)
+    if moment.to_init:
+        return 0, 0
+    if moment.unit == "steps":
+        return 0, moment.count
+    return (1, moment.count) if steps is None else (0, moment.count * steps)
 
 
 def error_name(metric: str) -> str:

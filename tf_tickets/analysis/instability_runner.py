@@ -79,13 +79,15 @@ def instability(
         seed: Seed of the weights and of the training up to the rewind points. Both are
             those of `find_tickets` with this seed.
         epochs: Number of epochs of the whole training. Copies train those that are left
-            after a rewind point in epochs, and all of them after one in steps.
+            after a rewind point in epochs, and all of them after one in steps, as
+            tickets do. The paper trains to the same end from every point.
         rewind_to: The rewind points: "init", "N steps", "N epochs", or a number of
             epochs; one or several. By default "init", or with a ticket its start
             weights.
         ticket: A ticket, for the instability of a sparse network. With `rewind_to`, its
-            masks are applied to the dense network at each rewind point. Otherwise the
-            copies start from its own weights, with a new optimizer.
+            masks are applied to the dense network at each rewind point, without the
+            factors of its kept weights (`scales`). Otherwise the copies start from its
+            own weights and factors, with a new optimizer.
         seeds: Seeds of the copies, at least two. There is a line between each two.
         points: Number of networks on each line, with its ends.
         monitor: The metric from which the error is computed: 1 - accuracy, or a loss
@@ -132,7 +134,7 @@ def instability(
         folder = arguments.check_path(directory=directory)
     opened = inputs.Inputs(data, seed, batch_size)
     part = _checked_part(part, opened)
-    network = _Network(build_model, seed, ticket)
+    network = _Network(build_model, seed, ticket, own=starts[0].own)
     opened.check(network.model, epochs)
     _check_moments(starts, opened, network.model, epochs)
     metric = _metric(monitor, opened.metrics_on(network.model, part))
@@ -154,6 +156,7 @@ def instability(
             "seeds": seeds,
             "epochs": int(epochs),
             "batch_size": opened.batch_size,
+            "steps_per_epoch": opened.sources["train"].steps,
             "ticket": None if ticket is None else ticket.id,
             "statistics_batches": measured.statistics_batches,
             "versions": versions(),
@@ -205,16 +208,24 @@ class _Measured:
 
 
 class _Network:
-    """The model that all trainings share, and its first state."""
+    """The model that all trainings share, and its first state.
 
-    def __init__(self, build_model, seed, ticket):
+    Args:
+        build_model: Function that returns a compiled model.
+        seed: Seed of its weights.
+        ticket: A ticket, or None.
+        own: Whether copies start from the weights of the ticket, with its factors.
+    """
+
+    def __init__(self, build_model, seed, ticket, own):
         keras.utils.set_random_seed(seed)
         model = inputs.compiled(build_model)
         checks.check_unlearned(model)
         checks.check_one_optimizer(model)
         first = snapshots.record(model)
         if ticket is not None:
-            model = ticket.apply(model, masks_only=True)
+            # With own weights, so that the masks have factors if the ticket has them.
+            model = ticket.apply(model, masks_only=not own)
         self.model = model
         self.ticket = ticket
         self.keep_all()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from tf_tickets import arguments, files, schema
 from tf_tickets.search import inputs
@@ -16,6 +17,8 @@ from tf_tickets.training.fidelity import PARTS, Fidelity
 State = snapshots.State
 
 _KIND = "training"
+# The order of a search's first round, whose random numbers are those of the search.
+_FIRST_ROUND = 0
 _CHECK = schema.fields({"epoch": schema.count, "complete": schema.flag})
 
 
@@ -98,6 +101,9 @@ class ResumableTraining:
     ) -> State:
         """Returns the state after some epochs, and stores it.
 
+        A training that a callback stops before its last epoch is refused. It is not
+        complete, and continues where it stopped when it is run again.
+
         Args:
             start: The state before the first of the epochs.
             epochs: The numbers of the epochs.
@@ -108,7 +114,13 @@ class ResumableTraining:
         stored = read_state(file, self.model)
         if stored is not None and stored.complete:
             return stored.state
-        self.fit(start, epochs, order, file, callbacks, stored)
+        reached = self.fit(start, epochs, order, file, callbacks, stored)
+        if reached < epochs.stop:
+            raise ValueError(
+                f"All copies must be trained to the end. Received: a training that "
+                f"stopped after epoch {reached} of {epochs.stop}, by a callback of "
+                "`watch`. Remove the callback that stops it."
+            )
         end = snapshots.record(self.model)
         write_state(file, end, epochs.stop, complete=True)
         return end
@@ -121,8 +133,10 @@ class ResumableTraining:
         file: pathlib.Path | None,
         callbacks: Iterable[keras.callbacks.Callback],
         stored: Stored | None,
-    ) -> None:
+    ) -> int:
         """Trains some epochs, after those of a stored state if there is one.
+
+        Returns the number of the epoch after the last one that was trained.
 
         Args:
             start: The state before the first of the epochs.
@@ -139,7 +153,7 @@ class ResumableTraining:
         begin = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self._begin_epoch(order, epoch)
         )
-        self.opened.fit(
+        history = self.opened.fit(
             self.model,
             self._feed,
             [begin, *callbacks, _Keep(file)],
@@ -147,11 +161,19 @@ class ResumableTraining:
             initial_epoch=first,
             verbose=self.verbose,
         )
+        return first + len(history.epoch)
 
     def _begin_epoch(self, order, epoch):
         self._key = (self.opened.seed, order, epoch)
         # Random numbers must not depend on what was trained before.
-        keras.utils.set_random_seed(inputs.round_seed(self.opened.seed, order + epoch))
+        keras.utils.set_random_seed(_global_seed(self.opened.seed, order, epoch))
+
+
+def _global_seed(seed, order, epoch):
+    """Returns the global seed of an epoch, which no other order or epoch shares."""
+    if order == _FIRST_ROUND:
+        return inputs.round_seed(seed, epoch)
+    return int(np.random.SeedSequence([seed, order, epoch]).generate_state(1)[0])
 
 
 class _Keep(keras.callbacks.Callback):
