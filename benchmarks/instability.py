@@ -40,6 +40,7 @@ POINTS_OF_TICKETS = (0, 2, 8)
 # 1 - 0.415 three times: a fifth of the weights.
 ROUNDS, RATE = 3, 0.415
 SEEDS = range(5)
+DATA = {"mnist1d": "mnist1d", "resnet8": "cifar10"}
 RESNET_EPOCHS, RESNET_POINTS = 10, (0, 2)
 
 
@@ -247,6 +248,10 @@ def main():
             "command": f"python benchmarks/instability.py {options.what}"
             + (" --data-dir DIR" if options.what == "resnet8" else ""),
             "settings": MLP if options.what == "mnist1d" else {"epochs": RESNET_EPOCHS},
+            # The whole test set.
+            "test_examples": len(
+                tt.datasets.load(DATA[options.what], options.data_dir).x_test
+            ),
             "lines": {
                 each.part: [vars(line) for line in each.lines] for each in results
             },

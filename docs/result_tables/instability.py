@@ -60,6 +60,33 @@ def instability_mnist1d():
 
 
 @table
+def instability_verdict():
+    """Returns which points are unstable on test and on training data."""
+    runs = _runs("mnist1d-dense")
+    parts = {
+        "test": "test data, which the criterion is about",
+        "train": "training data",
+    }
+    return " ".join(_verdict(_by_moment(runs, part), parts[part]) for part in parts)
+
+
+def _verdict(lines, data):
+    unstable = {
+        moment: _mean([_instability(line) for line in rows])
+        for moment, rows in lines.items()
+        if statistics.fmean(_instability(line) for line in rows) >= _STABLE
+    }
+    if not unstable:
+        initial = [_instability(line) for line in lines["init"]]
+        return (
+            f"On {data}, no rewind point is unstable, not even `init`: "
+            f"{_mean(initial)} % with {len(initial)} seeds."
+        )
+    named = ", ".join(f"`{moment}` ({value} %)" for moment, value in unstable.items())
+    return f"On {data}, these are unstable: {named}."
+
+
+@table
 def instability_tickets():
     kinds = {"mnist1d-imp": "ticket of IMP", "mnist1d-random": "random masks"}
     rows = []
@@ -94,9 +121,17 @@ def instability_machine():
     kinds = {run["what"]: sum(r["what"] == run["what"] for r in runs) for run in runs}
     seconds = sum(run["cpu_seconds"] for run in runs)
     counts = ", ".join(f"{n} of {what}" for what, n in sorted(kinds.items()))
+    seeds = {
+        what: sorted({r["provenance"]["seed"] for r in runs if r["what"] == what})
+        for what in sorted(kinds)
+    }
+    listed = "; ".join(f"{', '.join(map(str, s))} of {w}" for w, s in seeds.items())
+    copies = sorted({tuple(run["provenance"].get("seeds", ())) for run in runs} - {()})
+    drawn = " or ".join(", ".join(map(str, each)) for each in copies)
     [cores] = {run["machine"]["cores"] for run in runs}
     return (
         f"Runs: {counts}, on {cores} cores of a shared machine with one thread, "
         f"{seconds / 60:.0f} minutes of CPU in their last pieces. Dates: "
-        f"{', '.join(dates)}."
+        f"{', '.join(dates)}. Seeds of the network: {listed}. Seeds of the copies: "
+        f"{drawn}."
     )
