@@ -102,15 +102,23 @@ def main(argv=None):
     if options.quick:
         case |= QUICK
     rows, left_out = chosen(options)
-    rounds = []
+    rounds, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         write_data(options, case, folder)
         for number in range(options.pairs):
+            # Before the first process of a round, so that it is the load by others.
+            loads.append(os.getloadavg()[0])
             order = rows if number % 2 == 0 else rows[::-1]
             results = {name: run(options, name, case, folder) for name in order}
             rounds.append({name: results[name] for name in rows})
-    found = {**origin(options), "case": case, "left_out": left_out, "rounds": rounds}
+    found = {
+        **origin(options),
+        "loads": loads,
+        "case": case,
+        "left_out": left_out,
+        "rounds": rounds,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     for ours in (name for name in rows if name in OURS):
@@ -258,7 +266,6 @@ def origin(options):
     return {
         "command": " ".join(parts),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "load": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
         "seed": options.seed,
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},

@@ -68,7 +68,10 @@ _MEASURES = {
 def peers_behind():
     """Returns every pair in which this library needs more than the other."""
     rows = []
-    for case in _measured():
+    cases = _measured()
+    if not cases:
+        return "Not measured yet."
+    for case in cases:
         rounds = load(f"peers/{case}")["rounds"]
         for ours in (name for name in OURS if name in rounds[0]):
             for peer in (name for name in rounds[0] if name not in OURS):
@@ -102,6 +105,13 @@ for _case in CASES:
     _register(_case)
 
 
+def _loads(found):
+    """Returns the load before each round; of older files, that after the last one."""
+    if "loads" in found:
+        return " / ".join(f"{load:.1f}" for load in found["loads"])
+    return f"{found['load']:.1f} (after the runs)"
+
+
 @table
 def peers_machines():
     """Returns what the figures were taken on, and what was left out."""
@@ -119,11 +129,19 @@ def peers_machines():
                 case,
                 found["date"],
                 found["machine"],
-                f"{found['load']:.1f}",
+                _loads(found),
                 found["seed"],
                 listed,
                 "; ".join(missing) or "nothing",
             ]
         )
-    head = ["case", "date", "machine", "load", "seed", "versions", "left out"]
+    head = [
+        "case",
+        "date",
+        "machine",
+        "load before each round",
+        "seed",
+        "versions",
+        "left out",
+    ]
     return grid(head, rows)
