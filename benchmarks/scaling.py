@@ -320,6 +320,8 @@ def run(options):
 
     import tf_tickets  # noqa: F401
 
+    # Before anything is measured, so that it is the load by others.
+    before = os.getloadavg()[0]
     functions = {"model": measure_model, "files": measure_files}
     found = {**functions, "rounds": measure_rounds}[options.what](options)
     content = {
@@ -332,6 +334,7 @@ def run(options):
         "seed": options.seed,
         "versions": versions(),
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "load_before": before,
         "load": os.getloadavg()[0],
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -19,6 +19,8 @@ OPERATIONS = {
     "export": "files",
 }
 FILES = ("ticket", "search", "export")
+# The operations of a search between two rounds.
+BETWEEN = ("select", "set masks", "record", "rewind", "save ticket", "save search")
 # Bytes per weight of the arrays that a search by IMP from the initialization holds with
 # SGD and momentum in float32, counted. A round adds a ticket.
 HELD = {
@@ -27,7 +29,6 @@ HELD = {
     "gradients": 4,
     "mask": 1,
     "state at the beginning: weights and momentum": 8,
-    "state while it is stored: weights and momentum": 8,
 }
 OF_A_TICKET = 1
 
@@ -133,9 +134,20 @@ def rounds(found):
         "disk_per_round": slope([row["disk_bytes"] for row in later]) / weights,
         "seconds": [row["cpu_seconds"] for row in rows],
         "disk": [row["disk_bytes"] for row in rows],
-        "resume_peak": run["operations"]["resume"]["peak_bytes"],
-        "search_peak": run["operations"]["search"]["peak_bytes"],
     }
+
+
+def largest_peak(table):
+    """Returns the operation between rounds that takes most bytes per weight."""
+    peaks = []
+    for family in FAMILIES:
+        for name in BETWEEN:
+            row = table.get(f"{family} {name} peak_bytes")
+            if row is not None:
+                per_weight = row["values"][-1] / row["sizes"][-1]
+                peaks.append((per_weight, name, family))
+    per_weight, name, family = max(peaks)
+    return {"operation": name, "family": family, "bytes": per_weight}
 
 
 def extrapolated(table):
@@ -170,6 +182,8 @@ def write(folder):
         "extrapolated": extrapolated(table),
         "held": HELD,
         "of_a_ticket": OF_A_TICKET,
+        "largest_peak": largest_peak(table),
+        "loads": sorted(run.get("load_before", run["load"]) for run in found.values()),
         "larger": LARGER,
         "dates": sorted({run["date"] for run in found.values()}),
         "cores": sorted({run["machine"]["cores"] for run in found.values()}),

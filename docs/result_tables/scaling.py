@@ -127,7 +127,7 @@ def _between(values):
 @table
 def planning():
     summary = _summary()
-    held = sum(summary["held"].values())
+    held = sum(summary["held"].values()) + summary["largest_peak"]["bytes"]
     rows = []
     for model, values in summary["extrapolated"].items():
         size = summary["larger"][model]
@@ -136,7 +136,7 @@ def planning():
             disk = rounds * values["ticket file_bytes"] + values["search file_bytes"]
             seconds = _seconds(_between(values))
             rows.append([model, rounds, _memory(peak), _memory(disk), seconds])
-    head = ["model", "rounds", "memory, counted", "disk"]
+    head = ["model", "rounds", "memory", "disk"]
     return grid([*head, "CPU seconds between two rounds"], rows)
 
 
@@ -144,7 +144,7 @@ def planning():
 def planning_check():
     laws = _summary()["laws"]
     rows = []
-    for name in ("step", "select", "record", "save ticket", "save search", "export"):
+    for name in _OPERATIONS:
         for family in ("mlp", "transformer"):
             law = laws.get(f"{family} {name} cpu_seconds", {})
             if "predicted" in law:
@@ -156,6 +156,34 @@ def planning_check():
 
 
 @table
+def planning_misses():
+    """Returns the operations that the power law predicts badly."""
+    found = []
+    for name, title in _OPERATIONS.items():
+        for family in ("mlp", "transformer"):
+            law = _summary()["laws"].get(f"{family} {name} cpu_seconds", {})
+            ratio = law.get("predicted_over_measured")
+            if ratio is not None and not 0.5 <= ratio <= 2.0:
+                found.append(f"{title} ({family}: {ratio:.2f})")
+    if not found:
+        return "No operation is off by more than a factor of two."
+    return f"Off by more than a factor of two: {', '.join(found)}."
+
+
+@table
+def planning_load():
+    return _load()
+
+
+def _load():
+    loads = _summary()["loads"]
+    return (
+        f"The load of the machine was {loads[0]:.0f} to {loads[-1]:.0f} in these runs, "
+        "by other work; CPU seconds suffer less from it than seconds."
+    )
+
+
+@table
 def scaling_machine():
     found = _summary()
     cores = ", ".join(map(str, found["cores"]))
@@ -163,7 +191,7 @@ def scaling_machine():
     return (
         f"{cores} cores of a shared machine, {names['backend']}, Keras "
         f"{names['keras']}, Python {names['python']}. Dates: "
-        f"{', '.join(found['dates'])}."
+        f"{', '.join(found['dates'])}. {_load()}"
     )
 
 
@@ -171,5 +199,9 @@ def scaling_machine():
 def planning_held():
     summary = _summary()
     rows = [[what, count] for what, count in summary["held"].items()]
+    peak = summary["largest_peak"]
+    title = _OPERATIONS[peak["operation"]]
+    what = f"largest peak of an operation, measured: {title} ({peak['family']})"
+    rows.append([what, f"{peak['bytes']:.1f}"])
     rows.append(["each ticket: its masks", summary["of_a_ticket"]])
     return grid(["what a search holds", "bytes a weight"], rows)
