@@ -1,11 +1,12 @@
 """Measures step time relative to dense models, and the time between rounds.
 
     KERAS_BACKEND=tensorflow python benchmarks/step_time.py
-    KERAS_BACKEND=tensorflow python benchmarks/step_time.py --only step --jit false
+    KERAS_BACKEND=tensorflow python benchmarks/step_time.py --only step --jit true
     KERAS_BACKEND=jax python benchmarks/step_time.py --only step fit turn
 
-`--jit false` compiles without XLA, which only TensorFlow can, and writes to a file of
-its own.
+Keras compiles TensorFlow's steps with XLA only where there is an accelerator, JAX's
+always. With TensorFlow, `--jit true` compiles with XLA anywhere, and writes to a file
+of its own.
 
 All timings are interleaved in one process. A pair is n train steps of A and n of B; the
 next pair starts with B. The ratio of a pair is B / A. Medians and quartiles are over
@@ -266,7 +267,8 @@ def penalized_part(setup, arguments):
 def floor_part(setup, arguments):
     """Times steps written by hand, relative to a dense one written by hand."""
     data = setup.data(1, arguments.seed)
-    jit = arguments.jit != "false"
+    model = setup.compile(setup.build(arguments.seed), keras, arguments.jit)
+    jit = model.jit_compile
     runs = {
         kind: step_floor.steps_of(kind, data, arguments.seed, setup.learning_rate, jit)
         for kind in step_floor.KINDS
@@ -459,7 +461,7 @@ def parse(argv):
         "--out",
         type=pathlib.Path,
         help="default: results/step_time_<backend>.json, "
-        "with --jit false results/step_time_<backend>_without_xla.json",
+        "with --jit true results/step_time_<backend>_with_xla.json",
     )
     add("--tfmot-worker", choices=SETUPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -530,7 +532,7 @@ def main(argv=None):
         return
     results = {**origin(arguments), "models": {}}
     here = pathlib.Path(__file__).parent / "results"
-    suffix = "_without_xla" if arguments.jit == "false" else ""
+    suffix = "_with_xla" if arguments.jit == "true" else ""
     out = arguments.out or here / f"step_time_{results['backend']}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:

@@ -4,7 +4,7 @@ from result_tables.reading import NETWORKS, exists, grid, load, ratio, table
 
 STEPS = {
     "TensorFlow": "step_time_tensorflow",
-    "TensorFlow, no XLA": "step_time_tensorflow_without_xla",
+    "TensorFlow, XLA": "step_time_tensorflow_with_xla",
     "JAX": "step_time_jax",
 }
 
