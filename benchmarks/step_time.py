@@ -267,8 +267,7 @@ def penalized_part(setup, arguments):
 def floor_part(setup, arguments):
     """Times steps written by hand, relative to a dense one written by hand."""
     data = setup.data(1, arguments.seed)
-    model = setup.compile(setup.build(arguments.seed), keras, arguments.jit)
-    jit = model.jit_compile
+    jit = dense_model(setup, arguments).jit_compile
     runs = {
         kind: step_floor.steps_of(kind, data, arguments.seed, setup.learning_rate, jit)
         for kind in step_floor.KINDS
