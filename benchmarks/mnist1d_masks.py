@@ -77,16 +77,14 @@ def changed(terms, shuffle, order):
     """Returns the data sets that tickets are transferred to, by name.
 
     As in the notebook of the paper: new signals of the same distribution, signals
-    backwards, signals in exchanged quarters, and signals with shuffled positions.
+    backwards, signals in exchanged halves, and signals with shuffled positions.
     """
     data = (terms.new_signals, *terms.data[1:])
     positions = np.arange(40)
     orders = {
         "new": positions,
         "backwards": positions[::-1],
-        "quarters": np.concatenate(
-            [positions[20:30], positions[30:], positions[:10], positions[10:20]]
-        ),
+        "halves": np.concatenate([positions[20:], positions[:20]]),
         "shuffled": shuffle,
     }
     if order == "shuffled":
@@ -99,6 +97,20 @@ def changed(terms, shuffle, order):
 def arranged(data, positions):
     """Returns data whose signals have their positions in another order."""
     return tuple((np.ascontiguousarray(x[:, positions]), y) for x, y in data)
+
+
+def moved(ticket, seed):
+    """Returns a ticket whose first kernel has its positions in another order.
+
+    Each unit keeps as many weights as before, at other positions.
+    """
+    import tf_tickets as tt
+
+    [path] = [path for path in ticket.masks if "fc1" in path]
+    mask = np.asarray(ticket.masks[path])
+    order = np.random.default_rng([seed, 4]).permutation(len(mask))
+    masks = {**ticket.masks, path: mask[order]}
+    return tt.Ticket(masks, ticket.weights, {}, ticket.provenance)
 
 
 def first_mask(ticket):

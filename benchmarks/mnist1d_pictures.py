@@ -15,6 +15,7 @@ SEARCHES = {
     "DLTH": "DLTH",
     "KDLTS teachers": "KDLTS",
     "random": "random, ERK",
+    "controls shuffled-masks": "masks of IMP, shuffled",
 }
 CHEAP = {
     "IMP init": "IMP",
@@ -38,7 +39,7 @@ KINDS = {
 SIGNALS = {
     "new": "new signals",
     "backwards": "backwards",
-    "quarters": "exchanged quarters",
+    "halves": "exchanged halves",
     "shuffled": "shuffled positions",
     "reshuffled": "shuffled otherwise",
 }

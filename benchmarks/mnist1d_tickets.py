@@ -6,9 +6,10 @@
 
 The network is the residual MLP of "Scaling down deep learning" (Greydanus and Kobak
 2024) with 100 units in each of two hidden layers. All methods of a seed start from the
-same weights, and every ticket is trained for the same number of epochs. Settings are
-tried with the seeds 100 and 101 on validation signals; the best one of each method
-runs with the seeds 0 to 9. Test accuracies are those after the last epoch.
+same weights, and every ticket is trained for the same number of epochs. The default
+settings run first. Then settings are tried with the seeds 100 and 101 on validation
+signals, and the best one of each method runs with the seeds 0 to 9. Test accuracies
+are those after the last epoch.
 
 Each run writes one JSON file into `benchmarks/results/mnist1d`, and is skipped where
 that file exists. Run the same command again to resume. `--collect` computes means,
@@ -49,6 +50,8 @@ RATE = 1 - 0.1**0.1
 CHOSEN = (3, 5, 7, 10, 13, 15, 17)
 ROUNDS = CHOSEN[-1]
 LEVELS = tuple(1 - (1 - RATE) ** round_ for round_ in CHOSEN)
+# Epochs of the teachers of KDLTS.
+TEACHERS = (2, 5, 10)
 SEEDS = tuple(range(10))
 TRIED = (100, 101)
 # Rounds whose mean validation accuracy selects a setting: 90, 95 and 98 %.
@@ -65,6 +68,8 @@ class Terms:
         self.quick = quick
         self.tries = seed in TRIED
         self.epochs = 2 if quick else EPOCHS
+        # Epochs of a ticket's own training.
+        self.final = self.epochs
         self.chosen = CHOSEN
         if quick or self.tries:
             self.chosen = CHOSEN[::3] if quick else SELECTING
@@ -81,7 +86,7 @@ class Terms:
         x, y = _published(3)[0]
         return (x[:200], y[:200]) if self.quick else (x, y)
 
-    def build(self, width=1.0, learning_rate=LEARNING_RATE):
+    def build(self, width=1.0, learning_rate=LEARNING_RATE, sgd=None):
         import keras
 
         units = max(1, round(100 * width))
@@ -91,8 +96,11 @@ class Terms:
         both = keras.layers.Add(name="add")([first, second])
         logits = keras.layers.Dense(10, name="output")(both)
         model = keras.Model(signal, logits, name="mlp")
+        optimizer = keras.optimizers.Adam(learning_rate)
+        if sgd is not None:
+            optimizer = keras.optimizers.SGD(sgd, momentum=0.9)
         model.compile(
-            keras.optimizers.Adam(learning_rate),
+            optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             steps_per_execution=STEPS,
@@ -109,28 +117,40 @@ class Terms:
     def usual_trainer(self):
         return self.trainer()
 
-    def find(self, search, data=None, **options):
+    def start_at(self, moment):
+        """Makes tickets train only for the epochs that are left from a moment on."""
         import tf_tickets as tt
 
-        data = data or self.data
+        rewind = tt.Rewind.get(moment)
+        self.final = self.epochs - (rewind.count if rewind.unit == "epochs" else 0)
+
+    def find(self, search, data=None, build=None, **options):
+        import tf_tickets as tt
+
+        build, data = build or self.build, data or self.data
         options |= {"batch_size": BATCH, "verbose": 0}
-        return tt.find_tickets(self.build, data, search, None, self.seed, **options)
+        return tt.find_tickets(build, data, search, None, self.seed, **options)
 
     def train(self, ticket, trainer=None):
-        return (trainer or self.usual_trainer).train(ticket, self.epochs)
+        return (trainer or self.usual_trainer).train(ticket, self.final)
 
-    def points(self, search, rounds=None):
+    def points(self, search, rounds=None, build=None):
         """Runs a search, and trains those of its tickets that it has not trained."""
         found = []
-        for ticket in self.find(search):
+        for ticket in self.find(search, build=build):
             round_ = ticket.provenance["round"]
             if rounds and round_ not in rounds:
                 continue
             plan, before = search.engine.plan, search.engine.epochs_before(round_)
             trained = plan.epochs_of_tickets
             metrics = ticket.metrics if trained else self.train(ticket)
-            epochs = before + (trained or self.epochs)
-            found.append(point(ticket.sparsity, epochs, metrics, round=round_))
+            epochs = before + (trained or self.final)
+            more = {"round": round_}
+            residue = ticket.metrics.get("pressed_residue")
+            if residue is not None:
+                # What was left of the penalized weights when they were removed.
+                more["residue"] = float(residue)
+            found.append(point(ticket.sparsity, epochs, metrics, **more))
         return found
 
 
@@ -173,6 +193,9 @@ def point(sparsity, epochs, metrics, **more):
         "epochs": epochs,
         "val_accuracy": metrics["val_accuracy"],
         "test_accuracy": metrics["test_accuracy"],
+        # Two networks may have the same accuracy, but hardly the same loss.
+        "val_loss": metrics["val_loss"],
+        "test_loss": metrics["test_loss"],
         **more,
     }
 
@@ -268,6 +291,7 @@ def imp(terms, rewind_to="init", allocation="global", criterion="magnitude", **m
 
     if rewind_to == "learning_rate":
         rewind_to = tt.Rewind("init", "learning_rate")
+    terms.start_at(rewind_to)
     if criterion == "inverted":
         criterion = smallest
     return terms.points(
@@ -291,6 +315,30 @@ def smallest(weight):
     return -np.abs(weight)
 
 
+def controls(terms, kind):
+    """Tickets of IMP with other masks that keep as many weights in each kernel.
+
+    Args:
+        terms: The `Terms`.
+        kind: "shuffled" within each kernel, or "moved": the positions of the first
+            kernel are permuted, so each unit keeps as many weights, at others.
+    """
+    import mnist1d_masks
+
+    import tf_tickets as tt
+
+    change = {"shuffled": tt.controls.shuffle_masks, "moved": mnist1d_masks.moved}[kind]
+    search = tt.IMP(terms.rounds, terms.epochs, RATE, seed=terms.seed)
+    found = []
+    for ticket in terms.find(search):
+        round_ = ticket.provenance["round"]
+        if round_ in terms.chosen:
+            metrics = terms.train(change(ticket, seed=terms.seed + 1))
+            epochs = search.engine.epochs_before(round_) + terms.final
+            found.append(point(ticket.sparsity, epochs, metrics, round=round_))
+    return found
+
+
 def early_stop(terms, patience=3, monitor="val_loss", rewind_to="init"):
     """IMP that prunes the weights of each round's best epoch.
 
@@ -298,6 +346,7 @@ def early_stop(terms, patience=3, monitor="val_loss", rewind_to="init"):
     """
     import tf_tickets as tt
 
+    terms.start_at(rewind_to)
     search = tt.IMP(terms.rounds, terms.epochs, RATE, rewind_to, seed=terms.seed)
     spent = []
     search.in_round(_stop(monitor, patience, spent))
@@ -306,7 +355,7 @@ def early_stop(terms, patience=3, monitor="val_loss", rewind_to="init"):
         round_ = ticket.provenance["round"]
         if round_ in terms.chosen:
             # The epochs of the rounds whose weights it was pruned from.
-            epochs = sum(spent[:round_]) + terms.epochs
+            epochs = sum(spent[:round_]) + terms.final
             row = point(ticket.sparsity, epochs, terms.train(ticket), round=round_)
             found.append(row | {"stopped": ticket.metrics["test_accuracy"]})
     return found
@@ -392,9 +441,15 @@ def uni(terms, kind, patience=5, penalty=4, power=2.0, kept=False, **settings):
     return terms.points(search, terms.chosen)
 
 
-def dlth(terms, penalty=20, learning_rate=None, criterion="random"):
+def dlth(terms, penalty=20, learning_rate=None, criterion="random", sgd=None):
+    """DLTH; `sgd` is the learning rate of a search by SGD in place of Adam.
+
+    Adam divides the gradient of the penalty by its own size, so the strength of the
+    penalty has little to say.
+    """
     import tf_tickets as tt
 
+    build = functools.partial(terms.build, sgd=sgd)
     found = []
     for level in terms.levels:
         search = tt.DLTH(
@@ -406,15 +461,24 @@ def dlth(terms, penalty=20, learning_rate=None, criterion="random"):
             train="none",
             seed=terms.seed,
         )
-        found += terms.points(search)
+        found += terms.points(search, build=build)
     return found
 
 
-def kdlts(terms, teachers=(2, 5, 10), search_epochs=20, rate=None, **settings):
+def kdlts(
+    terms,
+    teachers=TEACHERS,
+    search_epochs=20,
+    rate=None,
+    rewind_to="init",
+    **settings,
+):
+    """KDLTS; early weights are those of its search, with soft masks and teachers."""
     import keras
 
     import tf_tickets as tt
 
+    terms.start_at(rewind_to)
     if terms.quick:
         teachers, search_epochs = teachers[:1], 2
     models = []
@@ -428,6 +492,7 @@ def kdlts(terms, teachers=(2, 5, 10), search_epochs=20, rate=None, **settings):
             level,
             search_epochs,
             score_optimizer=None if rate is None else keras.optimizers.Adam(rate),
+            rewind_to=rewind_to,
             seed=terms.seed,
             **settings,
         )
@@ -528,6 +593,10 @@ METHODS = {
         },
     ),
     "spatial": (spatial, {"signals": {}, "shuffled": {"order": "shuffled"}}),
+    "controls": (
+        controls,
+        {"shuffled-masks": {"kind": "shuffled"}, "moved-masks": {"kind": "moved"}},
+    ),
     "StochasticSparsification": (
         stochastic,
         {
@@ -560,6 +629,7 @@ METHODS = {
         {
             "penalty=20": {},
             "penalty=60": {"penalty": 60},
+            "sgd": {"sgd": 0.05},
             "slow": {"learning_rate": 1e-3},
             "smallest": {"criterion": "magnitude"},
         },
@@ -616,6 +686,8 @@ METHODS = {
 REPORTED = {
     "IMP": ("init", "1-epoch"),
     "KDLTS": ("teachers", "1-epoch"),
+    "DLTH": ("penalty=20", "sgd"),
+    "controls": ("shuffled-masks", "moved-masks"),
     "UniLTH": ("patience=5", "kept"),
     "spatial": ("signals", "shuffled"),
     "supermask": ("soft", "stochastic"),
@@ -624,9 +696,9 @@ REPORTED = {
 # Tried and shown, but not chosen: tickets that cost more or start later than others.
 ASIDE = ("twice", "1-epoch")
 # Their settings are the networks' recipe, or controls: nothing is chosen.
-NOT_SWEPT = ("spatial", "supermask", "SynFlow", "inverted", "narrow")
+NOT_SWEPT = ("spatial", "controls", "supermask", "SynFlow", "inverted", "narrow")
 GROUPS = (
-    ("dense", "random", "IMP", "spatial"),
+    ("dense", "random", "IMP", "spatial", "controls"),
     ("ContinuousSparsification", "GradualPruning"),
     ("StochasticSparsification", "UniLTH", "UniDLTH", "DLTH"),
     ("KDLTS",),
@@ -650,7 +722,7 @@ def run(method, setting, seed, options):
     began, used = time.monotonic(), time.process_time()
     terms = Terms(seed, options.quick)
     points = function(terms, **settings[setting])
-    search = {row["epochs"] - terms.epochs for row in points if "epochs" in row}
+    search = {row["epochs"] - terms.final for row in points if "epochs" in row}
     file = file_of(method, setting, seed, options.out)
     content = {
         "method": method,
@@ -662,7 +734,7 @@ def run(method, setting, seed, options):
         "date": datetime.date.today().isoformat(),
         "command": "KERAS_BACKEND=jax python benchmarks/mnist1d_tickets.py "
         f"--only {method} --seeds {seed}",
-        "epochs": {"search": max(search, default=0), "final": terms.epochs},
+        "epochs": {"search": max(search, default=0), "final": terms.final},
         "seconds": {
             "wall": round(time.monotonic() - began, 1),
             "cpu": round(time.process_time() - used, 1),
