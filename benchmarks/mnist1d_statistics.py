@@ -2,8 +2,9 @@
 
 `mnist1d_tickets.py --collect` writes them to `summary.json`. The hypotheses are the
 claims of the papers that the methods are from, each a difference between two methods
-with the same seeds, averaged over sparsities. Their p values are corrected by Holm's
-method over all claims that could be tested.
+with the same seeds, averaged over sparsities. Each is tested from one side against the
+difference that is claimed. The p values are corrected by Holm's method over all claims
+that could be tested, and those at single sparsities over all claims and sparsities.
 """
 
 import collections
@@ -21,6 +22,7 @@ from mnist1d_tickets import (
     NOT_SWEPT,
     REPORTED,
     SELECTING,
+    TEACHERS,
     TRIED,
     chosen,
     file_of,
@@ -62,18 +64,59 @@ def at_level(points, level, metric="test_accuracy"):
     return max(found, key=lambda values: values[0])[1] if found else None
 
 
-def _on_line(points, level, metrics):
-    near = NEAR * (1 - level)
-    there = [p for p in points if abs(p["sparsity"] - level) <= near]
+def spent_at(points, level):
+    """Returns the epochs that a ticket at a sparsity took; None out of range.
+
+    Between two searches with different initial scores, they are those of both.
+
+    >>> rows = [{"sparsity": s, "epochs": 60, "val_accuracy": 0.5, "round": 2,
+    ...          "initial_score": score} for s, score in ((0.5, 0.1), (0.9, -0.1))]
+    >>> spent_at(rows, 0.9), spent_at(rows, 0.8)
+    (60, 120)
+    """
+    lines = collections.defaultdict(list)
+    for row in points:
+        lines[row.get("round") if "initial_score" in row else None].append(row)
+    found = []
+    for line in lines.values():
+        values = _on_line(line, level, ("val_accuracy",))
+        if values:
+            found.append((values[0], _spent_on_line(line, level)))
+    return max(found)[1] if found else None
+
+
+def _spent_on_line(points, level):
+    there = _there(points, level)
     if there:
-        best = max(there, key=lambda p: p["val_accuracy"])
-        return [best[metric] for metric in metrics]
+        return max(there, key=lambda p: p["val_accuracy"])["epochs"]
+    low, high = _around(points, level)
+    if low.get("initial_score") != high.get("initial_score"):
+        return low["epochs"] + high["epochs"]
+    return max(low["epochs"], high["epochs"])
+
+
+def _there(points, level):
+    near = NEAR * (1 - level)
+    return [p for p in points if abs(p["sparsity"] - level) <= near]
+
+
+def _around(points, level):
+    """Returns the nearest points on both sides of a sparsity; None without one."""
     rows = sorted((p for p in points if p["sparsity"] < 1), key=_sparsity)
     left = [p for p in rows if p["sparsity"] < level]
     right = [p for p in rows if p["sparsity"] > level]
-    if not left or not right:
+    return (left[-1], right[0]) if left and right else None
+
+
+def _on_line(points, level, metrics):
+    there = _there(points, level)
+    if there:
+        best = max(there, key=lambda p: p["val_accuracy"])
+        return [best[metric] for metric in metrics]
+    around = _around(points, level)
+    if around is None:
         return None
-    low, high = left[-1], right[0]
+    low, high = around
     places = [-math.log(1 - p["sparsity"]) for p in (low, high)]
     share = (-math.log(1 - level) - places[0]) / (places[1] - places[0])
     return [float((1 - share) * low[m] + share * high[m]) for m in metrics]
@@ -142,10 +185,17 @@ def mean_of(values):
     }
 
 
-def paired(first, second):
+def paired(first, second, at_least=None):
     """Tests the differences of two dicts from seed to accuracy, in points.
 
-    The effect is the mean difference in standard deviations of the differences.
+    The effect is Hedges' g: the mean difference in standard deviations of the
+    differences, times a factor that corrects its bias with few seeds.
+
+    Args:
+        first: A dict from seed to accuracy.
+        second: The other one.
+        at_least: If given, "above" is the p value of the difference being larger than
+            this many points.
     """
     seeds = sorted(first.keys() & second.keys())
     differences = [first[seed] - second[seed] for seed in seeds]
@@ -154,9 +204,16 @@ def paired(first, second):
     found = mean_of(differences)
     found |= {"effect": None, "t": None, "wilcoxon": None}
     if len(seeds) > 2 and any(differences) and found["deviation"]:
-        found["effect"] = round(found["mean"] / found["deviation"], 2)
+        correction = 1 - 3 / (4 * (len(seeds) - 1) - 1)
+        found["effect"] = round(correction * found["mean"] / found["deviation"], 2)
         found["t"] = float(stats.ttest_1samp(differences, 0.0).pvalue)
         found["wilcoxon"] = float(stats.wilcoxon(differences).pvalue)
+        if at_least is not None:
+            found["above"] = float(
+                stats.ttest_1samp(
+                    differences, at_least / 100, alternative="greater"
+                ).pvalue
+            )
     return found
 
 
@@ -216,7 +273,7 @@ class Claim:
             first = runs.values(self.first, level, most)
             for seed in first.keys() & second.keys():
                 sums[seed].append(first[seed] - second[seed])
-            found = paired(first, second)
+            found = paired(first, second, self.at_least)
             if found:
                 by_level.append({"level": level, "most_epochs": most, **found})
         # A seed without one of the levels would shift the mean.
@@ -224,10 +281,7 @@ class Claim:
         means = {s: float(np.mean(v)) for s, v in sums.items() if len(v) == whole}
         if not by_level or not means:
             return None
-        overall = paired(means, dict.fromkeys(means, 0.0))
-        corrected = holm([row["t"] for row in by_level])
-        for row, p in zip(by_level, corrected, strict=True):
-            row["holm"] = p
+        overall = paired(means, dict.fromkeys(means, 0.0), self.at_least)
         return {
             "claim": self.name,
             "first": self.first,
@@ -243,28 +297,24 @@ class Claim:
 
         With fewer than `FEWEST` seeds nothing is decided.
 
-        A difference is seen if the corrected test finds it and the mean is at least
-        what is claimed; being as good is seen if the interval excludes a loss of more
-        points than that.
+        A claim is seen if the corrected test finds a difference larger than what is
+        claimed.
         """
         if row["seeds"] < FEWEST:
             return "too few seeds", []
-        if self._holds(row):
+        if _holds(row):
             return "seen", []
-        some = [each["level"] for each in row["levels"] if self._holds(each)]
+        some = [each["level"] for each in row["levels"] if _holds(each)]
         return ("seen under conditions", some) if some else ("not seen", [])
 
-    def _holds(self, row):
-        if row["interval"] is None:
-            return False
-        if self.at_least < 0:
-            return row["interval"][0] > self.at_least
-        significant = row["holm"] is not None and row["holm"] < SIGNIFICANT
-        return significant and row["mean"] > 0 and row["mean"] >= self.at_least
+
+def _holds(row):
+    return row["holm"] is not None and row["holm"] < SIGNIFICANT
 
 
 CLAIMS = (
     Claim("tickets-beat-random", "IMP init", "random"),
+    Claim("tickets-beat-shuffled", "IMP init", "controls shuffled-masks"),
     # The paper's tickets are from half to a fifth of their networks.
     Claim("tickets-beat-dense", "IMP init", "dense rate=0.005", LEVELS[:3], dense=True),
     Claim(
@@ -305,29 +355,76 @@ def tested(runs):
     """Returns all claims for which there are runs, with verdicts."""
     found = [(claim, claim.test(runs)) for claim in CLAIMS]
     found = [(claim, row) for claim, row in found if row]
-    corrected = holm([row["t"] for _, row in found])
+    by_level = [each for _, row in found for each in row["levels"]]
+    for family in ([row for _, row in found], by_level):
+        corrected = holm([row.get("above") for row in family])
+        for row, p in zip(family, corrected, strict=True):
+            row["holm"] = p
     rows = []
-    for (claim, row), p in zip(found, corrected, strict=True):
-        row["holm"] = p
+    for claim, row in found:
         row["verdict"], row["where"] = claim.verdict(row)
         rows.append(row)
     return rows
 
 
+COMPARED = (
+    "IMP init",
+    "KDLTS teachers",
+    "ContinuousSparsification",
+    "UniLTH",
+    "DLTH",
+)
+# Methods whose search trains its tickets, and those that find several in one search.
+TRAINED_BY_SEARCH = ("IMP", "inverted")
+ONE_SEARCH = ("UniLTH", "UniDLTH", "StochasticSparsification", "EarlyStopRewind")
+
+
 def costs(runs):
-    """Returns by how many times KDLTS and CS take fewer epochs than IMP."""
+    """Returns how many times fewer epochs than IMP methods take, and all their epochs.
+
+    Ratios are those of means over seeds. "whole" are the epochs of all points.
+    """
     found = {}
-    for name in ("KDLTS teachers", "ContinuousSparsification", "UniLTH", "DLTH"):
-        rows = runs.of(name)
-        first, imp_rows = next(iter(rows.values()), []), runs.of("IMP init")
-        second = next(iter(imp_rows.values()), [])
+    imp = runs.of("IMP init")
+    for name in COMPARED:
+        by_seed = runs.of(name)
         ratios = {}
         for level in LEVELS:
-            one, other = (at_level(r, level, "epochs") for r in (first, second))
+            one, other = (_mean_spent(rows, level) for rows in (by_seed, imp))
             if one and other:
                 ratios[str(level)] = round(other / one, 2)
-        found[name] = ratios
+        method = name.split()[0]
+        totals = [whole(method, rows) for rows in by_seed.values()]
+        if ratios:
+            found[name] = {"ratios": ratios, "whole": round(float(np.mean(totals)))}
     return found
+
+
+def _mean_spent(by_seed, level):
+    spent = [spent_at(rows, level) for rows in by_seed.values()]
+    spent = [epochs for epochs in spent if epochs is not None]
+    return float(np.mean(spent)) if spent else None
+
+
+def whole(method, points, final=EPOCHS):
+    """Returns the epochs of all trainings that led to the points of a run.
+
+    >>> rows = [{"epochs": 40, "initial_score": 0.1}, {"epochs": 60,
+    ...          "initial_score": 0.1}, {"epochs": 60, "initial_score": 0.0}]
+    >>> whole("ContinuousSparsification", rows)
+    140
+    """
+    costs_ = [row["epochs"] for row in points]
+    if method in TRAINED_BY_SEARCH:
+        return max(costs_)
+    if method == "KDLTS":
+        # All levels share the teachers.
+        return sum(costs_) - (len(costs_) - 1) * sum(TEACHERS)
+    searches = collections.defaultdict(list)
+    for index, row in enumerate(points):
+        alone = None if method in ONE_SEARCH else index
+        searches[row.get("initial_score", alone)].append(row["epochs"])
+    return sum(max(rows) + final * (len(rows) - 1) for rows in searches.values())
 
 
 # The spatial bias.
@@ -437,13 +534,10 @@ def frontier(runs):
                 values = runs.values(name, level)
                 # A mean of only the seeds that got there would be of other seeds.
                 if values and len(values) >= 0.8 * len(by_seed):
-                    spent = [
-                        at_level(rows_, level, "epochs") for rows_ in by_seed.values()
-                    ]
-                    spent = [epochs for epochs in spent if epochs is not None]
                     levels[str(level)] = {
                         **mean_of(values.values()),
-                        "epochs": round(float(np.mean(spent)), 1),
+                        "epochs": round(_mean_spent(by_seed, level), 1),
+                        "values": values,
                     }
             if levels:
                 rows.append({"method": method, "setting": setting, "levels": levels})
@@ -478,6 +572,13 @@ def tried(runs):
                 }
             )
     return rows
+
+
+def swept(method, out):
+    settings = METHODS[method][1]
+    if method in NOT_SWEPT or len(settings) == 1:
+        return None
+    return chosen(method, out) is not None
 
 
 def supermasks(runs):
@@ -517,7 +618,12 @@ def collect(out):
         "rounds": CHOSEN,
         "levels": LEVELS,
         "chosen": {method: runs.chosen(method) for method in METHODS},
-        "dense": mean_of([points[0]["test_accuracy"] for points in dense.values()]),
+        # Whether all settings of a method were tried; None if there is nothing to try.
+        "swept": {method: swept(method, out) for method in METHODS},
+        "dense": {
+            **mean_of([points[0]["test_accuracy"] for points in dense.values()]),
+            "values": {s: points[0]["test_accuracy"] for s, points in dense.items()},
+        },
         "frontier": frontier(runs),
         "tried": tried(runs),
         "claims": tested(runs),

@@ -75,26 +75,84 @@ def test_pairs_are_tested_by_seed(statistics):
     assert (same["mean"], same["t"], same["effect"]) == (0.0, None, None)
 
 
-def _summary(mean, low, high, holm, levels=()):
-    ends = {"mean": mean, "interval": [low, high]}
-    return {**ends, "holm": holm, "levels": levels, "seeds": 5}
+def _values(*differences):
+    return {seed: 0.5 + x / 100 for seed, x in enumerate(differences)}
 
 
-def test_a_verdict_needs_the_corrected_test_and_the_claimed_size(statistics):
+def test_a_difference_is_tested_from_one_side_against_what_is_claimed(statistics):
+    first, second = _values(0.9, 1.0, 1.1), _values(0, 0, 0)
+    above = {x: statistics.paired(first, second, x)["above"] for x in (-1, 0, 1, 1.5)}
+    assert above[-1] < above[0] < 0.01
+    assert above[1] == pytest.approx(0.5, abs=1e-6) and above[1.5] > 0.98
+    lower = statistics.paired(second, first, 0.0)
+    assert lower["above"] > 0.99 and lower["t"] < 0.01
+    # Hedges' factor with three seeds is 4/7.
+    assert statistics.paired(first, second)["effect"] == pytest.approx(5.71, abs=0.01)
+
+
+def test_a_verdict_needs_the_corrected_test_and_three_seeds(statistics):
     claim = statistics.Claim("any", "a", "b")
-    large = statistics.Claim("any", "a", "b", at_least=1.5)
-    equal = statistics.Claim("any", "a", "b", at_least=-1.0)
-    better = _summary(1.0, 0.5, 1.5, 0.01)
-    assert claim.verdict(better) == ("seen", [])
-    assert large.verdict(better) == ("not seen", [])
-    assert claim.verdict(better | {"holm": 0.2}) == ("not seen", [])
-    assert claim.verdict(better | {"seeds": 2}) == ("too few seeds", [])
-    worse = _summary(-1.0, -1.5, -0.5, 0.01)
-    assert claim.verdict(worse) == ("not seen", [])
-    assert equal.verdict(worse) == ("not seen", [])
-    assert equal.verdict(_summary(-0.2, -0.9, 0.5, 0.6)) == ("seen", [])
-    some = worse | {"levels": [better | {"level": 0.98}, worse | {"level": 0.8}]}
+    row = {"holm": 0.01, "levels": [], "seeds": 5}
+    assert claim.verdict(row) == ("seen", [])
+    assert claim.verdict(row | {"seeds": 2}) == ("too few seeds", [])
+    levels = [{"holm": 0.04, "level": 0.98}, {"holm": None, "level": 0.8}]
+    some = row | {"holm": 0.2, "levels": levels}
     assert claim.verdict(some) == ("seen under conditions", [0.98])
+    assert claim.verdict(row | {"holm": None}) == ("not seen", [])
+
+
+def test_all_claims_and_sparsities_are_one_family(statistics, monkeypatch):
+    class Tested(statistics.Claim):
+        def test(self, runs):
+            levels = [{"level": 0.8, "above": 0.012}, {"level": 0.9, "above": 0.5}]
+            return {"above": 0.03, "seeds": 3, "levels": levels}
+
+    claims = [Tested(name, "a", "b") for name in ("one", "two")]
+    monkeypatch.setattr(statistics, "CLAIMS", claims)
+    one, two = statistics.tested(None)
+    # Two claims, and four sparsities of both.
+    assert one["holm"] == two["holm"] == 0.06
+    assert [row["holm"] for row in one["levels"]] == [0.048, 1.0]
+    assert one["verdict"] == "seen under conditions" and one["where"] == [0.8]
+
+
+def test_a_sparsity_between_two_searches_costs_both(statistics):
+    rows = [
+        {"sparsity": s, "val_accuracy": 0.5, "epochs": e, "round": n} | more
+        for s, e, n, more in (
+            (0.5, 40, 1, {"initial_score": 0.1}),
+            (0.9, 40, 1, {"initial_score": 0.0}),
+        )
+    ]
+    assert [statistics.spent_at(rows, x) for x in (0.5, 0.8, 0.99)] == [40, 80, None]
+    for row in rows:
+        del row["initial_score"]
+    rows[1]["epochs"] = 60
+    assert statistics.spent_at(rows, 0.8) == 60
+    assert statistics.whole("UniLTH", rows) == 80
+    assert statistics.whole("DLTH", rows) == 100
+    assert statistics.whole("IMP", rows) == 60
+
+
+def test_late_tickets_train_only_what_is_left(scripts):
+    terms = scripts("mnist1d_tickets").Terms(0)
+    lengths = {}
+    for moment in ("init", "1 epochs", "7 steps"):
+        terms.start_at(moment)
+        lengths[moment] = terms.final
+    assert lengths == {"init": 20, "1 epochs": 19, "7 steps": 20}
+
+
+def test_moved_masks_keep_the_weights_of_each_unit(scripts):
+    import tf_tickets as tt
+
+    masks = {"fc1/kernel": np.eye(6, 4) > 0, "fc2/kernel": np.ones((4, 2), bool)}
+    ticket = tt.Ticket(masks)
+    moved = scripts("mnist1d_masks").moved(ticket, seed=1)
+    first = moved.masks["fc1/kernel"]
+    assert first.sum(0).tolist() == [1, 1, 1, 1]
+    assert not np.array_equal(first, masks["fc1/kernel"])
+    assert np.array_equal(moved.masks["fc2/kernel"], masks["fc2/kernel"])
 
 
 def test_adjacent_weights_are_told_from_busy_positions(scripts):
@@ -128,7 +186,7 @@ def test_every_method_runs_and_is_summarized(tmp_path):
     for options in (quick, [*script, "--collect"]):
         subprocess.run(options, env=environment, check=True, timeout=1800)
     runs = [json.loads(path.read_text()) for path in tmp_path.glob("*-*.json")]
-    assert len({run["method"] for run in runs}) == 21
+    assert len({run["method"] for run in runs}) == 22
     for run in runs:
         assert run["points"] and run["command"] and run["versions"], run["method"]
         for row in run["points"]:
