@@ -20,6 +20,11 @@ CLAIMS = {
         "Tickets train better than random subnetworks",
         "IMP over random masks",
     ),
+    "tickets-beat-shuffled": (
+        _LTH,
+        "Tickets train better than random subnetworks with as many weights a layer",
+        "IMP over its masks, shuffled in each kernel",
+    ),
     "tickets-as-good-as-dense": (
         _LTH,
         "Tickets of a fifth to a half of the weights are as good as the dense network",
@@ -53,7 +58,7 @@ CLAIMS = {
     "cs-as-good-at-a-fifth": (
         _CS,
         "(weaker) It loses at most one point with a fifth of the epochs",
-        "CS over IMP, at most a fifth of its epochs",
+        "CS over IMP, at most a fifth of its epochs, at most one point lost",
     ),
     "cs-above-iss": (
         _CS,
@@ -97,18 +102,68 @@ CLAIMS = {
 }
 
 
-@table
-def claims():
-    found = {
+def _found():
+    return {
         title: {row["claim"]: row for row in load(f"{name}/summary")["claims"]}
         for name, title in BENCHMARKS.items()
         if exists(f"{name}/summary") and "claims" in load(f"{name}/summary")
     }
+
+
+@table
+def claims():
+    found = _found()
     rows = []
     for key, (paper, claim, compared) in CLAIMS.items():
-        evidence = [_evidence(by_claim.get(key)) for by_claim in found.values()]
-        rows.append([paper, f"{claim} (`{key}`)", compared, *evidence])
+        if any(key in by_claim for by_claim in found.values()):
+            evidence = [_evidence(by_claim.get(key)) for by_claim in found.values()]
+            rows.append([paper, f"{claim} (`{key}`)", compared, *evidence])
     return grid(["paper", "claim", "compared", *found], rows)
+
+
+@table
+def claims_missing():
+    """The claims for which there are no runs."""
+    found = _found()
+    missing = [
+        f"{claim[0].lower()}{claim[1:]} (`{key}`; {paper})"
+        for key, (paper, claim, _) in CLAIMS.items()
+        if not any(key in by_claim for by_claim in found.values())
+    ]
+    return f"Not measured yet: {'; '.join(missing)}." if missing else ""
+
+
+@table
+def claims_supermasks():
+    """The section about supermasks, if they were measured."""
+    if not load("mnist1d/summary")["supermasks"]:
+        return ""
+    return (
+        "## Supermasks\n\nContinuous Sparsification is said to find better masks over "
+        "random weights than stochastic ones: [measured](mnist1d.md#supermasks)."
+    )
+
+
+@table
+def claims_cost():
+    """The ratios of epochs at the highest sparsity."""
+    costs = load("mnist1d/summary")["costs"]
+    parts = []
+    for name, label in (
+        ("KDLTS teachers", "KDLTS"),
+        ("ContinuousSparsification", "Continuous Sparsification"),
+    ):
+        if name in costs and costs[name]["ratios"]:
+            found = costs[name]
+            level, ratio = list(found["ratios"].items())[-1]
+            parts.append(
+                f"{label} took {ratio:.1f} times fewer epochs than IMP at "
+                f"{percent(float(level), 0)}, and {found['whole']} epochs for all levels"
+            )
+    if "IMP init" not in costs:
+        return ""
+    whole = costs["IMP init"]["whole"]
+    return f"{'; '.join(parts)}. IMP takes {whole} for all."
 
 
 def _evidence(row):
@@ -116,13 +171,17 @@ def _evidence(row):
         return "not measured yet"
     verdict = f"**{row['verdict']}**"
     if row["where"]:
-        verdict += ": at " + ", ".join(percent(level, 0) for level in row["where"])
+        verdict += ": at " + ", ".join(
+            f"{percent(each['level'], 0)} (p {_equals(p_value(each['holm']))})"
+            for each in row["levels"]
+            if each["level"] in row["where"]
+        )
     if row["interval"] is None:
         return f"{verdict}; {row['mean']:+.2f} points, one seed"
     low, high = row["interval"]
     text = f"{verdict}; {row['mean']:+.2f} points ({low:+.2f} to {high:+.2f})"
     if row["effect"] is not None:
-        text += f", d = {row['effect']:.1f}, p {_equals(p_value(row['holm']))}"
+        text += f", g = {row['effect']:.1f}, p {_equals(p_value(row['holm']))}"
     return f"{text}, {row['seeds']} seeds"
 
 
