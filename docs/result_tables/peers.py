@@ -82,7 +82,7 @@ def peers_behind():
                     if ratio > 1.0:
                         rows.append([case, measure, ours, peer, f"{ratio:.2f}"])
     if not rows:
-        return "Nowhere in these cases."
+        return "Nowhere in these cases." if _measured() else "Not measured yet."
     return grid(["case", "what", "here", "the other", "median ratio"], rows)
 
 
