@@ -1,9 +1,10 @@
-"""Compares the methods at equal cost: ResNet-8 on CIFAR-10, the whole training set.
+"""Compares the methods, and what they cost: ResNet-8 on the whole of CIFAR-10.
 
     KERAS_BACKEND=tensorflow python benchmarks/cifar10.py --data-dir DIR
 
 Every training follows the recipe of ResNet-8 with a cosine decay to its own end, for
-`--epochs` epochs: the dense network, every ticket, and the narrower dense networks. All
+`--epochs` epochs: the dense network, every ticket, and the narrower dense networks. So
+final trainings are equal, searches are not; each point has the epochs of both. All
 trainings of a seed have the same initial weights and the same order of the data. Of the
 50,000 training images 5,000 are the validation set, by which settings are chosen;
 accuracy is reported on the test set, after the last epoch.
