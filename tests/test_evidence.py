@@ -27,7 +27,7 @@ def point(evidence, test, method="IMP", setting="a", seed=0, kept=0.1, **more):
 
 @pytest.mark.parametrize(
     ("kept", "sparsity"),
-    [(0.1, 0.9), (0.113, 0.9), (0.13, None), (0.05, 0.95), (0.473, 0.5), (1.0, None)],
+    [(0.1, 0.9), (0.104, 0.9), (0.113, None), (0.05, 0.95), (0.478, 0.5), (1.0, None)],
 )
 def test_a_ticket_belongs_to_a_sparsity_only_if_its_weights_are_near(
     evidence, kept, sparsity
@@ -48,13 +48,63 @@ def test_a_setting_is_chosen_by_validation_and_seeds_never_by_test(evidence):
     assert len(evidence.chosen(unknown, 0.9)) == 3
 
 
-def test_only_the_cheapest_of_several_rounds_near_a_sparsity_counts(evidence):
+def test_only_the_nearest_of_several_rounds_at_a_sparsity_counts(evidence):
     rows = [
-        point(evidence, 0.7, kept=0.11, epochs=20),
-        point(evidence, 0.8, kept=0.09, epochs=30),
+        point(evidence, 0.7, kept=0.104, epochs=20),
+        point(evidence, 0.8, kept=0.098, epochs=30),
     ]
     [group] = evidence.groups(rows)
-    assert (group.epochs, group.test.mean) == (20, 0.7)
+    assert (group.epochs, group.test.mean) == (30, 0.8)
+
+
+def test_a_sparsity_that_was_passed_over_is_interpolated(evidence):
+    rows = [
+        point(evidence, 0.8, kept=0.1 * 1.2, epochs=20, val=0.6),
+        point(evidence, 0.7, kept=0.1 / 1.2, epochs=30, val=None),
+        # Too far apart for one in between.
+        point(evidence, 0.5, kept=0.01),
+    ]
+    *_, found = evidence.between(rows)
+    assert len(evidence.between(rows)) == 4
+    assert (found.nearest, found.epochs, found.val) == (0.9, 30, None)
+    assert found.test == pytest.approx(0.75)
+    there = [*rows, point(evidence, 0.9, kept=0.1)]
+    assert evidence.between(there) == there
+
+
+def test_mnist1d_is_what_its_page_reports(evidence, monkeypatch):
+    cell = {"epochs": 40, "values": {"0": 0.5, "1": 0.6}}
+    rows = [("IMP", "init"), ("IMP", "1-epoch"), ("controls", "shuffled-masks")]
+    summary = {
+        "epochs": 20,
+        "dense": {"values": {"0": 0.7}},
+        "chosen": {"dense": "usual", "IMP": "init", "controls": "shuffled-masks"},
+        "frontier": [
+            {"method": m, "setting": s, "levels": {"0.9": cell}} for m, s in rows
+        ],
+    }
+    monkeypatch.setattr(evidence, "exists", lambda name: True)
+    monkeypatch.setattr(evidence, "load", lambda name: summary)
+    groups = evidence.groups(evidence.mnist1d())
+    assert [(g.method, g.setting, g.seeds) for g in groups] == [
+        ("dense", "usual", 1),
+        ("IMP", "init", 2),
+    ]
+    assert len(evidence.groups(evidence.mnist1d(every_setting=True))) == 3
+    monkeypatch.setattr(evidence, "exists", lambda name: False)
+    assert evidence.mnist1d() == []
+
+
+def test_one_seed_is_not_called_the_best_beside_three(evidence, monkeypatch):
+    choose = importlib.import_module("result_tables.choose")
+    rows = [point(evidence, 0.8, "IMP", seed=n, epochs=60) for n in range(3)]
+    rows += [point(evidence, 0.7 + 0.01 * n, "KDLTS", seed=n) for n in range(3)]
+    rows.append(point(evidence, 0.9, "SNIP", epochs=1))
+    for name in ("cifar10", "mnist", "mnist1d"):
+        taken = rows if name == "mnist" else []
+        monkeypatch.setattr(evidence, name, lambda taken=taken: taken)
+    assert "| [IMP](" in choose.choose_accuracy().splitlines()[2]
+    assert "SNIP" not in choose.choose_cheapest()
 
 
 def test_methods_are_told_apart_by_the_interval_of_paired_differences(

@@ -158,7 +158,8 @@ def claims_cost():
             level, ratio = list(found["ratios"].items())[-1]
             parts.append(
                 f"{label} took {ratio:.1f} times fewer epochs than IMP at "
-                f"{percent(float(level), 0)}, and {found['whole']} epochs for all levels"
+                f"{percent(float(level), 0)}, and {found['whole']} epochs for all "
+                "levels"
             )
     if "IMP init" not in costs:
         return ""

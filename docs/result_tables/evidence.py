@@ -1,6 +1,7 @@
 """Trained tickets of several benchmarks in one form, so that they can be compared."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,7 +11,9 @@ from tf_tickets.reports.statistics import Mean
 
 # The sparsities that tables compare, and how far a ticket's weights may be from them.
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
-_NEAR = (0.8, 1.15)
+NEAR = (0.95, 1.05)
+# How far the weights of two tickets may be apart to stand for one between them.
+_APART = 1.6
 # The methods and controls whose runs are compared; folders may have other runs too.
 METHODS = {
     *("IMP", "ContinuousSparsification", "StochasticSparsification", "UniLTH"),
@@ -103,9 +106,9 @@ class Group(NamedTuple):
         return Mean.of(theirs[s] - mine[s] for s in common) if common else None
 
 
-def nearest(kept):
+def nearest(kept, near=NEAR):
     """Returns the sparsity of the tables whose weights a ticket has, or None."""
-    low, high = _NEAR
+    low, high = near
     fits = [s for s in SPARSITIES if low * (1 - s) <= kept <= high * (1 - s)]
     return min(fits, key=lambda s: abs(1 - s - kept), default=None)
 
@@ -117,10 +120,56 @@ def groups(points: Iterable[Point]) -> list[Group]:
         key = point.data, point.method, point.setting, point.nearest
         seeds = found.setdefault(key, {})
         present = seeds.get(point.seed)
-        # Of several rounds near one sparsity the one with the fewest epochs counts.
-        if present is None or point.epochs < present.epochs:
+        # Of several rounds near one sparsity the nearest one counts.
+        if present is None or _distance(point) < _distance(present):
             seeds[point.seed] = point
     return [Group(tuple(seeds[n] for n in sorted(seeds))) for seeds in found.values()]
+
+
+def _distance(point):
+    target = 1.0 if point.nearest is None else 1 - point.nearest
+    return abs(math.log(point.kept / target)), point.epochs
+
+
+def between(points: Iterable[Point]) -> list[Point]:
+    """Returns points, and for each sparsity that was passed over one in between.
+
+    Its accuracy is linear in the logarithm of the weights that are left, between the
+    nearest tickets of the same setting and seed. Its epochs are those of the later one.
+    """
+    points = list(points)
+    lines: dict = {}
+    for point in points:
+        key = point.data, point.method, point.setting, point.seed
+        lines.setdefault(key, []).append(point)
+    for line in lines.values():
+        there = {p.nearest for p in line}
+        for sparsity in (s for s in SPARSITIES if s not in there):
+            kept = 1 - sparsity
+            more = [p for p in line if p.kept > kept]
+            less = [p for p in line if p.kept < kept]
+            if not more or not less:
+                continue
+            high = min(more, key=lambda p: p.kept)
+            low = max(less, key=lambda p: p.kept)
+            if high.kept > _APART * low.kept:
+                continue
+            share = math.log(high.kept / kept) / math.log(high.kept / low.kept)
+            values = [
+                None if None in pair else (1 - share) * pair[0] + share * pair[1]
+                for pair in ((high.val, low.val), (high.test, low.test))
+            ]
+            point = low._replace(
+                kept=kept,
+                epochs=max(high.epochs, low.epochs),
+                val=values[0],
+                test=values[1],
+                nearest=sparsity,
+                flops=None,
+                bytes=None,
+            )
+            points.append(point)
+    return points
 
 
 def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
@@ -182,13 +231,46 @@ def cifar10():
     return list(common("cifar10", "ResNet-8, CIFAR-10"))
 
 
-def mnist1d():
-    return list(common("mnist1d", "MNIST-1D"))
+def mnist1d(every_setting=False):
+    """Returns the means behind the page of MNIST-1D, by seed.
+
+    They are those of its table: the setting that the page reports as the method's, and
+    between two tickets the same interpolation.
+
+    Args:
+        every_setting: Whether settings that are reported beside that one count too.
+    """
+    if not exists("mnist1d/summary"):
+        return []
+    content = load("mnist1d/summary")
+    dense, final = content["dense"], content["epochs"]
+    setting = content["chosen"]["dense"]
+    points = [
+        Point("MNIST-1D", "dense", setting, int(seed), 1.0, final, None, value)
+        for seed, value in dense["values"].items()
+    ]
+    for row in content["frontier"]:
+        method, setting = row["method"], row["setting"]
+        reported = every_setting or setting == content["chosen"][method]
+        if method not in METHODS or not reported:
+            continue
+        for level, cell in row["levels"].items():
+            kept = 1 - float(level)
+            at = nearest(kept)
+            for seed, value in cell["values"].items():
+                found = Point(
+                    *("MNIST-1D", method, setting, int(seed), kept, cell["epochs"]),
+                    val=None,
+                    test=value,
+                    nearest=at,
+                )
+                points.append(found)
+    return points
 
 
 def mnist():
     """Returns the points of the three comparisons of LeNet-300-100 on MNIST."""
-    return [*_frontier(), *_at_init(), *_growing()]
+    return between([*_frontier(), *_at_init(), *_growing()])
 
 
 _MNIST = "LeNet-300-100, MNIST"
