@@ -143,7 +143,7 @@ def mnist1d_lost():
         ]
         for row in _content()["lost"]
     ]
-    head = ["trained on", "advantage lost, points", "effect", "t test", "Wilcoxon"]
+    head = ["trained on", "advantage lost, points", "Hedges' g", "t test", "Wilcoxon"]
     return grid(head, rows)
 
 
