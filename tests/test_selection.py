@@ -152,9 +152,11 @@ def compiled():
     return tf.function(ranking.largest)
 
 
-def kept_in_a_step(scores, count):
+def kept_in_a_step(scores, count, function=None):
     convert = keras.ops.convert_to_tensor
-    result = compiled()(convert(scores, "float32"), convert(count, "int32"))
+    result = (function or compiled())(
+        convert(scores, "float32"), convert(count, "int32")
+    )
     result = keras.ops.convert_to_numpy(result)
     assert set(np.unique(result)) <= {0.0, 1.0}
     return result.astype(bool)
@@ -201,3 +203,33 @@ def test_a_step_keeps_what_numpy_keeps_of_many_values(kind):
     for count in (0, 1, 50, 1251, 2500, 4999, size):
         expected = ranking.keep_largest(scores, count)
         assert (kept_in_a_step(scores, count) == expected).all()
+
+
+def _check_of_any_precision(size):
+    scores = np.random.default_rng(0).integers(-9, 9, size).astype("float32")
+    function = compiled.__wrapped__()
+    for count in (0, 1, size // 2, size):
+        expected = ranking.keep_largest(scores, count)
+        assert (kept_in_a_step(scores, count, function) == expected).all()
+
+
+# What was traced before is used again for equal shapes, so each has its own size.
+@pytest.mark.both
+@pytest.mark.parametrize(
+    ("floatx", "size"), [("float16", 321), ("bfloat16", 322), ("float64", 323)]
+)
+def test_a_step_keeps_what_numpy_keeps_in_any_precision(floatx, size):
+    usual = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        _check_of_any_precision(size)
+    finally:
+        keras.config.set_floatx(usual)
+
+
+@pytest.mark.on("jax")
+def test_a_step_keeps_what_numpy_keeps_where_jax_has_64_bits():
+    import jax
+
+    with jax.enable_x64(True):
+        _check_of_any_precision(324)

@@ -222,7 +222,8 @@ def _threshold(keys, table, count):
 
     These are `count`, or fewer if others equal the threshold.
     """
-    size = keys.shape[0]
+    lowest, highest, nothing = _int(_LOWEST), _int(_HIGHEST), _int(0)
+    everything = _int(keys.shape[0])
 
     def searching(low, above_low, high, above_high, candidates):
         return (above_high != count) & (low + 1 < high)
@@ -233,44 +234,51 @@ def _threshold(keys, table, count):
         above = _counts_above(table, candidates)
         many = above > count
         low, above_low = (
-            ops.maximum(low, ops.max(ops.where(many, candidates, _LOWEST))),
-            ops.minimum(above_low, ops.min(ops.where(many, above, size))),
+            ops.maximum(low, ops.max(ops.where(many, candidates, lowest))),
+            ops.minimum(above_low, ops.min(ops.where(many, above, everything))),
         )
         high, above_high = (
-            ops.minimum(high, ops.min(ops.where(many, _HIGHEST, candidates))),
-            ops.maximum(above_high, ops.max(ops.where(many, 0, above))),
+            ops.minimum(high, ops.min(ops.where(many, highest, candidates))),
+            ops.maximum(above_high, ops.max(ops.where(many, nothing, above))),
         )
         candidates = _interpolated(low, above_low, high, above_high, count)
         return low, above_low, high, above_high, candidates
 
     # Nothing is searched if all keys are kept.
-    all_kept = count >= size
+    all_kept = count >= everything
     start = (
-        ops.full((), _LOWEST, "int32"),
-        ops.full((), size, "int32"),
-        ops.where(all_kept, _LOWEST, _HIGHEST),
-        ops.where(all_kept, size, 0),
+        lowest,
+        everything,
+        ops.where(all_kept, lowest, highest),
+        ops.where(all_kept, everything, nothing),
         _quantiles(keys, count),
     )
-    start = tuple(ops.cast(value, "int32") for value in start)
     _, _, threshold, found, _ = ops.while_loop(searching, narrow, start)
     return threshold, found
 
 
 def _counts_above(table, candidates):
     """Returns how many keys are above each of four candidates."""
+    ones = [_int(np.uint32(1 << 8 * i).astype("int32")) for i in range(4)]
     packed = sum(
-        ops.where(table > candidates[i], _wrapped(1 << 8 * i), 0) for i in range(4)
+        ops.where(table > candidates[i], one, _int(0)) for i, one in enumerate(ones)
     )
-    packed = ops.sum(packed, axis=0)
+    packed = _int_sum(packed, axis=0)
     counts = [
-        ops.sum(ops.bitwise_and(ops.right_shift(packed, 8 * i), 255)) for i in range(4)
+        _int_sum(ops.bitwise_and(ops.right_shift(packed, _int(8 * i)), _int(255)))
+        for i in range(4)
     ]
-    return ops.cast(ops.stack(counts), "int32")
+    return ops.stack(counts)
 
 
-def _wrapped(value):
-    return np.uint32(value).astype("int32")
+def _int(value):
+    """Returns a number as a tensor; the dtype of Python's depends on `floatx`."""
+    return ops.convert_to_tensor(value, "int32")
+
+
+def _int_sum(x, axis=None):
+    """Returns a sum in the dtype of `x`, also where JAX has 64 bits."""
+    return ops.cast(ops.sum(x, axis=axis), "int32")
 
 
 def _quantiles(keys, count):
@@ -302,16 +310,17 @@ def _interpolated(low, above_low, high, above_high, count):
     spread = (0.5 * deviation + 0.5) / between
     shares = ops.stack([fraction - spread, fraction + spread])
     offsets = ops.cast(ops.clip(width * shares, 0.0, 2.0**31 - 256), "int32")
-    middle = ops.bitwise_and(low, high) + ops.right_shift(ops.bitwise_xor(low, high), 1)
+    half = ops.right_shift(ops.bitwise_xor(low, high), _int(1))
+    middle = ops.bitwise_and(low, high) + half
     return ops.stack([low + offsets[0], low + offsets[1], middle, high - 1])
 
 
 def _end(level, missing):
     """Returns the index before which there are `missing` ones in a table."""
     columns = level.shape[1]
-    before = ops.cumsum(ops.sum(level, axis=1))
-    row = ops.sum(ops.cast(before < missing, "int32"))
+    before = ops.cumsum(_int_sum(level, axis=1))
+    row = _int_sum(ops.cast(before < missing, "int32"))
     inside = ops.take(level, row, axis=0)
-    left = missing - (ops.take(before, row) - ops.sum(inside))
-    column = ops.sum(ops.cast(ops.cumsum(inside) < left, "int32"))
+    left = missing - (ops.take(before, row) - _int_sum(inside))
+    column = _int_sum(ops.cast(ops.cumsum(inside) < left, "int32"))
     return row * columns + column + 1
