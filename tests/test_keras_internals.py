@@ -47,6 +47,13 @@ def built(name, **more):
     return optimizer, variables
 
 
+def test_the_learning_rate_is_a_variable_a_schedule_or_a_function():
+    schedule = optimizers.schedules.CosineDecay(0.1, decay_steps=9)
+    for given in (schedule, lambda: 0.5):
+        assert keras_internals.learning_rate(optimizers.SGD(given)) is given
+    assert isinstance(keras_internals.learning_rate(optimizers.SGD()), keras.Variable)
+
+
 def test_calls_are_those_of_the_graph_in_order():
     x = keras.Input((3,))
     shared = kl.Dense(3, name="shared")

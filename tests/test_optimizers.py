@@ -130,6 +130,24 @@ def test_weight_decay_is_found_in_every_kind_of_optimizer():
         assert optimizers.decays(several(table), [first])
 
 
+@pytest.mark.on("tensorflow")
+def test_a_schedule_of_the_users_need_not_be_compiled():
+    import tensorflow as tf
+
+    class Halves(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            value = tf.numpy_function(lambda step: np.float32(0.5), [step], tf.float32)
+            return tf.ensure_shape(value, ())
+
+    scores = keras.Variable([1.0, 2.0], name="mask_scores")
+    sgd = keras.optimizers.SGD(Halves())
+    grouped = optimizers.Grouped("adam", {optimizers.SCORES: sgd})
+    grouped.build([scores])
+    step = tf.function(lambda: grouped.apply([tf.ones(2)], [scores]), autograph=False)
+    step()
+    assert wrapping.to_numpy(scores).tolist() == [0.5, 1.5]
+
+
 def test_with_nothing_for_the_default_the_steps_are_those_of_the_group():
     grouped = optimizers.Grouped("adam", {".": keras.optimizers.SGD(0.5)})
     model = tiny.compiled(plain(), grouped)

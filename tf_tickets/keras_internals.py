@@ -344,6 +344,20 @@ def is_learning_rate(variable: keras.Variable) -> bool:
     return variable.name == LEARNING_RATE
 
 
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the learning rate of an optimizer: its variable, schedule or function.
+
+    The public `learning_rate` is the present value.
+
+    Example:
+
+    >>> schedule = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=9)
+    >>> learning_rate(keras.optimizers.SGD(schedule)) is schedule
+    True
+    """
+    return optimizer._learning_rate
+
+
 def slots(
     optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]
 ) -> Iterator[tuple[keras.Variable, keras.Variable]]:

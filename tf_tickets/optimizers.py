@@ -15,6 +15,8 @@ __all__ = [
 
 # Pattern of the paths of trainable mask variables.
 SCORES = r"(^|/)mask_scores$"
+# Packages whose optimizers and schedules XLA can compile.
+_KNOWN = ("keras", "tf_tickets")
 
 
 @keras.saving.register_keras_serializable("tf_tickets")
@@ -133,9 +135,8 @@ class Grouped(keras.optimizers.Optimizer):
 
     def _apply(self, optimizer, grads, variables):
         """Updates variables; scores with as few passes over the memory as possible."""
-        is_known = type(optimizer).__module__.partition(".")[0] == "keras"
         has_scores = optimizer is self.groups.get(SCORES)
-        if is_known and has_scores:
+        if has_scores and _can_be_compiled(optimizer):
             xla.run(lambda: optimizer.apply(grads, variables))
         else:
             optimizer.apply(grads, variables)
@@ -166,6 +167,12 @@ class Grouped(keras.optimizers.Optimizer):
         get = keras.optimizers.deserialize
         groups = {p: get(o) for p, o in config["groups"].items()}
         return cls(get(config["default"]), groups, config["name"])
+
+
+def _can_be_compiled(optimizer):
+    """Returns whether nothing in an optimizer is the user's, which XLA may refuse."""
+    parts = [optimizer, keras_internals.learning_rate(optimizer)]
+    return all(type(part).__module__.partition(".")[0] in _KNOWN for part in parts)
 
 
 def get(
