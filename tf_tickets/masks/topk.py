@@ -106,7 +106,7 @@ class TopKMask(LearnedMask):
         self.restart(steps, epochs)
 
     def soft(self, training: bool = False) -> Tensor:
-        return self._kept(ops.ones(()))
+        return self._kept(ops.ones((), "float32"))
 
     def scaled_soft(self, training: bool = False) -> Tensor:
         return self._kept(ops.convert_to_tensor(self.scale))
