@@ -15,10 +15,18 @@ UPSTREAM = np.random.default_rng(1).normal(size=(20, 15)).astype("float32")
 KINDS = {
     "soft": lambda: masks.SoftMask(-0.3, penalty=0.01),
     "soft, dynamic": lambda: masks.SoftMask(penalty=0.01, dynamic_scaling=True),
+    "soft, own schedule": lambda: masks.SoftMask(
+        penalty=0.01, temperature=lambda step, steps, epochs: np.float64(2.0)
+    ),
+    "soft, own number": lambda: masks.SoftMask(
+        penalty=0.01, temperature=lambda step, steps, epochs: 2
+    ),
     "stochastic": lambda: masks.StochasticMask(penalty=0.01, seed=1),
     "threshold": lambda: masks.StochasticMask(evaluation="threshold"),
     "topk": lambda: masks.TopKMask(0.4),
     "topk, signed": lambda: masks.TopKMask(0.4, absolute=False),
+    "stochastic, dynamic": lambda: masks.StochasticMask(dynamic_scaling=True, seed=1),
+    "topk, dynamic": lambda: masks.TopKMask(0.4, dynamic_scaling=True),
 }
 
 
@@ -36,7 +44,7 @@ def value_and_gradient(kind, in_graph):
         with tf.GradientTape() as tape:
             factor = mask.factor("float32", training)
             penalty = mask.after_forward(mask.scores)
-            loss = ops.sum(factor * UPSTREAM) + penalty
+            loss = ops.add(ops.sum(factor * UPSTREAM), penalty)
         return factor, tape.gradient(loss, mask.scores.value)
 
     run = tf.function(both, autograph=False) if in_graph else both
@@ -49,6 +57,18 @@ def test_compiled_masks_have_the_values_and_gradients_of_the_formulas(kind):
         value_and_gradient(kind, True), value_and_gradient(kind, False), strict=True
     ):
         np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "dynamic" in kind])
+def test_dynamic_scaling_does_not_depend_on_the_usual_precision(kind):
+    expected = value_and_gradient(kind, True)
+    keras.config.set_floatx("float64")
+    try:
+        actual = value_and_gradient(kind, True)
+    finally:
+        keras.config.set_floatx("float32")
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def compiled_functions(concrete):

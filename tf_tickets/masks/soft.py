@@ -104,7 +104,9 @@ class SoftMask(LearnedMask):
 
     def _temperature(self):
         clock = self.clock
-        return self.temperature(clock.step, clock.steps.value, clock.epochs.value)
+        value = self.temperature(clock.step, clock.steps.value, clock.epochs.value)
+        # A schedule of the user's may return a number, or a tensor of another dtype.
+        return ops.cast(value, "float32")
 
     @property
     def present_temperature(self) -> float:
