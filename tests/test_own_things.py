@@ -7,6 +7,7 @@ import pickle
 import re
 import sys
 import tomllib
+import types
 
 import keras
 import numpy as np
@@ -282,6 +283,36 @@ def test_a_loss_that_is_not_known_is_not_guessed(layer, y):
     model = keras.Sequential([keras.Input((4,)), last])
     with pytest.raises(ValueError, match=r"--model m:f .*model.compile\(optimizer"):
         own_model.compile_by_targets(model, (None, y), "--model m:f")
+
+
+def test_all_known_targets_decide_the_loss(monkeypatch):
+    y = np.zeros(64)
+    y[40:] = np.linspace(0.5, 3, 24)
+    x = np.ones((64, 4))
+    make = {"zeros": (x, y), "bits": (x, (y > 0) * 1.0)}
+    mine = types.SimpleNamespace(
+        zeros=lambda: (make["zeros"], make["zeros"]),
+        contrary=lambda: (make["bits"], make["zeros"]),
+    )
+    monkeypatch.setitem(sys.modules, "mine", mine)
+
+    def model():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+
+    data = own_data.load("mine:zeros")
+    known = data.known_targets
+    text = own_model.compile_by_targets(model(), data.sample, "--model m:f", known)
+    assert text == "Adam, mean squared error"
+    text = target_kinds.compile_by_targets(model(), x[:8], y, {"validation": y})
+    assert text.startswith("numbers")
+    data = own_data.load("mine:contrary")
+    message = "m:f is not compiled. .*from 0 to 3 for validation"
+    with pytest.raises(ValueError, match=message):
+        own_model.compile_by_targets(
+            model(), data.sample, "--model m:f", data.known_targets
+        )
+    with pytest.raises(ValueError, match=r"of 0 and 1.*from 0 to 3 for test"):
+        target_kinds.compile_by_targets(model(), x[:8], make["bits"][1], {"test": y})
 
 
 def test_a_class_that_is_not_registered_is_named(tmp_path):

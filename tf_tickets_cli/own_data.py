@@ -55,6 +55,15 @@ class OwnData:
         }
 
     @property
+    def known_targets(self) -> dict[str, np.ndarray]:
+        """A dict from the name of a part to all of its targets, where it is arrays."""
+        return {
+            name: part[1]
+            for name, part in self.parts.items()
+            if _is_arrays(part) and len(part) > 1 and isinstance(part[1], np.ndarray)
+        }
+
+    @property
     def rows(self) -> int | None:
         """The number of training examples, or None where unknown."""
         return _rows(self.parts["train"])

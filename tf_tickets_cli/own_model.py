@@ -3,7 +3,7 @@
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -139,7 +139,8 @@ def builder(
         if data is None:
             return own.build()
         model = own.build(data.input_shape, data.num_classes)
-        compile_by_targets(model, data.sample, f"--model {spec}")
+        text = f"--model {spec}"
+        compile_by_targets(model, data.sample, text, data.known_targets)
         return model
 
     return build
@@ -161,7 +162,11 @@ def load(spec: str, data: own_data.OwnData | None = None) -> keras.Model:
 
 
 def compile_by_targets(
-    model: keras.Model, sample: tuple[Any, Any] | None, text: str, **settings: Any
+    model: keras.Model,
+    sample: tuple[Any, Any] | None,
+    text: str,
+    targets: Mapping[str, np.ndarray] | None = None,
+    **settings: Any,
 ) -> str | None:
     """Compiles a model that is not, with the loss that its targets call for.
 
@@ -169,6 +174,8 @@ def compile_by_targets(
         model: The model. A compiled one stays as it is.
         sample: Some rows (x, y) of the training data, or None where unknown.
         text: The option and its text, in messages.
+        targets: Dict from the name of a part to all of its targets, where these are
+            known. Those of "train" decide instead of the sample.
         **settings: More arguments of `keras.Model.compile`.
 
     Returns:
@@ -183,14 +190,14 @@ def compile_by_targets(
     """
     if model.compiled:
         return None
-    kind = _kind(model, sample, text)
+    kind = _kind(model, sample, text, targets or {})
     model.compile("adam", loss=kind.loss, metrics=[kind.metric], **settings)
     return f"Adam, {kind.name}" + (f" from {kind.scale}" if kind.scale else "")
 
 
-def _kind(model, sample, text):
+def _kind(model, sample, text, targets):
     """Returns the kind of the targets."""
-    y = None if sample is None else sample[1]
+    y = targets.get("train", None if sample is None else sample[1])
     output = getattr(model, "output_shape", None)
     if not isinstance(y, np.ndarray) or not isinstance(output, tuple):
         raise ValueError(
@@ -200,9 +207,12 @@ def _kind(model, sample, text):
         )
     shape = (len(y), *output[1:])
     try:
-        return target_kinds.kind_of(y, shape, target_kinds.last_activation(model))
+        kind = target_kinds.kind_of(y, shape, target_kinds.last_activation(model))
+        for part, others in targets.items():
+            target_kinds.check_kind(kind, others, part)
     except ValueError as error:
         raise ValueError(f"{text} is not compiled. {error}") from error
+    return kind
 
 
 def _stored(spec):

@@ -259,6 +259,7 @@ class Setting:
             model,
             self.own_data.sample,
             f"--model {self.model_spec}",
+            self.own_data.known_targets,
             steps_per_execution=_steps_per_execution(self.rewind_to),
         )
 

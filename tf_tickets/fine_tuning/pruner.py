@@ -399,8 +399,10 @@ class _Pruner:
         """Fills in the settings that depend on the model, and refuses what is unfit."""
         model, settings = self.given.reference, self.settings
         if not model.compiled:
-            x, y = self.parts.examples("train", _FEW)
-            how = compile_by_targets(model, x, y)
+            x, _ = self.parts.examples("train", _FEW)
+            parts = self.parts.names
+            others = {name: self.parts.examples(name, None)[1] for name in parts}
+            how = compile_by_targets(model, x, others.pop("train"), others)
             self._note(f"The model was not compiled, so it was for {how}.")
         for name in self.parts.names:
             _, y = self.parts.examples(name, None)

@@ -1,5 +1,6 @@
 """Compiles a model by the kind of its targets, if its file was not compiled."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -36,13 +37,20 @@ class Kind(NamedTuple):
         return _words(self.loss)
 
 
-def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
+def compile_by_targets(
+    model: keras.Model,
+    inputs: Any,
+    targets: Any,
+    others: Mapping[str, Any] | None = None,
+) -> str:
     """Compiles a model by the kind of its targets; returns what was chosen.
 
     Args:
         model: A built model.
         inputs: A few inputs, an array or a nest of arrays.
-        targets: Their targets, in the structure of the outputs.
+        targets: All known targets, in the structure of the outputs.
+        others: Dict from the name of another part to its targets. They must be of
+            the same kind.
 
     Example:
 
@@ -58,9 +66,12 @@ def compile_by_targets(model: keras.Model, inputs: Any, targets: Any) -> str:
     values = _in_order(targets, outputs, names)
     names_of_ends = [last_activation(model, index) for index in range(len(arrays))]
     kinds = [
-        kind_of(np.asarray(y), array.shape, name or _of_values(array))
+        kind_of(np.asarray(y), (len(y), *array.shape[1:]), name or _of_values(array))
         for y, array, name in zip(values, arrays, names_of_ends, strict=True)
     ]
+    for part, given in (others or {}).items():
+        for kind, y in zip(kinds, _in_order(given, outputs, names), strict=True):
+            check_kind(kind, np.asarray(y), part)
     losses: Any = [kind.loss for kind in kinds]
     metrics: Any = [[kind.metric] for kind in kinds]
     if isinstance(outputs, dict):
@@ -156,7 +167,7 @@ def kind_of(y: np.ndarray, shape: tuple[int, ...], activation: str | None) -> Ki
     is guessed.
 
     Args:
-        y: A few targets.
+        y: All known targets: a few may be zeros and ones by chance.
         shape: The shape of the model's outputs for them.
         activation: The name of the last activation.
 
@@ -178,7 +189,7 @@ def kind_of(y: np.ndarray, shape: tuple[int, ...], activation: str | None) -> Ki
             scale,
         )
     fits = y.shape == shape or (classes == 1 and y.shape == shape[:-1])
-    are_bits = fits and bool(np.isin(y, (0, 1)).all())
+    are_bits = fits and _are_bits(y)
     if are_bits and classes > 1 and (y.sum(axis=-1) == 1).all() and is_choice:
         return Kind(
             keras.losses.CategoricalCrossentropy(from_logits=is_linear),
@@ -203,6 +214,36 @@ def kind_of(y: np.ndarray, shape: tuple[int, ...], activation: str | None) -> Ki
         "'sigmoid', floats for 'linear'; whole numbers are classes, one output for "
         f"each. {_REMEDY}"
     )
+
+
+def _are_bits(y):
+    return bool(((y == 0) | (y == 1)).all())
+
+
+def check_kind(kind: Kind, y: np.ndarray, part: str) -> None:
+    """Refuses targets of another part that contradict the kind of the training's.
+
+    Args:
+        kind: The kind of the training targets.
+        y: The targets of the other part.
+        part: Its name.
+
+    Example:
+
+    >>> bits = kind_of(np.array([0.0, 1.0]), (2, 1), "linear")
+    >>> check_kind(bits, np.array([0.0, 2.5]), "validation")
+    Traceback (most recent call last):
+    ValueError: The targets are not of one kind. Received: labels of 0 and 1 (logits)
+        for training, but values from 0 to 2.5 for validation. Expected: 0 and 1 in
+        every part...
+    """
+    bits = keras.losses.BinaryCrossentropy | keras.losses.CategoricalCrossentropy
+    if isinstance(kind.loss, bits) and not _are_bits(y):
+        raise ValueError(
+            f"The targets are not of one kind. Received: {kind.description} for "
+            f"training, but values from {y.min():g} to {y.max():g} for {part}. "
+            f"Expected: 0 and 1 in every part. {_REMEDY}"
+        )
 
 
 def _words(loss):
