@@ -344,6 +344,24 @@ def test_activations_are_found_at_the_end_of_nested_models():
         assert {target_kinds.last_activation(m) for m in models} == {expected}
 
 
+def test_the_activation_of_a_shared_layer_is_that_of_the_call_that_makes_the_output():
+    first, second = keras.Input((4,)), keras.Input((4,))
+    shared = keras.layers.Dense(1, activation="sigmoid")
+    hidden, output = shared(first), shared(second)
+    model = keras.Model([first, second], [output, keras.layers.Dense(1)(hidden)])
+    found = [target_kinds.last_activation(model, index) for index in (0, 1)]
+    assert found == ["sigmoid", "linear"]
+    again = keras.Model(first, shared(first) * 1.0)
+    assert target_kinds.last_activation(again) is None
+
+
+def test_a_layer_of_the_users_is_not_taken_for_an_activation_by_its_name():
+    for name in ("Get", "Linear", "Softmax"):
+        kind = type(name, (keras.layers.Layer,), {"call": lambda self, x: x})
+        model = keras.Sequential([keras.Input((4,)), kind()])
+        assert target_kinds.last_activation(model) is None
+
+
 # Data.
 
 

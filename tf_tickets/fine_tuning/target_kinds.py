@@ -6,10 +6,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from tf_tickets import keras_internals
 from tf_tickets.training.labels import is_labels
 
 # Fine-tuning needs smaller steps than training from random weights.
 LEARNING_RATE = 3e-4
+# Layers and operations of Keras that are nothing but an activation.
+_ACTIVATIONS = frozenset(
+    ["elu", "gelu", "relu", "selu", "sigmoid", "silu", "softmax", "softplus", "tanh"]
+)
 _REMEDY = (
     "Compile the model with its loss and metrics before you save it: "
     "model.compile(optimizer, loss, metrics=[...])."
@@ -132,22 +137,22 @@ def last_activation(model: keras.Model, index: int = 0) -> str | None:
     activation = getattr(layer, "activation", None)
     if activation is not None:
         return getattr(activation, "__name__", type(activation).__name__).lower()
-    name = type(layer).__name__.lower()
-    return name if hasattr(keras.activations, name) else None
+    kind = type(layer)
+    is_of_keras = kind.__module__.partition(".")[0] == "keras"
+    name = kind.__name__.lower()
+    return name if is_of_keras and name in _ACTIVATIONS else None
 
 
 def _maker(model, index):
     """Returns the last layer of a model before an output, and its number there."""
     if isinstance(model, keras.Sequential):
         return model.layers[-1], index
-    tensor = model.outputs[index]
-    for operation in reversed(model.operations):
-        made = keras.tree.flatten(getattr(operation, "output", None))
-        for place, one in enumerate(made):
-            if one is tensor:
-                return operation, place
-    # It was called several times. Operations are sorted by depth.
-    return model.operations[-1], 0
+    # A layer may be called several times, and only one call makes the output.
+    for call in keras_internals.calls(model):
+        for place, tensor in enumerate(call.outputs):
+            if tensor is model.outputs[index]:
+                return call.operation, place
+    return None, 0
 
 
 def _of_values(output):
