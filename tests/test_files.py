@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 
 import keras
 import ml_dtypes
@@ -404,6 +405,15 @@ def test_only_temporary_files_of_this_library_are_swept(tmp_path):
 def compressions(path):
     with zipfile.ZipFile(path) as archive:
         return [entry.compress_type for entry in archive.infolist()[1:]]
+
+
+def test_entries_are_deflated_by_the_fastest_level(tmp_path):
+    array = np.arange(20_000) // 3
+    path = written(tmp_path, {"a": array})
+    fastest = zlib.compressobj(1, zlib.DEFLATED, -15)
+    expected = fastest.compress(array.tobytes()) + fastest.flush()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.infolist()[1].compress_size == len(expected)
 
 
 def test_only_arrays_that_get_smaller_are_deflated(tmp_path):

@@ -59,6 +59,7 @@ _CHECK_MANIFEST = schema.fields(
 # float32 weights, and then most of the time of writing goes into it.
 _SAMPLES, _SAMPLE_BYTES = 8, 8192
 _WORTHWHILE = 0.9
+_LEVEL = 1
 # Messages of other libraries may be long.
 _MAX_REASON = 300
 _ADDRESS = re.compile(r" ?<\S+ object at 0x[0-9a-fA-F]+>")
@@ -209,7 +210,7 @@ def _storable(name, array):
 
 
 def _write_zip(file, manifest, arrays):
-    with zipfile.ZipFile(file, "w", compresslevel=1) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         # Entries have no date, so equal content results in equal bytes.
         _write_entry(archive, _MANIFEST, _manifest_text(manifest))
         for index, array in enumerate(arrays.values()):
@@ -230,7 +231,8 @@ def _write_entry(archive, name, data):
     info = zipfile.ZipInfo(name)
     deflates = _gets_smaller(data)
     info.compress_type = zipfile.ZIP_DEFLATED if deflates else zipfile.ZIP_STORED
-    archive.writestr(info, data)
+    # The level of the archive does not apply to entries with a ZipInfo.
+    archive.writestr(info, data, compresslevel=_LEVEL)
 
 
 def _gets_smaller(data):
@@ -240,7 +242,7 @@ def _gets_smaller(data):
     if last <= size * _SAMPLES:
         return True
     starts = [last * n // (_SAMPLES - 1) for n in range(_SAMPLES)]
-    packed = sum(len(zlib.compress(whole[s : s + size], 1)) for s in starts)
+    packed = sum(len(zlib.compress(whole[s : s + size], _LEVEL)) for s in starts)
     return packed < _WORTHWHILE * size * _SAMPLES
 
 
