@@ -282,6 +282,7 @@ CALLS = {
     "executors.TasksFailed": call(
         tt.executors.TasksFailed, errors={"a": ValueError("b")}, total=2, advice="c"
     ),
+    "executors.VmapExecutor": call(tt.executors.VmapExecutor, width=2),
     "executors.RayExecutor": call(
         tt.executors.RayExecutor,
         address="auto",
@@ -989,7 +990,7 @@ HOOKS = {
     "executors.SerialExecutor": "has no arguments",
     **{
         f"executors.{cls}.{name}": "called by `find_frontier`, with any objects"
-        for cls in ("Executor", "RayExecutor", "SerialExecutor")
+        for cls in ("Executor", "RayExecutor", "SerialExecutor", "VmapExecutor")
         for name in ("share", "shutdown", "submit")
     },
     "augmentation.Augmentation": "a base class, whose arguments are those of Keras",

@@ -225,7 +225,7 @@ def test_without_a_directory_nothing_is_left_behind(tmp_path, monkeypatch):
         ({"seed": 1, "seeds": [2]}, "`seed` or `seeds`, not both"),
         ({"seeds": [-1]}, "Received: -1"),
         ({"seeds": [True]}, "Received: True"),
-        ({"executor": "dask"}, r"one of \['ray', 'serial'\].*Received: 'dask'"),
+        ({"executor": "dask"}, r"one of \['ray', 'serial', 'vmap'\].*Received: 'dask'"),
         ({"searches": lambda seed: {str(seed): tiny.imp()}}, "same labels"),
     ],
 )

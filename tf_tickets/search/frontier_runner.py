@@ -31,6 +31,7 @@ from tf_tickets.search.frontier_tasks import (
     release,
 )
 from tf_tickets.search.lock import LOCK, locked
+from tf_tickets.search.lockstep import checks
 from tf_tickets.search.points import Point, means_of
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.tickets.monitor import Monitor
@@ -92,8 +93,10 @@ def find_frontier(
             for the last epoch, without a model, and with `params["seconds"]`.
         verbose: As in `model.fit`; other processes print nothing.
         executor: Where tasks run. "serial": in this process. "ray": in processes of
-            Ray, one per core. Or an object: `tf_tickets.executors.RayExecutor(...)`, or
-            another `concurrent.futures.Executor` of processes.
+            Ray, one per core. "vmap": several in one program of JAX, in this process;
+            results then differ from those of a serial run by rounding. Or an object:
+            `tf_tickets.executors.RayExecutor(...)` or `VmapExecutor(...)`, or another
+            `concurrent.futures.Executor` of processes.
 
     Example:
 
@@ -136,6 +139,8 @@ def find_frontier(
         watch=watch or inputs.unwatched,
         verbose=verbose,
     )
+    if isinstance(executor, executors.VmapExecutor):
+        _check_lockstep(context, tables[several.first], several.first)
     with locked(place), _directory(context, executor) as context:
         driver = _Driver(executor, context, several, monitor)
         with _closing(executor, is_named, context):
@@ -145,6 +150,8 @@ def find_frontier(
         # Data in batches of their own have none.
         batch_size = points[0].ticket.provenance["batch_size"]
         origin = _provenance(tables[several.first], several, epochs, batch_size)
+        if isinstance(executor, executors.VmapExecutor):
+            origin["executor"] = "vmap"
         mean = {name: each.mean for name, each in means_of(by_seed.values()).items()}
         frontier = Frontier(points, mean, monitor, origin, by_seed)
         return _written(frontier, place)
@@ -270,6 +277,25 @@ def _closing(executor, is_named, context):
         executor.shutdown()
 
 
+def _check_lockstep(context, searches, seed):
+    """Refuses what cannot be trained in lockstep.
+
+    Args:
+        context: The `Context`.
+        searches: The searches of a seed by label.
+        seed: The seed.
+    """
+    checks.check_backend()
+    checks.check_callbacks(context.callbacks)
+    opened = inputs.Inputs(context.data, seed, context.batch_size)
+    checks.check_sources(opened.sources)
+    checks.warn_of_convolutions(inputs.compiled(context.build_model))
+    for label, search in searches.items():
+        checks.check_search(label, search)
+        model, _ = inputs.build(context.build_model, search.copied().wrap)
+        checks.check_model(label, model)
+
+
 def _is_in_process(executor):
     return getattr(executor, "in_process", False)
 
@@ -338,6 +364,8 @@ class _Driver:
             if queue:
                 task = queue.popleft()
                 self.running[submit(task)] = task
+            if not queue and isinstance(self.executor, executors.Executor):
+                self.executor.gather()
             ready, _ = concurrent.futures.wait(
                 self.running, 0 if queue else None, concurrent.futures.FIRST_COMPLETED
             )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from tf_tickets.search import inputs, lock
+from tf_tickets.search import inputs, lock, lockstep
 from tf_tickets.search.executors.packing import Packed
 from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.state import SearchState
@@ -123,17 +123,21 @@ class Context:
         return {"batch_size": self.batch_size, "verbose": self.verbose}
 
     def trainer(self, seed: int) -> TicketTrainer:
-        """Returns the trainer of a seed; each process has one of each."""
-        for token, _ in [key for key in _TRAINERS if key[0] != self.token]:
+        """Returns the trainer of a seed; each process has one of each.
+
+        Each member of a group in lockstep has its own.
+        """
+        for token, *_ in [key for key in _TRAINERS if key[0] != self.token]:
             release(token)
-        key = (self.token, seed)
+        member = lockstep.present()
+        key = (self.token, seed, member.number if member else 0)
         if key not in _TRAINERS:
             trainer = TicketTrainer(self.build_model, self.data, seed, self.batch_size)
             _TRAINERS[key] = trainer
         return _TRAINERS[key]
 
 
-_TRAINERS: dict[tuple[str, int], TicketTrainer] = {}
+_TRAINERS: dict[tuple[str, int, int], TicketTrainer] = {}
 
 
 def release(token: str) -> None:
@@ -245,7 +249,8 @@ class TrainingTask:
         wanted = {"ticket": ticket.id, "epochs": self.epochs, "setting": setting}
         if {key: self.known.get(key) for key in wanted} == wanted:
             return self.known
-        metrics = trainer.train(ticket, self.epochs, context.watch(self.name))
+        watching = inputs.watching(context.watch, self.name)
+        metrics = trainer.train(ticket, self.epochs, watching)
         return {**wanted, "metrics": metrics}
 
     def logs(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -275,6 +280,11 @@ class Result:
 
 def perform(context: Context, task: Task) -> Any:
     """Runs a task in the process that called `find_frontier`."""
+    if lockstep.present() is not None:
+        # Tasks run at the same time, in threads in which Keras has no settings yet.
+        context.settings.apply()
+        callbacks = copy.deepcopy(context.callbacks)
+        context = dataclasses.replace(context, callbacks=callbacks)
     with lock.taken_by(_OWNER):
         return task.run(context)
 

@@ -7,6 +7,7 @@ import keras
 
 from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.experiments import datasets
+from tf_tickets.search import lockstep
 from tf_tickets.training import feeds, input_checks, labels, opening
 from tf_tickets.training.data import Key, Part, TrainingData, titled
 from tf_tickets.training.sources import ArraySource
@@ -159,6 +160,20 @@ class Inputs:
             **settings: Other arguments of `fit`.
         """
         validation, settings_of_validation = self._evaluation("validation", model)
+        member = lockstep.present()
+        if member is not None:
+            # `lockstep.checks` has refused other sources.
+            source: Any = self.sources["train"]
+            return member.fit(
+                model,
+                source.arrays,
+                source.batch_size,
+                feed.key,
+                validation,
+                settings_of_validation["batch_size"],
+                [*callbacks],
+                **settings,
+            )
         beginning = feeds.Beginning(feed, self._evaluated.get("validation"))
         with feeds.own_errors(feed, self._evaluated.get("validation")):
             return model.fit(
@@ -187,6 +202,9 @@ class Inputs:
             part: "train", "validation" or "test".
         """
         data, settings = self._evaluation(part, model)
+        member = lockstep.present()
+        if member is not None:
+            return member.evaluate(model, data, settings["batch_size"])
         feed = self._evaluated.get(part)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with feeds.own_errors(feed):

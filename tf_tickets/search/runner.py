@@ -10,7 +10,7 @@ import keras
 from tf_tickets import arguments, files
 from tf_tickets.callbacks.base import ResumableCallback
 from tf_tickets.environment import versions
-from tf_tickets.search import identity, inputs
+from tf_tickets.search import identity, inputs, lockstep
 from tf_tickets.search.inputs import Data
 from tf_tickets.search.lock import locked
 from tf_tickets.search.one_training import OneTraining, as_search
@@ -106,6 +106,7 @@ def find_tickets(
         "resume": opened.resume,
         "build_seed": seed,
         "model": config,
+        **({"executor": "vmap"} if lockstep.present() else {}),
     }
     keeper = _Keeper(search, directory, opened)
     if directory is not None:

@@ -55,7 +55,7 @@ def read(arrays: tuple, batch_size: int, key: Sequence[int]) -> Iterator[tuple]:
     3
     """
     size = len(keras.tree.flatten(arrays)[0])
-    for rows in _order(size, batch_size, key):
+    for rows in order(size, batch_size, key):
         yield _rows_of(arrays, rows)
 
 
@@ -75,10 +75,22 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     return sha256.hexdigest()
 
 
-def _order(size, batch_size, key):
+def order(size: int, batch_size: int, key: Sequence[int]) -> np.ndarray:
+    """Returns the rows of each batch of one epoch.
+
+    Args:
+        size: The number of rows.
+        batch_size: Number of rows per batch.
+        key: Integers that determine the order.
+
+    Example:
+
+    >>> order(6, 2, key=(0, 1)).shape
+    (3, 2)
+    """
     steps = size // batch_size
-    order = np.random.default_rng(list(key)).permutation(size)
-    return order[: steps * batch_size].reshape(steps, batch_size)
+    rows = np.random.default_rng(list(key)).permutation(size)
+    return rows[: steps * batch_size].reshape(steps, batch_size)
 
 
 def _rows_of(arrays: tuple, rows: np.ndarray) -> Any:
@@ -97,7 +109,7 @@ class _Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         if index == 0 or self.order is None:
-            self.order = _order(self.size, self.batch_size, self.key())
+            self.order = order(self.size, self.batch_size, self.key())
         return _rows_of(self.arrays, self.order[index])
 
 
@@ -109,8 +121,8 @@ def _tensorflow_feed(arrays, batch_size, key):
     with tf.device("cpu"):
         tensors = keras.tree.map_structure(tf.constant, arrays)
 
-    def batches(order):
-        rows = tf.data.Dataset.from_tensor_slices(order)
+    def batches(numbers):
+        rows = tf.data.Dataset.from_tensor_slices(numbers)
 
         def gather(i):
             return keras.tree.map_structure(
@@ -136,4 +148,4 @@ def _tensorflow_feed(arrays, batch_size, key):
 
 
 def _orders(size, batch_size, key):
-    yield _order(size, batch_size, key())
+    yield order(size, batch_size, key())

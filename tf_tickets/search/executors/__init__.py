@@ -7,17 +7,19 @@ from tf_tickets.search.executors.base import Executor, TasksFailed
 from tf_tickets.search.executors.ray_executor import RayExecutor
 from tf_tickets.search.executors.serial import SerialExecutor
 from tf_tickets.search.executors.threads import thread_variables
+from tf_tickets.search.executors.vmap_executor import VmapExecutor
 
 __all__ = [
     "Executor",
     "RayExecutor",
     "SerialExecutor",
     "TasksFailed",
+    "VmapExecutor",
     "get",
     "thread_variables",
 ]
 
-_BY_NAME = {"serial": SerialExecutor, "ray": RayExecutor}
+_BY_NAME = {"serial": SerialExecutor, "ray": RayExecutor, "vmap": VmapExecutor}
 
 
 def get(
@@ -26,8 +28,8 @@ def get(
     """Returns an executor by its name, or an executor itself.
 
     Args:
-        executor: "serial", "ray", or a `concurrent.futures.Executor` whose tasks run in
-            processes, such as a `ProcessPoolExecutor`.
+        executor: "serial", "ray", "vmap", or a `concurrent.futures.Executor` whose
+            tasks run in processes, such as a `ProcessPoolExecutor`.
 
     Example:
 

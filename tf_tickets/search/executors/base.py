@@ -28,6 +28,9 @@ class Executor(concurrent.futures.Executor):
         """
         return value
 
+    def gather(self) -> None:
+        """Called when all tasks that are known so far have been submitted."""
+
 
 class TasksFailed(RuntimeError):
     """Raised when all tasks have ended and some of them have failed.

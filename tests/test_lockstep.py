@@ -1,0 +1,193 @@
+"""Several networks that are trained in one program."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import tf_tickets as tt
+from tf_tickets.search import lockstep
+from tf_tickets.search.lockstep import checks
+
+pytestmark = pytest.mark.turns("jax")
+TOLERANCE = 1e-5
+
+
+def find(executor, searches, directory=None, **changes):
+    settings = {"seeds": [3, 4], "epochs": 2, "batch_size": 16, **changes}
+    return tt.find_frontier(
+        settings.pop("build", tiny.build_compiled),
+        settings.pop("data", tiny.splits()),
+        searches,
+        directory,
+        executor=executor,
+        **settings,
+    )
+
+
+def assert_close(one, other):
+    assert [(p.label, p.seed, p.round) for p in one.points] == [
+        (p.label, p.seed, p.round) for p in other.points
+    ]
+    for first, second in zip(one.points, other.points, strict=True):
+        assert first.sparsity == second.sparsity
+        assert first.metrics == pytest.approx(second.metrics, abs=TOLERANCE)
+        masks = second.ticket.masks
+        for mask, (name, expected) in zip(
+            first.ticket.masks.values(), masks.items(), strict=True
+        ):
+            assert (mask == expected).all(), name
+    for seed, metrics in one.dense_by_seed.items():
+        assert metrics == pytest.approx(other.dense_by_seed[seed], abs=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    place = tmp_path_factory.mktemp("lockstep")
+    # The second one has the same step as the first.
+    table = {
+        "imp": tiny.imp(rounds=2, epochs_per_round=1, monitor="val_accuracy"),
+        "faster": tiny.imp(
+            rounds=1, epochs_per_round=1, rate=0.8, monitor="val_accuracy"
+        ),
+    }
+    widths = []
+    run = lockstep.group.Programs.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            lockstep.group.Programs,
+            "run",
+            lambda self, works: widths.append(len(works)) or run(self, works),
+        )
+        found = find("vmap", table, place / "vmap")
+    serial = find("serial", {k: s.copied() for k, s in table.items()})
+    return serial, found, widths, place / "vmap"
+
+
+def test_results_are_those_of_a_serial_run(both):
+    serial, found, *_ = both
+    assert_close(found, serial)
+
+
+def test_seeds_and_searches_with_the_same_step_share_a_program(both):
+    *_, widths, _ = both
+    assert max(widths) == 6
+
+
+def test_the_provenance_names_the_executor(both):
+    serial, found, *_ = both
+    assert found.provenance["executor"] == "vmap"
+    assert "executor" not in serial.provenance
+    assert {p.ticket.provenance["executor"] for p in found.points} == {"vmap"}
+
+
+def test_what_is_complete_is_only_loaded(both, monkeypatch):
+    _, found, _, directory = both
+    monkeypatch.setattr(lockstep.group.Programs, "run", None)
+    table = {
+        "imp": tiny.imp(rounds=2, epochs_per_round=1, monitor="val_accuracy"),
+        "faster": tiny.imp(
+            rounds=1, epochs_per_round=1, rate=0.8, monitor="val_accuracy"
+        ),
+    }
+    again = find("vmap", table, directory)
+    assert again.rows() == found.rows()
+
+
+@pytest.mark.matrix
+def test_learned_masks_are_those_of_a_serial_run():
+    cs = tt.ContinuousSparsification(1, 2, monitor="val_accuracy")
+
+    def table():
+        iss = tt.StochasticSparsification(1, 2, monitor="val_accuracy")
+        return {**cs.varied(initial_score=[-0.1, 0.1]), "iss": iss}
+
+    assert_close(find("vmap", table()), find("serial", table()))
+
+
+class Counting(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+class Own(keras.Model):
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+def own():
+    inputs = keras.Input((8,))
+    model = Own(inputs, keras.layers.Dense(3)(inputs))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), ["accuracy"])
+    return model
+
+
+X, Y = np.ones((16, 8), "float32"), np.zeros(16, int)
+STREAM = tt.TrainingData(lambda key: iter([(X, Y)]), (X, Y), steps_per_epoch=1)
+
+
+@pytest.mark.on("jax")
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"callbacks": [Counting()]}, r"within an epoch.*Received: \['Counting'\]"),
+        (
+            {"searches": {"a": tiny.imp(rounds=1, rewind_to="2 steps")}},
+            r"searches\['a'\] cannot record.*Received: rewind_to='2 steps'",
+        ),
+        ({"build": own, "data": ((X, Y), (X, Y))}, "own train_step.*Received: Own"),
+        (
+            {"data": STREAM, "batch_size": None},
+            "data as arrays.*Received: {'train'",
+        ),
+    ],
+)
+def test_what_cannot_be_in_lockstep_is_refused_by_name(changes, message):
+    searches = changes.pop("searches", {"imp": tiny.imp(rounds=1)})
+    with pytest.raises(ValueError, match=message):
+        find("vmap", searches, **changes)
+
+
+def test_other_backends_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "tensorflow")
+    with pytest.raises(ValueError, match="needs the backend jax.*tensorflow"):
+        checks.check_backend()
+
+
+@pytest.mark.on("jax")
+def test_convolutions_on_a_cpu_give_a_warning(monkeypatch):
+    monkeypatch.setattr(checks, "_is_on_cpu", lambda: True)
+    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 3, name="first")]
+    with pytest.warns(UserWarning, match="has convolutions: first. On a CPU"):
+        checks.warn_of_convolutions(keras.Sequential(layers))
+    monkeypatch.setattr(checks, "_is_on_cpu", lambda: False)
+    checks.warn_of_convolutions(keras.Sequential(layers))
+
+
+@pytest.mark.on("jax")
+def test_an_error_ends_its_member_alone_and_an_interruption_ends_all():
+    before = threading.active_count()
+
+    def fails():
+        raise ValueError("mine")
+
+    first, second = lockstep.Group().run([fails, lambda: 2])
+    assert isinstance(first, ValueError) and second == 2
+    group = lockstep.Group()
+    ended = []
+
+    def waits():
+        try:
+            lockstep.present()._wait_for(object())
+        finally:
+            ended.append(1)
+
+    def interrupt(work):
+        raise KeyboardInterrupt
+
+    group.programs.key = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        group.run([waits, waits])
+    assert ended == [1, 1] and threading.active_count() == before

@@ -1,0 +1,76 @@
+"""VmapExecutor: several trainings in one program of JAX, in this process."""
+
+import concurrent.futures
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tf_tickets import arguments
+from tf_tickets.search import lockstep
+from tf_tickets.search.executors.base import Executor
+
+
+class VmapExecutor(Executor):
+    """Trains several networks in lockstep, in one program of JAX.
+
+    Tasks begin when all that are known have been submitted. Networks whose steps are
+    the same program are trained by one program, vectorized by `jax.vmap`: those of one
+    search with several seeds, of searches that differ in numbers outside the step, and
+    tickets. An epoch is one call of a program. Others are trained alone, which is also
+    faster than `model.fit` if steps are short.
+
+    Args:
+        width: The number of networks that are in training at the same time.
+
+    Example:
+
+    >>> VmapExecutor(width=4)
+    VmapExecutor(width=4)
+    """
+
+    in_process = True
+
+    def __init__(self, width: int = 8) -> None:
+        arguments.check_counts(width=width)
+        self.width = width
+        self._waiting: list[tuple[concurrent.futures.Future, Callable[[], Any]]] = []
+        self._group: lockstep.Group | None = None
+
+    def __repr__(self) -> str:
+        return f"VmapExecutor(width={self.width})"
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future:
+        """Returns the future of a task, which begins when `gather` is called."""
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        self._waiting.append((future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def gather(self) -> None:
+        """Runs all tasks that were submitted."""
+        self._group = self._group or lockstep.Group()
+        while self._waiting:
+            together = self._waiting[: self.width]
+            del self._waiting[: self.width]
+            together = [
+                (future, function)
+                for future, function in together
+                if future.set_running_or_notify_cancel()
+            ]
+            results = self._group.run([function for _, function in together])
+            for (future, _), result in zip(together, results, strict=True):
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Runs the tasks that wait, or cancels them, and forgets all programs."""
+        if cancel_futures:
+            for future, _ in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+        elif self._waiting:
+            self.gather()
+        self._group = None

@@ -1,0 +1,161 @@
+"""What cannot be trained in lockstep is refused by name, before any training."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from tf_tickets import wrapping
+from tf_tickets.training.sources import ArraySource
+
+_ADVICE = "Use executor='serial' or executor='ray'."
+_WITHIN = (
+    *("on_train_batch_begin", "on_train_batch_end"),
+    *("on_batch_begin", "on_batch_end"),
+    *("on_test_batch_begin", "on_test_batch_end"),
+)
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def check_backend() -> None:
+    """Refuses other backends than JAX, and several devices.
+
+    Example:
+
+    >>> if keras.config.backend() == "jax":
+    ...     check_backend()
+    """
+    backend = keras.config.backend()
+    if backend != "jax":
+        raise ValueError(
+            "executor='vmap' needs the backend jax. Set KERAS_BACKEND=jax before Keras "
+            f"is imported, or use executor='serial' or 'ray'. Received: {backend}"
+        )
+    present = keras.distribution.distribution()
+    if present is not None:
+        raise ValueError(
+            "executor='vmap' trains on one device, but a keras.distribution is set. "
+            f"Remove it, or use executor='serial'. Received: {type(present).__name__}"
+        )
+
+
+def check_sources(sources: Mapping[str, Any]) -> None:
+    """Refuses data that are not arrays.
+
+    Example:
+
+    >>> check_sources({})
+    """
+    other = {
+        name: source.kind
+        for name, source in sources.items()
+        if not isinstance(source, ArraySource)
+    }
+    if other:
+        raise ValueError(
+            "executor='vmap' needs data as arrays, which all networks share in the "
+            f"memory of the device. {_ADVICE} Received: {other}"
+        )
+
+
+def check_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> None:
+    """Refuses callbacks that act within an epoch.
+
+    Example:
+
+    >>> check_callbacks([keras.callbacks.EarlyStopping()])
+    """
+    acting = [type(callback).__name__ for callback in callbacks if _acts(callback)]
+    if acting:
+        raise ValueError(
+            "executor='vmap' runs the steps of an epoch in one program, so no callback "
+            f"can act within an epoch. {_ADVICE} Or leave these callbacks out. "
+            f"Received: {acting}"
+        )
+
+
+def _acts(callback):
+    # What changes no results shows progress.
+    own = getattr(callback, "changes_results", True)
+    return own and any(_is_own(callback, name) for name in _WITHIN)
+
+
+def _is_own(callback, name):
+    base = getattr(keras.callbacks.Callback, name)
+    return getattr(getattr(callback, name), "__func__", None) is not base
+
+
+def check_search(label: str, search: Any) -> None:
+    """Refuses a search that acts within an epoch.
+
+    Example:
+
+    >>> check_search("imp", tt.IMP(2, 1, 0.5))
+    """
+    if search.rewind_to.unit == "steps" and not search.rewind_to.to_init:
+        raise ValueError(
+            "executor='vmap' runs the steps of an epoch in one program, so "
+            f"searches[{label!r}] cannot record the weights after some steps. Rewind "
+            f"to 'init' or to epochs, or use executor='serial'. Received: rewind_to="
+            f"{search.rewind_to.moment!r}"
+        )
+
+
+def check_model(label: str, model: keras.Model) -> None:
+    """Refuses a model with steps of its own.
+
+    Args:
+        label: The label of the search.
+        model: The compiled, wrapped model that is trained.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> check_model("imp", model)
+    """
+    names = ("fit", "train_step", "test_step", "evaluate")
+    own = [n for n in names if getattr(type(model), n) is not getattr(keras.Model, n)]
+    if own:
+        raise ValueError(
+            "executor='vmap' trains with the steps of keras.Model, but the model of "
+            f"searches[{label!r}] has its own {', '.join(own)}. {_ADVICE} Received: "
+            f"{type(model).__name__}"
+        )
+
+
+def warn_of_convolutions(model: keras.Model) -> None:
+    """Warns if a model has convolutions and runs on a CPU.
+
+    Args:
+        model: The model as it was built.
+
+    Example:
+
+    >>> warn_of_convolutions(keras.Sequential([keras.Input((2,))]))
+    """
+    slow = [e.name for e in wrapping.leaves(model) if isinstance(e, _CONVOLUTIONS)]
+    if slow and _is_on_cpu():
+        warnings.warn(
+            f"{model.name!r} has convolutions: {', '.join(slow)}. On a CPU, one "
+            "program for several networks computes them more slowly than one network "
+            "after the other does. Use executor='serial' or 'ray'.",
+            stacklevel=3,
+        )
+
+
+def _is_on_cpu():
+    import jax
+
+    return jax.default_backend() == "cpu"
