@@ -32,3 +32,21 @@ def frontier_executors():
         return "Not measured yet."
     over = ["Ray over one process", "Ray over one thread", "same results"]
     return grid(["backend", "frontier", "workers", *_WAYS.values(), *over], rows)
+
+
+@table
+def networks_in_one_program():
+    if not exists("vmap/cpu"):
+        return "Not measured yet."
+    rows = []
+    for each in load("vmap/cpu")["rows"]:
+        times = [f"{1000 * each['seconds'][way]:.1f} ms" for way in _TOGETHER]
+        low, high = each["gain_quartiles"]
+        gain = f"{each['gain']:.2f} ({low:.2f} to {high:.2f})"
+        difference = f"{each['difference_after_first_epoch']:.1g}"
+        rows.append([each["network"], each["networks"], *times, gain, difference])
+    columns = [*_TOGETHER.values(), "gain", "difference of weights"]
+    return grid(["network", "K", *columns], rows)
+
+
+_TOGETHER = {"alone": "one after the other", "together": "in one program"}
