@@ -16,8 +16,8 @@ class VmapExecutor(Executor):
     Tasks begin when all that are known have been submitted. Networks whose steps are
     the same program are trained by one program, vectorized by `jax.vmap`: those of one
     search with several seeds, of searches that differ in numbers outside the step, and
-    tickets. An epoch is one call of a program. Others are trained alone, which is also
-    faster than `model.fit` if steps are short.
+    tickets. An epoch is one call of a program. Others are trained beside them, one
+    after the other.
 
     Args:
         width: The number of networks that are in training at the same time.
