@@ -14,17 +14,16 @@ def _measured():
     return {b: load(file)["models"] for b, file in STEPS.items() if exists(file)}
 
 
-def _steps(cells_of):
-    """Returns one row per network of all files, with the cells of every file."""
+def _steps(cells_of, width):
+    """Returns a row per network, with the cells of every file; empty: not measured."""
     files = _measured()
     rows = []
     for name in ("lenet300", "conv6", "resnet20", "resnet8"):
-        if all(name in models for models in files.values()):
-            batch = files["JAX"][name]["batch_size"]
-            row = [f"{NETWORKS[name]}, batch {batch}"]
-            for models in files.values():
-                row += cells_of(models[name]["step"])
-            rows.append(row)
+        row = [f"{NETWORKS[name]}, batch {files['JAX'][name]['batch_size']}"]
+        for models in files.values():
+            step = models.get(name, {}).get("step")
+            row += cells_of(step) if step else [""] * width
+        rows.append(row)
     return rows
 
 
@@ -38,7 +37,7 @@ def step_time():
         for b in _measured()
         for kind in ("masks of ones", "sparsity 0.8")
     ]
-    return grid(["network", *head], _steps(cells))
+    return grid(["network", *head], _steps(cells, 2))
 
 
 @table
@@ -48,7 +47,7 @@ def step_time_milliseconds():
         milliseconds = 1000 * sum(medians) / len(medians)
         return [f"{milliseconds:.{1 if milliseconds < 100 else 0}f}"]
 
-    return grid(["network", *_measured()], _steps(cells))
+    return grid(["network", *_measured()], _steps(cells, 1))
 
 
 @table
