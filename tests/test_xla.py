@@ -1,5 +1,7 @@
 """Parts of a TensorFlow step that are compiled with XLA on CPUs."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -28,6 +30,14 @@ KINDS = {
     "stochastic, dynamic": lambda: masks.StochasticMask(dynamic_scaling=True, seed=1),
     "topk, dynamic": lambda: masks.TopKMask(0.4, dynamic_scaling=True),
 }
+# A mask that is scaled by its own sum is not compiled.
+UNCOMPILED = ["soft, dynamic"]
+
+
+def compiled_functions(concrete):
+    """Returns how many functions of a graph XLA must compile."""
+    library = concrete.graph.as_graph_def().library.function
+    return sum(function.attr["_XlaMustCompile"].b for function in library)
 
 
 def value_and_gradient(kind, in_graph):
@@ -47,7 +57,11 @@ def value_and_gradient(kind, in_graph):
             loss = ops.add(ops.sum(factor * UPSTREAM), penalty)
         return factor, tape.gradient(loss, mask.scores.value)
 
-    run = tf.function(both, autograph=False) if in_graph else both
+    run = both
+    if in_graph:
+        run = tf.function(both, autograph=False)
+        count = compiled_functions(run.get_concrete_function())
+        assert bool(count) == (kind not in UNCOMPILED)
     return [ops.convert_to_numpy(value) for value in run()]
 
 
@@ -71,12 +85,6 @@ def test_dynamic_scaling_does_not_depend_on_the_usual_precision(kind):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def compiled_functions(concrete):
-    """Returns how many functions of a graph XLA must compile."""
-    library = concrete.graph.as_graph_def().library.function
-    return sum(function.attr["_XlaMustCompile"].b for function in library)
-
-
 def test_only_graphs_outside_of_distribution_are_compiled():
     import tensorflow as tf
 
@@ -95,11 +103,36 @@ def test_only_graphs_outside_of_distribution_are_compiled():
         assert trace() == 0
 
 
-def test_updates_run_once_in_a_step():
+def test_updates_run_compiled_and_once_in_a_step():
     import tensorflow as tf
 
     variable = keras.Variable(1.0)
     step = tf.function(lambda: xla.run(lambda: variable.assign_add(2.0)))
+    assert compiled_functions(step.get_concrete_function()) == 1
     for _ in range(3):
         step()
     assert float(variable) == 7.0
+
+
+def test_functions_are_traced_as_they_are_written():
+    import tensorflow as tf
+
+    files = []
+
+    def note():
+        files.append(sys._getframe(1).f_code.co_filename)
+
+    @xla.fused
+    def noted(x):
+        note()
+        return x
+
+    def update():
+        note()
+
+    def step(x):
+        xla.run(update)
+        return noted(x)
+
+    tf.function(step, autograph=False)(tf.constant(1.0))
+    assert files == [__file__, __file__]
