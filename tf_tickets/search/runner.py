@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 
 import keras
+import numpy as np
 
 from tf_tickets import arguments, files
 from tf_tickets.callbacks.base import ResumableCallback
@@ -257,7 +258,8 @@ def _share_weights(tickets):
 
 def _have_equal_bits(first, second):
     kinds = (first.dtype, first.shape), (second.dtype, second.shape)
-    return kinds[0] == kinds[1] and files.raw(first) == files.raw(second)
+    # The views of bytes are compared byte by byte in Python, arrays are not.
+    return kinds[0] == kinds[1] and np.array_equal(files.raw(first), files.raw(second))
 
 
 def _warn_of_versions(there, directory):
