@@ -18,7 +18,7 @@ import numpy as np
 
 # Messages show at most so many characters of a value.
 _SHOWN = 200
-# So many of many texts are shown.
+# Number of texts that a message shows.
 _FEW = 3
 _KINDS: dict[type, str] = {
     bool: "True or False",
@@ -409,7 +409,7 @@ def array(**values: Any) -> np.ndarray:
 
 
 def _texts(value, found):
-    """Shows what is no array of numbers; of many texts the first ones."""
+    """Describes what is not an array of numbers; shows the first of many texts."""
     if found.dtype.kind in "US" and found.ndim and len(found) > _FEW:
         few = ", ".join(repr(row.tolist()) for row in found[:_FEW])
         return (

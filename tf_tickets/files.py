@@ -236,7 +236,7 @@ def _write_entry(archive, name, data):
 
 
 def _gets_smaller(data):
-    """Whether samples at equal distances say that deflating saves enough."""
+    """Returns whether deflating evenly spaced samples saves enough."""
     whole = memoryview(data)
     size, last = _SAMPLE_BYTES, len(whole) - _SAMPLE_BYTES
     if last <= size * _SAMPLES:
