@@ -982,7 +982,8 @@ HOOKS = {
         f"masks.{cls}.{name}": _STEP
         for cls in masks.__all__
         for name in (
-            *("after_forward", "apply", "begin", "expected", "factor", "penalize"),
+            *("after_forward", "apply", "begin", "expected", "expected_sum", "factor"),
+            *("penalize", "scaled_soft"),
             *("enter", "quantize", "release", "restart", "soft", "watch"),
         )
     },

@@ -306,17 +306,22 @@ print("finished")
 """
 
 
-@pytest.mark.parametrize(("version", "finishes"), [(8, True), (1, False)])
-def test_an_operator_of_version_1_ends_the_process(version, finishes, tmp_path):
-    def set_version(model):
-        for code in model.operatorCodes:
-            code.version = version
+def test_an_operator_of_version_1_ends_the_process(tmp_path):
+    def finishes(version):
+        def set_version(model):
+            for code in model.operatorCodes:
+                code.version = version
+
+        path = tmp_path / f"{version}.tflite"
+        path.write_bytes(converted.changed(encoded, set_version))
+        command = [sys.executable, "-c", RUN, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return "finished" in done.stdout and done.returncode == 0
 
     encoded, _ = rewriter.encode(converted.pruned("dense 255", 0.98))
-    (tmp_path / "m.tflite").write_bytes(converted.changed(encoded, set_version))
-    command = [sys.executable, "-c", RUN, str(tmp_path / "m.tflite")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert ("finished" in done.stdout, done.returncode == 0) == (finishes, finishes)
+    assert finishes(8)
+    # It reads past the weights, which does not end every process.
+    assert not all(finishes(1) for _ in range(5))
 
 
 # Graphs that are not a plain chain.

