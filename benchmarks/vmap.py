@@ -118,8 +118,9 @@ def measured(name, count, options):
 
 def difference_of(one, other):
     """Returns the largest difference of the weights of two models."""
-    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
-    return max(float(np.abs(left - right).max()) for left, right in pairs)
+    pairs = zip(one.trainable_weights, other.trainable_weights, strict=True)
+    arrays = [map(keras.ops.convert_to_numpy, pair) for pair in pairs]
+    return max(float(np.abs(left - right).max()) for left, right in arrays)
 
 
 def seconds(run, epochs):
