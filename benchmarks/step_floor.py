@@ -11,15 +11,26 @@ gradient                Only the gradient is masked: what would remain if no rea
 penalty                 `mask`, and half the sum of squares of selected weights times
                         a strength, in the loss.
 penalty, not reported   `mask`, and the gradient of that penalty without its value.
+second Adam             `dense`, and as many further weights as the kernels have, whose
+                        gradient is a multiple of them: what scores cost without masks.
+soft                    Kernels times the sigmoid of trained scores, with a penalty on
+                        its sum, as `SoftMask` has.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-KINDS = ("dense", "mask", "gradient", "penalty", "penalty, not reported")
+KINDS = (
+    *("dense", "mask", "gradient", "penalty", "penalty, not reported"),
+    *("second Adam", "soft"),
+)
+# Those with scores.
+SCORED = ("second Adam", "soft")
 WIDTHS = (784, 300, 100, 10)
 STRENGTH = 1e-4
+# Those of a soft mask.
+TEMPERATURE, PENALTY = 1.5, 1e-8
 
 
 @ops.custom_gradient
@@ -42,26 +53,38 @@ def _pulled(kernel, chosen):
 
 
 def _loss(kind, weights, masks, chosen, x, y):
-    """Returns the loss; weights are kernels, then biases."""
-    kernels, biases = weights[:3], weights[3:]
+    """Returns the loss; weights are kernels, then biases, then scores."""
+    kernels, biases, scores = weights[:3], weights[3:6], weights[6:]
+    if kind == "soft":
+        masks = [ops.sigmoid(TEMPERATURE * each) for each in scores]
     values = x
     for layer, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
-        if kind == "gradient":
-            kernel = _with_masked_gradient(kernel, masks[layer])
-        elif kind != "dense":
-            kernel = kernel * ops.cast(masks[layer], "float32")
-        values = ops.matmul(values, kernel) + bias
+        values = ops.matmul(values, _masked(kind, kernel, masks[layer])) + bias
         if layer < 2:
             values = ops.relu(values)
     loss = ops.mean(
         keras.losses.sparse_categorical_crossentropy(y, values, from_logits=True)
     )
-    pairs = zip(kernels, chosen, strict=True)
+    return loss + _penalty(kind, kernels, scores, masks, chosen)
+
+
+def _masked(kind, kernel, mask):
+    if kind in ("dense", "second Adam"):
+        return kernel
+    if kind == "gradient":
+        return _with_masked_gradient(kernel, mask)
+    return kernel * ops.cast(mask, "float32")
+
+
+def _penalty(kind, kernels, scores, masks, chosen):
     if kind == "penalty":
-        loss = loss + 0.5 * STRENGTH * sum(_squares(*pair) for pair in pairs)
-    elif kind == "penalty, not reported":
-        loss = loss + sum(_pulled(*pair) for pair in pairs)
-    return loss
+        squares = map(_squares, kernels, chosen)
+        return 0.5 * STRENGTH * sum(squares)
+    if kind == "penalty, not reported":
+        return sum(map(_pulled, kernels, chosen))
+    if kind == "second Adam":
+        return sum(map(_pulled, scores, chosen))
+    return PENALTY * sum(map(ops.sum, masks)) if kind == "soft" else 0.0
 
 
 def _squares(kernel, chosen):
@@ -72,7 +95,7 @@ def _squares(kernel, chosen):
     return ops.sum(ops.square(kernel * chosen))
 
 
-def _state(seed):
+def _state(kind, seed):
     """Returns initial weights, masks of ones and a random half of each kernel."""
     rng = np.random.default_rng(seed)
     shapes = list(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
@@ -80,7 +103,8 @@ def _state(seed):
     biases = [np.zeros(width, "float32") for width in WIDTHS[1:]]
     masks = [np.ones(shape, bool) for shape in shapes]
     chosen = [rng.random(shape) < 0.5 for shape in shapes]
-    return [*kernels, *biases], masks, chosen
+    scores = [np.zeros(shape, "float32") for shape in shapes if kind in SCORED]
+    return [*kernels, *biases, *scores], masks, chosen
 
 
 def steps_of(kind, data, seed, rate, jit=True):
@@ -109,7 +133,7 @@ def _jax_steps(kind, data, seed, rate, jit):
                 values.append(value)
         return loss, *new, count, masks, chosen
 
-    weights, masks, chosen = jax.tree.map(jax.numpy.array, _state(seed))
+    weights, masks, chosen = jax.tree.map(jax.numpy.array, _state(kind, seed))
     empty = [jax.tree.map(jax.numpy.zeros_like, weights) for _ in range(2)]
     state = (weights, *empty, jax.numpy.zeros(()), masks, chosen)
     compiled = jax.jit(step, donate_argnums=range(6))
@@ -127,7 +151,7 @@ def _jax_steps(kind, data, seed, rate, jit):
 def _tensorflow_steps(kind, data, seed, rate, jit):
     import tensorflow as tf
 
-    weights, masks, chosen = tf.nest.map_structure(tf.Variable, _state(seed))
+    weights, masks, chosen = tf.nest.map_structure(tf.Variable, _state(kind, seed))
     means, squares = (
         [tf.Variable(tf.zeros_like(weight)) for weight in weights] for _ in range(2)
     )

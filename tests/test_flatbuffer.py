@@ -2,8 +2,6 @@
 
 import functools
 import gzip
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -291,37 +289,6 @@ def test_an_operator_that_the_delegate_leaves_gets_its_weights(name, kind):
     encoded, (record,) = rewriter.encode(content)
     assert record.encoding == {"float32": "densify", "float16": "dense"}[kind]
     assert_same_outputs(content, encoded, converted.MODELS[name][0])
-
-
-RUN = """
-import sys
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
-interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"],
-                       np.ones((1, 255), "float32"))
-interpreter.invoke()
-print("finished")
-"""
-
-
-def test_an_operator_of_version_1_ends_the_process(tmp_path):
-    def finishes(version):
-        def set_version(model):
-            for code in model.operatorCodes:
-                code.version = version
-
-        path = tmp_path / f"{version}.tflite"
-        path.write_bytes(converted.changed(encoded, set_version))
-        command = [sys.executable, "-c", RUN, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return "finished" in done.stdout and done.returncode == 0
-
-    encoded, _ = rewriter.encode(converted.pruned("dense 255", 0.98))
-    assert finishes(8)
-    # It reads past the weights, which does not end every process.
-    assert not all(finishes(1) for _ in range(5))
 
 
 # Graphs that are not a plain chain.

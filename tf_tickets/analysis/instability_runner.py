@@ -3,10 +3,8 @@
 import dataclasses
 import itertools
 import json
-import math
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -23,6 +21,7 @@ from tf_tickets.analysis.instability_result import (
 )
 from tf_tickets.analysis.resumable_training import ResumableTraining, State
 from tf_tickets.environment import versions
+from tf_tickets.reports import plots
 from tf_tickets.search import frontier_file, identity, inputs
 from tf_tickets.search.lock import locked
 from tf_tickets.search.prune_and_rewind import epochs_after
@@ -165,7 +164,8 @@ def instability(
         result = Instability(tuple(lines), metric, part, batch_statistics, origin)
         if folder is not None:
             result.save(folder / FILE)
-            _draw(result, folder / _PICTURE)
+            errors = [error for line in lines for error in line.errors]
+            plots.draw_or_warn(result.plot, folder / _PICTURE, errors, "error")
     return result
 
 
@@ -521,19 +521,3 @@ def _check_folder(folder, expected):
             f"{identity.in_short(differing)}. Use another directory, or the same "
             "settings."
         )
-
-
-def _draw(result, path):
-    """Draws the plot; where that cannot be done, a warning is given."""
-    values = [error for line in result.lines for error in line.errors]
-    if not any(map(math.isfinite, values)):
-        warnings.warn(
-            f"{path} was not drawn, since no error is finite: all trainings diverged. "
-            "Lower the learning rate.",
-            stacklevel=2,
-        )
-        return
-    try:
-        result.plot(path)
-    except ImportError as error:
-        warnings.warn(f"{path} was not drawn. {error}", stacklevel=2)

@@ -3,9 +3,12 @@
 import io
 import math
 import os
+import pathlib
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from tf_tickets import arguments, files
 from tf_tickets.reports import frontier_axes
@@ -142,6 +145,38 @@ def plot_frontier(
         smaller_is_better,
         "; ".join(part for part in (note, _left_out(all_lines)) if part),
     )
+
+
+def draw_or_warn(
+    plot: Callable[[pathlib.Path], Any],
+    path: pathlib.Path,
+    values: Iterable[float],
+    name: str,
+) -> None:
+    """Draws a picture beside results; where that cannot be done, a warning is given.
+
+    Args:
+        plot: Function that draws it to a path.
+        path: Where the picture is written.
+        values: The values that it shows.
+        name: The name of one value.
+
+    Example:
+
+    >>> draw_or_warn(lambda path: print("drawn", path), "a.png", [0.5], "loss")
+    drawn a.png
+    """
+    if not any(map(math.isfinite, values)):
+        warnings.warn(
+            f"{path} was not drawn, since no {name} is finite: all trainings "
+            "diverged. Lower the learning rate.",
+            stacklevel=2,
+        )
+        return
+    try:
+        plot(path)
+    except ImportError as error:
+        warnings.warn(f"{path} was not drawn. {error}", stacklevel=2)
 
 
 def _left_out(lines):

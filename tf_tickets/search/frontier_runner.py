@@ -5,12 +5,10 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
@@ -18,6 +16,7 @@ import keras
 from tf_tickets import arguments, files, schema
 from tf_tickets.configuration import argument_names
 from tf_tickets.environment import versions
+from tf_tickets.reports import plots
 from tf_tickets.search import executors, frontier_file, inputs
 from tf_tickets.search.executors import packing
 from tf_tickets.search.frontier import Frontier
@@ -512,24 +511,9 @@ def _of_round(name, ticket):
 def _written(frontier, place):
     if place is not None:
         frontier.save(place / RESULTS)
-        _draw(frontier, place / _PICTURE)
+        values = [mean.metrics[frontier.monitor] for mean in frontier.means]
+        plots.draw_or_warn(frontier.plot, place / _PICTURE, values, frontier.monitor)
     return frontier
-
-
-def _draw(frontier, path):
-    """Draws the plot; where that cannot be done, a warning is given."""
-    values = [mean.metrics[frontier.monitor] for mean in frontier.means]
-    if not any(map(math.isfinite, values)):
-        warnings.warn(
-            f"{path} was not drawn, since no {frontier.monitor} is finite: all "
-            "trainings diverged. Lower the learning rate.",
-            stacklevel=2,
-        )
-        return
-    try:
-        frontier.plot(path)
-    except ImportError as error:
-        warnings.warn(f"{path} was not drawn. {error}", stacklevel=2)
 
 
 def _check(searches, epochs, source=""):
