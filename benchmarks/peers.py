@@ -9,7 +9,8 @@ epochs. Programs, each an own process, in benchmarks/peer_programs:
 
 - tf_tickets on TensorFlow and on JAX, with the interpreter that runs this file, or on
   JAX with `--jax`: one without TensorFlow, as `pip install tf_tickets[jax]` makes it.
-  Where TensorFlow is installed too, Keras imports it on every backend.
+  Where TensorFlow is installed too, Keras imports it on every backend. "16 steps a
+  call" is TensorFlow with `compile(jit_compile=True, steps_per_execution=16)`.
 - torch: a plain loop in PyTorch with the data as tensors in memory, and `torch,
   DataLoader`, the same with a DataLoader (`--torch`: an interpreter with PyTorch)
 - tfmot: a loop with tensorflow-model-optimization and tf_keras (`--tfmot`)
@@ -76,18 +77,24 @@ CASES = {
     },
 }
 OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
+SHORT_STEPS = "tf_tickets on TensorFlow, 16 steps a call"
 # The program of each row, the option with its interpreter, its own settings.
 ROWS = {
     OURS[0]: ("tf_tickets_search.py", None, {"backend": "tensorflow"}),
     OURS[1]: ("tf_tickets_search.py", "jax", {"backend": "jax"}),
+    SHORT_STEPS: (
+        "tf_tickets_search.py",
+        None,
+        {"backend": "tensorflow", "xla": True, "steps_per_execution": 16},
+    ),
     "torch": ("torch_loop.py", "torch", {"loader": False}),
     "torch, DataLoader": ("torch_loop.py", "torch", {"loader": True}),
     "tfmot": ("tfmot_loop.py", "tfmot", {}),
     "PQuantML": ("pquantml_cs.py", "pquantml", {"backend": "torch"}),
 }
 OF_CASES = {
-    "lenet300": [*OURS, "torch", "torch, DataLoader", "tfmot"],
-    "lenet300-cs": [*OURS, "PQuantML"],
+    "lenet300": [*OURS, SHORT_STEPS, "torch", "torch, DataLoader", "tfmot"],
+    "lenet300-cs": [*OURS, SHORT_STEPS, "PQuantML"],
     "resnet8": [*OURS, "torch", "tfmot"],
 }
 INTERPRETERS = "jax", "torch", "tfmot", "pquantml"
@@ -121,8 +128,8 @@ def main(argv=None):
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
-    for ours in (name for name in rows if name in OURS):
-        for peer in (name for name in rows if name not in OURS):
+    for ours in filter(is_ours, rows):
+        for peer in (name for name in rows if not is_ours(name)):
             ratios = [r[ours]["seconds"] / r[peer]["seconds"] for r in rounds]
             print(f"{ours} / {peer}: {statistics.median(ratios):.2f}")
 
@@ -170,11 +177,15 @@ def chosen(options):
     return rows, left_out
 
 
+def is_ours(name):
+    return ROWS[name][0] == "tf_tickets_search.py"
+
+
 def interpreter(options, name):
     """Returns the interpreter of a row, or None."""
     option = ROWS[name][1]
     given = getattr(options, option) if option else None
-    return given or (sys.executable if name in OURS else None)
+    return given or (sys.executable if is_ours(name) else None)
 
 
 def write_data(options, case, folder):
@@ -208,7 +219,7 @@ def environment_of(name):
     # the clock starts, as an installation is.
     found.pop("PYTHONPATH", None)
     found.pop("PYTHONDONTWRITEBYTECODE", None)
-    if name in OURS:
+    if is_ours(name):
         found["PYTHONPATH"] = str(HERE.parent)
     return found
 
@@ -220,17 +231,16 @@ def run(options, name, case, folder):
     backend = settings.get("backend")
     with tempfile.TemporaryDirectory(dir=folder) as work:
         out = folder / f"{label}.json"
+        # XLA's convolutions on CPUs are slow, and a GPU would turn XLA on.
+        slow = backend == "tensorflow" and case["network"] == "resnet8"
         job = {
+            "xla": False if slow else None,
             **case,
             **settings,
             "data": str(folder / "data.npz"),
             "folder": work,
             "out": str(out),
             "seed": options.seed,
-            # XLA's convolutions on CPUs are slow. Keras turns XLA on by itself.
-            "xla": False
-            if backend == "tensorflow" and case["network"] == "resnet8"
-            else None,
         }
         begin = time.perf_counter()
         process = subprocess.Popen(

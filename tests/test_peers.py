@@ -47,7 +47,7 @@ def test_what_has_no_interpreter_is_left_out_with_the_reason(modules):
     peers, _ = modules
     options = peers.parser().parse_args(["lenet300", "--torch", "PYTHON"])
     rows, left_out = peers.chosen(options)
-    assert rows == [*peers.OURS, "torch", "torch, DataLoader"]
+    assert rows == [*peers.OURS, peers.SHORT_STEPS, "torch", "torch, DataLoader"]
     assert left_out == {"tfmot": "no interpreter was given by --tfmot"}
 
 

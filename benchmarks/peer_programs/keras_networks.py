@@ -49,7 +49,9 @@ def resnet8(layers, library):
 def compiled(library, model, job):
     optimizer = library.optimizers.SGD(job["learning_rate"], job["momentum"])
     loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
-    settings = {} if job["xla"] is None else {"jit_compile": job["xla"]}
+    settings = {"steps_per_execution": job.get("steps_per_execution", 1)}
+    if job["xla"] is not None:
+        settings["jit_compile"] = job["xla"]
     model.compile(optimizer, loss, metrics=["accuracy"], **settings)
     return model
 

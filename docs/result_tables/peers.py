@@ -5,7 +5,10 @@ import statistics
 from result_tables.reading import exists, grid, load, percent, table
 
 CASES = "lenet300", "lenet300-cs", "resnet8"
-OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
+
+
+def _is_ours(name):
+    return name.startswith("tf_tickets ")
 
 
 def _measured():
@@ -43,8 +46,8 @@ def _ratios(case):
     rounds = load(f"peers/{case}")["rounds"]
     present = list(rounds[0])
     rows = []
-    for ours in (name for name in OURS if name in present):
-        for peer in (name for name in present if name not in OURS):
+    for ours in filter(_is_ours, present):
+        for peer in (name for name in present if not _is_ours(name)):
             cells = [
                 " / ".join(
                     f"{results[ours][key] / results[peer][key]:.2f}"
@@ -73,8 +76,8 @@ def peers_behind():
         return "Not measured yet."
     for case in cases:
         rounds = load(f"peers/{case}")["rounds"]
-        for ours in (name for name in OURS if name in rounds[0]):
-            for peer in (name for name in rounds[0] if name not in OURS):
+        for ours in filter(_is_ours, rounds[0]):
+            for peer in (name for name in rounds[0] if not _is_ours(name)):
                 for key, measure in _MEASURES.items():
                     ratio = statistics.median(
                         r[ours][key] / r[peer][key] for r in rounds
