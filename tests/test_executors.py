@@ -1,5 +1,6 @@
 """Frontiers of several seeds, whose tasks run in other processes."""
 
+import argparse
 import concurrent.futures
 import copy
 import json
@@ -22,7 +23,7 @@ import tf_tickets as tt
 from tf_tickets.search import executors, frontier_runner, lock
 from tf_tickets.search.executors import packing, ray_executor
 from tf_tickets.search.frontier_tasks import SearchTask, Settings
-from tf_tickets_cli import choices, main
+from tf_tickets_cli import choices, frontier, main
 from tf_tickets_cli.settings import Setting
 
 SEEDS = [3, 4]
@@ -453,7 +454,7 @@ def test_classes_of_a_program_are_registered_where_settings_arrive():
 
 def test_the_command_line_limits_the_same_threads():
     assert dict.fromkeys(choices.THREADS, "2") == executors.thread_variables(2)
-    assert {*choices.EXECUTORS} == {"serial", "ray"}
+    assert {*choices.EXECUTORS} == {"serial", "ray", "vmap"}
 
 
 @pytest.mark.parametrize("option", ["--workers=2", "--address=auto"])
@@ -462,6 +463,38 @@ def test_the_command_line_refuses_options_of_ray_without_ray(option, capsys):
     said = capsys.readouterr().err
     name, value = option.split("=")
     assert f"{name} belongs to --executor ray. Received: {name} {value}" in said
+
+
+@pytest.mark.parametrize("options, width", [((), 8), (("--workers=3",), 3)])
+def test_the_command_line_sets_the_width_of_vmap(options, width):
+    parser = argparse.ArgumentParser()
+    frontier.add_arguments(parser)
+    given = parser.parse_args(["--executor=vmap", *options])
+    assert repr(frontier._executor(given)) == f"VmapExecutor(width={width})"
+
+
+def test_the_command_line_refuses_an_address_with_vmap(capsys):
+    assert main.main(["frontier", "--executor=vmap", "--address=auto"]) == 2
+    said = capsys.readouterr().err
+    assert "Received: --address auto with --executor vmap" in said
+
+
+@pytest.mark.matrix
+def test_the_command_line_compares_in_one_program(tmp_path):
+    few = {"take": 64, "epochs": 1, "batch-size": 32, "width": 0.05, "rounds": 1}
+    options = [f"--{name}={value}" for name, value in few.items()]
+    command = [sys.executable, "-m", "tf_tickets_cli", "frontier", *options]
+    command += ["--methods", "imp", "--seeds", "0", "1", "--executor=vmap"]
+    said = subprocess.run(
+        [*command, f"--out={tmp_path}"], capture_output=True, text=True, timeout=600
+    )
+    if keras.config.backend() != "jax":
+        assert said.returncode == 2 and "needs the backend jax" in said.stderr
+        return
+    assert (said.returncode, said.stderr) == (0, "")
+    assert sorted(first_words(said.stdout, "imp")) == ["imp seed 0", "imp seed 1"]
+    found = tt.Frontier.load(tmp_path / "frontier.json")
+    assert {p.ticket.provenance["executor"] for p in found.points} == {"vmap"}
 
 
 def test_the_networks_of_the_command_line_travel():

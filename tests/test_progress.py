@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
@@ -145,6 +145,33 @@ def test_trainings_in_other_processes_end_in_any_order(clock, capsys):
     ]
 
 
+def test_trainings_at_the_same_time_have_their_own_lines(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
+        pair = [watch(name)[0] for name in ("imp seed 0", "snip seed 0")]
+        for callback, epochs in zip(pair, (12, 4), strict=True):
+            callback.set_params({"epochs": epochs})
+            callback.on_train_begin()
+        for epoch in range(4):
+            clock.now += 1
+            for callback in pair:
+                callback.on_epoch_end(epoch, {"val_accuracy": epoch / 10})
+        pair[1].on_train_end()
+        # 8 of 20 epochs took 4 seconds.
+        assert shown.comparison.remaining() == "about 0:06 left"
+        clock.now += 8
+        pair[0].on_epoch_end(4, {"val_accuracy": 0.7})
+        # It stops early; so 16 of 20 epochs need not be trained any more.
+        pair[0].on_train_end()
+        assert (shown.comparison.finished, shown.comparison.total) == (16, 20)
+    assert capsys.readouterr().out.splitlines() == [
+        "snip seed 0, 2 of 2  epoch 4/4  val_accuracy 0.3000  0:04  "
+        "in all 0:04, about 0:06 left",
+        "imp seed 0, 1 of 2  epoch 5/12  val_accuracy 0.7000  0:12  "
+        "in all 0:12, about 0:05 left",
+    ]
+
+
 def test_hundreds_of_short_trainings_are_few_lines(clock, capsys):
     many = {f"s{i}": tt.IMP(10, 1, 0.5) for i in range(30)}
     with progress.Progress() as shown:
@@ -211,4 +238,3 @@ def test_one_training_has_one_bar_as_before(monkeypatch):
         shown.update(2, "val_accuracy 0.9000")
         assert shown.bar is None
     assert "round 1  epoch 2/2  val_accuracy 0.9000  0:00\n" in terminal.getvalue()
-    assert time.monotonic() >= shown.began

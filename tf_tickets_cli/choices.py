@@ -25,7 +25,7 @@ methods:
   kdlts      learned masks with distillation from teachers
   snip, grasp, synflow     pruning at initialization
 """
-EXECUTORS = ("serial", "ray")
+EXECUTORS = ("serial", "ray", "vmap")
 # Environment variables that limit the threads of a process.
 THREADS = (
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"),

@@ -20,6 +20,7 @@ examples:
   tf-tickets frontier --data images.npz --model my_model.py:build
   tf-tickets frontier --methods imp dlth unilth unidlth threshold
   tf-tickets frontier --methods imp cs --seeds 0 1 2 --executor ray
+  KERAS_BACKEND=jax tf-tickets frontier --seeds 0 1 2 3 --executor vmap
   tf-tickets frontier --methods imp kdlts snip grasp synflow --sparsities 0.9 0.98
 """
 RESUMES = True
@@ -77,7 +78,8 @@ def _add_execution(group: arguments.Parser) -> None:
         choices=choices.EXECUTORS,
         default="serial",
         help="serial: one training after the other, in this process; ray: in parallel, "
-        "in processes of Ray (default: serial)",
+        "in processes of Ray; vmap: several in one program of JAX, which pays for "
+        "networks without convolutions whose steps are short (default: serial)",
     )
     group.add_argument(
         "--address",
@@ -90,7 +92,7 @@ def _add_execution(group: arguments.Parser) -> None:
         type=int,
         metavar="N",
         help="number of trainings at the same time, if Ray is started here (default: "
-        "as many as the cores allow)",
+        "as many as the cores allow) or with vmap (default: 8)",
     )
     group.add_argument(
         "--threads",
@@ -132,7 +134,10 @@ def run(options: argparse.Namespace) -> None:
             teachers = teachers / f"seed_{seed}" if options.seeds else teachers
             methods.teach(searches, setting.seeded(seed), teachers, watch)
         comparison = progress.of_comparison(
-            tables_of[seeds[0]], setting.recipe.epochs, options.seeds
+            tables_of[seeds[0]],
+            setting.recipe.epochs,
+            options.seeds,
+            together=options.executor == "vmap",
         )
         frontier = _found(
             setting.build_model,
@@ -174,11 +179,15 @@ def _executor(options):
     executors.thread_variables(threads)  # Refuses what is no number of threads.
     if options.executor == "ray":
         return executors.RayExecutor(options.address, options.workers, threads)
-    for name in ("address", "workers"):
+    together = options.executor == "vmap"
+    for name in ("address",) if together else ("address", "workers"):
         value = getattr(options, name)
         if value is not None:
             raise ValueError(
                 f"--{name} belongs to --executor ray. Received: --{name} {value} with "
                 f"--executor {options.executor}. Leave it out, or add --executor ray."
             )
+    if together:
+        settings = {} if options.workers is None else {"width": options.workers}
+        return executors.VmapExecutor(**settings)
     return executors.SerialExecutor()

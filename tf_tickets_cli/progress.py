@@ -10,13 +10,12 @@ from rich import console, progress
 
 import tf_tickets as tt
 from tf_tickets.pruning import targets
+from tf_tickets_cli.comparison import Comparison, clock
 
 # Seconds between two lines about one training if there is no terminal.
 _PAUSE = 10.0
 # In a long comparison, the pause is this part of the time so far.
 _PART = 0.01
-# With more trainings of tickets than this, not each of them has a line.
-_FEW = 40
 
 
 class Progress:
@@ -35,19 +34,16 @@ class Progress:
 
     def __init__(self) -> None:
         self.bar: progress.Progress | None = None
-        self.task: progress.TaskID | None = None
         self.comparison: Comparison | None = None
-        self.title = self.name = ""
-        self.done = self.epochs = 0
-        self.result = ""
-        self.began = self.written = time.monotonic()
+        self.line: Line | None = None
+        self.written = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error):
         self.end()
-        self._close()
+        self.close()
 
     def say(self, line: str) -> None:
         """Shows a line.
@@ -57,80 +53,73 @@ class Progress:
         """
         print(line, flush=True)
 
-    def start(self, title: str, epochs: int, seconds: float = 0.0) -> None:
-        """Starts a training.
+    def start(self, title: str, epochs: int, seconds: float = 0.0) -> "Line":
+        """Starts a training; returns what shows it.
 
         Args:
             title: What is trained.
             epochs: How many epochs it takes at most.
             seconds: How long it has been going on.
         """
-        self.end()
-        self.name, self.epochs = title, epochs
-        now = time.monotonic()
-        self.began = now - seconds
-        if self.comparison:
-            title = self.comparison.begin(title, elsewhere=seconds > 0)
-        else:
-            self.written = now
-        self.title = title
-        if sys.stdout.isatty():
-            self.bar = self.bar or _bar(self.comparison)
-            self.task = self.bar.add_task(title, total=epochs, result="")
+        if not self.comparison:
+            self.written = time.monotonic()
+        if not self.comparison or not self.comparison.together:
+            self.end()
+        self.line = Line(self, title, epochs, seconds)
+        return self.line
 
     def update(self, done: int, result: str = "") -> None:
-        """Shows the number of completed epochs.
+        """Shows the number of completed epochs of the training that began last.
 
         Args:
             done: Number of completed epochs.
             result: The metrics, as text.
         """
-        self.done, self.result = done, result
-        if self.comparison:
-            self.comparison.update(self.name, done)
-        if self.bar and self.task is not None:
-            self.bar.update(self.task, completed=done, result=result)
-            self._update_total()
-        elif done < self.epochs and self._waited(max(self.began, self.written)):
-            self._write()
-        if done >= self.epochs:
-            self.end()
+        if self.line:
+            self.line.update(done, result)
 
     def end(self) -> None:
         """Replaces the bar by a line, if a training has begun."""
-        if self.bar and self.task is not None:
-            # The bar of a whole comparison stays.
-            self.bar.remove_task(self.task)
-            if not self.comparison:
-                self._close()
-        if self.done and self._is_due():
-            self._write()
-        self.task = None
-        self.done = 0
+        if self.line:
+            self.line.end()
+        self.line = None
 
-    def _close(self):
+    def close(self) -> None:
+        """Removes all bars."""
         if self.bar:
             self.bar.stop()
         self.bar = None
 
-    def _update_total(self):
+    def add_bar(self, title: str, epochs: int) -> progress.TaskID | None:
+        """Returns a new bar; None if there is no terminal.
+
+        Args:
+            title: The text beside it.
+            epochs: Its length.
+        """
+        if not sys.stdout.isatty():
+            return None
+        self.bar = self.bar or _bar(self.comparison)
+        return self.bar.add_task(title, total=epochs, result="")
+
+    def update_total(self) -> None:
+        """Shows how much of a comparison is done, if there is a terminal."""
         if self.comparison and self.bar:
-            total, _ = self.bar.task_ids
             self.bar.update(
-                total,
+                self.bar.task_ids[0],
                 completed=self.comparison.finished,
                 total=self.comparison.total,
                 result=self.comparison.remaining(),
             )
 
-    def _waited(self, since):
+    def waited(self, since: float) -> bool:
+        """Whether it is time for another line.
+
+        Args:
+            since: The time of the line before.
+        """
         spent = self.comparison.spent if self.comparison else 0.0
         return time.monotonic() - since > max(_PAUSE, _PART * spent)
-
-    def _is_due(self):
-        """Whether a finished training has a line of its own."""
-        few = not self.comparison or self.comparison.has_line(self.name)
-        return few or self._waited(self.written)
 
     def of_rounds(self, search: tt.TicketSearch) -> list[keras.callbacks.Callback]:
         """Returns callbacks that show each round of a search.
@@ -157,6 +146,7 @@ class Progress:
         searches: Mapping[str, tt.TicketSearch],
         epochs: int,
         seeds: Sequence[int] | None = None,
+        together: bool = False,
     ) -> Callable[[str], list[keras.callbacks.Callback]]:
         """Returns the argument `watch` of `find_frontier`.
 
@@ -167,9 +157,10 @@ class Progress:
             searches: As in `find_frontier`.
             epochs: As in `find_frontier`.
             seeds: As in `find_frontier`.
+            together: Whether several trainings run at the same time in this process.
         """
         self.end()
-        self.comparison = comparison = Comparison(searches, epochs, seeds)
+        self.comparison = comparison = Comparison(searches, epochs, seeds, together)
 
         def watch(name):
             comparison.watch(name)
@@ -177,160 +168,86 @@ class Progress:
 
         return watch
 
-    def _write(self):
-        self.written = time.monotonic()
-        parts = [self.title, f"epoch {self.done}/{self.epochs}", self.result]
-        parts.append(clock(self.written - self.began))
-        if self.comparison:
-            parts.append(f"in all {clock(self.comparison.spent)}")
-            parts[-1] += f", {left}" if (left := self.comparison.remaining()) else ""
-        self.say("  ".join(part for part in parts if part))
 
-
-def clock(seconds: float) -> str:
-    """Returns a time as text.
-
-    Example:
-
-    >>> clock(75.9), clock(3 * 3600 + 5)
-    ('1:15', '3:00:05')
-    """
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
-    return f"{start}:{seconds:02}"
-
-
-class Comparison:
-    """Counts the searches and the epochs of `find_frontier`, and estimates its end.
+class Line:
+    """Shows one training: by a bar on a terminal, by lines elsewhere.
 
     Args:
-        searches: As in `find_frontier`.
-        epochs: As in `find_frontier`.
-        seeds: As in `find_frontier`.
+        shown: Where it is shown.
+        name: What is trained.
+        epochs: How many epochs it takes at most.
+        seconds: How long it has been going on.
 
     Example:
 
-    >>> searches = {"a": tt.IMP(2, 4), "b": tt.PruneAtInit(epochs=4)}
-    >>> comparison = Comparison(searches, epochs=4, seeds=[0, 1])
-    >>> comparison.total
-    40
-    >>> comparison.begin("a seed 1"), comparison.begin("dense seed 0")
-    ('a seed 1, 1 of 4', 'dense seed 0')
+    >>> line = Line(Progress(), "ticket", epochs=2, seconds=75.0)
+    >>> line.update(2, "val_accuracy 0.9000")
+    ticket  epoch 2/2  val_accuracy 0.9000  1:15
     """
 
     def __init__(
-        self,
-        searches: Mapping[str, tt.TicketSearch],
-        epochs: int,
-        seeds: Sequence[int] | None = None,
+        self, shown: Progress, name: str, epochs: int, seconds: float = 0.0
     ) -> None:
-        self.began = time.monotonic()
-        # Epochs by the names of searches and of trainings, in their order.
-        self.searches: dict[str, int] = {}
-        self.trainings: dict[str, int] = {}
-        # From each name to that of its search.
-        self.owners: dict[str, str] = {}
-        ends = [""] if seeds is None else [f" seed {seed}" for seed in seeds]
-        for label, search in searches.items():
-            for end in ends:
-                self._add(f"{label}{end}", search, epochs)
-        self.trainings |= {f"dense{end}": epochs for end in ends}
-        self.done = dict.fromkeys({**self.searches, **self.trainings}, 0)
-        self.counted: dict[str, int] = {}
-        self.trained = 0
-        self.elsewhere = False
+        self.shown = shown
+        self.name = self.title = name
+        self.epochs = epochs
+        self.began = time.monotonic() - seconds
+        self.done, self.result = 0, ""
+        if shown.comparison:
+            self.title = shown.comparison.begin(name, elsewhere=seconds > 0)
+        self.task = shown.add_bar(self.title, epochs)
 
-    def _add(self, name, search, epochs):
-        plan = search.engine.plan
-        self.searches[name] = plan.epochs
-        self.owners[name] = name
-        if plan.epochs_of_tickets == epochs:
-            return
-        for round_ in range(1, plan.rounds + 1):
-            self.trainings[f"{name} round {round_}"] = epochs
-            self.owners[f"{name} round {round_}"] = name
-
-    @property
-    def _epochs(self):
-        return {**self.searches, **self.trainings}
-
-    @property
-    def total(self) -> int:
-        """The epochs of all searches and trainings, at most."""
-        return sum(self._epochs.values())
-
-    @property
-    def finished(self) -> int:
-        """The epochs that need not be trained any more."""
-        return sum(self.done.values())
-
-    @property
-    def spent(self) -> float:
-        """The seconds since the beginning."""
-        return time.monotonic() - self.began
-
-    def watch(self, name: str) -> None:
-        """Counts a search, which may be complete already."""
-        if name in self.owners:
-            self.counted.setdefault(self.owners[name], len(self.counted) + 1)
-
-    def begin(self, name: str, elsewhere: bool = False) -> str:
-        """Returns the title of a search or training that begins.
+    def update(self, done: int, result: str = "") -> None:
+        """Shows the number of completed epochs.
 
         Args:
-            name: Its name.
-            elsewhere: Whether it has run in another process. Otherwise those before
-                it have ended.
+            done: Number of completed epochs.
+            result: The metrics, as text.
         """
-        self.watch(name)
-        self.elsewhere = elsewhere
-        if not elsewhere:
-            self._end_before(name)
-        if name not in self.owners or len(self.searches) == 1:
-            return name
-        number = self.counted[self.owners[name]]
-        return f"{name}, {number} of {len(self.searches)}"
+        shown = self.shown
+        self.done, self.result = done, result
+        if shown.comparison:
+            shown.comparison.update(self.name, done)
+        if shown.bar and self.task is not None:
+            shown.bar.update(self.task, completed=done, result=result)
+            shown.update_total()
+        elif done < self.epochs and shown.waited(max(self.began, shown.written)):
+            self._write()
+        if done >= self.epochs:
+            self.end()
 
-    def update(self, name: str, done: int) -> None:
-        """Notes how many epochs of a search or training are complete.
+    def end(self) -> None:
+        """Replaces the bar by a line, if an epoch is complete."""
+        shown = self.shown
+        if shown.bar and self.task is not None:
+            # The bar of a whole comparison stays.
+            shown.bar.remove_task(self.task)
+            if not shown.comparison:
+                shown.close()
+        if self.done:
+            if shown.comparison:
+                shown.comparison.end(self.name)
+            if self._is_due():
+                self._write()
+        self.task = None
+        self.done = 0
 
-        Args:
-            name: Its name.
-            done: Its complete epochs.
-        """
-        if name not in self.done:
-            return
-        before = self.done[name]
-        # A resumed search begins after epoch 0; those before cost no time now.
-        self.trained += done - before if before or self.elsewhere else 1
-        self.done[name] = done
+    def _is_due(self):
+        """Whether a finished training has a line of its own."""
+        shown = self.shown
+        few = not shown.comparison or shown.comparison.has_line(self.name)
+        return few or shown.waited(shown.written)
 
-    def _end_before(self, name):
-        """Notes that all before a search or training is complete, or stopped early."""
-        names = list(self.searches)
-        if name in self.searches:
-            ended = names[: names.index(name)]
-        elif name in self.owners:
-            ended = names[: names.index(self.owners[name]) + 1]
-        else:
-            ended = names
-        if name in self.trainings:
-            names = list(self.trainings)
-            ended += names[: names.index(name)]
-        epochs = self._epochs
-        self.done |= {earlier: epochs[earlier] for earlier in ended}
-
-    def has_line(self, name: str) -> bool:
-        """Whether a training has a line in any case: the searches have."""
-        return name not in self.trainings or len(self.trainings) <= _FEW
-
-    def remaining(self) -> str:
-        """Returns about how long the rest takes, as text; "" if that is not known."""
-        left = self.total - self.finished
-        if not left or not self.trained:
-            return ""
-        return f"about {clock(self.spent / self.trained * left)} left"
+    def _write(self):
+        shown = self.shown
+        shown.written = time.monotonic()
+        parts = [self.title, f"epoch {self.done}/{self.epochs}", self.result]
+        parts.append(clock(shown.written - self.began))
+        if shown.comparison:
+            parts.append(f"in all {clock(shown.comparison.spent)}")
+            left = shown.comparison.remaining()
+            parts[-1] += f", {left}" if left else ""
+        shown.say("  ".join(part for part in parts if part))
 
 
 def _bar(comparison=None):
@@ -408,7 +325,7 @@ class _Training(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # Of a training in another process, all is shown when it has ended.
         seconds = self.params.get("seconds", 0.0)
-        self.shown.start(self.title, self.params["epochs"], seconds)
+        self.line = self.shown.start(self.title, self.params["epochs"], seconds)
         self.is_first = not seconds
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -426,14 +343,14 @@ class _Training(keras.callbacks.Callback):
         if self.measure and (left := self._remaining()) is not None:
             names = ["val_accuracy"]
             remaining = f"{_MEASURES[self.measure]} {left:.1%}  "
-        self.shown.update(epoch + 1, remaining + _result(logs, *names))
+        self.line.update(epoch + 1, remaining + _result(logs, *names))
 
     def _remaining(self):
         kernels = tt.kernels(self.model)
         return targets.remaining(kernels, kernels.masks).get(self.measure)
 
     def on_train_end(self, logs=None):
-        self.shown.end()
+        self.line.end()
 
 
 _MEASURES = {"macs": "MACs", "params": "parameters"}
