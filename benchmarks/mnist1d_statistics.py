@@ -46,8 +46,8 @@ def at_level(points, level, metric="test_accuracy"):
 
     Between two points it is linear in the logarithm of the kept fraction. Of several
     points there, the best in validation counts. Where points differ in an initial
-    score, each round has its own line, and the best line in validation counts. None
-    out of range.
+    score or a penalty, each round has its own line, and the best line in validation
+    counts. None out of range.
 
     >>> rows = [{"sparsity": 0.5, "val_accuracy": 0.6, "test_accuracy": 0.6},
     ...         {"sparsity": 0.875, "val_accuracy": 0.4, "test_accuracy": 0.4}]
@@ -56,9 +56,7 @@ def at_level(points, level, metric="test_accuracy"):
     """
     if level == 0.0:
         return points[0][metric]
-    lines = collections.defaultdict(list)
-    for row in points:
-        lines[row.get("round") if "initial_score" in row else None].append(row)
+    lines = _lines(points)
     found = [_on_line(line, level, ("val_accuracy", metric)) for line in lines.values()]
     found = [values for values in found if values]
     return max(found, key=lambda values: values[0])[1] if found else None
@@ -67,16 +65,14 @@ def at_level(points, level, metric="test_accuracy"):
 def spent_at(points, level):
     """Returns the epochs that a ticket at a sparsity took; None out of range.
 
-    Between two searches with different initial scores, they are those of both.
+    Between two searches with different scores or penalties, they are those of both.
 
     >>> rows = [{"sparsity": s, "epochs": 60, "val_accuracy": 0.5, "round": 2,
     ...          "initial_score": score} for s, score in ((0.5, 0.1), (0.9, -0.1))]
     >>> spent_at(rows, 0.9), spent_at(rows, 0.8)
     (60, 120)
     """
-    lines = collections.defaultdict(list)
-    for row in points:
-        lines[row.get("round") if "initial_score" in row else None].append(row)
+    lines = _lines(points)
     found = []
     for line in lines.values():
         values = _on_line(line, level, ("val_accuracy",))
@@ -90,9 +86,22 @@ def _spent_on_line(points, level):
     if there:
         return max(there, key=lambda p: p["val_accuracy"])["epochs"]
     low, high = _around(points, level)
-    if low.get("initial_score") != high.get("initial_score"):
+    if _varied(low) != _varied(high):
         return low["epochs"] + high["epochs"]
     return max(low["epochs"], high["epochs"])
+
+
+def _varied(row):
+    """Returns the number by which a point's search differs from others; or None."""
+    return row.get("initial_score", row.get("penalty"))
+
+
+def _lines(points):
+    """Returns the points, by round if they come from several searches."""
+    lines = collections.defaultdict(list)
+    for row in points:
+        lines[None if _varied(row) is None else row.get("round")].append(row)
+    return lines
 
 
 def _there(points, level):
@@ -313,7 +322,7 @@ def _holds(row):
 
 
 CLAIMS = (
-    Claim("tickets-beat-random", "IMP init", "random"),
+    Claim("tickets-beat-random", "IMP", "random"),
     Claim("tickets-beat-shuffled", "IMP init", "controls shuffled-masks"),
     # The paper's tickets are from half to a fifth of their networks.
     Claim("tickets-beat-dense", "IMP init", "dense rate=0.005", LEVELS[:3], dense=True),
@@ -327,23 +336,23 @@ CLAIMS = (
     ),
     Claim("rewinding", "IMP 1-epoch", "IMP init"),
     Claim("small-weights-matter", "IMP init", "inverted"),
-    Claim("cs-above-imp", "ContinuousSparsification", "IMP init"),
-    Claim("cs-at-a-fifth", "ContinuousSparsification", "IMP init", LEVELS[3:], 0.2),
+    Claim("cs-above-imp", "ContinuousSparsification", "IMP"),
+    Claim("cs-at-a-fifth", "ContinuousSparsification", "IMP", LEVELS[3:], 0.2),
     Claim(
         "cs-as-good-at-a-fifth",
         "ContinuousSparsification",
-        "IMP init",
+        "IMP",
         LEVELS[3:],
         0.2,
         -1.0,
     ),
     Claim("cs-above-iss", "ContinuousSparsification", "StochasticSparsification"),
-    Claim("unilth-above-lth", "UniLTH", "IMP init"),
+    Claim("unilth-above-lth", "UniLTH", "IMP"),
     Claim("unilth-above-dlth", "UniLTH", "DLTH"),
-    Claim("unidlth-above-lth", "UniDLTH", "IMP init"),
+    Claim("unidlth-above-lth", "UniDLTH", "IMP"),
     Claim("unidlth-above-dlth", "UniDLTH", "DLTH"),
-    Claim("dlth-as-good-as-lth", "DLTH", "IMP init", at_least=-1.0),
-    Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP init", at_least=-1.0),
+    Claim("dlth-as-good-as-lth", "DLTH", "IMP", at_least=-1.0),
+    Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP", at_least=-1.0),
     Claim("kdlts-above-init", "KDLTS teachers", "SNIP"),
     Claim("kdlts-early", "KDLTS 1-epoch", "IMP 1-epoch", at_least=1.5),
     Claim("early-above-init", "KDLTS 1-epoch", "KDLTS teachers", at_least=1.5),
@@ -423,7 +432,7 @@ def whole(method, points, final=EPOCHS):
     searches = collections.defaultdict(list)
     for index, row in enumerate(points):
         alone = None if method in ONE_SEARCH else index
-        searches[row.get("initial_score", alone)].append(row["epochs"])
+        searches[alone if _varied(row) is None else _varied(row)].append(row["epochs"])
     return sum(max(rows) + final * (len(rows) - 1) for rows in searches.values())
 
 

@@ -48,12 +48,13 @@ def test_a_metric_is_taken_at_a_sparsity_or_between_its_neighbours(
     assert found == (expected if expected is None else pytest.approx(expected))
 
 
-def test_a_frontier_of_initial_scores_has_a_line_for_each_round(statistics):
+def test_a_frontier_of_several_searches_has_a_line_for_each_round(statistics):
     first = [row | {"round": 1} for row in _rows((0.5, 0.7), (0.875, 0.5))]
     second = [row | {"round": 2} for row in _rows((0.6, 0.7), (0.9, 0.2))]
-    rows = [row | {"initial_score": 0.0} for row in first + second]
-    assert statistics.at_level(rows, 0.75) == pytest.approx(0.6)
-    assert statistics.at_level(rows, 0.9) == 0.2
+    for varied in ("initial_score", "penalty"):
+        rows = [row | {varied: 0.0} for row in first + second]
+        assert statistics.at_level(rows, 0.75) == pytest.approx(0.6)
+        assert statistics.at_level(rows, 0.9) == 0.2
 
 
 def test_holm_multiplies_the_smallest_p_by_the_number_of_tests(statistics):
@@ -120,13 +121,13 @@ def test_a_sparsity_between_two_searches_costs_both(statistics):
     rows = [
         {"sparsity": s, "val_accuracy": 0.5, "epochs": e, "round": n} | more
         for s, e, n, more in (
-            (0.5, 40, 1, {"initial_score": 0.1}),
-            (0.9, 40, 1, {"initial_score": 0.0}),
+            (0.5, 40, 1, {"penalty": 1e-5}),
+            (0.9, 40, 1, {"penalty": 1e-4}),
         )
     ]
     assert [statistics.spent_at(rows, x) for x in (0.5, 0.8, 0.99)] == [40, 80, None]
     for row in rows:
-        del row["initial_score"]
+        del row["penalty"]
     rows[1]["epochs"] = 60
     assert statistics.spent_at(rows, 0.8) == 60
     assert statistics.whole("UniLTH", rows) == 80
