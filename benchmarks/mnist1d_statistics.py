@@ -354,6 +354,7 @@ CLAIMS = (
     Claim("dlth-as-good-as-lth", "DLTH", "IMP", at_least=-1.0),
     Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP", at_least=-1.0),
     Claim("kdlts-above-init", "KDLTS teachers", "SNIP"),
+    Claim("kdlts-teachers", "KDLTS teachers", "KDLTS labels"),
     Claim("kdlts-early", "KDLTS 1-epoch", "IMP 1-epoch", at_least=1.5),
     Claim("early-above-init", "KDLTS 1-epoch", "KDLTS teachers", at_least=1.5),
     Claim("early-stop", "EarlyStopRewind", "IMP init"),

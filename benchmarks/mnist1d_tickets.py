@@ -694,7 +694,7 @@ METHODS = {
 }
 REPORTED = {
     "IMP": ("init", "1-epoch"),
-    "KDLTS": ("teachers", "1-epoch"),
+    "KDLTS": ("teachers", "1-epoch", "labels"),
     "DLTH": ("penalty=20", "sgd"),
     "controls": ("shuffled-masks", "moved-masks"),
     "UniLTH": ("patience=5", "kept"),

@@ -84,6 +84,11 @@ CLAIMS = {
         "They are better than those of other methods before training",
         "KDLTS over SNIP",
     ),
+    "kdlts-teachers": (
+        _KDLTS,
+        "Teachers lead to better tickets",
+        "KDLTS with teachers over KDLTS without",
+    ),
     "kdlts-early": (
         _KDLTS,
         "Early tickets gain 1.5 to 2 points over those of other methods",

@@ -19,6 +19,12 @@ NAMES = {
 }
 _SETTINGS = {
     "init": "rewound to init",
+    "init-erk": "rewound to init, ERK densities",
+    "teachers": "with teachers",
+    "labels": "without teachers",
+    "penalties": "six penalties",
+    "penalties-rate=5": "six penalties, rate 5",
+    "rate=20": "penalty of its paper",
     "1-epoch": "from epoch 1",
     "twice": "twice the epochs",
     "kept": "weights kept",
