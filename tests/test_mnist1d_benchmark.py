@@ -117,6 +117,45 @@ def test_all_claims_and_sparsities_are_one_family(statistics, monkeypatch):
     assert one["verdict"] == "seen under conditions" and one["where"] == [0.8]
 
 
+def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    claims = scripts("cifar10_claims")
+    accuracies = {
+        "IMP init": lambda seed: (0.750, 0.740, 0.72 + 0.01 * seed),
+        "random erk": lambda seed: (0.700, 0.650, 0.60 - 0.01 * seed),
+        "dense recipe": lambda seed: (0.745,),
+    }
+    for name, values in accuracies.items():
+        method, setting = name.split()
+        sparsities = (0.0,) if method == "dense" else (0.5, 0.8, 0.95)
+        for seed in range(2 if method == "dense" else 3):
+            pairs = zip(sparsities, values(seed), strict=True)
+            run = {"method": method, "setting": setting, "seed": seed}
+            file = tmp_path / f"{method}-{setting}-{seed}.json"
+            file.write_text(json.dumps({**run, "points": _rows(*pairs)}))
+    (tmp_path / "plan.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["cifar10_claims.py", "--results", str(tmp_path)])
+    claims.main()
+    content = json.loads((tmp_path / "summary.json").read_text())
+    found = {row["claim"]: row for row in content["claims"]}
+    assert list(found) == [
+        "tickets-beat-random",
+        "tickets-as-good-as-dense",
+        "tickets-beat-dense",
+    ]
+    random = found["tickets-beat-random"]
+    assert (random["verdict"], random["seeds"]) == ("seen", 3)
+    # 9 and 14 points at 80 and 95 % in the middle seed; 90 % is halfway between them
+    # in the logarithm of the weights that are left.
+    assert random["levels"][0]["mean"] == pytest.approx(9.0)
+    assert [row["level"] for row in random["levels"]] == [0.8, 0.9, 0.95]
+    assert random["levels"][1]["mean"] == pytest.approx(11.5)
+    assert random["mean"] == pytest.approx((9 + 11.5 + 14) / 3, abs=1e-3)
+    dense = found["tickets-beat-dense"]
+    assert dense["verdict"] == "too few seeds"
+    assert dense["mean"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_sparsity_between_two_searches_costs_both(statistics):
     rows = [
         {"sparsity": s, "val_accuracy": 0.5, "epochs": e, "round": n} | more

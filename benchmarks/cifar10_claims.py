@@ -1,0 +1,97 @@
+"""What ResNet-8 on CIFAR-10 says of the claims of the papers.
+
+    KERAS_BACKEND=jax python benchmarks/cifar10_claims.py
+
+Reads the files that `benchmarks/cifar10.py` has written, and writes `summary.json`
+beside them. The claims are those of `mnist1d_statistics.py` that these runs can answer,
+averaged over 80, 90 and 95 %, beside the dense network over 50 and 80 %, and tested in
+the same way. Of methods that do not reach a sparsity exactly, it is between their two
+nearest tickets. With fewer than three seeds nothing is decided.
+"""
+
+import argparse
+import collections
+import datetime
+import json
+import pathlib
+
+from mnist1d_statistics import Claim, at_level, tested
+
+HERE = pathlib.Path(__file__).parent
+LEVELS = (0.8, 0.9, 0.95)
+# Tickets of a fifth to a half of the weights.
+LARGE = (0.5, 0.8)
+IMP, DENSE, KDLTS = "IMP init", "dense recipe", "KDLTS 3-teachers"
+
+
+def claims():
+    cs = "ContinuousSparsification"
+    return (
+        Claim("tickets-beat-random", IMP, "random erk", LEVELS),
+        Claim("tickets-as-good-as-dense", IMP, DENSE, LARGE, at_least=-1.0, dense=True),
+        Claim("tickets-beat-dense", IMP, DENSE, LARGE, dense=True),
+        Claim("small-weights-matter", IMP, "inverted init", LEVELS),
+        Claim("rewinding", "IMP late", IMP, LEVELS),
+        Claim("cs-above-imp", cs, IMP, LEVELS),
+        Claim("unilth-above-lth", "UniLTH", IMP, LEVELS),
+        Claim("unilth-above-dlth", "UniLTH", "DLTH", LEVELS),
+        Claim("unidlth-above-lth", "UniDLTH", IMP, LEVELS),
+        Claim("unidlth-above-dlth", "UniDLTH", "DLTH", LEVELS),
+        Claim("dlth-as-good-as-lth", "DLTH", IMP, LEVELS, at_least=-1.0),
+        Claim("kdlts-as-good-as-imp", KDLTS, IMP, LEVELS, at_least=-1.0),
+        Claim("kdlts-above-init", KDLTS, "SNIP", LEVELS),
+    )
+
+
+class Runs:
+    """Finished tickets by method, setting and seed.
+
+    Args:
+        folder: The folder of the JSON files.
+    """
+
+    def __init__(self, folder):
+        self.found = collections.defaultdict(dict)
+        for file in sorted(folder.glob("*.json")):
+            run = json.loads(file.read_text("utf-8"))
+            if "points" in run:
+                self._add(run)
+
+    def _add(self, run):
+        method, setting, seed = run["method"], run["setting"], run["seed"]
+        self.found[f"{method} {setting}", seed] = run["points"]
+
+    def of(self, name):
+        """Returns a dict from seed to the points of "METHOD" or "METHOD SETTING"."""
+        points = collections.defaultdict(list)
+        for (other, seed), rows in self.found.items():
+            if name in (other, other.partition(" ")[0]):
+                points[seed] += rows
+        return points
+
+    def values(self, name, level, most_epochs=None):
+        """Returns a dict from seed to the test accuracy at a sparsity."""
+        found = {seed: at_level(rows, level) for seed, rows in self.of(name).items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    results = HERE / "results" / "cifar10"
+    parser.add_argument("--results", type=pathlib.Path, default=results)
+    folder = parser.parse_args().results
+    content = {
+        "command": "KERAS_BACKEND=jax python benchmarks/cifar10_claims.py",
+        "date": datetime.date.today().isoformat(),
+        "levels": LEVELS,
+        "claims": tested(Runs(folder), claims()),
+    }
+    (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    for row in content["claims"]:
+        print(row["claim"], row["mean"], row["interval"], row["verdict"])
+
+
+if __name__ == "__main__":
+    main()
