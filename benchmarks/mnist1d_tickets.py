@@ -697,6 +697,7 @@ REPORTED = {
     "KDLTS": ("teachers", "1-epoch", "labels"),
     "DLTH": ("penalty=20", "sgd"),
     "controls": ("shuffled-masks", "moved-masks"),
+    "StochasticSparsification": ("rate=20",),
     "UniLTH": ("patience=5", "kept"),
     "spatial": ("signals", "shuffled"),
     "supermask": ("soft", "stochastic"),

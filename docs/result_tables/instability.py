@@ -114,6 +114,11 @@ def instability_resnet8():
     return grid([*head, "instability, %", "seeds"], rows)
 
 
+def _origins(run):
+    """Returns the provenance of a run, or of all that it joins."""
+    return run["provenance"].get("joined", [run["provenance"]])
+
+
 @table
 def instability_machine():
     runs = [*_runs("mnist1d"), *_runs("resnet8")]
@@ -122,11 +127,13 @@ def instability_machine():
     seconds = sum(run["cpu_seconds"] for run in runs)
     counts = ", ".join(f"{n} of {what}" for what, n in sorted(kinds.items()))
     seeds = {
-        what: sorted({r["provenance"]["seed"] for r in runs if r["what"] == what})
+        what: sorted(
+            {o["seed"] for r in runs if r["what"] == what for o in _origins(r)}
+        )
         for what in sorted(kinds)
     }
     listed = "; ".join(f"{', '.join(map(str, s))} of {w}" for w, s in seeds.items())
-    copies = sorted({tuple(run["provenance"].get("seeds", ())) for run in runs} - {()})
+    copies = sorted({tuple(o["seeds"]) for run in runs for o in _origins(run)})
     drawn = " or ".join(", ".join(map(str, each)) for each in copies)
     [cores] = {run["machine"]["cores"] for run in runs}
     return (

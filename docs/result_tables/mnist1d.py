@@ -275,19 +275,13 @@ def mnist1d_residue():
             if "residue" in point:
                 known = rows.setdefault((run["method"], run["setting"]), [])
                 known.append(point["residue"])
-    methods = ("DLTH", "UniLTH", "UniDLTH")
-    unknown = [name for name in methods if name not in {key[0] for key in rows}]
-    lines = [
-        f"{method} ({setting}): the penalized weights are {min(found):.1e} to "
-        f"{max(found):.1e} of the others in sum of sizes when they are removed."
+    if not rows:
+        return "New runs record it."
+    cells = [
+        [method, setting, f"{min(found):.1e} to {max(found):.1e}"]
         for (method, setting), found in rows.items()
     ]
-    if unknown:
-        lines.append(
-            "How small the penalized weights were before their removal is not recorded "
-            f"in the present runs of {', '.join(unknown)}; new runs record it."
-        )
-    return " ".join(lines)
+    return grid(["search", "setting", "penalized weights over the others"], cells)
 
 
 @table
