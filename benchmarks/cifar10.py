@@ -386,7 +386,8 @@ def continuous(study, setting):
     search = tt.ContinuousSparsification(
         2, study.epochs, SCORES[setting], seed=study.seed
     )
-    yield from searched(study, name, search, learned=True)
+    for round_, point in enumerate(searched(study, name, search, learned=True), 1):
+        yield point | {"round": round_, "initial_score": SCORES[setting]}
 
 
 def searched(study, name, search, build=None, learned=False, spent=0, macs=0):

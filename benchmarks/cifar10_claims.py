@@ -40,6 +40,7 @@ def claims():
         Claim("dlth-as-good-as-lth", "DLTH", IMP, LEVELS, at_least=-1.0),
         Claim("kdlts-as-good-as-imp", KDLTS, IMP, LEVELS, at_least=-1.0),
         Claim("kdlts-above-init", KDLTS, "SNIP", LEVELS),
+        Claim("kdlts-above-synflow", KDLTS, "SynFlow", LEVELS),
     )
 
 

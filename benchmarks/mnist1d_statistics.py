@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 from mnist1d_tickets import (
+    ASIDE,
     CHOSEN,
     EPOCHS,
     LEVELS,
@@ -173,10 +174,10 @@ class Runs:
             for seed, run in runs.items()
         }
 
-    def values(self, name, level, most_epochs=None):
-        """Returns a dict from seed to the test accuracy at a level."""
+    def values(self, name, level, most_epochs=None, metric="test_accuracy"):
+        """Returns a dict from seed to a metric at a level."""
         points = self.of(name, most_epochs)
-        found = {seed: at_level(rows, level) for seed, rows in points.items() if rows}
+        found = {s: at_level(rows, level, metric) for s, rows in points.items() if rows}
         return {seed: value for seed, value in found.items() if value is not None}
 
 
@@ -297,6 +298,10 @@ class Claim:
             "second": self.second,
             "share": self.share,
             "at_least": self.at_least,
+            # At these sparsities there are runs of both methods; others are missing.
+            "partial": [row["level"] for row in by_level]
+            if whole < len(self.levels)
+            else None,
             **overall,
             "levels": by_level,
         }
@@ -304,13 +309,16 @@ class Claim:
     def verdict(self, row):
         """Returns "seen", "not seen" or "seen under conditions", and at which levels.
 
-        With fewer than `FEWEST` seeds nothing is decided.
+        With fewer than `FEWEST` seeds, or without some of the sparsities, nothing is
+        decided.
 
         A claim is seen if the corrected test finds a difference larger than what is
         claimed.
         """
         if row["seeds"] < FEWEST:
             return "too few seeds", []
+        if row.get("partial"):
+            return "too few sparsities", []
         if _holds(row):
             return "seen", []
         some = [each["level"] for each in row["levels"] if _holds(each)]
@@ -354,6 +362,7 @@ CLAIMS = (
     Claim("dlth-as-good-as-lth", "DLTH", "IMP", at_least=-1.0),
     Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP", at_least=-1.0),
     Claim("kdlts-above-init", "KDLTS teachers", "SNIP"),
+    Claim("kdlts-above-synflow", "KDLTS teachers", "SynFlow"),
     Claim("kdlts-teachers", "KDLTS teachers", "KDLTS labels"),
     Claim("kdlts-early", "KDLTS 1-epoch", "IMP 1-epoch", at_least=1.5),
     Claim("early-above-init", "KDLTS 1-epoch", "KDLTS teachers", at_least=1.5),
@@ -548,6 +557,7 @@ def frontier(runs):
                         **mean_of(values.values()),
                         "epochs": round(_mean_spent(by_seed, level), 1),
                         "values": values,
+                        "validation": runs.values(name, level, None, "val_accuracy"),
                     }
             if levels:
                 rows.append({"method": method, "setting": setting, "levels": levels})
@@ -628,6 +638,7 @@ def collect(out):
         "rounds": CHOSEN,
         "levels": LEVELS,
         "chosen": {method: runs.chosen(method) for method in METHODS},
+        "aside": ASIDE,
         # Whether all settings of a method were tried; None if there is nothing to try.
         "swept": {method: swept(method, out) for method in METHODS},
         "dense": {

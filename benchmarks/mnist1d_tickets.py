@@ -445,7 +445,14 @@ def uni(terms, kind, patience=5, penalty=4, power=2.0, kept=False, **settings):
     return terms.points(search, terms.chosen)
 
 
-def dlth(terms, penalty=20, learning_rate=None, criterion="random", sgd=None):
+def dlth(
+    terms,
+    penalty=20,
+    learning_rate=None,
+    criterion="random",
+    sgd=None,
+    allocation="uniform",
+):
     """DLTH; `sgd` is the learning rate of a search by SGD in place of Adam.
 
     Adam divides the gradient of the penalty by its own size, so the strength of the
@@ -462,6 +469,7 @@ def dlth(terms, penalty=20, learning_rate=None, criterion="random", sgd=None):
             tt.PenaltyPhase(1 if terms.quick else penalty, None, learning_rate),
             terms.epochs,
             criterion=criterion,
+            allocation=allocation,
             train="none",
             seed=terms.seed,
         )
@@ -641,6 +649,7 @@ METHODS = {
             "sgd": {"sgd": 0.05},
             "slow": {"learning_rate": 1e-3},
             "smallest": {"criterion": "magnitude"},
+            "erk": {"penalty": 60, "allocation": "erk"},
         },
     ),
     "KDLTS": (

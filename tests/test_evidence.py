@@ -73,12 +73,15 @@ def test_a_sparsity_that_was_passed_over_is_interpolated(evidence):
 
 
 def test_mnist1d_is_what_its_page_reports(evidence, monkeypatch):
-    cell = {"epochs": 40, "values": {"0": 0.5, "1": 0.6}}
+    values = {"0": 0.5, "1": 0.6}
+    cell = {"epochs": 40, "values": values, "validation": {"0": 0.4, "1": 0.7}}
     rows = [("IMP", "init"), ("IMP", "1-epoch"), ("controls", "shuffled-masks")]
+    rows.append(("IMP", "init-erk"))
     summary = {
         "epochs": 20,
         "dense": {"values": {"0": 0.7}},
-        "chosen": {"dense": "usual", "IMP": "init", "controls": "shuffled-masks"},
+        "chosen": {"dense": "usual"},
+        "aside": ["1-epoch"],
         "frontier": [
             {"method": m, "setting": s, "levels": {"0.9": cell}} for m, s in rows
         ],
@@ -86,11 +89,12 @@ def test_mnist1d_is_what_its_page_reports(evidence, monkeypatch):
     monkeypatch.setattr(evidence, "exists", lambda name: True)
     monkeypatch.setattr(evidence, "load", lambda name: summary)
     groups = evidence.groups(evidence.mnist1d())
-    assert [(g.method, g.setting, g.seeds) for g in groups] == [
-        ("dense", "usual", 1),
-        ("IMP", "init", 2),
+    assert [(g.method, g.setting, g.seeds, g.val) for g in groups] == [
+        ("dense", "usual", 1, None),
+        ("IMP", "init", 2, pytest.approx(0.55)),
+        ("IMP", "init-erk", 2, pytest.approx(0.55)),
     ]
-    assert len(evidence.groups(evidence.mnist1d(every_setting=True))) == 3
+    assert len(evidence.groups(evidence.mnist1d(every_setting=True))) == 4
     monkeypatch.setattr(evidence, "exists", lambda name: False)
     assert evidence.mnist1d() == []
 

@@ -462,7 +462,8 @@ def test_the_command_line_refuses_options_of_ray_without_ray(option, capsys):
     assert main.main(["frontier", option]) == 2
     said = capsys.readouterr().err
     name, value = option.split("=")
-    assert f"{name} belongs to --executor ray. Received: {name} {value}" in said
+    assert f"{name} belongs to --executor ray" in said
+    assert f"Received: {name} {value} with --executor serial" in said
 
 
 @pytest.mark.parametrize("options, width", [((), 8), (("--workers=3",), 3)])
@@ -477,6 +478,14 @@ def test_the_command_line_refuses_an_address_with_vmap(capsys):
     assert main.main(["frontier", "--executor=vmap", "--address=auto"]) == 2
     said = capsys.readouterr().err
     assert "Received: --address auto with --executor vmap" in said
+
+
+def test_the_command_line_refuses_a_width_of_vmap_that_is_none(capsys):
+    assert main.main(["frontier", "--executor=vmap", "--workers=0"]) == 2
+    assert (
+        "`--workers` must be a whole number of 1 or more. Received: 0"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.matrix

@@ -63,6 +63,17 @@ def test_a_pruning_for_a_target_shows_what_remains_of_it(measure, left, clock, c
     assert said == f"pruning  epoch 1/1  {left}  val_accuracy 0.5000  0:00\n"
 
 
+def begin_both(watch):
+    """Begins two searches; returns their callbacks."""
+    found = []
+    for name, epochs in (("imp seed 0", 12), ("snip seed 0", 4)):
+        [callback] = watch(name)
+        callback.set_params({"epochs": epochs})
+        callback.on_train_begin()
+        found.append(callback)
+    return found
+
+
 def searches():
     return {"imp": tt.IMP(2, 4, 0.5), "snip": tt.PruneAtInit(0.5, epochs=4)}
 
@@ -148,10 +159,7 @@ def test_trainings_in_other_processes_end_in_any_order(clock, capsys):
 def test_trainings_at_the_same_time_have_their_own_lines(clock, capsys):
     with progress.Progress() as shown:
         watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
-        pair = [watch(name)[0] for name in ("imp seed 0", "snip seed 0")]
-        for callback, epochs in zip(pair, (12, 4), strict=True):
-            callback.set_params({"epochs": epochs})
-            callback.on_train_begin()
+        pair = begin_both(watch)
         for epoch in range(4):
             clock.now += 1
             for callback in pair:
@@ -169,6 +177,32 @@ def test_trainings_at_the_same_time_have_their_own_lines(clock, capsys):
         "in all 0:04, about 0:06 left",
         "imp seed 0, 1 of 2  epoch 5/12  val_accuracy 0.7000  0:12  "
         "in all 0:12, about 0:05 left",
+    ]
+
+
+def test_a_complete_search_beside_others_costs_nothing_more(clock, capsys):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
+        # Its files are there: it is announced, and not trained.
+        watch("imp seed 0")
+        fit(watch, clock, "snip seed 0", 4, first=2)
+        assert shown.comparison.finished == 16
+    resuming, line = capsys.readouterr().out.splitlines()
+    assert resuming == "snip seed 0: resuming after epoch 2 of 4."
+    # Two epochs took two seconds, and the dense network has four.
+    assert line.endswith("in all 0:02, about 0:04 left")
+
+
+def test_what_is_interrupted_beside_others_is_shown_and_not_complete(clock, capsys):
+    with pytest.raises(KeyboardInterrupt), progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
+        for callback in begin_both(watch):
+            callback.on_epoch_end(0, {"val_accuracy": 0.5})
+        raise KeyboardInterrupt
+    assert shown.comparison.finished == 2
+    assert [line[:35] for line in capsys.readouterr().out.splitlines()] == [
+        "imp seed 0, 1 of 2  epoch 1/12  val",
+        "snip seed 0, 2 of 2  epoch 1/4  val",
     ]
 
 
@@ -226,6 +260,24 @@ def test_a_terminal_shows_a_second_bar_for_the_whole(monkeypatch):
     assert shown.bar is None
     text = terminal.getvalue()
     assert "imp seed 0, 1 of 4  epoch 12/12" in text and "13/40" in text
+
+
+def test_a_terminal_shows_a_bar_for_each_training_beside_others(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
+        pair = begin_both(watch)
+        pair[0].on_epoch_end(0, {})
+        assert [(t.description, t.completed) for t in shown.bar.tasks] == [
+            ("in all", 1),
+            ("imp seed 0, 1 of 2", 1),
+            ("snip seed 0, 2 of 2", 0),
+        ]
+        pair[0].on_train_end()
+        names = [task.description for task in shown.bar.tasks]
+        assert names == ["in all", "snip seed 0, 2 of 2"]
+    assert shown.bar is None and shown.lines == []
 
 
 def test_one_training_has_one_bar_as_before(monkeypatch):

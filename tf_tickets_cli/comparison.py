@@ -56,6 +56,8 @@ class Comparison:
         self.trainings: dict[str, int] = {}
         # From each name to that of its search.
         self.owners: dict[str, str] = {}
+        # What is being trained, if several run together.
+        self.open: set[str] = set()
         ends = [""] if seeds is None else [f" seed {seed}" for seed in seeds]
         for label, search in searches.items():
             for end in ends:
@@ -110,7 +112,12 @@ class Comparison:
         """
         self.watch(name)
         self.elsewhere = elsewhere
-        if not elsewhere and not self.together:
+        if self.together:
+            # A search that was announced and is not trained is complete already.
+            for search in set(self.counted) - self.open - {name}:
+                self.done[search] = self.searches[search]
+            self.open.add(name)
+        elif not elsewhere:
             self._end_before(name)
         if name not in self.owners or len(self.searches) == 1:
             return name
@@ -137,6 +144,7 @@ class Comparison:
         Args:
             name: Its name.
         """
+        self.open.discard(name)
         if self.together and name in self.done:
             self.done[name] = self._epochs[name]
 

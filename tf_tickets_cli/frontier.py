@@ -173,21 +173,28 @@ def _found(*arguments, executor, **settings):
 
 def _executor(options):
     """Returns the executor; refuses options that have no effect on it."""
+    from tf_tickets import arguments as checks
     from tf_tickets import executors
 
     threads = 1 if options.threads is None else options.threads
     executors.thread_variables(threads)  # Refuses what is no number of threads.
     if options.executor == "ray":
         return executors.RayExecutor(options.address, options.workers, threads)
-    together = options.executor == "vmap"
-    for name in ("address",) if together else ("address", "workers"):
-        value = getattr(options, name)
-        if value is not None:
-            raise ValueError(
-                f"--{name} belongs to --executor ray. Received: --{name} {value} with "
-                f"--executor {options.executor}. Leave it out, or add --executor ray."
-            )
-    if together:
-        settings = {} if options.workers is None else {"width": options.workers}
-        return executors.VmapExecutor(**settings)
+    _refuse_elsewhere(options, "address", ("ray",))
+    _refuse_elsewhere(options, "workers", ("ray", "vmap"))
+    if options.executor == "vmap":
+        if options.workers is None:
+            return executors.VmapExecutor()
+        checks.check_counts(**{"--workers": options.workers})
+        return executors.VmapExecutor(options.workers)
     return executors.SerialExecutor()
+
+
+def _refuse_elsewhere(options, name, places):
+    value = getattr(options, name)
+    if value is not None and options.executor not in places:
+        advice = " or ".join(f"--executor {place}" for place in places)
+        raise ValueError(
+            f"--{name} belongs to {advice}. Received: --{name} {value} with "
+            f"--executor {options.executor}. Leave it out, or add {advice}."
+        )

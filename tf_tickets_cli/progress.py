@@ -35,7 +35,8 @@ class Progress:
     def __init__(self) -> None:
         self.bar: progress.Progress | None = None
         self.comparison: Comparison | None = None
-        self.line: Line | None = None
+        # The trainings that are shown; several only if they run together.
+        self.lines: list[Line] = []
         self.written = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -65,8 +66,8 @@ class Progress:
             self.written = time.monotonic()
         if not self.comparison or not self.comparison.together:
             self.end()
-        self.line = Line(self, title, epochs, seconds)
-        return self.line
+        self.lines.append(Line(self, title, epochs, seconds))
+        return self.lines[-1]
 
     def update(self, done: int, result: str = "") -> None:
         """Shows the number of completed epochs of the training that began last.
@@ -75,14 +76,13 @@ class Progress:
             done: Number of completed epochs.
             result: The metrics, as text.
         """
-        if self.line:
-            self.line.update(done, result)
+        if self.lines:
+            self.lines[-1].update(done, result)
 
     def end(self) -> None:
-        """Replaces the bar by a line, if a training has begun."""
-        if self.line:
-            self.line.end()
-        self.line = None
+        """Replaces the bars of trainings by lines."""
+        for line in tuple(self.lines):
+            line.end()
 
     def close(self) -> None:
         """Removes all bars."""
@@ -224,13 +224,18 @@ class Line:
             shown.bar.remove_task(self.task)
             if not shown.comparison:
                 shown.close()
-        if self.done:
-            if shown.comparison:
-                shown.comparison.end(self.name)
-            if self._is_due():
-                self._write()
+        if self.done and self._is_due():
+            self._write()
         self.task = None
         self.done = 0
+        if self in shown.lines:
+            shown.lines.remove(self)
+
+    def finish(self) -> None:
+        """Ends, and notes that the training is over, be it before its last epoch."""
+        if self.shown.comparison:
+            self.shown.comparison.end(self.name)
+        self.end()
 
     def _is_due(self):
         """Whether a finished training has a line of its own."""
@@ -350,7 +355,7 @@ class _Training(keras.callbacks.Callback):
         return targets.remaining(kernels, kernels.masks).get(self.measure)
 
     def on_train_end(self, logs=None):
-        self.line.end()
+        self.line.finish()
 
 
 _MEASURES = {"macs": "MACs", "params": "parameters"}

@@ -234,11 +234,10 @@ def cifar10():
 def mnist1d(every_setting=False):
     """Returns the means behind the page of MNIST-1D, by seed.
 
-    They are those of its table: the setting that the page reports as the method's, and
-    between two tickets the same interpolation.
+    They are those of its table, with the same interpolation between two tickets.
 
     Args:
-        every_setting: Whether settings that are reported beside that one count too.
+        every_setting: Whether settings that take more epochs or start later count too.
     """
     if not exists("mnist1d/summary"):
         return []
@@ -251,8 +250,8 @@ def mnist1d(every_setting=False):
     ]
     for row in content["frontier"]:
         method, setting = row["method"], row["setting"]
-        reported = every_setting or setting == content["chosen"][method]
-        if method not in METHODS or not reported:
+        aside = setting in content["aside"] and not every_setting
+        if method not in METHODS or aside:
             continue
         for level, cell in row["levels"].items():
             kept = 1 - float(level)
@@ -260,7 +259,7 @@ def mnist1d(every_setting=False):
             for seed, value in cell["values"].items():
                 found = Point(
                     *("MNIST-1D", method, setting, int(seed), kept, cell["epochs"]),
-                    val=None,
+                    val=cell["validation"][seed],
                     test=value,
                     nearest=at,
                 )

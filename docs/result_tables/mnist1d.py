@@ -17,7 +17,7 @@ NAMES = {
     "narrow": "narrow dense network",
     "controls": "masks of IMP",
 }
-_SETTINGS = {
+SETTINGS = {
     "init": "rewound to init",
     "init-erk": "rewound to init, ERK densities",
     "teachers": "with teachers",
@@ -49,8 +49,8 @@ def _content():
 def _label(row, rows):
     name = NAMES.get(row["method"], row["method"])
     several = sum(other["method"] == row["method"] for other in rows) > 1
-    setting = _SETTINGS.get(row["setting"], row["setting"])
-    return f"{name}, {setting}" if several or row["setting"] in _SETTINGS else name
+    setting = SETTINGS.get(row["setting"], row["setting"])
+    return f"{name}, {setting}" if several or row["setting"] in SETTINGS else name
 
 
 def _with_ends(found, digits=1):
