@@ -630,6 +630,7 @@ METHODS = {
             "patience=2": {"patience": 2},
             "penalty=8": {"penalty": 8},
             "kept": {"kept": True},
+            "kept-erk": {"kept": True, "allocation": "erk"},
         },
     ),
     "UniDLTH": (
