@@ -218,10 +218,10 @@ def draw():
 
 TITLES = {
     "mnist1d-dense": "MLP on MNIST-1D",
-    "mnist1d-imp": "Tickets of IMP on MNIST-1D, 20 % of the weights",
-    "mnist1d-random": "Random masks on MNIST-1D, 20 % of the weights",
-    "resnet8-interpolated": "ResNet-8 on CIFAR-10, statistics interpolated",
-    "resnet8-recomputed": "ResNet-8 on CIFAR-10, statistics recomputed",
+    "mnist1d-imp": "Tickets of IMP on MNIST-1D",
+    "mnist1d-random": "Random masks on MNIST-1D",
+    "resnet8-interpolated": "ResNet-8, statistics interpolated",
+    "resnet8-recomputed": "ResNet-8, statistics recomputed",
 }
 PARTS = {"train": "training", "test": "test"}
 
