@@ -25,7 +25,7 @@ class Progress:
 
     >>> with Progress() as shown:
     ...     shown.say("ready")
-    ...     shown.start("round 1", epochs=2)
+    ...     line = shown.start("round 1", epochs=2)
     ...     shown.update(1)
     ...     shown.update(2, "val_accuracy 0.9000")
     ready
