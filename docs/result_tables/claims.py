@@ -86,7 +86,7 @@ CLAIMS = {
     ),
     "kdlts-above-synflow": (
         _KDLTS,
-        "The same of another method",
+        "They are better than those of another method before training",
         "KDLTS over SynFlow",
     ),
     "kdlts-teachers": (
