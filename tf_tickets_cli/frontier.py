@@ -91,8 +91,8 @@ def _add_execution(group: arguments.Parser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of trainings at the same time with vmap, or if Ray is started here "
-        "(default: 8 with vmap, with ray as many as the cores allow)",
+        help="number of trainings at the same time with vmap, or if Ray is started "
+        "here (default: 8 with vmap, with ray as many as the cores allow)",
     )
     group.add_argument(
         "--threads",
