@@ -15,7 +15,7 @@ import datetime
 import json
 import pathlib
 
-from mnist1d_statistics import Claim, at_level, tested
+from mnist1d_statistics import Claim, Runs, tested
 
 HERE = pathlib.Path(__file__).parent
 LEVELS = (0.8, 0.9, 0.95)
@@ -44,36 +44,17 @@ def claims():
     )
 
 
-class Runs:
-    """Finished tickets by method, setting and seed.
+class CifarRuns(Runs):
+    """The runs of a folder; no setting is chosen, "METHOD" means all of them."""
 
-    Args:
-        folder: The folder of the JSON files.
-    """
-
-    def __init__(self, folder):
-        self.found = collections.defaultdict(dict)
-        for file in sorted(folder.glob("*.json")):
-            run = json.loads(file.read_text("utf-8"))
-            if "points" in run:
-                self._add(run)
-
-    def _add(self, run):
-        method, setting, seed = run["method"], run["setting"], run["seed"]
-        self.found[f"{method} {setting}", seed] = run["points"]
-
-    def of(self, name):
-        """Returns a dict from seed to the points of "METHOD" or "METHOD SETTING"."""
+    def of(self, name, most_epochs=None):
+        method, _, setting = name.partition(" ")
         points = collections.defaultdict(list)
-        for (other, seed), rows in self.found.items():
-            if name in (other, other.partition(" ")[0]):
-                points[seed] += rows
+        for (other, own), by_seed in self.found.items():
+            if other == method and setting in ("", own):
+                for seed, run in by_seed.items():
+                    points[seed] += run["points"]
         return points
-
-    def values(self, name, level, most_epochs=None):
-        """Returns a dict from seed to the test accuracy at a sparsity."""
-        found = {seed: at_level(rows, level) for seed, rows in self.of(name).items()}
-        return {seed: value for seed, value in found.items() if value is not None}
 
 
 def main():
@@ -87,7 +68,7 @@ def main():
         "command": "KERAS_BACKEND=jax python benchmarks/cifar10_claims.py",
         "date": datetime.date.today().isoformat(),
         "levels": LEVELS,
-        "claims": tested(Runs(folder), claims()),
+        "claims": tested(CifarRuns(folder), claims()),
     }
     (folder / "summary.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     for row in content["claims"]:

@@ -43,11 +43,11 @@ def _name(group):
     setting = group.setting
     if group.points[0].data == "MNIST-1D":
         # The page of MNIST-1D names the settings of methods that stand there once.
-        setting = mnist1d.SETTINGS.get(setting, "reset")
+        setting = mnist1d.SETTINGS.get(setting, "")
     return name if setting in _PLAIN else f"{name} ({setting})"
 
 
-_PLAIN = ("init", "reset", mnist1d.SETTINGS["init"])
+_PLAIN = ("", "init", "reset", mnist1d.SETTINGS["init"])
 
 
 def _seeds(group):
