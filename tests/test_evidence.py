@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -70,6 +71,26 @@ def test_a_sparsity_that_was_passed_over_is_interpolated(evidence):
     assert found.test == pytest.approx(0.75)
     there = [*rows, point(evidence, 0.9, kept=0.1)]
     assert evidence.between(there) == there
+
+
+def test_every_setting_with_several_seeds_on_mnist_is_compared(evidence, monkeypatch):
+    metrics = {"val_accuracy": 0.9, "test_accuracy": 0.8}
+    row = {"sparsity": 0.9, "search_epochs": 5, "dense": {"test_accuracy": 0.7}}
+    rows = [
+        row | {"label": "IMP", "trained": {"reset": metrics}},
+        row | {"label": "UniLTH", "trained": {"kept": metrics, "reset": metrics}},
+        row | {"label": "UniLTH, power 1", "trained": {"kept": metrics}},
+    ]
+    found = {"runs": [{"seed": 3, "rows": rows}]}
+    monkeypatch.setattr(evidence, "exists", lambda name: name == "growing_mnist")
+    monkeypatch.setattr(evidence, "load", lambda name: found)
+    points = evidence.trained_on_mnist()
+    assert [(p.method, p.setting, p.epochs, p.val) for p in points] == [
+        ("IMP", "ERK densities", 13, 0.9),
+        ("UniLTH", "weights kept", 13, 0.9),
+        ("UniLTH", "reset", 13, 0.9),
+    ]
+    assert evidence.dense_of_mnist() == [0.7]
 
 
 def test_mnist1d_is_what_its_page_reports(evidence, monkeypatch):
@@ -172,3 +193,26 @@ def test_the_comparison_on_cifar10_runs_and_goes_on_where_it_stopped(tmp_path):
     assert times == [log.stat().st_mtime_ns for log in logs]
     status = subprocess.run([*script, "--status"], capture_output=True, check=True)
     assert "IMP-late-0: 4 of 4 epochs" in status.stdout.decode()
+
+
+@pytest.mark.matrix
+@pytest.mark.on("tensorflow")
+def test_points_of_a_machine_that_is_gone_are_kept_if_nothing_depends_on_them(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks" / "cifar10.py"), "--quick"]
+    script += ["--epochs", "3", "--seeds", "0", "--only", "narrow-width"]
+    script += ["--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    subprocess.run(script, check=True)
+    file = tmp_path / "narrow-width-0.json"
+    whole = json.loads(file.read_text())
+    partial = whole | {"complete": False, "points": whole["points"][:3]}
+    partial["by_epoch"] = {k: v for k, v in whole["by_epoch"].items() if k[-2:] != "95"}
+    file.write_text(json.dumps(partial))
+    shutil.rmtree(tmp_path / "work")
+    subprocess.run(script, check=True)
+    again = json.loads(file.read_text())
+    folders = [path.name for path in (tmp_path / "work" / "seed0").iterdir()]
+    assert folders == ["narrow-95"]
+    assert again["complete"] and len(again["points"]) == 4
+    assert again["points"][:3] == whole["points"][:3]
+    assert again["epochs"] == whole["epochs"] == {"search": 0, "final": 3}
+    assert set(again["by_epoch"]) == set(whole["by_epoch"])

@@ -6,6 +6,8 @@ The programs of other libraries need their own environments and are only read he
 import ast
 import pathlib
 import sys
+import time
+import types
 
 import keras
 import numpy as np
@@ -59,6 +61,27 @@ def test_the_smallest_remaining_weights_are_pruned(modules):
     assert found["a"].tolist() == [False, True, True]
     assert found["b"].tolist() == [[False, False], [True, False]]
     assert job.sparsity(found) == pytest.approx(4 / 7)
+
+
+def test_an_epoch_ends_when_its_last_step_is_done(modules):
+    _, job = modules
+    import keras_networks
+
+    class Slow:
+        """A weight that the last step still computes, as on JAX."""
+
+        def __array__(self, dtype=None, copy=None):
+            time.sleep(0.2)
+            return np.zeros(1)
+
+    model = types.SimpleNamespace(trainable_variables=[Slow()])
+    epochs = job.Epochs(steps=1)
+    timer = keras_networks.timer(keras, epochs, lambda epoch: epoch == 0)
+    timer.set_model(model)
+    for epoch in (0, 1):
+        timer.on_epoch_begin(epoch)
+        timer.on_test_begin()
+    assert epochs.step_seconds() >= 0.2
 
 
 @pytest.mark.matrix

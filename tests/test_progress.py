@@ -193,6 +193,28 @@ def test_a_complete_search_beside_others_costs_nothing_more(clock, capsys):
     assert line.endswith("in all 0:02, about 0:04 left")
 
 
+def test_a_complete_training_beside_others_costs_nothing_more(clock):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0, 1], together=True)
+        for name in ("imp seed 0", "imp seed 1", "snip seed 0", "snip seed 1"):
+            watch(name)
+        # The searches and one dense network are complete in the directory.
+        watch("dense seed 0")
+        fit(watch, clock, "dense seed 1", 4)
+        assert shown.comparison.finished == shown.comparison.total
+
+
+def test_a_training_that_is_announced_and_begins_later_is_not_complete(clock):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)
+        [later] = watch("dense seed 0")
+        begin_both(watch)
+        assert shown.comparison.finished == 4
+        later.set_params({"epochs": 4})
+        later.on_train_begin()
+        assert shown.comparison.finished == 0
+
+
 def test_what_is_interrupted_beside_others_is_shown_and_not_complete(clock, capsys):
     with pytest.raises(KeyboardInterrupt), progress.Progress() as shown:
         watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)

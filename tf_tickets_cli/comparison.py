@@ -56,7 +56,8 @@ class Comparison:
         self.trainings: dict[str, int] = {}
         # From each name to that of its search.
         self.owners: dict[str, str] = {}
-        # What is being trained, if several run together.
+        # What was announced and what is being trained, if several run together.
+        self.announced: set[str] = set()
         self.open: set[str] = set()
         ends = [""] if seeds is None else [f" seed {seed}" for seed in seeds]
         for label, search in searches.items():
@@ -98,7 +99,8 @@ class Comparison:
         return time.monotonic() - self.began
 
     def watch(self, name: str) -> None:
-        """Counts a search, which may be complete already."""
+        """Counts a search or training, which may be complete already."""
+        self.announced.add(name)
         if name in self.owners:
             self.counted.setdefault(self.owners[name], len(self.counted) + 1)
 
@@ -113,9 +115,12 @@ class Comparison:
         self.watch(name)
         self.elsewhere = elsewhere
         if self.together:
-            # A search that was announced and is not trained is complete already.
-            for search in set(self.counted) - self.open - {name}:
-                self.done[search] = self.searches[search]
+            # What was announced and is not trained is complete already.
+            for other in (self.announced & set(self.done)) - self.open - {name}:
+                self.done[other] = self._epochs[other]
+            # Another one may have begun between its announcement and its first epoch.
+            if name in self.done and name not in self.open:
+                self.done[name] = 0
             self.open.add(name)
         elif not elsewhere:
             self._end_before(name)

@@ -269,7 +269,26 @@ def mnist1d(every_setting=False):
 
 def mnist():
     """Returns the points of the three comparisons of LeNet-300-100 on MNIST."""
-    return between([*_frontier(), *_at_init(), *_growing()])
+    return between(trained_on_mnist())
+
+
+def trained_on_mnist():
+    """Returns the same points without those between two tickets."""
+    return [*_frontier(), *_at_init(), *_growing()]
+
+
+def dense_of_mnist():
+    """Returns the mean test accuracy of each comparison's dense networks."""
+    found = []
+    if exists("frontier_mnist"):
+        runs_ = load("frontier_mnist")["runs"]
+        found.append([run["dense"]["test_accuracy"] for run in runs_])
+    if exists("teaching_mnist"):
+        found.append([run["dense"] for run in load("teaching_mnist")["runs"]])
+    if exists("growing_mnist"):
+        runs_ = load("growing_mnist")["runs"]
+        found.append([run["rows"][0]["dense"]["test_accuracy"] for run in runs_])
+    return [statistics.mean(values) for values in found]
 
 
 _MNIST = "LeNet-300-100, MNIST"
@@ -322,25 +341,23 @@ def _at_init():
 def _growing():
     if not exists("growing_mnist"):
         return
-    kinds = {"UniLTH": "reset", "UniDLTH": "kept", "DLTH": "kept"}
+    settings = {"kept": "weights kept", "reset": "reset"}
     for run in load("growing_mnist")["runs"]:
         for row in run["rows"]:
-            method = row["label"].split()[0]
             # Others are sweeps over settings with one seed.
-            if method not in kinds or "," in row["label"]:
+            if "," in row["label"]:
                 continue
-            metrics = row["trained"].get(kinds[method])
-            if metrics is None:
-                continue
+            method = row["label"].split()[0]
             kept = 1 - row["sparsity"]
-            yield Point(
-                _MNIST,
-                method,
-                kinds[method],
-                run["seed"],
-                kept,
-                row["search_epochs"] + _FINAL,
-                None,
-                metrics["test_accuracy"],
-                nearest=nearest(kept),
-            )
+            for kind, metrics in row["trained"].items():
+                yield Point(
+                    _MNIST,
+                    method,
+                    "ERK densities" if method == "IMP" else settings[kind],
+                    run["seed"],
+                    kept,
+                    row["search_epochs"] + _FINAL,
+                    metrics["val_accuracy"],
+                    metrics["test_accuracy"],
+                    nearest=nearest(kept),
+                )

@@ -113,7 +113,7 @@ def _page(name):
 
 def _other_openlth():
     ratios = [pair["ratio"] for pair in load("against_openlth")["pairs"]]
-    between = f"{min(ratios):.2f} to {max(ratios):.2f} of its time"
+    between = f"{min(ratios):.2f} to {max(ratios):.2f} of its time (JAX)"
     what = "Whole IMP search, LeNet-300-100 on MNIST, 2 cores"
     return [what, between, "1", "OpenLTH (PyTorch)", _page("openlth")]
 
@@ -145,7 +145,7 @@ def _other_tfmot():
     cells = [
         f"{found[part]['ratio']['median']:.2f} × dense" for part in ("fit", "tfmot")
     ]
-    what = "Time of a masked training step, LeNet-300-100"
+    what = "A masked training step, each beside its own dense one, LeNet-300-100"
     return [what, *cells, "tensorflow-model-optimization", _page("step-time")]
 
 

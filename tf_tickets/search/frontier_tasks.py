@@ -247,9 +247,10 @@ class TrainingTask:
         ticket = self.ticket or trainer.dense_ticket()
         setting = trainer.setting
         wanted = {"ticket": ticket.id, "epochs": self.epochs, "setting": setting}
+        # Also of a known training, so that who counts the rest hears of it.
+        watching = inputs.watching(context.watch, self.name)
         if {key: self.known.get(key) for key in wanted} == wanted:
             return self.known
-        watching = inputs.watching(context.watch, self.name)
         metrics = trainer.train(ticket, self.epochs, watching)
         return {**wanted, "metrics": metrics}
 
