@@ -549,12 +549,14 @@ class Run(NamedTuple):
         setting: What distinguishes it from the method's other runs.
         points: Generator of its points from a study.
         trainings: Function from the number of epochs to those of each folder.
+        apart: Whether a point needs no other training of the run.
     """
 
     method: str
     setting: str
     points: Callable[[Study], Iterator[dict]]
     trainings: Callable[[int], dict[str, int]]
+    apart: bool = False
 
     @property
     def name(self):
@@ -622,6 +624,7 @@ FIRST = (
         "trained",
         _at(gradual, setting="trained"),
         each("GradualPruning", "trained", whole),
+        apart=True,
     ),
     *(
         Run(
@@ -634,8 +637,14 @@ FIRST = (
         )
         for setting in SCORES
     ),
-    Run("random", "erk", _at(at_init, method="random"), each("random", None, whole)),
-    Run("narrow", "width", narrow, each("narrow", None, whole)),
+    Run(
+        "random",
+        "erk",
+        _at(at_init, method="random"),
+        each("random", None, whole),
+        apart=True,
+    ),
+    Run("narrow", "width", narrow, each("narrow", None, whole), apart=True),
 )
 SECOND = (
     *(
@@ -654,17 +663,24 @@ SECOND = (
             **with_searches("KDLTS", lambda length: length // 2)(length),
         },
     ),
-    Run("SNIP", "init", _at(at_init, method="SNIP"), each("SNIP", None, whole)),
-    Run(
-        "SynFlow", "init", _at(at_init, method="SynFlow"), each("SynFlow", None, whole)
+    *(
+        Run(
+            method,
+            "init",
+            _at(at_init, method=method),
+            each(method, None, whole),
+            apart=True,
+        )
+        for method in ("SNIP", "SynFlow")
     ),
-    Run("RigL", "erk", rigl, each("RigL", None, whole)),
-    Run("inverted", "init", inverted, each("inverted", None, whole)),
+    Run("RigL", "erk", rigl, each("RigL", None, whole), apart=True),
+    Run("inverted", "init", inverted, each("inverted", None, whole), apart=True),
     Run(
         "GradualPruning",
         "scratch",
         _at(gradual, setting="scratch"),
         each("GradualPruning", "scratch", lambda length: 2 * length),
+        apart=True,
     ),
 )
 RUNS = {run.name: run for run in (*FIRST, *SECOND)}
@@ -717,10 +733,11 @@ def complete(options, run, seed):
     return content_of(options, run, seed)["complete"]
 
 
-def log_of(options, seed, name, before):
-    """Returns the epochs of a training, in the work folder or in a run's file."""
-    log = read_log(options.work / f"seed{seed}" / name / "epochs.json")
-    return log or before["by_epoch"].get(name, [])
+def kept_of(options, run, before):
+    """Returns the points of a run's file that need not be trained again, by folder."""
+    if not run.apart or before.get("command") != command(options):
+        return {}
+    return {point["folder"]: point for point in before["points"]}
 
 
 def perform(options, study, run):
@@ -732,13 +749,21 @@ def perform(options, study, run):
     }
     points = []
     trainings = run.trainings(options.epochs)
-    if before.get("command") == command(options):
-        study.known = {p["folder"]: p for p in before["points"]}
+    study.known = kept_of(options, run, before)
+    earlier = before.get("earlier", [])
+    if study.known:
+        origin = {name: before[name] for name in ("machine", "versions", "date")}
+        folders = {name for each in earlier for name in each["folders"]}
+        new = [name for name in study.known if name not in folders]
+        earlier = [*earlier, *([origin | {"folders": new}] if new else [])]
 
     def by_epoch(name):
-        return log_of(options, study.seed, name, before)
+        log = read_log(study.folder / name / "epochs.json")
+        return log or before["by_epoch"].get(name, [])
 
     def write(is_complete):
+        reported = {point["folder"] for point in points}
+        rest = [p for name, p in study.known.items() if name not in reported]
         content = {
             "method": run.method,
             "setting": run.setting,
@@ -757,8 +782,10 @@ def perform(options, study, run):
                 "final": max((p["own"] for p in points), default=0),
             },
             "complete": is_complete,
+            # What earlier machines have measured.
+            **({"earlier": earlier} if earlier else {}),
             "points": [
-                {k: v for k, v in p.items() if k != "own"} for p in points
+                {k: v for k, v in p.items() if k != "own"} for p in [*points, *rest]
             ],
             "by_epoch": {name: by_epoch(name) for name in trainings if by_epoch(name)},
         }  # fmt: skip
@@ -788,8 +815,13 @@ def status(options):
         trainings = run.trainings(options.epochs)
         whole_run = sum(trainings.values())
         before = content_of(options, run, seed)
-        logs = [log_of(options, seed, name, before) for name in trainings]
-        here = whole_run if before["complete"] else sum(map(len, logs))
+        kept = kept_of(options, run, before)
+        folder = options.work / f"seed{seed}"
+        here = sum(
+            count if name in kept else len(read_log(folder / name / "epochs.json"))
+            for name, count in trainings.items()
+        )
+        here = whole_run if before["complete"] else here
         total, done = total + whole_run, done + here
         print(f"{run.name}-{seed}: {here} of {whole_run} epochs")
     print(f"{done} of {total} epochs done, {total - done} left")

@@ -205,11 +205,16 @@ def test_points_of_a_machine_that_is_gone_are_kept_if_nothing_depends_on_them(tm
     file = tmp_path / "narrow-width-0.json"
     whole = json.loads(file.read_text())
     partial = whole | {"complete": False, "points": whole["points"][:3]}
+    partial["date"] = "2001-02-03"
     partial["by_epoch"] = {k: v for k, v in whole["by_epoch"].items() if k[-2:] != "95"}
     file.write_text(json.dumps(partial))
     shutil.rmtree(tmp_path / "work")
+    status = subprocess.run([*script, "--status"], capture_output=True, check=True)
+    assert "narrow-width-0: 9 of 12 epochs" in status.stdout.decode()
     subprocess.run(script, check=True)
     again = json.loads(file.read_text())
+    [earlier] = again["earlier"]
+    assert earlier["date"] == "2001-02-03" and len(earlier["folders"]) == 3
     folders = [path.name for path in (tmp_path / "work" / "seed0").iterdir()]
     assert folders == ["narrow-95"]
     assert again["complete"] and len(again["points"]) == 4

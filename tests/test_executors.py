@@ -167,6 +167,25 @@ def test_what_is_complete_is_not_trained_again(elsewhere, monkeypatch):
     assert contents(directory) == before
 
 
+def test_the_dense_network_is_known_whatever_its_layers_are_numbered(
+    tmp_path, monkeypatch
+):
+    def unnamed():
+        layers = [keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(3)]
+        return tiny.compiled(keras.Sequential(layers))
+
+    def found():
+        table = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
+        settings = {"epochs": 1, "batch_size": 16}
+        return tt.find_frontier(unnamed, tiny.splits(), table, tmp_path, **settings)
+
+    first = found()
+    for _ in range(3):
+        unnamed()
+    monkeypatch.setattr(keras.Model, "fit", None)
+    assert found().dense == first.dense
+
+
 def test_failed_tasks_are_named_and_only_they_run_again(elsewhere, tmp_path):
     directory, whole, *_ = elsewhere
     failing = Elsewhere(["imp seed 4", "dense seed 3"])
@@ -389,6 +408,18 @@ def test_workers_that_start_here_prepare_and_share_what_jax_compiles(monkeypatch
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("sizes", [{"workers": 2}, {"object_store_memory": 10**8}])
+def test_sizes_are_refused_if_the_environment_names_a_cluster(sizes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := FakeRay())
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match="unset RAY_ADDRESS.*RAY_ADDRESS='auto'"):
+        tt.executors.RayExecutor(**sizes).start()
+    assert ray.variables is None
+    ray.variables = {}
+    with pytest.raises(ValueError, match="already running.*Received: RayExecutor"):
+        tt.executors.RayExecutor(**sizes).start()
+
+
 def fake_jax(folder):
     config = types.SimpleNamespace(jax_compilation_cache_dir=folder)
     return types.SimpleNamespace(config=config)
@@ -486,6 +517,21 @@ def test_the_command_line_refuses_a_width_of_vmap_that_is_none(capsys):
         "`--workers` must be a whole number of 1 or more. Received: 0"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--seeds", "0", "0"), "only once. Received: --seeds 0 0"),
+        (("--executor=vmap",), "kdlts has steps of its own"),
+    ],
+)
+def test_the_command_line_refuses_before_it_trains_teachers(
+    options, message, capsys, tmp_path
+):
+    command = ["frontier", "--methods", "imp", "kdlts", *options, f"--out={tmp_path}"]
+    assert main.main(command) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.matrix

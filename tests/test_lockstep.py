@@ -1,5 +1,8 @@
 """Several networks that are trained in one program."""
 
+import json
+import random
+import shutil
 import threading
 
 import keras
@@ -10,6 +13,7 @@ import tiny
 import tf_tickets as tt
 from tf_tickets.search import lockstep
 from tf_tickets.search.lockstep import checks
+from tf_tickets.search.ticket_trainer import TicketTrainer
 
 pytestmark = pytest.mark.turns("jax")
 TOLERANCE = 1e-5
@@ -96,6 +100,74 @@ def test_what_is_complete_is_only_loaded(both, monkeypatch):
     assert again.rows() == found.rows()
 
 
+def test_what_was_trained_in_lockstep_is_named_by_whoever_reads_it(both, tmp_path):
+    _, found, _, directory = both
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    table = {
+        "imp": tiny.imp(rounds=2, epochs_per_round=1, monitor="val_accuracy"),
+        "faster": tiny.imp(
+            rounds=1, epochs_per_round=1, rate=0.8, monitor="val_accuracy"
+        ),
+    }
+    again = find("serial", table, tmp_path)
+    assert again.provenance["executor"] == "vmap" and again.rows() == found.rows()
+    more = find("serial", table, tmp_path, seeds=[3, 4, 5])
+    assert more.provenance["executor"] == "vmap in part"
+
+
+@pytest.mark.on("jax")
+def test_finished_trainings_are_kept_if_a_later_one_is_interrupted(
+    tmp_path, monkeypatch
+):
+    run, calls = lockstep.Group.run, []
+
+    def interrupted(self, functions):
+        calls.append(len(functions))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return run(self, functions)
+
+    monkeypatch.setattr(lockstep.Group, "run", interrupted)
+    one = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
+    with pytest.raises(KeyboardInterrupt):
+        find(tt.executors.VmapExecutor(1), one, tmp_path)
+    # Two searches, then the first dense network.
+    assert calls == [1, 1, 1, 1]
+    kept = json.loads((tmp_path / "trainings.json").read_text())
+    assert "dense seed 3" in json.dumps(kept)
+
+
+@pytest.mark.on("jax")
+def test_without_a_directory_nothing_is_said_to_be_kept(monkeypatch):
+    def fails(self):
+        raise ValueError("no dense network")
+
+    monkeypatch.setattr(TicketTrainer, "dense_ticket", fails)
+    one = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
+    with pytest.raises(tt.executors.TasksFailed) as caught:
+        find("vmap", one, seeds=[3])
+    assert caught.value.summary.splitlines() == [
+        "1 of 3 tasks failed:",
+        "- training dense seed 3: ValueError: no dense network",
+    ]
+
+
+@pytest.mark.on("jax")
+def test_an_executor_forgets_the_data_of_a_frontier():
+    """Arrays that are changed in place are other data, under the same ids."""
+    (x, y), validation, _ = tiny.splits()
+    executor = tt.executors.VmapExecutor()
+
+    def dense(executor):
+        table = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
+        found = find(executor, table, data=((x, y), validation), seeds=[3])
+        return found.dense_by_seed[3]["loss"]
+
+    first = dense(executor)
+    x *= -1
+    assert dense(executor) == dense(tt.executors.VmapExecutor()) != first
+
+
 @pytest.mark.matrix
 def test_learned_masks_are_those_of_a_serial_run():
     cs = tt.ContinuousSparsification(1, 2, monitor="val_accuracy")
@@ -124,6 +196,13 @@ def own():
     return model
 
 
+def eager():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, ["accuracy"], run_eagerly=True)
+    return model
+
+
 X, Y = np.ones((16, 8), "float32"), np.zeros(16, int)
 STREAM = tt.TrainingData(lambda key: iter([(X, Y)]), (X, Y), steps_per_epoch=1)
 
@@ -138,6 +217,8 @@ STREAM = tt.TrainingData(lambda key: iter([(X, Y)]), (X, Y), steps_per_epoch=1)
             r"searches\['a'\] cannot record.*Received: rewind_to='2 steps'",
         ),
         ({"build": own, "data": ((X, Y), (X, Y))}, "own train_step.*Received: Own"),
+        ({"build": eager, "data": ((X, Y), (X, Y))}, "runs eagerly.*run_eagerly=False"),
+        ({"verbose": 1}, "prints no bars of `fit`.*Received: verbose=1"),
         (
             {"data": STREAM, "batch_size": None},
             "data as arrays.*Received: {'train'",
@@ -164,6 +245,41 @@ def test_convolutions_on_a_cpu_give_a_warning(monkeypatch):
         checks.warn_of_convolutions(keras.Sequential(layers))
     monkeypatch.setattr(checks, "_is_on_cpu", lambda: False)
     checks.warn_of_convolutions(keras.Sequential(layers))
+
+
+@pytest.mark.on("jax")
+def test_a_step_that_cannot_be_compiled_ends_its_member_alone():
+    group = lockstep.Group()
+
+    def waits(work):
+        lockstep.present()._wait_for(work)
+        return work
+
+    def key(work):
+        if work == "bad":
+            raise TypeError("no such step")
+        return "step"
+
+    group.programs.key, done = key, []
+    group.programs.run = done.extend
+    bad, good = group.run([lambda: waits("bad"), lambda: waits("good")])
+    assert isinstance(bad, TypeError) and good == "good" and done == ["good"]
+
+
+@pytest.mark.on("jax")
+def test_each_member_draws_from_its_own_generators():
+    group = lockstep.Group()
+    group.programs.key = group.programs.run = lambda work: None
+
+    def draws(seed, waits):
+        random.seed(seed)
+        np.random.seed(seed)
+        if waits:
+            lockstep.present()._wait_for("work")
+        return random.random(), np.random.rand()
+
+    alone = [draws(seed, False) for seed in (0, 1)]
+    assert group.run([lambda: draws(0, True), lambda: draws(1, True)]) == alone
 
 
 @pytest.mark.on("jax")

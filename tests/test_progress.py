@@ -215,6 +215,17 @@ def test_a_training_that_is_announced_and_begins_later_is_not_complete(clock):
         assert shown.comparison.finished == 0
 
 
+def test_what_is_complete_in_other_processes_costs_nothing_more(clock):
+    with progress.Progress() as shown:
+        watch = shown.of_comparison(searches(), epochs=4, seeds=[0])
+        watch("imp seed 0")
+        watch("dense seed 0")
+        clock.now += 5
+        fit(watch, clock, "snip seed 0", 4, 0.0, first=3, seconds=5.0)
+        assert shown.comparison.finished == shown.comparison.total
+        assert shown.comparison.trained == 4
+
+
 def test_what_is_interrupted_beside_others_is_shown_and_not_complete(clock, capsys):
     with pytest.raises(KeyboardInterrupt), progress.Progress() as shown:
         watch = shown.of_comparison(searches(), epochs=4, seeds=[0], together=True)

@@ -114,7 +114,7 @@ class Comparison:
         """
         self.watch(name)
         self.elsewhere = elsewhere
-        if self.together:
+        if self.together or elsewhere:
             # What was announced and is not trained is complete already.
             for other in (self.announced & set(self.done)) - self.open - {name}:
                 self.done[other] = self._epochs[other]
@@ -122,7 +122,7 @@ class Comparison:
             if name in self.done and name not in self.open:
                 self.done[name] = 0
             self.open.add(name)
-        elif not elsewhere:
+        else:
             self._end_before(name)
         if name not in self.owners or len(self.searches) == 1:
             return name

@@ -111,6 +111,7 @@ def run(options: argparse.Namespace) -> None:
     from tf_tickets_cli.settings import Setting
 
     executor = _executor(options)
+    _check_before_teaching(options)
     folder = arguments.results_folder(options, "-frontier")
     setting = Setting.from_options(options)
     seeds = options.seeds or [setting.seed]
@@ -155,6 +156,26 @@ def run(options: argparse.Namespace) -> None:
         recorder.write()
     print(frontier)
     print(f"Tickets, frontier.json and frontier.png are in {folder}")
+
+
+def _check_before_teaching(options):
+    """Refuses what `find_frontier` would only refuse when all teachers are trained."""
+    from tf_tickets.search.lockstep import checks
+
+    seeds = options.seeds or []
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            "--seeds must have each seed only once. Received: --seeds "
+            f"{' '.join(map(str, seeds))}"
+        )
+    if options.executor == "vmap":
+        checks.check_backend()
+        if "kdlts" in options.methods:
+            raise ValueError(
+                "--executor vmap trains with the steps of keras.Model, but kdlts has "
+                "steps of its own, with teachers. Leave kdlts out, or use --executor "
+                f"serial or ray. Received: --methods {' '.join(options.methods)}"
+            )
 
 
 def _found(*arguments, executor, **settings):

@@ -18,7 +18,9 @@ from tf_tickets.training.rewind import Rewind
 
 # The file that `instability` writes into its directory.
 FILE = "instability.json"
-_REMEDY = "Run the analysis again with the same directory: it is written anew."
+_REMEDY = (
+    "Delete it and run the analysis again with the same directory: it is written anew."
+)
 # Below this instability, Frankle et al. call a network stable.
 STABLE = 0.02
 _ALIKE = ("metric", "part", "batch_statistics")

@@ -85,12 +85,15 @@ def find_frontier(
         monitor: The metric to compare; by default `test_accuracy` with test data,
             otherwise that of the searches.
         batch_size: As in `find_tickets`.
-        callbacks: Further Keras callbacks of the searches. Other processes get copies.
+        callbacks: Further Keras callbacks of the searches. Other processes get copies,
+            and so does each network with "vmap".
         watch: Function from the name of a search or of a training, such as "imp",
             "imp round 3" or "imp seed 1 round 3", to callbacks that show its progress.
             For tasks in other processes they are called here when the task has ended:
-            for the last epoch, without a model, and with `params["seconds"]`.
-        verbose: As in `model.fit`; other processes print nothing.
+            for the last epoch, without a model, and with `params["seconds"]`. With
+            "vmap" they are not called within an epoch. Of what is complete in the
+            directory, only the function is called.
+        verbose: As in `model.fit`; other processes print nothing, and "vmap" needs 0.
         executor: Where tasks run. "serial": in this process. "ray": in processes of
             Ray, one per core. "vmap": several in one program of JAX, in this process;
             results then differ from those of a serial run by rounding. Or an object:
@@ -149,8 +152,7 @@ def find_frontier(
         # Data in batches of their own have none.
         batch_size = points[0].ticket.provenance["batch_size"]
         origin = _provenance(tables[several.first], several, epochs, batch_size)
-        if isinstance(executor, executors.VmapExecutor):
-            origin["executor"] = "vmap"
+        origin |= driver.origin()
         mean = {name: each.mean for name, each in means_of(by_seed.values()).items()}
         frontier = Frontier(points, mean, monitor, origin, by_seed)
         return _written(frontier, place)
@@ -272,6 +274,8 @@ def _closing(executor, is_named, context):
         raise
     finally:
         release(context.token)
+        if isinstance(executor, executors.Executor):
+            executor.settle()
     if is_named:
         executor.shutdown()
 
@@ -285,6 +289,7 @@ def _check_lockstep(context, searches, seed):
         seed: The seed.
     """
     checks.check_backend()
+    checks.check_verbose(context.verbose)
     checks.check_callbacks(context.callbacks)
     opened = inputs.Inputs(context.data, seed, context.batch_size)
     checks.check_sources(opened.sources)
@@ -351,7 +356,7 @@ class _Driver:
         if self.failures:
             total = len(self.failures) + len(self.found) + len(self.trained)
             advice = ""
-            if not self.context.is_temporary:
+            if self.context.directory is not None and not self.context.is_temporary:
                 advice = (
                     f"The others are complete and kept in {self.context.directory}. "
                     "Only the failed ones run again with this directory."
@@ -415,8 +420,7 @@ class _Driver:
         value = result
         if not self.in_process:
             value = result.value()
-            if getattr(task, "known", None) != value:
-                self._show(task, value, result.seconds)
+            self._show(task, value, result.seconds)
         if isinstance(task, TrainingTask):
             self.trained[task.name] = value
             self.trainings.keep(task.name, value)
@@ -446,14 +450,29 @@ class _Driver:
         return TrainingTask(name, label, seed, self.context.epochs, ticket, known)
 
     def _show(self, task, value, seconds):
-        """Calls the callbacks of `watch` for a task that ended elsewhere."""
+        """Calls the callbacks of `watch` for a task that ended elsewhere.
+
+        Of what was complete already, `watch` only hears.
+        """
+        watching = inputs.watched(self.context.watch, task.name)
+        if task.was_complete(value):
+            return
         logs = task.logs(value)
         params = {"epochs": task.epochs, "steps": None, "seconds": seconds}
-        for callback in inputs.watched(self.context.watch, task.name):
+        for callback in watching:
             callback.set_params(params)
             callback.on_train_begin()
             callback.on_epoch_end(task.epochs - 1, logs)
             callback.on_train_end(logs)
+
+    def origin(self):
+        """Returns what the provenance says of lockstep: "vmap" if all were in it."""
+        tickets = [t for each in self.found.values() for t in each.state.tickets]
+        places = {ticket.provenance.get("executor") for ticket in tickets}
+        places |= {entry.get("executor") for entry in self.trained.values()}
+        if "vmap" not in places:
+            return {}
+        return {"executor": "vmap" if len(places) == 1 else "vmap in part"}
 
     def dense(self):
         """Returns a dict from seed to the metrics of the dense network."""
@@ -573,7 +592,7 @@ _CHECK_TRAININGS = schema.mapping(
             "metrics": schema.mapping(schema.number),
         },
         # Trainings without it are repeated.
-        {"setting": schema.text},
+        {"setting": schema.text, "executor": schema.text},
     )
 )
 _REMEDY = "Delete it and start again: its trainings are then repeated."

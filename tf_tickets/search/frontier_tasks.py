@@ -20,6 +20,7 @@ from tf_tickets.search.state import SearchState
 from tf_tickets.search.ticket_search import TicketSearch
 from tf_tickets.search.ticket_trainer import TicketTrainer
 from tf_tickets.tickets.ticket import Ticket
+from tf_tickets.wrapping import paths
 
 # The owner of the locks of all tasks. A driver locks the whole directory, and starts
 # a task again only if its process was lost.
@@ -157,10 +158,22 @@ class Found:
     Args:
         state: The state of the search without what only resuming needs.
         costs: Dict from round to the epochs before its ticket was known.
+        was_complete: Whether it was only loaded.
     """
 
     state: SearchState
     costs: dict[int, int]
+    was_complete: bool = False
+
+
+class _Beginning(keras.callbacks.Callback):
+    """Sees whether an epoch begins."""
+
+    changes_results = False
+    was_seen = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.was_seen = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,20 +209,25 @@ class SearchTask:
         search = self.search
         folder = context.directory and context.directory / self.folder
         watching = inputs.watching(context.watch, self.name)
+        beginning = _Beginning()
         find_tickets(
             context.build_model,
             context.data,
             search,
             folder,
             self.seed,
-            callbacks=[*context.callbacks, *watching],
+            callbacks=[*context.callbacks, *watching, beginning],
             **context.fit,
         )
         state = search.engine.state
         rounds = [ticket.provenance["round"] for ticket in state.tickets]
         costs = {round_: search.engine.epochs_before(round_) for round_ in rounds}
         left = dataclasses.replace(state, fresh={}, reached=None, states={}, scores={})
-        return Found(left, costs)
+        return Found(left, costs, not beginning.was_seen)
+
+    def was_complete(self, result: Found) -> bool:
+        """Whether the search was only loaded."""
+        return result.was_complete
 
     def logs(self, result: Found) -> dict[str, Any]:
         """Returns the metrics of the last ticket, for a line of progress."""
@@ -245,18 +263,39 @@ class TrainingTask:
         """Returns the metrics, with what they depend on; trains if it is unknown."""
         trainer = context.trainer(self.seed)
         ticket = self.ticket or trainer.dense_ticket()
-        setting = trainer.setting
-        wanted = {"ticket": ticket.id, "epochs": self.epochs, "setting": setting}
+        ids = [ticket.id]
+        if self.ticket is None:
+            ids.insert(0, _without_numbers(ticket).id)
+        wanted = {"epochs": self.epochs, "setting": trainer.setting}
         # Also of a known training, so that who counts the rest hears of it.
         watching = inputs.watching(context.watch, self.name)
-        if {key: self.known.get(key) for key in wanted} == wanted:
-            return self.known
+        known = self.known
+        if known.get("ticket") in ids and wanted.items() <= known.items():
+            return known
         metrics = trainer.train(ticket, self.epochs, watching)
-        return {**wanted, "metrics": metrics}
+        where = {"executor": "vmap"} if lockstep.present() else {}
+        return {"ticket": ids[0], **wanted, **where, "metrics": metrics}
+
+    def was_complete(self, result: dict[str, Any]) -> bool:
+        """Whether the result was known before."""
+        return result == self.known
 
     def logs(self, result: dict[str, Any]) -> dict[str, Any]:
         """Returns the metrics, for a line of progress."""
         return result["metrics"]
+
+
+def _without_numbers(ticket):
+    """Returns a dense ticket under names without the numbers that Keras counts up.
+
+    They depend on how many networks the process has built before.
+    """
+    names = {p: f"{i} {paths.bare(p)}" for i, p in enumerate(ticket.start_weights())}
+    return dataclasses.replace(
+        ticket,
+        masks={names[path]: mask for path, mask in ticket.masks.items()},
+        weights={names[path]: w for path, w in ticket.start_weights().items()},
+    )
 
 
 Task = SearchTask | TrainingTask

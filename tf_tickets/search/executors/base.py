@@ -29,7 +29,13 @@ class Executor(concurrent.futures.Executor):
         return value
 
     def gather(self) -> None:
-        """Called when all tasks that are known so far have been submitted."""
+        """Called when all tasks that are known so far have been submitted.
+
+        Those that it completes are taken before it is called again.
+        """
+
+    def settle(self) -> None:
+        """Called when `find_frontier` ends, also by an error. Forgets its data."""
 
 
 class TasksFailed(RuntimeError):

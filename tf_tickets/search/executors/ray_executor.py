@@ -85,8 +85,13 @@ class RayExecutor(Executor):
             raise ValueError(f"`gpus` must be at least 0. Received: {gpus}")
         if address is not None:
             arguments.check_type(str, address=address)
-        sizes = {"workers": workers, "object_store_memory": object_store_memory}
-        sizes = {name: size for name, size in sizes.items() if size is not None}
+        self.address = address
+        self.workers = workers
+        self.threads = threads
+        self.retries = retries
+        self.gpus = gpus
+        self.object_store_memory = object_store_memory
+        sizes = self._sizes
         arguments.check_counts(**sizes)
         if address is not None and sizes:
             raise ValueError(
@@ -94,12 +99,6 @@ class RayExecutor(Executor):
                 "instance that is started here. The cluster at `address` has its own. "
                 f"Leave them out. Received: address={address!r}, {sizes}"
             )
-        self.address = address
-        self.workers = workers
-        self.threads = threads
-        self.retries = retries
-        self.gpus = gpus
-        self.object_store_memory = object_store_memory
         self._ray: Any = None
         self._remote: Any = None
         self._started = False
@@ -127,11 +126,11 @@ class RayExecutor(Executor):
         ray = _import_ray()
         if not ray.is_initialized():
             self._connect(ray)
-        elif self.address is not None or self.workers is not None:
+        elif self.address is not None or self._sizes:
             raise ValueError(
-                "Ray is already running in this process, so `address` and `workers` "
-                "have no effect. Leave them out, or call ray.shutdown() first. "
-                f"Received: {self!r}"
+                "Ray is already running in this process, so `address`, `workers` and "
+                "`object_store_memory` have no effect. Leave them out, or call "
+                f"ray.shutdown() first. Received: {self!r}"
             )
         self._ray = ray
         options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus}
@@ -147,6 +146,15 @@ class RayExecutor(Executor):
                 prepare.remote()
 
     @property
+    def _sizes(self):
+        """What was given of a Ray instance that starts here."""
+        sizes = {
+            "workers": self.workers,
+            "object_store_memory": self.object_store_memory,
+        }
+        return {name: size for name, size in sizes.items() if size is not None}
+
+    @property
     def _places(self):
         """How many tasks run at the same time in a Ray instance that starts here."""
         return self.workers or max(1, _cores() // self.threads)
@@ -155,6 +163,13 @@ class RayExecutor(Executor):
         settings: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         # Ray itself would take an instance of somebody else on this machine.
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        if address != "local" and self._sizes:
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in self._sizes)} are those of a "
+                "Ray instance that is started here, but RAY_ADDRESS names a cluster, "
+                "which has its own. Leave them out, or unset RAY_ADDRESS. Received: "
+                f"RAY_ADDRESS={address!r}, {self._sizes}"
+            )
         settings["address"] = address
         variables: dict[str, str] = {}
         if address == "local":

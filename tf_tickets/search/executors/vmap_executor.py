@@ -48,22 +48,26 @@ class VmapExecutor(Executor):
         return future
 
     def gather(self) -> None:
-        """Runs all tasks that were submitted."""
+        """Runs the next tasks that were submitted, as many as are trained together."""
         self._group = self._group or lockstep.Group()
-        while self._waiting:
-            together = self._waiting[: self.width]
-            del self._waiting[: self.width]
-            together = [
-                (future, function)
-                for future, function in together
-                if future.set_running_or_notify_cancel()
-            ]
-            results = self._group.run([function for _, function in together])
-            for (future, _), result in zip(together, results, strict=True):
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+        together = self._waiting[: self.width]
+        del self._waiting[: self.width]
+        together = [
+            (future, function)
+            for future, function in together
+            if future.set_running_or_notify_cancel()
+        ]
+        results = self._group.run([function for _, function in together])
+        for (future, _), result in zip(together, results, strict=True):
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def settle(self) -> None:
+        """Forgets the data of a frontier. Its programs are kept for the next one."""
+        if self._group is not None:
+            self._group.programs.forget_data()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Runs the tasks that wait, or cancels them, and forgets all programs."""
@@ -71,6 +75,6 @@ class VmapExecutor(Executor):
             for future, _ in self._waiting:
                 future.cancel()
             self._waiting.clear()
-        elif self._waiting:
+        while self._waiting:
             self.gather()
         self._group = None

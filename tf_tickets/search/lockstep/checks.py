@@ -70,6 +70,21 @@ def check_sources(sources: Mapping[str, Any]) -> None:
         )
 
 
+def check_verbose(verbose: str | int) -> None:
+    """Refuses to print bars, which several networks would write at the same time.
+
+    Example:
+
+    >>> check_verbose(0)
+    """
+    if verbose != 0:
+        raise ValueError(
+            "executor='vmap' trains several networks at the same time and prints no "
+            "bars of `fit`. Leave `verbose` out, and give `watch` to follow them. "
+            f"Received: verbose={verbose!r}"
+        )
+
+
 def check_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> None:
     """Refuses callbacks that act within an epoch.
 
@@ -114,7 +129,7 @@ def check_search(label: str, search: Any) -> None:
 
 
 def check_model(label: str, model: keras.Model) -> None:
-    """Refuses a model with steps of its own.
+    """Refuses a model with steps of its own, and one that runs eagerly.
 
     Args:
         label: The label of the search.
@@ -132,6 +147,12 @@ def check_model(label: str, model: keras.Model) -> None:
             "executor='vmap' trains with the steps of keras.Model, but the model of "
             f"searches[{label!r}] has its own {', '.join(own)}. {_ADVICE} Received: "
             f"{type(model).__name__}"
+        )
+    if model.run_eagerly:
+        raise ValueError(
+            "executor='vmap' compiles the steps, but the model of "
+            f"searches[{label!r}] runs eagerly. Compile it with run_eagerly=False, or "
+            "use executor='serial'. Received: run_eagerly=True"
         )
 
 

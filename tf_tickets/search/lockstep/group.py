@@ -6,6 +6,7 @@ are trained by one program.
 """
 
 import collections
+import random
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -67,7 +68,14 @@ class Group:
         """Does the work that most members wait for."""
         keys: dict[Any, list[Member]] = collections.defaultdict(list)
         for member in waiting:
-            keys[self.programs.key(member.work)].append(member)
+            try:
+                keys[self.programs.key(member.work)].append(member)
+            except Exception as error:
+                # Its step cannot be compiled; the others have nothing to do with it.
+                member.error = error
+                member.go_on()
+        if not keys:
+            return
         chosen = max(keys.values(), key=len)
         try:
             self.programs.run([each.work for each in chosen if each.work])
@@ -140,9 +148,13 @@ class Member:
         self._back.release()
 
     def _wait_for(self, work):
+        # Those of the process: others seed them for themselves meanwhile.
+        states = random.getstate(), np.random.get_state()
         self.work = work
         self._back.release()
         self._go.acquire()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
         if self.error is not None:
             error, self.error = self.error, None
             raise error

@@ -79,6 +79,11 @@ class Programs:
         for work, result in zip(works, results, strict=True):
             _assign(work.model, work.kind, result)
 
+    def forget_data(self) -> None:
+        """Forgets all arrays, which may be others under the same ids later."""
+        self._digests.clear()
+        self._data.clear()
+
     def _digest(self, arrays):
         """Returns the digest of arrays; members may have copies of the same data."""
         leaves = keras.tree.flatten(arrays)
