@@ -79,6 +79,8 @@ def write(job, epochs, accuracies, sparsities, weights, versions):
     """
     found = {
         "step_seconds": epochs.step_seconds(),
+        # On JAX, earlier files have the times until the last steps were dispatched.
+        "last_step_awaited": True,
         "accuracies": [float(accuracy) for accuracy in accuracies],
         "sparsities": [float(sparsity) for sparsity in sparsities],
         "weights": int(weights),

@@ -340,16 +340,22 @@ def choose_evidence():
         found = evidence.runs(folder)
         if found and (RESULTS.parents[1] / "docs" / "results" / page).exists():
             seeds = {run["seed"] for run in found}
-            methods = {run["method"] for run in found}
             points = sum(len(run["points"]) for run in found)
             link = f"[{title}](../results/{page})"
-            rows.append([link, len(methods), points, len(seeds)])
+            counts = _counts({run["method"] for run in found})
+            rows.append([link, *counts, points, len(seeds)])
     mnist = evidence.trained_on_mnist()
     if mnist:
         links = "[1](../results/learned-masks.md), [2](../results/init-tickets.md), "
         links += "[3](../results/growing-penalties.md)"
         methods, seeds = {p.method for p in mnist}, {p.seed for p in mnist}
         title = f"LeNet-300-100, MNIST: {links}"
-        rows.append([title, len(methods), len(mnist), len(seeds)])
-    head = ["comparison", "methods", "trained networks", "seeds"]
-    return grid(head, rows)
+        rows.append([title, *_counts(methods), len(mnist), len(seeds)])
+    head = ["comparison", "methods", "dense networks and controls", "trained networks"]
+    return grid([*head, "seeds"], rows)
+
+
+def _counts(names):
+    """Returns how many are methods, and how many are compared with them."""
+    controls = names & set(_CONTROLS)
+    return len(names - controls), len(controls)

@@ -1,5 +1,6 @@
 """Whole searches beside those with other libraries."""
 
+import itertools
 import statistics
 
 from result_tables.reading import exists, grid, load, percent, table
@@ -9,6 +10,18 @@ CASES = "lenet300", "lenet300-cs", "resnet8"
 
 def _is_ours(name):
     return name.startswith("tf_tickets ")
+
+
+def _value(name, run, key):
+    """Returns a figure of a run, or None if it was not measured as that of others."""
+    if key == "step_seconds" and "on JAX" in name and "last_step_awaited" not in run:
+        return None
+    return run[key]
+
+
+def _ratio(results, ours, peer, key):
+    value = _value(ours, results[ours], key)
+    return None if value is None else value / results[peer][key]
 
 
 def _measured():
@@ -22,17 +35,20 @@ def _times(case):
     for name in rounds[0]:
         runs = [results[name] for results in rounds]
 
-        def median(key, runs=runs):
-            return statistics.median(run[key] for run in runs)
+        def median(key, form, factor=1, runs=runs, name=name):
+            values = [_value(name, run, key) for run in runs]
+            if None in values:
+                return "–"
+            return format(factor * statistics.median(values), form)
 
         last = [run["accuracies"][-1] for run in runs]
         rows.append(
             [
                 name,
-                f"{median('seconds'):.1f}",
-                f"{median('cpu_seconds'):.1f}",
-                f"{1000 * median('step_seconds'):.2f}",
-                f"{median('peak_bytes') / 1e6:,.0f}",
+                median("seconds", ".1f"),
+                median("cpu_seconds", ".1f"),
+                median("step_seconds", ".2f", 1000),
+                median("peak_bytes", ",.0f", 1e-6),
                 " / ".join(f"{100 * accuracy:.2f}" for accuracy in last),
                 percent(runs[0]["sparsities"][-1]),
             ]
@@ -48,13 +64,11 @@ def _ratios(case):
     rows = []
     for ours in filter(_is_ours, present):
         for peer in (name for name in present if not _is_ours(name)):
-            cells = [
-                " / ".join(
-                    f"{results[ours][key] / results[peer][key]:.2f}"
-                    for results in rounds
-                )
-                for key in ("seconds", "step_seconds", "peak_bytes")
-            ]
+            cells = []
+            for key in ("seconds", "step_seconds", "peak_bytes"):
+                ratios = [_ratio(results, ours, peer, key) for results in rounds]
+                shown = [f"{ratio:.2f}" for ratio in ratios if ratio is not None]
+                cells.append(" / ".join(shown) or "–")
             rows.append([ours, peer, *cells])
     head = ["here", "the other", "seconds, ratio", "step, ratio", "memory, ratio"]
     return grid(head, rows)
@@ -67,25 +81,26 @@ _MEASURES = {
 }
 
 
+def _behind(case):
+    """Yields what, here, the other and the median ratio, where it is over 1."""
+    rounds = load(f"peers/{case}")["rounds"]
+    ours, theirs = (
+        [name for name in rounds[0] if _is_ours(name) is side] for side in (True, False)
+    )
+    for here, peer, key in itertools.product(ours, theirs, _MEASURES):
+        ratios = [_ratio(results, here, peer, key) for results in rounds]
+        if None not in ratios and statistics.median(ratios) > 1.0:
+            yield _MEASURES[key], here, peer, f"{statistics.median(ratios):.2f}"
+
+
 @table
 def peers_behind():
     """Returns every pair in which this library needs more than the other."""
-    rows = []
-    cases = _measured()
-    if not cases:
+    if not _measured():
         return "Not measured yet."
-    for case in cases:
-        rounds = load(f"peers/{case}")["rounds"]
-        for ours in filter(_is_ours, rounds[0]):
-            for peer in (name for name in rounds[0] if not _is_ours(name)):
-                for key, measure in _MEASURES.items():
-                    ratio = statistics.median(
-                        r[ours][key] / r[peer][key] for r in rounds
-                    )
-                    if ratio > 1.0:
-                        rows.append([case, measure, ours, peer, f"{ratio:.2f}"])
+    rows = [[case, *row] for case in _measured() for row in _behind(case)]
     if not rows:
-        return "Nowhere in these cases." if _measured() else "Not measured yet."
+        return "Nowhere in these cases."
     return grid(["case", "what", "here", "the other", "median ratio"], rows)
 
 
