@@ -721,6 +721,17 @@ def file_of(options, run, seed):
     return options.out / f"{run.name}-{seed}.json"
 
 
+def cpu_model():
+    """Returns the name of the processor, family and model where the system has it."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    pairs = [line.partition(":") for line in info.read_text().splitlines()]
+    found = {key.strip(): value.strip() for key, _, value in reversed(pairs)}
+    names = ("model name", "cpu family", "model")
+    return ", ".join(found[name] for name in names if name in found)
+
+
 def content_of(options, run, seed):
     """Returns what the file of a run holds, also if there is none."""
     path = file_of(options, run, seed)
@@ -750,16 +761,22 @@ def perform(options, study, run):
     points = []
     trainings = run.trainings(options.epochs)
     study.known = kept_of(options, run, before)
-    earlier = before.get("earlier", [])
-    if study.known:
+    earlier = before.get("earlier", []) if study.known else []
+    told = {name for each in earlier for name in each["folders"]}
+    new = [
+        name
+        for name in study.known
+        if name not in told and not (study.folder / name / "epochs.json").exists()
+    ]
+    if new:
         origin = {name: before[name] for name in ("machine", "versions", "date")}
-        folders = {name for each in earlier for name in each["folders"]}
-        new = [name for name in study.known if name not in folders]
-        earlier = [*earlier, *([origin | {"folders": new}] if new else [])]
+        earlier = [*earlier, origin | {"folders": new}]
 
     def by_epoch(name):
         log = read_log(study.folder / name / "epochs.json")
-        return log or before["by_epoch"].get(name, [])
+        if not log and name in study.known:
+            log = before["by_epoch"].get(name, [])
+        return log
 
     def write(is_complete):
         reported = {point["folder"] for point in points}
@@ -773,6 +790,7 @@ def perform(options, study, run):
                 "cores": os.cpu_count(),
                 "threads": options.threads,
                 "processor": platform.machine(),
+                "cpu": cpu_model(),
             },
             "versions": versions(),
             "date": f"{datetime.date.today():%Y-%m-%d}",
@@ -782,7 +800,7 @@ def perform(options, study, run):
                 "final": max((p["own"] for p in points), default=0),
             },
             "complete": is_complete,
-            # What earlier machines have measured.
+            # Points of earlier work folders, and what they were made on.
             **({"earlier": earlier} if earlier else {}),
             "points": [
                 {k: v for k, v in p.items() if k != "own"} for p in [*points, *rest]

@@ -524,11 +524,13 @@ def test_the_command_line_refuses_a_width_of_vmap_that_is_none(capsys):
     [
         (("--seeds", "0", "0"), "only once. Received: --seeds 0 0"),
         (("--executor=vmap",), "kdlts has steps of its own"),
+        (("--executor=ray", "--workers=4"), "--workers 4 with the cluster auto"),
     ],
 )
 def test_the_command_line_refuses_before_it_trains_teachers(
-    options, message, capsys, tmp_path
+    options, message, capsys, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
     command = ["frontier", "--methods", "imp", "kdlts", *options, f"--out={tmp_path}"]
     assert main.main(command) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

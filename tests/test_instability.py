@@ -214,6 +214,22 @@ def test_an_interrupted_analysis_ends_with_the_same_bits(
     assert result.lines == found[1].lines
 
 
+@pytest.mark.matrix
+def test_the_shared_training_goes_on_after_its_last_epoch(tmp_path):
+    settings = {"rewind_to": [2], "epochs": 3}
+    with pytest.raises(Stop):
+        analyse(tmp_path / "a", watch=stops_in("shared", 1), **settings)
+    begun = []
+
+    def watch(name):
+        begin = lambda epoch, logs: begun.append((name, epoch))  # noqa: E731
+        return [keras.callbacks.LambdaCallback(on_epoch_begin=begin)]
+
+    result = analyse(tmp_path / "a", watch=watch, **settings)
+    assert begun[0] == ("shared", 1)
+    assert result.lines == analyse(tmp_path / "b", **settings).lines
+
+
 def test_a_copy_that_stopped_early_is_refused_and_continued(tmp_path):
     def watch(name):
         def stop(epoch, logs):

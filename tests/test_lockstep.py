@@ -121,20 +121,45 @@ def test_finished_trainings_are_kept_if_a_later_one_is_interrupted(
 ):
     run, calls = lockstep.Group.run, []
 
-    def interrupted(self, functions):
+    def interrupted(self, functions, ended):
         calls.append(len(functions))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return run(self, functions)
+        return run(self, functions, ended)
 
-    monkeypatch.setattr(lockstep.Group, "run", interrupted)
+    executor = tt.executors.VmapExecutor(1)
     one = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
-    with pytest.raises(KeyboardInterrupt):
-        find(tt.executors.VmapExecutor(1), one, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lockstep.Group, "run", interrupted)
+        find(executor, one, tmp_path)
     # Two searches, then the first dense network.
     assert calls == [1, 1, 1, 1]
     kept = json.loads((tmp_path / "trainings.json").read_text())
     assert "dense seed 3" in json.dumps(kept)
+    # The executor goes on, past the tasks that were cancelled, and past another's.
+    other = executor.submit(len, "abc")
+    found = find(executor, one, tmp_path)
+    assert len(found.dense_by_seed) == 2 and other.result() == 3
+
+
+@pytest.mark.on("jax")
+def test_what_ended_in_time_is_kept_if_those_beside_it_are_interrupted(
+    tmp_path, monkeypatch
+):
+    """The search of six epochs is interrupted; the dense network had two."""
+    run, epochs = lockstep.group.Programs.run, []
+
+    def interrupted(self, works):
+        epochs.append(works[0].kind == "train")
+        if sum(epochs) > 4:
+            raise KeyboardInterrupt
+        return run(self, works)
+
+    monkeypatch.setattr(lockstep.group.Programs, "run", interrupted)
+    long = {"imp": tiny.imp(rounds=2, epochs_per_round=2, monitor="val_accuracy")}
+    with pytest.raises(KeyboardInterrupt):
+        find("vmap", long, tmp_path, seeds=[3], epochs=1)
+    assert "dense seed 3" in (tmp_path / "trainings.json").read_text()
 
 
 @pytest.mark.on("jax")
@@ -164,6 +189,8 @@ def test_an_executor_forgets_the_data_of_a_frontier():
         return found.dense_by_seed[3]["loss"]
 
     first = dense(executor)
+    programs = executor._group.programs
+    assert not programs._digests and not programs._data and programs._programs
     x *= -1
     assert dense(executor) == dense(tt.executors.VmapExecutor()) != first
 

@@ -1,6 +1,7 @@
 """`tf-tickets frontier`: compare searches by sparsity and accuracy."""
 
 import argparse
+import os
 
 from tf_tickets_cli import arguments, choices
 
@@ -167,6 +168,14 @@ def _check_before_teaching(options):
         raise ValueError(
             "--seeds must have each seed only once. Received: --seeds "
             f"{' '.join(map(str, seeds))}"
+        )
+    cluster = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    if options.executor == "ray" and options.workers and cluster != "local":
+        raise ValueError(
+            "--workers is for a Ray that is started here, but there is a cluster, "
+            "which has its own. Leave --workers out, or --address, and unset "
+            "RAY_ADDRESS. "
+            f"Received: --workers {options.workers} with the cluster {cluster}"
         )
     if options.executor == "vmap":
         checks.check_backend()

@@ -217,5 +217,6 @@ def cifar10_machine():
         f"{machine['threads']} thread for each training, Keras {versions['keras']} on "
         f"{versions['backend']}; {when}. {len(seconds)} epochs took "
         f"{sum(seconds) / 3600:.1f} hours of one core, "
-        f"{sum(seconds) / len(seconds):.0f} seconds each."
+        f"{sum(seconds) / len(seconds):.0f} seconds each: {min(seconds):.0f} to "
+        f"{max(seconds):.0f}, by network and machine."
     )

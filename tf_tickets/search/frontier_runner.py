@@ -353,6 +353,8 @@ class _Driver:
         finally:
             for future in self.running:
                 future.cancel()
+            for future, task in self.running.items():
+                self._rescue(task, future)
         if self.failures:
             total = len(self.failures) + len(self.found) + len(self.trained)
             advice = ""
@@ -370,8 +372,10 @@ class _Driver:
                 self.running[submit(task)] = task
             if not queue and isinstance(self.executor, executors.Executor):
                 self.executor.gather()
+            # An executor of this process may have run tasks of others so far.
+            timeout = 0 if queue or self.in_process else None
             ready, _ = concurrent.futures.wait(
-                self.running, 0 if queue else None, concurrent.futures.FIRST_COMPLETED
+                self.running, timeout, concurrent.futures.FIRST_COMPLETED
             )
             for future in [each for each in self.running if each in ready]:
                 task = self.running.pop(future)
@@ -409,6 +413,15 @@ class _Driver:
     @property
     def _absolute(self):
         return self.context.directory.absolute()
+
+    def _rescue(self, task, future):
+        """Keeps the result of a training that had ended before an interruption."""
+        ended = future.done() and not future.cancelled() and not future.exception()
+        if ended and isinstance(task, TrainingTask):
+            result = future.result()
+            self.trainings.keep(
+                task.name, result if self.in_process else result.value()
+            )
 
     def _finish(self, task, future):
         """Takes the result of a task; returns the tasks that follow from it."""

@@ -31,11 +31,15 @@ class Executor(concurrent.futures.Executor):
     def gather(self) -> None:
         """Called when all tasks that are known so far have been submitted.
 
-        Those that it completes are taken before it is called again.
+        Tasks that it has completed are taken, and those that follow from them are
+        submitted, before it is called again.
         """
 
     def settle(self) -> None:
-        """Called when `find_frontier` ends, also by an error. Forgets its data."""
+        """Called when `find_frontier` ends, also by an error.
+
+        An executor that keeps its data may forget them here.
+        """
 
 
 class TasksFailed(RuntimeError):

@@ -42,7 +42,7 @@ class VmapExecutor(Executor):
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future:
-        """Returns the future of a task, which begins when `gather` is called."""
+        """Returns the future of a task, which begins when `gather` comes to it."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._waiting.append((future, functools.partial(fn, *args, **kwargs)))
         return future
@@ -50,19 +50,21 @@ class VmapExecutor(Executor):
     def gather(self) -> None:
         """Runs the next tasks that were submitted, as many as are trained together."""
         self._group = self._group or lockstep.Group()
-        together = self._waiting[: self.width]
-        del self._waiting[: self.width]
-        together = [
-            (future, function)
-            for future, function in together
-            if future.set_running_or_notify_cancel()
-        ]
-        results = self._group.run([function for _, function in together])
-        for (future, _), result in zip(together, results, strict=True):
+        futures: list[concurrent.futures.Future] = []
+        functions: list[Callable[[], Any]] = []
+        while self._waiting and len(functions) < self.width:
+            future, function = self._waiting.pop(0)
+            if future.set_running_or_notify_cancel():
+                futures.append(future)
+                functions.append(function)
+
+        def ended(number, result):
             if isinstance(result, BaseException):
-                future.set_exception(result)
+                futures[number].set_exception(result)
             else:
-                future.set_result(result)
+                futures[number].set_result(result)
+
+        self._group.run(functions, ended)
 
     def settle(self) -> None:
         """Forgets the data of a frontier. Its programs are kept for the next one."""

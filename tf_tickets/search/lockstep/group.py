@@ -47,13 +47,21 @@ class Group:
     def __init__(self) -> None:
         self.programs = Programs()
 
-    def run(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    def run(
+        self,
+        functions: Sequence[Callable[[], Any]],
+        ended: Callable[[int, Any], None] = lambda number, result: None,
+    ) -> list[Any]:
         """Runs functions until all have ended.
+
+        Args:
+            functions: The functions.
+            ended: Called with the number and the result of each when it has ended.
 
         Returns:
             What each function has returned, or the exception it has raised.
         """
-        members = [Member(number, each) for number, each in enumerate(functions)]
+        members = [Member(number, each, ended) for number, each in enumerate(functions)]
         try:
             for member in members:
                 member.go_on()
@@ -96,14 +104,21 @@ class Member:
     Args:
         number: Its number in the group.
         function: The function.
+        ended: Called in the thread of the group with number and result.
     """
 
-    def __init__(self, number: int, function: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        number: int,
+        function: Callable[[], Any],
+        ended: Callable[[int, Any], None],
+    ) -> None:
         self.number = number
         self.work: Work | None = None
         self.error: BaseException | None = None
         self.result: Any = None
         self._function = function
+        self._report = ended
         self._go = threading.Semaphore(0)
         self._back = threading.Semaphore(0)
         self._ended = False
@@ -121,6 +136,8 @@ class Member:
         self._go.release()
         self._back.acquire()
         self._running = False
+        if self._ended and not isinstance(self.result, _Stopped):
+            self._report(self.number, self.result)
 
     def stop(self) -> None:
         """Ends the function, if it has not ended."""
