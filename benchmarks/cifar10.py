@@ -48,10 +48,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-# TensorFlow leaves oneDNN out by default on CPUs without AVX-512; a step of ResNet-8
-# then takes 1.4 times as long. Must precede the import of Keras.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 import keras
 import numpy as np
 
