@@ -787,6 +787,8 @@ def perform(options, study, run):
                 "threads": options.threads,
                 "processor": platform.machine(),
                 "cpu": cpu_model(),
+                # 1 has crashed on a CPU without AVX-512, where it is not the default.
+                "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
             },
             "versions": versions(),
             "date": f"{datetime.date.today():%Y-%m-%d}",
