@@ -16,6 +16,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# On some processors TensorFlow computes convolutions with oneDNN, which damages memory
+# in the training of narrow residual networks (tf_tickets/wrapping/onednn.py).
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 # Small programs also take longer to optimize than to run, and fusions twice as long to
 # compile by their own emitters as by those of single operations. These would contract
 # products and sums of one program, but not of another that is to have the same bits;

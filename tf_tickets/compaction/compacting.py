@@ -22,7 +22,7 @@ from tf_tickets.compaction.shrinking import shrunk
 from tf_tickets.reports.costs import CostCounter
 from tf_tickets.units import registry
 from tf_tickets.units.units import STAYS, kept
-from tf_tickets.wrapping import paths
+from tf_tickets.wrapping import onednn, paths
 
 __all__ = ["compact"]
 
@@ -75,6 +75,7 @@ def compact(
     """
     arguments.check_flags(return_report=return_report)
     result = compacted(model, data)
+    onednn.warn(result.model)
     if return_report:
         return result.model, result.report
     if not result.report.removed:

@@ -22,7 +22,7 @@ from tf_tickets.tickets.apply_report import ApplyReport
 from tf_tickets.tickets.overlap import OverlapReport
 from tf_tickets.training import snapshots
 from tf_tickets.units.units import remaining
-from tf_tickets.wrapping import paths
+from tf_tickets.wrapping import onednn, paths
 
 _CHECK_CONTENT = schema.fields(
     {"metrics": schema.mapping(schema.number), "provenance": schema.mapping()},
@@ -491,6 +491,7 @@ class Ticket:
                 f"This ticket has no units to remove. Received: {self!r}. "
                 f"{result.report.why_nothing()} Ticket.apply trains it as it is."
             )
+        onednn.warn(result.model)
         return _with_remaining_masks(snapshots.network(wrapped), result)
 
     def start_weights(self) -> dict[str, np.ndarray]:

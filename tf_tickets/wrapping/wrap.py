@@ -25,6 +25,7 @@ from tf_tickets.wrapping import (
     compiling,
     graphs,
     guarding,
+    onednn,
     paths,
     rebuilding,
     transforming,
@@ -124,6 +125,7 @@ def wrap(
         _spare(wrapped, members.spared)
     if keep_zeros:
         _prune_zeros(wrapped)
+    onednn.warn(wrapped)
     if verbose and members is not None:
         lines = [*channel_members.described(members), *_about_original(wrapped)]
         print("\n".join(lines))

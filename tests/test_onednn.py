@@ -1,0 +1,164 @@
+"""The warning about networks whose training damages memory with oneDNN."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import pytest
+
+import tf_tickets as tt
+from tf_tickets.wrapping import onednn
+
+pytestmark = [pytest.mark.on("tensorflow")]
+
+
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """Sets the features of the processor and the switch of TensorFlow."""
+
+    def pretend(features, switch=None, machine="x86_64", system="linux"):
+        listed = tmp_path / "cpuinfo"
+        if features is None:
+            listed.unlink(missing_ok=True)
+        else:
+            listed.write_text(f"processor\t: 0\nflags\t\t: fpu {features}\n", "utf-8")
+        monkeypatch.setattr(onednn, "_PROCESSOR", listed)
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr(onednn.sys, "platform", system)
+        if switch is None:
+            monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        else:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", switch)
+
+    return pretend
+
+
+ICE_LAKE = "avx avx2 avx512f avx512_vnni"
+SKYLAKE_X = "avx avx2 avx512f"
+ALDER_LAKE = "avx avx2 avx_vnni"
+ZEN3 = "avx avx2"
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "expected"),
+    [
+        (ICE_LAKE, {}, 16),
+        (ICE_LAKE, {"switch": "0"}, 0),
+        (ICE_LAKE, {"switch": "false"}, 0),
+        (SKYLAKE_X, {}, 0),
+        (SKYLAKE_X, {"switch": "1"}, 16),
+        (ALDER_LAKE, {}, 8),
+        (ZEN3, {}, 0),
+        (ZEN3, {"switch": "1"}, 8),
+        (ZEN3, {"switch": "True"}, 8),
+        ("sse4_1", {"switch": "1"}, 0),
+        (ICE_LAKE, {"machine": "aarch64"}, 0),
+        (None, {"system": "win32", "machine": "AMD64"}, 16),
+        (None, {"system": "darwin"}, 0),
+    ],
+)
+def test_number_of_channels_follows_processor_and_switch(
+    processor, features, settings, expected
+):
+    processor(features, **settings)
+    assert onednn.unsafe_below() == expected
+
+
+def narrow(channels, kernel=1, strides=2, layer=keras.layers.Conv2D):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, channels)),
+            layer(4, kernel, strides=strides, name="shortcut"),
+        ],
+        name="net",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (lambda: narrow(15), "'shortcut' (15)"),
+        (lambda: narrow(15, strides=(1, 2)), "'shortcut' (15)"),
+        # Its gradient convolves 4 filters.
+        (lambda: narrow(16, layer=keras.layers.Conv2DTranspose), "'shortcut' (4)"),
+        (lambda: narrow(16), None),
+        (lambda: narrow(15, kernel=3), None),
+        (lambda: narrow(15, strides=1), None),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 2)), narrow(2)]),
+            "'shortcut' (2)",
+        ),
+    ],
+)
+def test_wrap_warns_of_strided_points_with_few_channels(processor, model, told):
+    processor(ICE_LAKE)
+    model = model()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tt.wrap(model, verbose=False)
+    messages = [str(w.message) for w in caught]
+    if told is None:
+        assert not messages
+    else:
+        [message] = messages
+        assert told in message
+        assert "TF_ENABLE_ONEDNN_OPTS=0" in message
+        assert caught[0].filename == __file__
+
+
+def with_a_stem():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(16, 3, name="stem"),
+            keras.layers.Conv2D(4, 1, strides=2, name="shortcut"),
+        ],
+        name="net",
+    )
+
+
+@pytest.mark.parametrize("of", ["model", "ticket"])
+def test_compact_warns_when_a_shortcut_becomes_narrow(processor, of):
+    processor(ICE_LAKE)
+    wrapped = tt.wrap(with_a_stem(), verbose=False)
+    masks = tt.kernels(wrapped).masks
+    masks["net/shortcut/kernel"][:, :, 11:] = False
+    tt.kernels(wrapped).set_masks(masks)
+    ticket = tt.Ticket(masks, tt.snapshots.present_weights(wrapped))
+    with pytest.warns(UserWarning, match=r"16 input channels: 'shortcut' \(11\)"):
+        small = tt.compact(wrapped) if of == "model" else ticket.compact(with_a_stem)
+    assert small.layers[1].kernel.shape[-2] == 11
+
+
+def test_nothing_is_said_where_onednn_is_off():
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    assert onednn.unsafe_below() == 0
+    tt.wrap(narrow(2), verbose=False)
+
+
+@pytest.mark.parametrize("switch", [None, "1"])
+def test_tensorflow_agrees_whether_onednn_is_on(switch):
+    """On the processor of this machine, TensorFlow logs what the module thinks."""
+    script = """
+        import tensorflow as tf
+        tf.constant(0.0) + 1.0
+        from tf_tickets.wrapping import onednn
+        print("switched on" if onednn._switched_on(onednn._features()) else "off")
+    """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    del environment["TF_ENABLE_ONEDNN_OPTS"]
+    if switch:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = switch
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    logged = "oneDNN custom operations are on" in ended.stderr
+    assert ended.stdout.strip() == ("switched on" if logged else "off")
+    assert logged or not switch

@@ -1,0 +1,122 @@
+"""Warns of networks whose training damages memory, through a defect of oneDNN.
+
+TensorFlow computes convolutions on CPUs with oneDNN. In the gradient of a strided
+convolution of one pixel with few input channels it writes past a buffer
+(github.com/uxlfoundation/oneDNN/issues/6035): the program crashes, or other numbers
+change. Shortcuts of narrow or compact residual networks are such layers.
+"""
+
+import os
+import pathlib
+import platform
+import sys
+import warnings
+
+import keras
+
+from tf_tickets.wrapping import paths
+
+# Of the processor; with any of them, TensorFlow switches oneDNN on.
+_SWITCHED_ON_BY = {
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+}
+_PROCESSOR = pathlib.Path("/proc/cpuinfo")
+
+
+def warn(model: keras.Model) -> None:
+    """Warns if a step of TensorFlow may damage memory while it trains the model.
+
+    Args:
+        model: A built model.
+
+    Example:
+
+    >>> warn(keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]))
+    """
+    unsafe = unsafe_below()
+    layers = [
+        f"{layer.name!r} ({channels})"
+        for layer, channels in _strided_points(model)
+        if channels < unsafe
+    ]
+    if layers:
+        warnings.warn(
+            f"If {model.name!r} is trained by TensorFlow on this CPU, oneDNN may write "
+            "past its memory in the gradients of these strided convolutions of one "
+            f"pixel with fewer than {unsafe} input channels: {', '.join(layers)}. The "
+            "program may crash, or other numbers change without a message "
+            "(github.com/uxlfoundation/oneDNN/issues/6035). Set the environment "
+            "variable TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported, compile "
+            "the model with jit_compile=True, or train on JAX.",
+            stacklevel=3,
+        )
+
+
+def unsafe_below() -> int:
+    """Returns with how many input channels a layer is safe; 0 if all of them are.
+
+    Example:
+
+    >>> unsafe_below() in (0, 8, 16)
+    True
+    """
+    if keras.config.backend() != "tensorflow" or platform.machine() not in (
+        "x86_64",
+        "AMD64",
+    ):
+        return 0
+    features = _features()
+    if not _switched_on(features) or _has_gpu():
+        return 0
+    # On Windows the features are not known: what is safe on every processor.
+    if features is None or "avx512f" in features:
+        return 16
+    return 8 if "avx2" in features else 0
+
+
+def _features():
+    """Returns what the processor can do, None where the system has no list of it."""
+    if not _PROCESSOR.exists():
+        return None
+    for line in _PROCESSOR.read_text("utf-8").splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() == "flags":
+            return set(values.split())
+    return None
+
+
+def _switched_on(features):
+    switch = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
+    if switch in ("0", "false"):
+        return False
+    if switch in ("1", "true"):
+        return True
+    if sys.platform == "win32":
+        return True
+    return features is not None and bool(features & _SWITCHED_ON_BY)
+
+
+def _has_gpu():
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _strided_points(model):
+    """Yields the convolutions of one pixel with a stride, and their input channels."""
+    kinds = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    for layer in paths.walk(model):
+        if (
+            isinstance(layer, kinds)
+            and layer.built
+            and layer.kernel_size == (1, 1)
+            and max(layer.strides) > 1
+            and getattr(layer, "groups", 1) == 1
+        ):
+            # A transposed convolution is the gradient of one that reads its filters.
+            yield layer, layer.kernel.shape[-2]
