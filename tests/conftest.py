@@ -18,7 +18,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 # On some processors TensorFlow computes convolutions with oneDNN, which damages memory
 # in the training of narrow residual networks (tf_tickets/wrapping/onednn.py).
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 # Small programs also take longer to optimize than to run, and fusions twice as long to
 # compile by their own emitters as by those of single operations. These would contract

@@ -1,6 +1,7 @@
 """The warning about networks whose training damages memory with oneDNN."""
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -26,6 +27,8 @@ def processor(monkeypatch, tmp_path):
         else:
             listed.write_text(f"processor\t: 0\nflags\t\t: fpu {features}\n", "utf-8")
         monkeypatch.setattr(onednn, "_PROCESSOR", listed)
+        monkeypatch.setattr(onednn, "_has_gpu", lambda: False)
+        monkeypatch.setattr(onednn, "_told", set())
         monkeypatch.setattr("platform.machine", lambda: machine)
         monkeypatch.setattr(onednn.sys, "platform", system)
         if switch is None:
@@ -68,13 +71,19 @@ def test_number_of_channels_follows_processor_and_switch(
 
 
 def narrow(channels, kernel=1, strides=2, layer=keras.layers.Conv2D):
+    sizes = (8,) if layer is keras.layers.Conv1D else (8, 8)
     return keras.Sequential(
         [
-            keras.Input((8, 8, channels)),
-            layer(4, kernel, strides=strides, name="shortcut"),
+            keras.Input((*sizes, channels)),
+            layer(4, kernel, strides=strides, name="shortcut_1"),
         ],
         name="net",
     )
+
+
+def over_time(model):
+    inside = keras.layers.TimeDistributed(model.layers[0])
+    return keras.Sequential([keras.Input((3, *model.input_shape[1:])), inside])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,10 @@ def narrow(channels, kernel=1, strides=2, layer=keras.layers.Conv2D):
         (lambda: narrow(15, strides=(1, 2)), "'shortcut' (15)"),
         # Its gradient convolves 4 filters.
         (lambda: narrow(16, layer=keras.layers.Conv2DTranspose), "'shortcut' (4)"),
+        (lambda: narrow(15, layer=keras.layers.Conv1D), "'shortcut' (15)"),
+        (lambda: over_time(narrow(15)), "'shortcut' (15)"),
         (lambda: narrow(16), None),
+        (lambda: narrow(15, layer=keras.layers.SeparableConv2D), None),
         (lambda: narrow(15, kernel=3), None),
         (lambda: narrow(15, strides=1), None),
         (
@@ -107,6 +119,15 @@ def test_wrap_warns_of_strided_points_with_few_channels(processor, model, told):
         assert told in message
         assert "TF_ENABLE_ONEDNN_OPTS=0" in message
         assert caught[0].filename == __file__
+
+
+def test_a_search_that_builds_again_is_told_once(processor):
+    processor(ICE_LAKE)
+    with pytest.warns(UserWarning, match="oneDNN"):
+        tt.wrap(narrow(15), verbose=False)
+    tt.wrap(narrow(15), verbose=False)
+    with pytest.warns(UserWarning, match="oneDNN"):
+        tt.wrap(narrow(14), verbose=False)
 
 
 def with_a_stem():
@@ -139,6 +160,10 @@ def test_nothing_is_said_where_onednn_is_off():
     tt.wrap(narrow(2), verbose=False)
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64",
+    reason="Features of the processor are known on Linux, x86_64.",
+)
 @pytest.mark.parametrize("switch", [None, "1"])
 def test_tensorflow_agrees_whether_onednn_is_on(switch):
     """On the processor of this machine, TensorFlow logs what the module thinks."""

@@ -26,10 +26,17 @@ _SWITCHED_ON_BY = {
     "amx_bf16",
 }
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
+_KINDS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+)
+_told: set[tuple[str, ...]] = set()
 
 
 def warn(model: keras.Model) -> None:
-    """Warns if a step of TensorFlow may damage memory while it trains the model.
+    """Warns, once in a process, if TensorFlow may damage memory as it trains a model.
 
     Args:
         model: A built model.
@@ -38,23 +45,26 @@ def warn(model: keras.Model) -> None:
 
     >>> warn(keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]))
     """
-    unsafe = unsafe_below()
+    points = list(_strided_points(model))
+    unsafe = unsafe_below() if points else 0
     layers = [
-        f"{layer.name!r} ({channels})"
-        for layer, channels in _strided_points(model)
+        f"{paths.bare(layer.name)!r} ({channels})"
+        for layer, channels in points
         if channels < unsafe
     ]
-    if layers:
-        warnings.warn(
-            f"If {model.name!r} is trained by TensorFlow on this CPU, oneDNN may write "
-            "past its memory in the gradients of these strided convolutions of one "
-            f"pixel with fewer than {unsafe} input channels: {', '.join(layers)}. The "
-            "program may crash, or other numbers change without a message "
-            "(github.com/uxlfoundation/oneDNN/issues/6035). Set the environment "
-            "variable TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported, compile "
-            "the model with jit_compile=True, or train on JAX.",
-            stacklevel=3,
-        )
+    # Searches build their model again and again, with other numbers in its names.
+    if not layers or tuple(layers) in _told:
+        return
+    _told.add(tuple(layers))
+    warnings.warn(
+        f"If TensorFlow trains {model.name!r} on this CPU, oneDNN may write past "
+        "its memory in the gradients of these strided convolutions of one pixel with "
+        f"fewer than {unsafe} input channels: {', '.join(layers)}. The program may "
+        "crash, or other numbers change without a message "
+        "(github.com/uxlfoundation/oneDNN/issues/6035). Set the environment variable "
+        "TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported, or train on JAX.",
+        stacklevel=3,
+    )
 
 
 def unsafe_below() -> int:
@@ -81,9 +91,11 @@ def unsafe_below() -> int:
 
 def _features():
     """Returns what the processor can do, None where the system has no list of it."""
-    if not _PROCESSOR.exists():
+    try:
+        lines = _PROCESSOR.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
         return None
-    for line in _PROCESSOR.read_text("utf-8").splitlines():
+    for line in lines:
         name, _, values = line.partition(":")
         if name.strip() == "flags":
             return set(values.split())
@@ -109,14 +121,14 @@ def _has_gpu():
 
 def _strided_points(model):
     """Yields the convolutions of one pixel with a stride, and their input channels."""
-    kinds = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
     for layer in paths.walk(model):
         if (
-            isinstance(layer, kinds)
+            isinstance(layer, _KINDS)
             and layer.built
-            and layer.kernel_size == (1, 1)
+            and set(layer.kernel_size) == {1}
             and max(layer.strides) > 1
             and getattr(layer, "groups", 1) == 1
+            and layer.data_format == "channels_last"
         ):
             # A transposed convolution is the gradient of one that reads its filters.
             yield layer, layer.kernel.shape[-2]
