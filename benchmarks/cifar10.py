@@ -187,7 +187,7 @@ class Study:
             steps_per_epoch=self.steps,
             epochs=epochs or self.epochs,
             width=width,
-            jit_compile=keras.config.backend() != "tensorflow",
+            jit_compile=compiled(width < 1),
         )
         if not decay:
             # `recipes.build` has no argument for it.
@@ -196,7 +196,7 @@ class Study:
                 recipes.adamw_with_cosine_decay(steps, weight_decay=0.0),
                 model.loss,
                 metrics=["accuracy"],
-                jit_compile=keras.config.backend() != "tensorflow",
+                jit_compile=compiled(width < 1),
             )
         return model
 
@@ -305,6 +305,7 @@ class Study:
             # Forward, and backward for inputs and for weights; 2 FLOPs each.
             "training_flops": 6 * self.images * (macs + trained.macs),
             "width": width,
+            "xla": compiled(width < 1),
             "folder": trained.folder,
         }
 
@@ -317,6 +318,15 @@ class Study:
         """Returns a ticket with other masks."""
         provenance = {"step": ticket.provenance["step"]}
         return dataclasses.replace(ticket, masks=masks, provenance=provenance)
+
+
+def compiled(narrow):
+    """Returns whether steps are compiled with XLA, which is slower in TensorFlow.
+
+    Narrow networks have to be: without XLA, TensorFlow may take kernels of oneDNN that
+    write past their memory if a shortcut has few channels (`onednn_writes.py`).
+    """
+    return keras.config.backend() != "tensorflow" or narrow
 
 
 def read_data(options):
@@ -787,7 +797,6 @@ def perform(options, study, run):
                 "threads": options.threads,
                 "processor": platform.machine(),
                 "cpu": cpu_model(),
-                # 1 has crashed on a CPU without AVX-512, where it is not the default.
                 "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
             },
             "versions": versions(),

@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from cifar10 import compiled
 
 import tf_tickets as tt
 from tf_tickets.environment import versions
@@ -63,7 +64,7 @@ def train_from_scratch(options, seed, epochs, width):
         steps_per_epoch=-(-len(train[0]) // batch_size),
         epochs=epochs,
         width=width,
-        jit_compile=keras.config.backend() != "tensorflow",
+        jit_compile=compiled(width < 1),
     )
     folder = options.work / f"dense-{width}-{epochs}-{seed}"
     done = [
@@ -167,7 +168,7 @@ class Pruning(NamedTuple):
             tt.recipes.adamw_with_cosine_decay(steps * options.epochs, 1e-3),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            jit_compile=keras.config.backend() != "tensorflow",
+            jit_compile=compiled(again),
         )
         before = model.evaluate(*test, batch_size=500, verbose=0)[1]
         pruning = tt.GradualPruning(

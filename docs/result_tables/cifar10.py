@@ -3,7 +3,7 @@
 import json
 
 from result_tables import evidence
-from result_tables.reading import RESULTS, grid, percent, table
+from result_tables.reading import RESULTS, grid, load, percent, table
 
 _SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 # The runs of benchmarks/cifar10.py, as pages name them.
@@ -212,11 +212,52 @@ def cifar10_machine():
     machine, versions = found[0]["machine"], found[0]["versions"]
     seconds = _cost("cpu_seconds")
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    switched = [
+        f"{NAMES[run['method'], run['setting']]} (seed {run['seed']})"
+        for run in found
+        if run["machine"].get("onednn") == "1"
+    ]
+    onednn = f" With oneDNN switched on: {', '.join(switched)}." if switched else ""
     return (
         f"{machine['cores']} shared CPU cores ({machine['processor']}), "
         f"{machine['threads']} thread for each training, Keras {versions['keras']} on "
         f"{versions['backend']}; {when}. {len(seconds)} epochs took "
         f"{sum(seconds) / 3600:.1f} hours of one core, "
         f"{sum(seconds) / len(seconds):.0f} seconds each: {min(seconds):.0f} to "
-        f"{max(seconds):.0f}, by network and machine."
+        f"{max(seconds):.0f}, by network and machine.{onednn}"
     )
+
+
+def _channels(rows):
+    return ", ".join(str(row["channels"]) for row in rows) or "none"
+
+
+@table
+def onednn_writes():
+    """Whether TensorFlow writes past its memory, by the processor that was tried."""
+    found = load("onednn_writes")
+    gradients = [row for row in found["rows"] if row["case"] == "gradient"]
+    bad = [row for row in gradients if row["outcome"] != "clean"]
+    lines = [
+        (
+            percent(row["width"], 0),
+            {"fixed": "GradualPruning", "soft": "soft masks"}[row["mask"]],
+            "yes" if row["xla"] else "no",
+            row["outcome"],
+        )
+        for row in found["rows"]
+        if row["case"] == "training"
+    ]
+    wrong = _channels(bad)
+    right = _channels([row for row in gradients if row not in bad])
+    return (
+        f"With {wrong} input channels the gradient writes past its memory, with {right} "
+        "it does not. Four steps of ResNet-8:\n\n"
+        + grid(["width of ResNet-8", "masks", "XLA", "memory"], lines)
+        + f"\n\nProcessor: {_processor(found['machine']['cpu'])}; {found['date']}."
+    )
+
+
+def _processor(cpu):
+    name, family, model = cpu.rsplit(", ", 2)
+    return f"{name}, family {family}, model {model}"
