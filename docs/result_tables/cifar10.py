@@ -251,8 +251,8 @@ def onednn_writes():
     wrong = _channels(bad)
     right = _channels([row for row in gradients if row not in bad])
     return (
-        f"With {wrong} input channels the gradient writes past its memory, with {right} "
-        "it does not. Four steps of ResNet-8:\n\n"
+        f"With {wrong} input channels the gradient writes past its memory, with "
+        f"{right} it does not. Four steps of ResNet-8:\n\n"
         + grid(["width of ResNet-8", "masks", "XLA", "memory"], lines)
         + f"\n\nProcessor: {_processor(found['machine']['cpu'])}; {found['date']}."
     )
