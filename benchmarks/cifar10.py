@@ -751,10 +751,17 @@ def complete(options, run, seed):
 
 
 def kept_of(options, run, before):
-    """Returns the points of a run's file that need not be trained again, by folder."""
+    """Returns the points of a run's file that need not be trained again, by folder.
+
+    Those of narrow networks are, if they were trained without XLA.
+    """
     if not run.apart or before.get("command") != command(options):
         return {}
-    return {point["folder"]: point for point in before["points"]}
+    return {
+        point["folder"]: point
+        for point in before["points"]
+        if point.get("xla", False) == compiled(point["width"] < 1)
+    }
 
 
 def perform(options, study, run):
