@@ -751,17 +751,15 @@ def complete(options, run, seed):
 
 
 def kept_of(options, run, before):
-    """Returns the points of a run's file that need not be trained again, by folder.
-
-    Those of narrow networks are, if they were trained without XLA.
-    """
+    """Returns the points of a run's file that need not be trained again, by folder."""
     if not run.apart or before.get("command") != command(options):
         return {}
-    return {
-        point["folder"]: point
-        for point in before["points"]
-        if point.get("xla", False) == compiled(point["width"] < 1)
-    }
+    return {point["folder"]: point for point in valid(before["points"])}
+
+
+def valid(points):
+    """Leaves out narrow networks that were trained without XLA (`compiled`)."""
+    return [p for p in points if p.get("xla", False) == compiled(p["width"] < 1)]
 
 
 def perform(options, study, run):
@@ -769,12 +767,18 @@ def perform(options, study, run):
     path = file_of(options, run, study.seed)
     before = content_of(options, run, study.seed)
     bytes_ = {
-        p["folder"]: p["int8_bytes"] for p in before["points"] if "int8_bytes" in p
+        p["folder"]: p["int8_bytes"]
+        for p in valid(before["points"])
+        if "int8_bytes" in p
     }
     points = []
     trainings = run.trainings(options.epochs)
     study.known = kept_of(options, run, before)
-    earlier = before.get("earlier", []) if study.known else []
+    earlier = [
+        each | {"folders": folders}
+        for each in before.get("earlier", [])
+        if (folders := [name for name in each["folders"] if name in study.known])
+    ]
     told = {name for each in earlier for name in each["folders"]}
     new = [
         name

@@ -1,11 +1,11 @@
-/* Puts each tensor and work buffer of TensorFlow in front of pages that only can be read.
+/* Puts each tensor and work buffer of TensorFlow in front of read-only pages.
 
 A write past the end of such a buffer ends the process with SIGSEGV. A smaller one, into
 the bytes that align the buffer, is found when it is freed or at the end, as is one
 before the start; it ends the process with SIGABRT. Freed memory can neither be read nor
 written. New memory is filled with NaN, so a value that is read before it is written
-shows. Not seen are writes from one part of a buffer into another, and those that land
-more than 64 KiB past its end.
+shows. Writes from one part of a buffer into another, and those that land more than
+64 KiB past its end, are not detected.
 
     gcc -O2 -shared -fPIC -o guard_pages.so guard_pages.c -ldl -lpthread
     LD_PRELOAD=./guard_pages.so python ...
@@ -21,7 +21,6 @@ Each live buffer takes three mappings: raise vm.max_map_count for long runs. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #define PAGE 4096UL
 #define GUARD (16 * PAGE)

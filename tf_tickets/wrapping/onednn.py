@@ -16,7 +16,7 @@ import keras
 
 from tf_tickets.wrapping import paths
 
-# Of the processor; with any of them, TensorFlow switches oneDNN on.
+# TensorFlow uses oneDNN by default if the processor has any of these features.
 _SWITCHED_ON_BY = {
     "avx512_vnni",
     "avx512_bf16",
@@ -36,7 +36,9 @@ _told: set[tuple[str, ...]] = set()
 
 
 def warn(model: keras.Model) -> None:
-    """Warns, once in a process, if TensorFlow may damage memory as it trains a model.
+    """Warns if TensorFlow may damage memory while it trains a model.
+
+    Networks with the same layers are reported once per process.
 
     Args:
         model: A built model.
@@ -68,7 +70,7 @@ def warn(model: keras.Model) -> None:
 
 
 def unsafe_below() -> int:
-    """Returns with how many input channels a layer is safe; 0 if all of them are.
+    """Returns the smallest safe number of input channels, 0 if all are safe.
 
     Example:
 
@@ -90,7 +92,7 @@ def unsafe_below() -> int:
 
 
 def _features():
-    """Returns what the processor can do, None where the system has no list of it."""
+    """Returns the feature flags of the processor, None if they are not known."""
     try:
         lines = _PROCESSOR.read_text("utf-8", errors="replace").splitlines()
     except OSError:
