@@ -6,7 +6,9 @@ Reads the files that `benchmarks/cifar10.py` has written, and writes `summary.js
 beside them. The claims are those of `mnist1d_statistics.py` that these runs can answer,
 averaged over 80, 90 and 95 %, beside the dense network over 50 and 80 %, and tested in
 the same way. Of methods that do not reach a sparsity exactly, it is between their two
-nearest tickets. With fewer than three seeds nothing is decided.
+nearest tickets. Continuous sparsification has sparsities of its own: each of its
+tickets is compared with IMP there, between IMP's nearest tickets. With fewer than three
+seeds nothing is decided.
 """
 
 import argparse
@@ -15,13 +17,50 @@ import datetime
 import json
 import pathlib
 
-from mnist1d_statistics import Claim, Runs, tested
+import numpy as np
+from mnist1d_statistics import Claim, Runs, at_level, paired, tested
 
 HERE = pathlib.Path(__file__).parent
 LEVELS = (0.8, 0.9, 0.95)
 # Tickets of a fifth to a half of the weights.
 LARGE = (0.5, 0.8)
 IMP, DENSE, KDLTS = "IMP init", "dense recipe", "KDLTS 3-teachers"
+
+
+class AtItsOwnSparsities(Claim):
+    """The difference between two methods at the sparsities of the first one's tickets.
+
+    It is averaged over the tickets of each seed. Those that keep more or fewer weights
+    than all tickets of the second method are left out.
+    """
+
+    def test(self, runs):
+        others = runs.of(self.second)
+        means, sparsities = {}, []
+        for seed, points in runs.of(self.first).items():
+            found = [
+                (point["sparsity"], point["test_accuracy"] - other)
+                for point in points
+                if (other := at_level(others.get(seed, ()), point["sparsity"]))
+                is not None
+            ]
+            if found:
+                means[seed] = float(np.mean([difference for _, difference in found]))
+                sparsities += [round(sparsity, 3) for sparsity, _ in found]
+        overall = paired(means, dict.fromkeys(means, 0.0), self.at_least)
+        if overall is None:
+            return None
+        return {
+            "claim": self.name,
+            "first": self.first,
+            "second": self.second,
+            "share": None,
+            "at_least": self.at_least,
+            "partial": None,
+            "sparsities": sorted(sparsities),
+            **overall,
+            "levels": [],
+        }
 
 
 def claims():
@@ -32,7 +71,7 @@ def claims():
         Claim("tickets-beat-dense", IMP, DENSE, LARGE, dense=True),
         Claim("small-weights-matter", IMP, "inverted init", LEVELS),
         Claim("rewinding", "IMP late", IMP, LEVELS),
-        Claim("cs-above-imp", cs, IMP, LEVELS),
+        AtItsOwnSparsities("cs-above-imp", cs, IMP),
         Claim("unilth-above-lth", "UniLTH", IMP, LEVELS),
         Claim("unilth-above-dlth", "UniLTH", "DLTH", LEVELS),
         Claim("unidlth-above-lth", "UniDLTH", IMP, LEVELS),
@@ -46,6 +85,12 @@ def claims():
 
 class CifarRuns(Runs):
     """The runs of a folder; no setting is chosen, "METHOD" means all of them."""
+
+    def settings(self, method):
+        return []
+
+    def full_name(self, name):
+        return name
 
     def of(self, name, most_epochs=None):
         method, _, setting = name.partition(" ")

@@ -8,6 +8,7 @@ that could be tested, and those at single sparsities over all claims and sparsit
 """
 
 import collections
+import copy
 import datetime
 import json
 import math
@@ -156,6 +157,20 @@ class Runs:
         runs = [len(self.found.get((method, name), ())) for name in (best, default)]
         return best if runs[0] >= runs[1] else default
 
+    def settings(self, method):
+        """Returns the settings of a method that ran as often as the chosen one."""
+        count = len(self.found.get((method, self.chosen(method)), ()))
+        return [
+            setting
+            for (other, setting), runs in self.found.items()
+            if other == method and len(runs) >= count
+        ]
+
+    def full_name(self, name):
+        """Returns "METHOD SETTING", also for a method with its chosen setting."""
+        method, _, setting = name.partition(" ")
+        return f"{method} {setting or self.chosen(method)}"
+
     def of(self, name, most_epochs=None):
         """Returns a dict from seed to the points of a method.
 
@@ -205,7 +220,7 @@ def paired(first, second, at_least=None):
         first: A dict from seed to accuracy.
         second: The other one.
         at_least: If given, "above" is the p value of the difference being larger than
-            this many points.
+            this many points, and "below" that of its being smaller.
     """
     seeds = sorted(first.keys() & second.keys())
     differences = [first[seed] - second[seed] for seed in seeds]
@@ -219,11 +234,9 @@ def paired(first, second, at_least=None):
         found["t"] = float(stats.ttest_1samp(differences, 0.0).pvalue)
         found["wilcoxon"] = float(stats.wilcoxon(differences).pvalue)
         if at_least is not None:
-            found["above"] = float(
-                stats.ttest_1samp(
-                    differences, at_least / 100, alternative="greater"
-                ).pvalue
-            )
+            for name, side in (("above", "greater"), ("below", "less")):
+                test = stats.ttest_1samp(differences, at_least / 100, alternative=side)
+                found[name] = float(test.pvalue)
     return found
 
 
@@ -256,10 +269,22 @@ class Claim:
             second.
         at_least: The difference that is claimed, in points. A negative one means as
             good as the second method, within as many points.
+        dense: Whether the second "method" is the dense network.
+        also: Other settings of the first method, beside which the claim is tested if
+            `first` names one. A method without a setting has the chosen one, and is
+            tested with all its settings.
     """
 
     def __init__(
-        self, name, first, second, levels=CLAIMED, share=None, at_least=0.0, dense=False
+        self,
+        name,
+        first,
+        second,
+        levels=CLAIMED,
+        share=None,
+        at_least=0.0,
+        dense=False,
+        also=(),
     ):
         self.name = name
         self.first, self.second = first, second
@@ -267,6 +292,25 @@ class Claim:
         self.share = share
         self.at_least = at_least
         self.dense = dense
+        self.also = also
+
+    def variants(self, runs):
+        """Returns the same claim about other settings of either method."""
+        found = []
+        for side in ("first", "second"):
+            name = getattr(self, side)
+            others = self.also if side == "first" else ()
+            if " " not in name:
+                others = [
+                    f"{name} {setting}"
+                    for setting in runs.settings(name)
+                    if setting not in (runs.chosen(name), *ASIDE)
+                ]
+            for other in others:
+                variant = copy.copy(self)
+                setattr(variant, side, other)
+                found.append(variant)
+        return found
 
     def test(self, runs):
         """Returns the differences at each level and on average; None without runs."""
@@ -294,8 +338,8 @@ class Claim:
         overall = paired(means, dict.fromkeys(means, 0.0), self.at_least)
         return {
             "claim": self.name,
-            "first": self.first,
-            "second": self.second,
+            "first": runs.full_name(self.first),
+            "second": runs.full_name(self.second),
             "share": self.share,
             "at_least": self.at_least,
             # At these sparsities there are runs of both methods; others are missing.
@@ -307,36 +351,38 @@ class Claim:
         }
 
     def verdict(self, row):
-        """Returns "seen", "not seen" or "seen under conditions", and at which levels.
+        """Returns the verdict, and the levels at which the claim is seen by itself.
 
         With fewer than `FEWEST` seeds, or without some of the sparsities, nothing is
         decided.
 
         A claim is seen if the corrected test finds a difference larger than what is
-        claimed.
+        claimed, and contradicted if it finds a smaller one.
         """
         if row["seeds"] < FEWEST:
             return "too few seeds", []
         if row.get("partial"):
             return "too few sparsities", []
-        if _holds(row):
-            return "seen", []
-        some = [each["level"] for each in row["levels"] if _holds(each)]
-        return ("seen under conditions", some) if some else ("not seen", [])
+        some = [each["level"] for each in row["levels"] if _found(each["holm"])]
+        if _found(row["holm"]):
+            return "seen", some
+        if some:
+            return "seen under conditions", some
+        return ("contradicted" if _found(row["holm_below"]) else "not seen"), []
 
 
-def _holds(row):
-    return row["holm"] is not None and row["holm"] < SIGNIFICANT
+def _found(p):
+    return p is not None and p < SIGNIFICANT
 
 
 CLAIMS = (
     Claim("tickets-beat-random", "IMP", "random"),
     Claim("tickets-beat-shuffled", "IMP init", "controls shuffled-masks"),
     # The paper's tickets are from half to a fifth of their networks.
-    Claim("tickets-beat-dense", "IMP init", "dense rate=0.005", LEVELS[:3], dense=True),
+    Claim("tickets-beat-dense", "IMP", "dense rate=0.005", LEVELS[:3], dense=True),
     Claim(
         "tickets-as-good-as-dense",
-        "IMP init",
+        "IMP",
         "dense rate=0.005",
         LEVELS[:3],
         at_least=-1.0,
@@ -360,9 +406,15 @@ CLAIMS = (
     Claim("unidlth-above-lth", "UniDLTH", "IMP"),
     Claim("unidlth-above-dlth", "UniDLTH", "DLTH"),
     Claim("dlth-as-good-as-lth", "DLTH", "IMP", at_least=-1.0),
-    Claim("kdlts-as-good-as-imp", "KDLTS teachers", "IMP", at_least=-1.0),
-    Claim("kdlts-above-init", "KDLTS teachers", "SNIP"),
-    Claim("kdlts-above-synflow", "KDLTS teachers", "SynFlow"),
+    Claim(
+        "kdlts-as-good-as-imp",
+        "KDLTS teachers",
+        "IMP",
+        at_least=-1.0,
+        also=["KDLTS labels"],
+    ),
+    Claim("kdlts-above-init", "KDLTS teachers", "SNIP", also=["KDLTS labels"]),
+    Claim("kdlts-above-synflow", "KDLTS teachers", "SynFlow", also=["KDLTS labels"]),
     Claim("kdlts-teachers", "KDLTS teachers", "KDLTS labels"),
     Claim("kdlts-early", "KDLTS 1-epoch", "IMP 1-epoch", at_least=1.5),
     Claim("early-above-init", "KDLTS 1-epoch", "KDLTS teachers", at_least=1.5),
@@ -371,19 +423,36 @@ CLAIMS = (
 
 
 def tested(runs, claims=None):
-    """Returns the claims for which there are runs, with verdicts."""
+    """Returns the claims for which there are runs, with verdicts.
+
+    "others" of a claim are the same with other settings of its methods, each tested
+    as if it stood in the claim's place.
+    """
     found = [(claim, claim.test(runs)) for claim in claims or CLAIMS]
     found = [(claim, row) for claim, row in found if row]
-    by_level = [each for _, row in found for each in row["levels"]]
-    for family in ([row for _, row in found], by_level):
-        corrected = holm([row.get("above") for row in family])
-        for row, p in zip(family, corrected, strict=True):
-            row["holm"] = p
-    rows = []
-    for claim, row in found:
+    rows = [row for _, row in found]
+    _correct(rows)
+    beside = copy.deepcopy(rows)
+    for index, (claim, row) in enumerate(found):
         row["verdict"], row["where"] = claim.verdict(row)
-        rows.append(row)
+        row["others"] = []
+        for variant in claim.variants(runs):
+            other = variant.test(runs)
+            if other:
+                _correct([*beside[:index], other, *beside[index + 1 :]])
+                other["verdict"], other["where"] = variant.verdict(other)
+                row["others"].append(other)
     return rows
+
+
+def _correct(rows):
+    """Adds p values corrected over all claims, and over all claims and levels."""
+    by_level = [each for row in rows for each in row["levels"]]
+    for family in (rows, by_level):
+        for test, name in (("above", "holm"), ("below", "holm_below")):
+            corrected = holm([row.get(test) for row in family])
+            for row, p in zip(family, corrected, strict=True):
+                row[name] = p
 
 
 COMPARED = (
@@ -459,21 +528,29 @@ def adjacency(runs, order):
         for view in ("in_time", "as_given"):
             pairs = [p[view]["pairs"] for p in points]
             ratios = [p["found"] / p["by_chance"] for p in pairs if p["by_chance"]]
-            residual = [p[view]["residual"] for p in points]
-            tested_ = len(ratios) > 2
+            z = [p["z"] for p in pairs]
+            residual_z = [p[view]["residual"]["z"] for p in points]
             row[view] = {
                 "ratio": mean_of([ratio / 100 for ratio in ratios]),
-                "z": round(float(np.mean([p["z"] for p in pairs])), 2),
+                "z": round(float(np.mean(z)), 2),
                 "significant": sum(p["p"] < SIGNIFICANT for p in pairs),
-                "p": float(stats.combine_pvalues([p["p"] for p in pairs]).pvalue),
-                "t": float(stats.ttest_1samp(ratios, 1.0).pvalue) if tested_ else None,
-                "residual_z": round(float(np.mean([p["z"] for p in residual])), 2),
-                "residual_p": float(
-                    stats.combine_pvalues([p["p"] for p in residual]).pvalue
-                ),
+                "p": _over_seeds(z),
+                "residual_z": round(float(np.mean(residual_z)), 2),
+                "residual_p": _over_seeds(residual_z),
             }
         rows.append(row)
     return rows
+
+
+def _over_seeds(values):
+    """Returns the p value of a mean of 0 by the t test; None with few seeds.
+
+    All seeds have the same signals, so their own permutation tests are not independent
+    evidence, and p values of these are not combined.
+    """
+    if len(values) < FEWEST:
+        return None
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def _rounds(by_seed):

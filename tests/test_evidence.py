@@ -71,6 +71,10 @@ def test_a_sparsity_that_was_passed_over_is_interpolated(evidence):
     assert found.test == pytest.approx(0.75)
     there = [*rows, point(evidence, 0.9, kept=0.1)]
     assert evidence.between(there) == there
+    # A ticket that was trained in another setting comes before one in between.
+    there[-1] = there[-1]._replace(setting="b")
+    assert evidence.between(there) == there
+    assert len(evidence.between([*rows, there[-1]._replace(seed=1)])) == 5
 
 
 def test_every_setting_with_several_seeds_on_mnist_is_compared(evidence, monkeypatch):
@@ -154,6 +158,51 @@ def test_methods_are_told_apart_by_the_interval_of_paired_differences(
     assert "SNIP" in last and "KDLTS" not in last
     assert "DLTH](../methods/dlth.md) (a), one seed in common" in last
     assert choose.choose_cheapest().splitlines()[2].count("10") >= 2
+
+
+def test_two_comparisons_have_no_seeds_in_common(evidence):
+    def group(source, values):
+        points = [point(evidence, x, seed=n) for n, x in enumerate(values)]
+        return evidence.Group(tuple(p._replace(source=source) for p in points))
+
+    values = (0.980, 0.982, 0.984), (0.976, 0.978, 0.980)
+    first, second = (group(*pair) for pair in zip("ab", values, strict=True))
+    # By SciPy 1.17, ttest_ind(*values, equal_var=False): 4 degrees of freedom.
+    found = [round(end, 6) for end in second.behind(first)]
+    assert found == [-0.000534, 0.008534]
+    # In the same comparison each seed is 0.4 points behind.
+    assert group("a", values[1]).behind(first) == pytest.approx((0.004, 0.004))
+    # SciPy has 4.53 degrees of freedom and 0.000485 to 0.005215.
+    first = group("a", (0.9812, 0.9829, 0.9807))
+    low, high = group("b", (0.9781, 0.9803, 0.9776, 0.9790)).behind(first)
+    assert 0.0003 < low < 0.000485 and 0.005215 < high < 0.0054
+    assert evidence.welch(first.test, evidence.Mean.of([0.9])) is None
+    same = evidence.Mean.of([0.5, 0.5])
+    assert evidence.welch(same, same) == (0.0, 0.0)
+
+
+def test_a_ticket_near_the_best_is_not_told_apart_and_not_far(evidence, monkeypatch):
+    choose = importlib.import_module("result_tables.choose")
+    noise = (0.0, 0.004, -0.004)
+    rows = [point(evidence, 0.9 + x, "IMP", seed=n) for n, x in enumerate(noise)]
+    accuracies = {
+        # Their errors are larger by a twentieth and by a fifth.
+        "near": [0.895 - x for x in noise],
+        "far": [0.880 - 9 * x for x in noise],
+        "told apart": [0.895 + x for x in noise],
+    }
+    for setting, values in accuracies.items():
+        rows += [
+            point(evidence, value, "KDLTS", setting, n, epochs=len(setting), val=0.4)
+            for n, value in enumerate(values)
+        ]
+    for name in ("cifar10", "mnist", "mnist1d"):
+        taken = rows if name == "mnist" else []
+        monkeypatch.setattr(evidence, name, lambda taken=taken: taken)
+    row = choose.choose_cheapest().splitlines()[2]
+    assert "KDLTS](../methods/kdlts.md) (near) | 4 " in row
+    # The setting that validation chose stands in the other table, here the first one.
+    assert "(near)" in choose.choose_accuracy().splitlines()[2]
 
 
 def test_a_lead_over_a_control_has_an_interval_from_two_seeds_on(evidence):

@@ -93,20 +93,30 @@ def test_a_difference_is_tested_from_one_side_against_what_is_claimed(statistics
 
 def test_a_verdict_needs_the_corrected_test_and_three_seeds(statistics):
     claim = statistics.Claim("any", "a", "b")
-    row = {"holm": 0.01, "levels": [], "seeds": 5}
+    row = {"holm": 0.01, "holm_below": 1.0, "levels": [], "seeds": 5}
     assert claim.verdict(row) == ("seen", [])
     assert claim.verdict(row | {"seeds": 2}) == ("too few seeds", [])
     levels = [{"holm": 0.04, "level": 0.98}, {"holm": None, "level": 0.8}]
     some = row | {"holm": 0.2, "levels": levels}
     assert claim.verdict(some) == ("seen under conditions", [0.98])
+    assert claim.verdict(row | {"levels": levels}) == ("seen", [0.98])
     assert claim.verdict(row | {"holm": None}) == ("not seen", [])
+    lower = {"holm": 1.0, "holm_below": 0.01}
+    assert claim.verdict(row | lower) == ("contradicted", [])
+    assert claim.verdict(some | lower) == ("seen under conditions", [0.98])
 
 
 def test_all_claims_and_sparsities_are_one_family(statistics, monkeypatch):
     class Tested(statistics.Claim):
         def test(self, runs):
-            levels = [{"level": 0.8, "above": 0.012}, {"level": 0.9, "above": 0.5}]
-            return {"above": 0.03, "seeds": 3, "levels": levels}
+            levels = [
+                {"level": 0.8, "above": 0.012, "below": 0.988},
+                {"level": 0.9, "above": 0.5, "below": 0.5},
+            ]
+            return {"above": 0.03, "below": 0.97, "seeds": 3, "levels": levels}
+
+        def variants(self, runs):
+            return []
 
     claims = [Tested(name, "a", "b") for name in ("one", "two")]
     monkeypatch.setattr(statistics, "CLAIMS", claims)
@@ -115,6 +125,43 @@ def test_all_claims_and_sparsities_are_one_family(statistics, monkeypatch):
     assert one["holm"] == two["holm"] == 0.06
     assert [row["holm"] for row in one["levels"]] == [0.048, 1.0]
     assert one["verdict"] == "seen under conditions" and one["where"] == [0.8]
+
+
+def test_claims_are_tested_with_every_setting_that_was_not_chosen(
+    statistics, tmp_path, monkeypatch
+):
+    accuracies = {
+        "IMP-init": 0.60,
+        "IMP-init-erk": 0.63,
+        "IMP-1-epoch": 0.64,
+        "random-erk": 0.61,
+        "random-uniform": 0.50,
+    }
+    for name, accuracy in accuracies.items():
+        method, _, setting = name.partition("-")
+        for seed in range(3 if name != "random-uniform" else 2):
+            points = _rows((0.8, accuracy + 0.001 * seed), (0.9, accuracy))
+            run = {"method": method, "setting": setting, "seed": seed}
+            (tmp_path / f"{name}-{seed}.json").write_text(
+                json.dumps(run | {"points": points})
+            )
+    runs = statistics.Runs(tmp_path)
+    monkeypatch.setattr(runs, "chosen", {"IMP": "init-erk", "random": "erk"}.get)
+    claims = [
+        statistics.Claim("beats", "IMP", "random", (0.8, 0.9)),
+        statistics.Claim("fixed", "IMP 1-epoch", "random erk", (0.8, 0.9)),
+        statistics.Claim(
+            "also", "IMP init", "random erk", (0.8,), also=["IMP 1-epoch"]
+        ),
+    ]
+    beats, fixed, also = statistics.tested(runs, claims)
+    assert beats["first"] == "IMP init-erk" and beats["mean"] == pytest.approx(2.0)
+    # Neither a setting that starts later, nor one that lacks a seed.
+    [other] = beats["others"]
+    assert (other["first"], other["second"]) == ("IMP init", "random erk")
+    assert other["mean"] == pytest.approx(-1.0) and beats["mean"] == pytest.approx(2.0)
+    assert fixed["others"] == []
+    assert [row["first"] for row in also["others"]] == ["IMP 1-epoch"]
 
 
 def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeypatch):
@@ -133,6 +180,9 @@ def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeyp
             run = {"method": method, "setting": setting, "seed": seed}
             file = tmp_path / f"{method}-{setting}-{seed}.json"
             file.write_text(json.dumps({**run, "points": _rows(*pairs)}))
+    run = {"method": "ContinuousSparsification", "setting": "low-score", "seed": 0}
+    run["points"] = _rows((0.65, 0.76), (0.97, 0.5))
+    (tmp_path / "ContinuousSparsification-low-score-0.json").write_text(json.dumps(run))
     (tmp_path / "plan.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["cifar10_claims.py", "--results", str(tmp_path)])
     claims.main()
@@ -142,7 +192,13 @@ def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeyp
         "tickets-beat-random",
         "tickets-as-good-as-dense",
         "tickets-beat-dense",
+        "cs-above-imp",
     ]
+    # At 65 % IMP is between its tickets; at 97 % it has none.
+    cs = found["cs-above-imp"]
+    share = np.log(0.5 / 0.35) / np.log(0.5 / 0.2)
+    assert cs["mean"] == pytest.approx(100 * (0.76 - (0.75 - 0.01 * share)), abs=1e-3)
+    assert (cs["verdict"], cs["sparsities"]) == ("too few seeds", [0.65])
     random = found["tickets-beat-random"]
     assert (random["verdict"], random["seeds"]) == ("seen", 3)
     # 9 and 14 points at 80 and 95 % in the middle seed; 90 % is halfway between them

@@ -12,9 +12,9 @@ from result_tables.reading import (
     table,
 )
 
-# Methods are near the best if they are at most this much less accurate, or at most its
-# standard deviation.
-_WITHIN = 0.005
+# A ticket is near the best if it is not told apart from it, and its error is larger by
+# at most this fraction.
+_WITHIN = 0.1
 # A method with fewer seeds is not called the best beside one that has as many.
 _FEWEST = 3
 _CONTROLS = ("random", "inverted", "dense", "narrow")
@@ -41,6 +41,9 @@ def _name(group):
     page = _PAGES.get(group.method)
     name = f"[{group.method}](../methods/{page})" if page else group.method
     setting = group.setting
+    if group.points[0].data == _RESNET8:
+        known = cifar10.NAMES[group.method, setting]
+        return f"[{known}](../methods/{page})" if page else known
     if group.points[0].data == "MNIST-1D":
         # The page of MNIST-1D names the settings of methods that stand there once.
         setting = mnist1d.SETTINGS.get(setting, "")
@@ -50,12 +53,19 @@ def _name(group):
 _PLAIN = ("", "init", "reset", mnist1d.SETTINGS["init"])
 
 
+_RESNET8 = "ResNet-8, CIFAR-10"
+
+
 def _seeds(group):
     return "**one seed**" if group.seeds == 1 else f"{group.seeds} seeds"
 
 
 def _comparisons():
-    """Yields data, dense network, a sparsity and all methods there, best first."""
+    """Yields data, dense network, a sparsity, and the groups there, best first.
+
+    Of each method there is the setting that validation chose. The last ones are those
+    of all settings.
+    """
     by_data: dict = {}
     for point in (*evidence.cifar10(), *evidence.mnist1d(), *evidence.mnist()):
         by_data.setdefault(point.data, []).append(point)
@@ -70,27 +80,35 @@ def _comparisons():
                 enough = min(_FEWEST, max(g.seeds for g in found))
                 # The sort is stable: the best ones stay first.
                 found.sort(key=lambda g: g.seeds < enough)
-                yield data, dense, sparsity, found
+                everything = evidence.groups(
+                    p
+                    for p in points
+                    if p.nearest == sparsity and p.method not in _CONTROLS
+                )
+                yield data, dense, sparsity, found, everything
 
 
 def _told_apart(group, best):
-    """Whether the interval of the paired difference excludes 0; None if unknown."""
-    difference = group.behind(best)
-    interval = difference.interval() if difference else None
+    """Whether the interval of the difference excludes 0; None if unknown."""
+    interval = group.behind(best)
     return None if interval is None else interval[0] > 0
+
+
+def _near(group, best):
+    """Whether a ticket is about as good as the best one, as far as is known."""
+    more = best.test.mean - group.test.mean
+    return more <= _WITHIN * (1 - best.test.mean) and not _told_apart(group, best)
 
 
 @table
 def choose_accuracy():
     rows = []
-    for data, dense, sparsity, found in _comparisons():
+    for data, dense, sparsity, found, _ in _comparisons():
         best, *others = found
         apart = [(g, _told_apart(g, best)) for g in others]
         equal = [_name(g) for g, differs in apart if differs is False]
         unknown = [
-            _name(g)
-            for g, differs in apart
-            if differs is None and best.test.mean - g.test.mean <= _WITHIN
+            _name(g) for g, differs in apart if differs is None and _near(g, best)
         ]
         equal += [f"{name}, one seed in common" for name in unknown]
         if best.seeds == 1:
@@ -102,25 +120,24 @@ def choose_accuracy():
             cifar10.accuracy(best.test),
             cifar10.epochs(best),
             _seeds(best),
-            cifar10.accuracy(dense.test) if dense else "",
+            _of_dense(dense) if dense else "",
             "; ".join(equal) or "none",
         ])  # fmt: skip
     head = ["network, data", "sparsity", "most accurate", "test accuracy", "epochs"]
     return grid([*head, "seeds", "dense", "not told apart from it"], rows)
 
 
+def _of_dense(group):
+    return f"{cifar10.accuracy(group.test)} ({cifar10.epochs(group)} epochs)"
+
+
 @table
 def choose_cheapest():
     rows = []
-    for data, _, sparsity, found in _comparisons():
+    for data, _, sparsity, found, everything in _comparisons():
         best = found[0]
-        within = max(_WITHIN, best.test.deviation or 0.0)
         enough = min(_FEWEST, best.seeds)
-        near = [
-            g
-            for g in found
-            if best.test.mean - g.test.mean <= within and g.seeds >= enough
-        ]
+        near = [g for g in everything if g.seeds >= enough and _near(g, best)]
         cheap = min(near, key=lambda g: (g.epochs, -g.test.mean))
         rows.append([
             data,
@@ -149,39 +166,47 @@ _MICRO = {
 
 
 def _smaller():
-    """Yields (budget, name, bytes, accuracy, seeds) of all int8 files of ResNet-8."""
+    """Yields all int8 files of ResNet-8.
+
+    Each as (training, name, bytes of the file, bytes with a decoder if it needs one,
+    accuracy, seeds).
+    """
+    decoder = load("micro/mlperf_tiny")["decoder_code"]
     if exists("micro/resnet8"):
         for name, row in load("micro/resnet8")["rows"].items():
             sizes = row["without names"]
-            size = min(sizes["dense"], sizes["encoded"])
-            yield "60 epochs and more", _MICRO[name], size, row["int8"], 1
+            dense, encoded = sizes["dense"], sizes["encoded"]
+            flash = min(dense, encoded + decoder)
+            size = dense if flash == dense else encoded
+            yield "60 epochs and more", _MICRO[name], size, flash, row["int8"], 1
     for group in evidence.groups(evidence.cifar10()):
         size = group.bytes()
         if size is not None:
             name = cifar10.NAMES[group.method, group.setting]
             name = f"{name}, {percent(group.kept, 0)} left"
+            flash = size if group.method in ("dense", "narrow") else size + decoder
             budget = "short trainings, float32"
-            yield budget, name, size, group.test.mean, group.seeds
+            yield budget, name, size, flash, group.test.mean, group.seeds
 
 
 @table
 def choose_smallest():
-    """The Pareto-optimal files: none is smaller and more accurate, by budget."""
+    """The Pareto-optimal files: none takes less flash and is more accurate."""
     rows = []
     points = list(_smaller())
     for budget in dict.fromkeys(point[0] for point in points):
         best = 0.0
-        for _, name, size, value, seeds in sorted(
+        for _, name, size, flash, value, seeds in sorted(
             (point for point in points if point[0] == budget),
-            key=lambda point: (point[2], -point[3]),
+            key=lambda point: (point[3], -point[4]),
         ):
             if value > best:
                 best = value
                 count = "**one seed**" if seeds == 1 else f"{seeds} seeds"
-                cells = [name, f"{size:,}", f"{100 * value:.2f}", count]
-                rows.append([budget, *cells])
-    head = ["training", "ResNet-8, CIFAR-10", "bytes", "test accuracy", "seeds"]
-    return grid(head, rows)
+                sizes = [f"{flash:,}", f"{size:,}"]
+                rows.append([budget, name, *sizes, f"{100 * value:.2f}", count])
+    head = ["training", "ResNet-8, CIFAR-10", "bytes with the decoder", "of the file"]
+    return grid([*head, "test accuracy", "seeds"], rows)
 
 
 @table
@@ -238,14 +263,16 @@ def _controls(points):
             (g.method, g.setting): g
             for g in evidence.groups(p for p in points if p.nearest == sparsity)
         }
-        imp = found.get(("IMP", "init"))
+        # With as many weights in each kernel as random masks, where it was measured.
+        imp = found.get(("IMP", "init-erk")) or found.get(("IMP", "init"))
         for (method, _), group in found.items():
-            if imp and method in ("random", "inverted"):
-                mine = {p.seed: p.test for p in imp.points}
+            beside = found.get(("IMP", "init")) if method == "inverted" else imp
+            if beside and method in ("random", "inverted"):
+                mine = {p.seed: p.test for p in beside.points}
                 theirs = {p.seed: p.test for p in group.points}
                 both = sorted(set(mine) & set(theirs))
                 yield _ahead(
-                    imp.points[0].data,
+                    beside.points[0].data,
                     sparsity,
                     {"random": "random masks", "inverted": "smallest weights"}[method],
                     [mine[s] for s in both],
@@ -265,7 +292,7 @@ def _ahead(data, sparsity, control, tickets, controls):
 
 def _set_aside():
     """Says what the tables leave out of MNIST-1D, and where it would be the best."""
-    best = {sparsity: found[0] for data, _, sparsity, found in _comparisons()
+    best = {sparsity: found[0] for data, _, sparsity, found, _ in _comparisons()
             if data == "MNIST-1D"}  # fmt: skip
     groups = evidence.groups(evidence.mnist1d(every_setting=True))
     ahead = [
@@ -295,7 +322,9 @@ def choose_limits():
     text = (
         f"- A ticket stands at a sparsity if its weights are within {within} of those "
         "that this leaves. Between two tickets of one search, the accuracy is "
-        "interpolated.\n"
+        "interpolated, unless the method has a ticket there in another setting.\n"
+        "- The most accurate method is the one whose mean on test data is the highest, "
+        "so that mean is rather too high.\n"
         "- Where a method has several settings, the one in the table was chosen by the "
         "validation accuracy of the same seeds, and for each sparsity by itself: an "
         "initial score leads to a sparsity."
@@ -306,7 +335,8 @@ def choose_limits():
         text += (
             "\n- On MNIST the tickets come from comparisons that have dense networks "
             f"of their own, of {low} to {high} %; the table has that of the first one. "
-            "A lead of such a size decides nothing between two of them."
+            "Methods of two comparisons have no seeds in common: their intervals are "
+            "Welch's, of independent means."
         )
     if exists("mnist1d/summary"):
         text += _set_aside()

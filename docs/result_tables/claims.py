@@ -1,18 +1,20 @@
 """The claims of the papers, one line each, with the evidence of every benchmark.
 
 A benchmark adds a column by a `summary.json` in its folder whose "claims" are rows with
-"claim" (a key of `CLAIMS`), "mean", "interval", "effect", "holm", "seeds", "verdict"
-and "where".
+"claim" (a key of `CLAIMS`), "mean", "interval", "effect", "holm", "seeds", "verdict",
+"where", "levels", and "others": the same with other settings.
 """
 
-from result_tables.mnist1d import p_value
+from result_tables.mnist1d import NAMES, SETTINGS, p_value
 from result_tables.reading import exists, grid, load, percent, table
 
 # The folders in benchmarks/results, and the names of their columns.
 BENCHMARKS = {"mnist1d": "MNIST-1D", "cifar10": "CIFAR-10"}
 
-_LTH, _CS = "Frankle and Carbin 2019", "Continuous Sparsification"
-_UNI, _DLTH, _KDLTS = "UniLTH, UniDLTH", "DLTH", "KDLTS"
+_LTH = "[Frankle and Carbin 2019](../methods/imp.md)"
+_CS = "[Continuous Sparsification](../methods/continuous.md)"
+_UNI = "[UniLTH, UniDLTH](../methods/unilth.md)"
+_DLTH, _KDLTS = "[DLTH](../methods/dlth.md)", "[KDLTS](../methods/kdlts.md)"
 # For each claim: the paper, what it claims, and what is compared.
 CLAIMS = {
     "tickets-beat-random": (
@@ -41,9 +43,9 @@ CLAIMS = {
         "IMP over IMP that keeps the smallest",
     ),
     "rewinding": (
-        "Frankle et al. 2020",
+        "[Frankle et al. 2020](../methods/imp.md)",
         "Tickets from early training are better than those from init",
-        "IMP from epoch 1 over IMP from init",
+        "IMP from epoch 1 (CIFAR-10: 2) over IMP from init",
     ),
     "cs-above-imp": (
         _CS,
@@ -62,8 +64,8 @@ CLAIMS = {
     ),
     "cs-above-iss": (
         _CS,
-        "Deterministic masks are better than stochastic ones (ISS)",
-        "CS over ISS",
+        "Deterministic masks are better than stochastic ones",
+        "CS over ISS (iterative stochastic sparsification)",
     ),
     "unilth-above-lth": (_UNI, "UniLTH is better than LTH", "UniLTH over IMP"),
     "unilth-above-dlth": (_UNI, "UniLTH is better than DLTH", "UniLTH over DLTH"),
@@ -180,26 +182,86 @@ def claims_cost():
     )
 
 
+@table
+def claims_settings():
+    """The verdicts with other settings of the same methods."""
+    rows = [
+        [
+            f"`{row['claim']}`",
+            title,
+            " over ".join(map(_named, _pair(other))),
+            _evidence(other),
+            "same" if other["verdict"] == row["verdict"] else "**other**",
+        ]
+        for title, by_claim in _found().items()
+        for row in by_claim.values()
+        for other in row["others"]
+    ]
+    return grid(["claim", "data", "compared", "evidence", "verdict"], rows)
+
+
+@table
+def claims_chosen():
+    """The settings of MNIST-1D that stand for their methods."""
+    content = load("mnist1d/summary")
+    names = {name.split()[0] for row in content["claims"] for name in _pair(row)}
+    chosen = [
+        f"{NAMES.get(method, method)}: {SETTINGS.get(setting, f'`{setting}`')}"
+        for method, setting in content["chosen"].items()
+        if method in names and content["swept"][method]
+    ]
+    return f"Chosen on MNIST-1D: {'; '.join(chosen)}."
+
+
+def _pair(row):
+    return row["first"], row["second"]
+
+
+def _named(name):
+    """Returns how a method in a setting is written."""
+    method, _, setting = name.partition(" ")
+    method = NAMES.get(method, method)
+    setting = SETTINGS.get(setting, f"`{setting}`")
+    return f"{method} ({setting})" if setting else method
+
+
 def _evidence(row):
     if row is None:
         return "not measured yet"
-    verdict = f"**{row['verdict']}**"
-    if row["where"]:
-        verdict += ": at " + ", ".join(
-            f"{percent(each['level'], 0)} (p {_equals(p_value(each['holm']))})"
-            for each in row["levels"]
-            if each["level"] in row["where"]
-        )
-    if row.get("partial"):
-        at = ", ".join(percent(level, 0) for level in row["partial"])
-        verdict += f" (only at {at})"
+    verdict = f"**{row['verdict']}**{_where(row)}"
     if row["interval"] is None:
         return f"{verdict}; {row['mean']:+.2f} points, one seed"
     low, high = row["interval"]
     text = f"{verdict}; {row['mean']:+.2f} points ({low:+.2f} to {high:+.2f})"
     if row["effect"] is not None:
-        text += f", g = {row['effect']:.1f}, p {_equals(p_value(row['holm']))}"
-    return f"{text}, {row['seeds']} seeds"
+        p = row["holm_below" if row["verdict"] == "contradicted" else "holm"]
+        text += f", g = {row['effect']:.1f}, p {_equals(p_value(p))}"
+    text += f", {row['seeds']} seeds"
+    if any(other["verdict"] != row["verdict"] for other in row.get("others", ())):
+        text += "; not so in [other settings](#with-other-settings)"
+    return text
+
+
+def _where(row):
+    """Returns at which sparsities a verdict holds, or what it rests on."""
+    if row["verdict"] == "seen under conditions":
+        return ": at " + ", ".join(
+            f"{percent(each['level'], 0)} (p {_equals(p_value(each['holm']))})"
+            for each in row["levels"]
+            if each["level"] in row["where"]
+        )
+    if row["verdict"] == "seen":
+        if len(row["where"]) == len(row["levels"]):
+            return ""
+        alone = f"alone at {_listed(row['where'])}" if row["where"] else ""
+        return f" on average, {alone or 'at no sparsity alone'}"
+    if row.get("partial"):
+        return f" (only at {_listed(row['partial'])})"
+    return f" (at {_listed(row['sparsities'])})" if row.get("sparsities") else ""
+
+
+def _listed(levels):
+    return ", ".join(percent(level, 0) for level in levels)
 
 
 def _equals(text):

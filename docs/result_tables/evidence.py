@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from result_tables.reading import RESULTS, exists, load
-from tf_tickets.reports.statistics import Mean
+from tf_tickets.reports.statistics import Mean, student_t
 
 # The sparsities that tables compare, and how far a ticket's weights may be from them.
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -19,6 +19,7 @@ METHODS = {
     *("IMP", "ContinuousSparsification", "StochasticSparsification", "UniLTH"),
     *("UniDLTH", "DLTH", "KDLTS", "EarlyStopRewind", "GradualPruning", "SNIP"),
     *("SynFlow", "GraSP", "RigL", "SET", "random", "inverted", "dense", "narrow"),
+    "magnitude",
 }
 # Epochs of a ticket's own training in the comparisons on MNIST.
 _FINAL = 8
@@ -27,6 +28,7 @@ _CLASSES = {
     "ISS": "StochasticSparsification",
     "random, ERK": "random",
     "magnitude at init": "magnitude at init",
+    "magnitude": "magnitude at init",
 }
 
 
@@ -45,6 +47,8 @@ class Point(NamedTuple):
         flops: FLOPs of all these epochs if zeros are skipped, or None.
         bytes: Bytes of the int8 file for microcontrollers, or None.
         nearest: The sparsity of the tables that it belongs to, or None.
+        source: The comparison it is from. Its networks of a seed have the same initial
+            weights.
     """
 
     data: str
@@ -58,6 +62,7 @@ class Point(NamedTuple):
     flops: float | None = None
     bytes: int | None = None
     nearest: float | None = None
+    source: str = ""
 
 
 class Group(NamedTuple):
@@ -99,11 +104,38 @@ class Group(NamedTuple):
         return round(statistics.mean(sizes)) if sizes else None
 
     def behind(self, other):
-        """Returns by how much it is behind another, as a mean over common seeds."""
+        """Returns the 95 % interval of the difference to another, or None.
+
+        Within one comparison it is that of the differences in common seeds. Between two
+        of them nothing is in common, and it is Welch's.
+        """
+        if self.points[0].source != other.points[0].source:
+            return welch(other.test, self.test)
         mine = {p.seed: p.test for p in self.points}
         theirs = {p.seed: p.test for p in other.points}
         common = sorted(set(mine) & set(theirs))
-        return Mean.of(theirs[s] - mine[s] for s in common) if common else None
+        if not common:
+            return None
+        return Mean.of(theirs[s] - mine[s] for s in common).interval()
+
+
+def welch(first, second):
+    """Returns the 95 % interval of the difference of two independent means, or None.
+
+    The degrees of freedom are rounded down, so it is rather too wide.
+    """
+    if first.count < 2 or second.count < 2:
+        return None
+    parts = [mean.deviation**2 / mean.count for mean in (first, second)]
+    difference = first.mean - second.mean
+    if not sum(parts):
+        return difference, difference
+    counts = (first.count, second.count)
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (count - 1) for part, count in zip(parts, counts, strict=True)
+    )
+    half = student_t(0.95, math.floor(freedom + 1e-9)) * math.sqrt(sum(parts))
+    return difference - half, difference + half
 
 
 def nearest(kept, near=NEAR):
@@ -134,16 +166,20 @@ def _distance(point):
 def between(points: Iterable[Point]) -> list[Point]:
     """Returns points, and for each sparsity that was passed over one in between.
 
-    Its accuracy is linear in the logarithm of the weights that are left, between the
-    nearest tickets of the same setting and seed. Its epochs are those of the later one.
+    A method that has a ticket there in another setting gets none: tickets that were
+    trained come before those in between. The accuracy is linear in the logarithm of the
+    weights that are left, between the nearest tickets of the same setting and seed. The
+    epochs are those of the later one.
     """
     points = list(points)
     lines: dict = {}
+    reached: dict = {}
     for point in points:
-        key = point.data, point.method, point.setting, point.seed
-        lines.setdefault(key, []).append(point)
-    for line in lines.values():
-        there = {p.nearest for p in line}
+        method = point.data, point.method, point.source
+        lines.setdefault((*method, point.setting, point.seed), []).append(point)
+        reached.setdefault((*method, point.seed), set()).add(point.nearest)
+    for (*method, _, seed), line in lines.items():
+        there = reached[*method, seed]
         for sparsity in (s for s in SPARSITIES if s not in there):
             kept = 1 - sparsity
             more = [p for p in line if p.kept > kept]
@@ -258,7 +294,8 @@ def mnist1d(every_setting=False):
             at = nearest(kept)
             for seed, value in cell["values"].items():
                 found = Point(
-                    *("MNIST-1D", method, setting, int(seed), kept, cell["epochs"]),
+                    *("MNIST-1D", _CLASSES.get(method, method), setting),
+                    *(int(seed), kept, cell["epochs"]),
                     val=cell["validation"][seed],
                     test=value,
                     nearest=at,
@@ -300,7 +337,8 @@ def _frontier():
     for run in load("frontier_mnist")["runs"]:
         seed = run["provenance"]["seed"]
         val, test = run["dense"]["val_accuracy"], run["dense"]["test_accuracy"]
-        yield Point(_MNIST, "dense", "recipe", seed, 1.0, _FINAL, val, test)
+        point = Point(_MNIST, "dense", "recipe", seed, 1.0, _FINAL, val, test)
+        yield point._replace(source="learned masks")
         for row in run["points"]:
             label, _, setting = row["label"].partition(" ")
             metrics, kept = row["metrics"], 1 - row["sparsity"]
@@ -314,6 +352,7 @@ def _frontier():
                 metrics["val_accuracy"],
                 metrics["test_accuracy"],
                 nearest=nearest(kept),
+                source="learned masks",
             )
 
 
@@ -335,6 +374,7 @@ def _at_init():
                     None,
                     row["test_accuracy"],
                     nearest=nearest(kept),
+                    source="tickets at init",
                 )
 
 
@@ -360,4 +400,5 @@ def _growing():
                     metrics["val_accuracy"],
                     metrics["test_accuracy"],
                     nearest=nearest(kept),
+                    source="growing penalties",
                 )

@@ -67,7 +67,9 @@ def frontier_mnist_cost():
         cells = []
         for method in _METHODS:
             costs = [row["epochs"][sparsity][method] for row in exact]
-            cells.append(", ".join("never" if c is None else str(c) for c in costs))
+            cells.append(
+                ", ".join("not reached" if c is None else str(c) for c in costs)
+            )
         rows.append([percent(float(sparsity), 0), *cells])
     return grid(["sparsity of at least", *_METHODS.values()], rows)
 

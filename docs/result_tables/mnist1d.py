@@ -174,14 +174,14 @@ def mnist1d_adjacency():
                     percent(1 - row["sparsity"]),
                     _with_ends(found["ratio"], 2),
                     found["z"],
-                    f"{found['significant']} of {row['seeds']}",
                     p_value(found["p"]),
+                    f"{found['significant']} of {row['seeds']}",
                     found["residual_z"],
                     p_value(found["residual_p"]),
                 ]
             )
-    head = ["found on", "weights kept", "pairs over chance", "z", "p < 0.05", "p"]
-    return grid([*head, "z without totals", "its p"], rows)
+    head = ["found on", "weights kept", "pairs over chance", "z", "p of z"]
+    return grid([*head, "seeds below 0.05", "z without totals", "its p"], rows)
 
 
 _SUPERMASKS = """## Supermasks
