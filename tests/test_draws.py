@@ -9,10 +9,12 @@ from tf_tickets.masks import draws
 pytestmark = pytest.mark.turns
 
 SIZE = 1 << 18
+# The seeds of some kernels of a model whose masks have the seed 6.
+KERNELS = [(draws.seed_of(6, number), 0) for number in (1, 2, 3, 1000)]
 
 
 def numbers(seed, size=SIZE):
-    key = ops.convert_to_tensor(np.asarray(seed, "int32"))
+    key = ops.convert_to_tensor(np.asarray(seed).astype("uint32"))
     return ops.convert_to_numpy(draws.uniform((size,), key))
 
 
@@ -56,8 +58,7 @@ def test_each_byte_of_the_numbers_is_uniform(shift):
 
 @pytest.mark.parametrize(
     "other",
-    [(6, 1), (7, 0), (0, 6), (6 + 2**16, 0), (6, 2**16)],
-    ids=["next step", "next kernel", "swapped", "far kernel", "far step"],
+    [(6, 1), (7, 0), (0, 6), (6 + 2**16, 0), (6, 2**16), *KERNELS],
 )
 def test_numbers_of_other_steps_and_kernels_are_independent(other):
     first, second = numbers((6, 0)), numbers(other)
@@ -66,6 +67,15 @@ def test_numbers_of_other_steps_and_kernels_are_independent(other):
     assert abs(same - 0.5) < 5 * 0.5 / np.sqrt(SIZE)
     # Not a permutation of each other, as hashes of shifted counters would be.
     assert np.isin(first, second).mean() < 2 * SIZE / 2**24
+
+
+def test_seeds_of_kernels_differ_between_kernels_and_between_near_seeds():
+    seeds = {draws.seed_of(s, n) for s in range(20) for n in range(5000)}
+    assert len(seeds) == 20 * 5000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert draws.seed_of(2**32 - 1, 0) == 2**32 - 1
+    # Kernels are numbered within a layer, and layers within a model.
+    assert draws.seed_of(draws.seed_of(3, 40), 2) == draws.seed_of(3, 42)
 
 
 @pytest.mark.parametrize("lag", [1, 2, 16, 300, 784, 1 << 16])

@@ -214,6 +214,53 @@ def test_evaluation_draws_or_takes_the_threshold():
     assert soft(sample).tolist() != soft(sample).tolist()
 
 
+TINY = [1e-8, 5e-8, 1e-38, 1e-45, -1e-8, -1e-45, 0.0, -0.0, 1e-3, -1e-3]
+POSITIVE = [True] * 4 + [False] * 4 + [True, False]
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_threshold_keeps_tiny_positive_scores_as_the_ticket_does(dynamic):
+    """Their sigmoid is 0.5 in float32, and XLA takes the smallest of them for 0."""
+    layers = [keras.Input((10,)), keras.layers.Dense(1, use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([np.ones((10, 1))])
+    model.compile("sgd", "mse", jit_compile=tiny.JIT)
+    mask = masks.StochasticMask(evaluation="threshold", dynamic_scaling=dynamic)
+    model = tt.wrap(model, mask=mask, verbose=False)
+    [mask] = wrapping.kernels(model).mask_layers.values()
+    mask.scores.assign(np.asarray(TINY, "float32")[:, None])
+    assert mask.value().ravel().tolist() == POSITIVE
+    assert (soft(mask).ravel() == POSITIVE).all()
+    expected = np.where(POSITIVE, mask.kept_scale, 0.0).astype("float32")
+    assert NUMPY(mask.factor("float32")).ravel().tolist() == expected.tolist()
+    x = np.eye(10, dtype="float32")
+    assert model.predict(x, verbose=0).ravel().tolist() == expected.tolist()
+    plain = tt.strip(model)
+    assert plain.predict(x, verbose=0).ravel().tolist() == expected.tolist()
+
+
+@pytest.mark.both
+def test_the_gradient_of_the_threshold_is_that_of_the_probability():
+    scores = np.concatenate([np.linspace(-2, 2, 7), TINY])
+    upstream = np.random.default_rng(0).normal(size=17).astype("float32")
+    mask = built(masks.StochasticMask(evaluation="threshold"), (17,), scores)
+    result = gradient(lambda: ops.sum(mask.factor("float32") * upstream), mask.scores)
+    s = sigmoid(scores)
+    np.testing.assert_allclose(result, s * (1 - s) * upstream, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("temperature", [1.0, 200.0, 1e6, 1e30])
+def test_a_soft_mask_is_never_on_the_other_side_of_its_hard_mask(temperature):
+    """It may round to a half, and takes no side then."""
+    mask = at_temperature(temperature, TINY, scale_mask=False)
+    assert mask.value().tolist() == POSITIVE
+    for values in (soft(mask), NUMPY(mask.factor("float32")), mask.probability()):
+        assert (values[POSITIVE] >= 0.5).all()
+        assert (values[np.logical_not(POSITIVE)] <= 0.5).all()
+
+
 def test_kernels_of_one_shape_draw_differently():
     layers = [keras.Input((6,)), keras.layers.Dense(6), keras.layers.Dense(6)]
     model = tt.wrap(keras.Sequential(layers), mask="stochastic", verbose=False)

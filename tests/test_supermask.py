@@ -221,8 +221,25 @@ def test_weights_that_would_be_trained_are_refused():
         iss(ticket_by="vote")
 
 
+@pytest.mark.parametrize("kind", ["stochastic", "topk"])
+def test_a_search_draws_by_its_own_seed_whatever_seed_the_mask_has(kind):
+    make = {"stochastic": masks.StochasticMask, "topk": masks.TopKMask}[kind]
+
+    def find(seed):
+        scores = keras.optimizers.SGD(1.0)
+        mask = make(seed=seed)
+        search = tt.Supermask(2, mask, score_optimizer=scores, monitor="loss")
+        run(search, plain=tiny.compiled(tiny.build(dropout=0.0)))
+        return list(search.tickets[0].masks.values())
+
+    assert tiny.same(find(3), find(4))
+
+
 @pytest.mark.on("jax")
-def test_signed_constants_are_the_same_after_an_interruption(tmp_path):
+@pytest.mark.parametrize(
+    "mask", ["topk", masks.StochasticMask(seed=3)], ids=["topk", "seeded"]
+)
+def test_signed_constants_are_the_same_after_an_interruption(tmp_path, mask):
     class Stop(keras.callbacks.Callback):
         changes_results = False
 
@@ -230,7 +247,7 @@ def test_signed_constants_are_the_same_after_an_interruption(tmp_path):
             raise KeyboardInterrupt
 
     def find(directory, callbacks=()):
-        search = tt.Supermask(2, "topk", signed_constant=True, monitor="val_accuracy")
+        search = tt.Supermask(2, mask, signed_constant=True, monitor="val_accuracy")
         arguments = {"batch_size": 16, "verbose": 0, "callbacks": callbacks}
         return tt.find_tickets(
             tiny.build_compiled, tiny.splits(), search, directory, **arguments

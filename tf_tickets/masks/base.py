@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tf_tickets import arguments
+from tf_tickets.masks import draws
 
 # The tensor classes of the backends have no common base class.
 Tensor = Any
@@ -65,6 +66,38 @@ class Mask(keras.layers.Layer):
             "`quantize`. Strip the model first: plain = tf_tickets.strip(model), then "
             "plain.quantize(...)."
         )
+
+
+def copied(mask: Mask, number: int, **settings: Any) -> Mask:
+    """Returns a copy of a mask for a kernel, not built yet.
+
+    Args:
+        mask: The mask to copy.
+        number: The running number of the kernel. If the mask has a seed, the copy gets
+            another one for each number except 0.
+        **settings: Settings that the copy does not share, such as its name.
+
+    Example:
+
+    >>> mask = tt.masks.TopKMask(seed=3)
+    >>> copied(mask, 0).seed, copied(mask, 1).seed
+    (3, 2654435772)
+    """
+    config = {**mask.get_config(), **settings}
+    if number and has_seed(mask):
+        config["seed"] = draws.seed_of(config["seed"], number)
+    return type(mask).from_config(config)
+
+
+def has_seed(mask: Mask) -> bool:
+    """Returns whether the user has given a mask a seed.
+
+    Example:
+
+    >>> has_seed(tt.masks.TopKMask(seed=3)), has_seed(tt.masks.TopKMask())
+    (True, False)
+    """
+    return arguments.is_whole(mask.get_config().get("seed"))
 
 
 def checked(mask: ArrayLike, path: str = "") -> np.ndarray:

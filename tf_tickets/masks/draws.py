@@ -41,6 +41,25 @@ def uniform(shape: tuple[int, ...], seed: Any) -> Any:
     return ops.reshape(_numbers(seed, index), shape)
 
 
+def seed_of(seed: int, number: int) -> int:
+    """Returns the seed of one of several kernels whose masks are given one seed.
+
+    The kernels of a model have different seeds. None of them is a seed of another model
+    with a near seed: 1 and 2 share none.
+
+    Args:
+        seed: The seed that is given, from 0 to 2**32 - 1.
+        number: The running number of the kernel. That of number 0 is `seed` itself, and
+            the numbers of repeated calls add up.
+
+    Example:
+
+    >>> [seed_of(3, number) for number in (0, 1, 2)]
+    [3, 2654435772, 1013904245]
+    """
+    return (int(seed) + number * int(_GOLDEN)) % 2**32
+
+
 @xla.fused
 def _numbers(seed, index):
     first = _mixed(ops.bitwise_xor(seed[0], _mixed(seed[1])))

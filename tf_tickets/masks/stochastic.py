@@ -20,18 +20,31 @@ def _gradient(upstream, mask, scores, *constants):
 @xla.differentiable(_gradient)
 def _scaled_sample(scores, seed, scale):
     """Returns `scale` with probability `sigmoid(scores)` and 0 otherwise."""
-    draws = uniform(tuple(scores.shape), seed)
-    return _straight_through(ops.sigmoid(scores), draws) * scale
+    probability = ops.sigmoid(scores)
+    return _straight_through(_sampled(probability, seed), probability) * scale
 
 
 @xla.differentiable(_gradient)
 def _scaled_threshold(scores, scale):
-    """Returns `scale` where the probability is above 0.5 and 0 elsewhere."""
-    return _straight_through(ops.sigmoid(scores), 0.5) * scale
+    """Returns `scale` where the score is positive and 0 elsewhere."""
+    return _straight_through(_positive(scores), ops.sigmoid(scores)) * scale
 
 
-def _straight_through(probability, draws):
-    hard = ops.cast(draws < probability, "float32")
+def _sampled(probability, seed):
+    return uniform(tuple(probability.shape), seed) < probability
+
+
+def _positive(scores):
+    """Returns which scores are above 0, exactly as NumPy does in `value`.
+
+    The sigmoid of a score of 1e-8 is 0.5 in float32, and XLA compares denormal numbers
+    as 0. Therefore the bits are compared: they are a positive integer.
+    """
+    return ops.view(ops.stop_gradient(scores), "int32") > 0
+
+
+def _straight_through(kept, probability):
+    hard = ops.cast(kept, "float32")
     # The difference is exactly 0 and carries the gradient of the probability.
     return hard + (probability - ops.stop_gradient(probability))
 
@@ -41,7 +54,7 @@ class StochasticMask(LearnedMask):
     """A mask sampled in every forward pass; a weight is kept with `sigmoid(score)`.
 
     A straight-through estimator passes the gradient to the probability. The hard mask
-    keeps the weights with a probability above 0.5.
+    keeps the weights with a positive score, whose probability is above 0.5.
 
     Args:
         initial_score: Initial score of every weight.
@@ -50,8 +63,10 @@ class StochasticMask(LearnedMask):
             mask there.
         dynamic_scaling: Whether to multiply the kept weights by the number of all
             weights divided by the number of kept weights.
-        seed: Seed of the sampling. Defaults to a seed from the global generator. A
-            search seeds every kernel separately.
+        seed: Seed of the sampling. Each kernel of a wrapped model draws its own
+            numbers, which follow from the seed and the order of the kernels. Defaults
+            to a seed for each kernel from the global generator. A search seeds the
+            kernels itself.
 
     Example:
 
@@ -85,10 +100,12 @@ class StochasticMask(LearnedMask):
 
     def soft(self, training: bool = False) -> Tensor:
         scores = self.scores.value
-        draws: Any = 0.5
+        probability = self.expected(scores)
         if self._samples(training):
-            draws = uniform(tuple(scores.shape), self.generator.next())
-        return _straight_through(self.expected(scores), draws)
+            kept = _sampled(probability, self.generator.next())
+        else:
+            kept = _positive(scores)
+        return _straight_through(kept, probability)
 
     def scaled_soft(self, training: bool = False) -> Tensor:
         scale = ops.convert_to_tensor(self.scale)

@@ -53,8 +53,9 @@ class TopKMask(LearnedMask):
             in the paper, or by the score itself.
         dynamic_scaling: Whether to multiply the kept weights by the number of all
             weights divided by the number of kept weights.
-        seed: Seed of the initial scores. Defaults to a seed from the global generator.
-            A search draws them from its own generator.
+        seed: Seed of the initial scores. Each kernel of a wrapped model gets its own,
+            which follow from the seed and the order of the kernels. Defaults to a seed
+            for each kernel from the global generator. A search draws them itself.
 
     Example:
 

@@ -88,6 +88,8 @@ def _check_free(model):
 def check_masks(model: keras.Model, wanted: Mask) -> None:
     """Refuses masks other than those that the search wraps with.
 
+    Their seeds may differ: each kernel has its own, and a search replaces them.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -104,7 +106,7 @@ def check_masks(model: keras.Model, wanted: Mask) -> None:
 
 def _settings(mask):
     serialized = keras.saving.serialize_keras_object(mask)
-    ignored = ("name", "trainable", "dtype")
+    ignored = ("name", "trainable", "dtype", "seed")
     config = {k: v for k, v in serialized["config"].items() if k not in ignored}
     return {"mask": serialized["class_name"], **config}
 

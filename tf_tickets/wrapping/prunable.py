@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tf_tickets import arguments
 from tf_tickets import masks as masks_module
-from tf_tickets.masks.base import Mask, Tensor
+from tf_tickets.masks.base import Mask, Tensor, copied
 from tf_tickets.structures import registry as structures
 from tf_tickets.structures.structure import Structure, Unstructured
 from tf_tickets.units import registry
@@ -109,7 +109,8 @@ class Prunable(keras.layers.Wrapper):
             "query/kernel". Defaults to all trainable floating-point variables of rank
             2 or more, except biases, normalization parameters and embeddings.
         mask: Mask parametrization of the kernels: the name of one in
-            `tf_tickets.masks`, or an instance to copy.
+            `tf_tickets.masks`, or an instance to copy. If it has a seed, each kernel
+            of the layer draws its own numbers; give other layers other seeds.
         structure: Which weights are kept or pruned together, as in `tf_tickets.wrap`.
 
     Example:
@@ -194,9 +195,8 @@ class Prunable(keras.layers.Wrapper):
             raise ValueError(_no_kernels(self.layer, self.structure))
         self.kernels = list(table)
         self._untracked.kernels = table
-        for name, variable in table.items():
-            config = {**self.mask.get_config(), "name": name.replace("/", "_")}
-            mask = type(self.mask).from_config(config)
+        for number, (name, variable) in enumerate(table.items()):
+            mask = copied(self.mask, number, name=name.replace("/", "_"))
             mask.build(tuple(variable.shape))
             mask.watch(variable)
             mask.enter(self)

@@ -1,6 +1,7 @@
 """Rebuilds functional and Sequential models, also nested ones, with other layers."""
 
 import copy as copies
+import itertools
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 
 from tf_tickets import masks as masks_module
-from tf_tickets.masks.base import Mask
+from tf_tickets.masks.base import Mask, copied, has_seed
 from tf_tickets.structures.structure import Structure
 from tf_tickets.wrapping import compiling, graphs, paths, stored_config
 from tf_tickets.wrapping.prunable import Prunable
@@ -155,7 +156,9 @@ def wrapping_in_prunable(
 ) -> Callable[[keras.layers.Layer], keras.layers.Layer]:
     """Returns a function that wraps a layer of a model if it owns some variables.
 
-    Layers that are wrapped already stay as they are.
+    Layers that are wrapped already stay as they are. If the mask has a seed, that of a
+    layer follows from the number of kernels in the layers before it, so the layer keeps
+    it in files and clones.
 
     Args:
         model: A built model.
@@ -169,10 +172,14 @@ def wrapping_in_prunable(
         for leaf in graphs.leaves(model)
     }
 
+    counts = itertools.accumulate(map(len, kernels.values()), initial=0)
+    numbers = dict(zip(kernels, counts, strict=False))
+
     def wrapped(layer):
         chosen = kernels.get(id(layer))
         if not chosen or isinstance(layer, Prunable):
             return layer
-        return Prunable(layer, kernels=chosen, mask=mask, structure=structure)
+        own = copied(mask, numbers[id(layer)]) if has_seed(mask) else mask
+        return Prunable(layer, kernels=chosen, mask=own, structure=structure)
 
     return wrapped
