@@ -8,6 +8,7 @@ import textwrap
 import warnings
 
 import keras
+import numpy as np
 import pytest
 
 import tf_tickets as tt
@@ -152,6 +153,51 @@ def test_compact_warns_when_a_shortcut_becomes_narrow(processor, of):
     with pytest.warns(UserWarning, match=r"16 input channels: 'shortcut' \(11\)"):
         small = tt.compact(wrapped) if of == "model" else ticket.compact(with_a_stem)
     assert small.layers[1].kernel.shape[-2] == 11
+
+
+def told(caught):
+    return [w for w in caught if "oneDNN" in str(w.message)]
+
+
+def classifier(**settings):
+    shortcut = narrow(15)
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(shortcut.outputs[0]))
+    model = keras.Model(shortcut.inputs, outputs, name="net")
+    model.compile("sgd", "mse", **settings)
+    return model
+
+
+def trained(way, build, ticket):
+    x, y = np.ones((8, 8, 8, 15)), np.ones((8, 2))
+    data = tt.datasets.Dataset("ones", x, y, x, y, x, y)
+    if way == "apply":
+        return ticket.apply(build())
+    if way == "train":
+        return ticket.train(build(), x, y, epochs=1, verbose=0)
+    if way == "train_ticket":
+        return tt.train_ticket(build, data, ticket, epochs=1, batch_size=4, verbose=0)
+    if way == "teachers":
+        return tt.train_teachers(build, data, [1], batch_size=4, verbose=0)
+    search = tt.IMP(rounds=1, epochs_per_round=1, rate=0.5, monitor="loss")
+    return tt.find_tickets(build, data, search, batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "way", ["apply", "train", "train_ticket", "teachers", "find_tickets"]
+)
+def test_every_training_warns_unless_it_is_compiled_with_xla(way, processor):
+    wrapped = tt.wrap(classifier(), verbose=False)
+    masks = tt.kernels(wrapped).masks
+    ticket = tt.Ticket(masks, tt.snapshots.present_weights(wrapped))
+    processor(ICE_LAKE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained(way, lambda: classifier(jit_compile=True), ticket)
+        assert not told(caught)
+        trained(way, classifier, ticket)
+    [warning] = told(caught)
+    assert "jit_compile=True" in str(warning.message)
+    assert warning.filename == __file__
 
 
 def test_nothing_is_said_where_onednn_is_off():

@@ -8,9 +8,10 @@ import keras
 from tf_tickets import arguments, distribution, wrapping
 from tf_tickets.experiments import datasets
 from tf_tickets.search import lockstep
-from tf_tickets.training import feeds, input_checks, labels, opening
+from tf_tickets.training import feeds, input_checks, labels, opening, snapshots
 from tf_tickets.training.data import Key, Part, TrainingData, titled
 from tf_tickets.training.sources import ArraySource
+from tf_tickets.wrapping import onednn
 
 Data = datasets.Dataset | TrainingData | Sequence[Part]
 # From the name of a search or training to callbacks that show its progress.
@@ -159,6 +160,7 @@ class Inputs:
             callbacks: The callbacks. Those that know the key come before the feed.
             **settings: Other arguments of `fit`.
         """
+        onednn.warn(snapshots.network(model), model)
         validation, settings_of_validation = self._evaluation("validation", model)
         member = lockstep.present()
         if member is not None:

@@ -22,7 +22,7 @@ from tf_tickets.tickets.apply_report import (
     Skipped,
 )
 from tf_tickets.training import snapshots
-from tf_tickets.wrapping import channel_members, choosing, graphs, paths
+from tf_tickets.wrapping import channel_members, choosing, graphs, onednn, paths
 
 Arrays = dict[str, np.ndarray]
 _HINT = (
@@ -306,7 +306,10 @@ def _own_masks(model):
 def _wrapped(content, model, variables, spared=()):
     scaled = content.scales and content.weights is not None
     kind = "scaled" if scaled else "fixed"
-    return wrapping.wrap_kernels(model, variables, kind, content.structure, spared)
+    structure = content.structure
+    wrapped = wrapping.wrap_kernels(model, variables, kind, structure, spared)
+    onednn.warn(wrapped)
+    return wrapped
 
 
 def _wrapped_partly(content, model, table, found):

@@ -35,18 +35,23 @@ _KINDS = (
 _told: set[tuple[str, ...]] = set()
 
 
-def warn(model: keras.Model) -> None:
+def warn(model: keras.Model, trainer: keras.Model | None = None) -> None:
     """Warns if TensorFlow may damage memory while it trains a model.
 
-    Networks with the same layers are reported once per process.
+    Networks with the same layers are reported once per process. Those that are
+    compiled with XLA are safe.
 
     Args:
         model: A built model.
+        trainer: The model whose `fit` trains it, if it is another one.
 
     Example:
 
     >>> warn(keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)]))
     """
+    trainer = model if trainer is None else trainer
+    if trainer.compiled and trainer.jit_compile:
+        return
     points = list(_strided_points(model))
     unsafe = unsafe_below() if points else 0
     layers = [
@@ -64,9 +69,19 @@ def warn(model: keras.Model) -> None:
         f"fewer than {unsafe} input channels: {', '.join(layers)}. The program may "
         "crash, or other numbers change without a message "
         "(github.com/uxlfoundation/oneDNN/issues/6035). Set the environment variable "
-        "TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported, or train on JAX.",
-        stacklevel=3,
+        "TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported, compile with "
+        "jit_compile=True, or train on JAX.",
+        stacklevel=_stack_level(),
     )
+
+
+def _stack_level():
+    """Returns the level, for the caller, of the first line outside of the package."""
+    package = str(pathlib.Path(__file__).parents[1])
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def unsafe_below() -> int:
