@@ -10,6 +10,8 @@ trainings of a seed have the same initial weights and the same order of the data
 accuracy is reported on the test set, after the last epoch.
 
 dense                      The network that is pruned, and round 0 of IMP.
+dense, twice               The same trained once more from there, without pruning: what
+                           GradualPruning is to be compared with.
 IMP, init and late         Four rounds to 50, 80, 90 and 95 %. Tickets start from the
                            initial weights, or from those after two epochs.
 GradualPruning, trained    Prunes the trained dense network in the first half of one
@@ -24,15 +26,18 @@ UniLTH, UniDLTH            Four rounds to 95 %, without weight decay in the sear
                            which these methods refuse.
 DLTH, KDLTS                One search for each sparsity.
 SNIP, SynFlow, RigL        Pruned before the training; RigL exchanges weights in it.
-inverted                   Keeps the smallest weights of the trained dense network, as
-                           many in each kernel as IMP keeps, from the initial weights.
+inverted                   Keeps the smallest weights of the trained dense network, from
+                           the initial weights: as many in each kernel as a ranking of
+                           all its kernels together leaves.
 
 Each run writes a file into results/cifar10, which grows by one point for each trained
 ticket. The same command resumes: trainings and the rounds of GradualPruning and RigL
 after their last epoch, other searches after their last round. Without the work folder
 of the command before, points that need no other training than the dense one are kept,
-and the others are trained again. `--status` lists what is done. `--export` adds the
-size of the int8 file for microcontrollers to points whose ticket is still in `--work`.
+and the others are trained again. Each point says on what it was made, and what accuracy
+the dense network had that it started from. `--status` lists what is done. `--export`
+adds the size of the int8 file for microcontrollers to points whose ticket is still in
+`--work`.
 """
 
 import argparse
@@ -105,10 +110,7 @@ class Log(keras.callbacks.Callback):
             "seconds": round(time.time() - self.wall, 1),
             "cpu_seconds": round(time.process_time() - self.cpu, 1),
         })  # fmt: skip
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".draft")
-        draft.write_text(json.dumps(rows))
-        draft.replace(self.path)
+        replace(self.path, rows)
 
 
 def read_log(path):
@@ -243,6 +245,7 @@ class Study:
         """
         epochs = epochs or self.epochs
         folder = self.folder / name
+        self.note_origin(folder, width)
         log = Log(folder / "epochs.json")
         [trained] = tt.find_tickets(
             self.started(ticket, schedule or epochs, width),
@@ -261,6 +264,7 @@ class Study:
     def search(self, name, search, build=None, learned=False):
         """Runs a search; returns its tickets with epochs and MACs until each."""
         folder = self.folder / name
+        self.note_origin(folder)
         log = Log(folder / "epochs.json", dense=learned)
         tickets = tt.find_tickets(
             build or self.build,
@@ -280,7 +284,31 @@ class Study:
             found.append((ticket, epochs, macs))
         return found
 
-    def point(self, trained, epochs, macs=0, width=1.0):
+    def note_origin(self, folder, width=1.0):
+        """Writes at its start on what a training is made; refuses one made otherwise.
+
+        Args:
+            folder: The folder of the training.
+            width: The width of the network.
+        """
+        path = folder / "made.json"
+        xla = compiled(width < 1)
+        if path.exists():
+            begun = json.loads(path.read_text())
+            if begun["xla"] != xla:
+                raise SystemExit(
+                    f"The training in {folder} was begun with xla={begun['xla']}, and "
+                    f"would go on with xla={xla}. Remove the folder to train it again."
+                )
+        elif not (folder / "epochs.json").exists():
+            replace(path, {**made_here(self.options), "xla": xla})
+
+    def origin(self, name):
+        """Returns on what a training was made; None if it did not say so."""
+        path = self.folder / name / "made.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def point(self, trained, epochs, macs=0, width=1.0, **more):
         """Returns what is reported of a trained ticket.
 
         Args:
@@ -288,6 +316,7 @@ class Study:
             epochs: The epochs that were spent until it was known.
             macs: The multiply-adds of an example in these epochs, summed.
             width: The width of the network.
+            **more: What else is reported.
         """
         whole = sum(mask.size for mask in self.initial.masks.values())
         kept = sum(trained.ticket.kept.values())
@@ -307,6 +336,7 @@ class Study:
             "width": width,
             "xla": compiled(width < 1),
             "folder": trained.folder,
+            **more,
         }
 
     def balanced(self):
@@ -318,6 +348,29 @@ class Study:
         """Returns a ticket with other masks."""
         provenance = {"step": ticket.provenance["step"]}
         return dataclasses.replace(ticket, masks=masks, provenance=provenance)
+
+
+def made_here(options):
+    """Returns on what a training is made that begins now."""
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads": options.threads,
+            "processor": platform.machine(),
+            "cpu": cpu_model(),
+            "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        },
+        "versions": versions(),
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+    }
+
+
+def replace(path, content):
+    """Writes a JSON file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(content, indent=1))
+    draft.replace(path)
 
 
 def compiled(narrow):
@@ -352,6 +405,24 @@ def dense(study):
     yield study.point(study.dense(), 0)
 
 
+def dense_twice(study):
+    first = study.dense()
+    name = "dense-twice"
+    yield study.known.get(name) or study.point(
+        study.train(name, trained_on(study, first)),
+        study.epochs,
+        first.macs,
+        dense_accuracy=accuracy_of(first),
+    )
+
+
+def trained_on(study, dense_):
+    """Returns the ticket of all trained weights at the start of a new schedule."""
+    start = study.masked(dense_.ticket, study.initial.masks)
+    start.provenance["step"] = 0
+    return start
+
+
 def imp(study, setting):
     last = study.dense()
     start = study.initial if setting == "init" else study.late()
@@ -378,8 +449,7 @@ def smallest_removed(ticket, sparsity):
 def gradual(study, setting):
     if setting == "trained":
         trained = study.dense()
-        start = study.masked(trained.ticket, study.initial.masks)
-        start.provenance["step"] = 0
+        start = trained_on(study, trained)
         epochs, spent, macs = study.epochs, study.epochs, trained.macs
     else:
         start, epochs, spent, macs = study.initial, 2 * study.epochs, 0, 0
@@ -390,9 +460,14 @@ def gradual(study, setting):
         )
         pruning = tt.GradualPruning(schedule, seed=study.seed)
         name = training("GradualPruning", setting, sparsity)
+        more = {"dense_accuracy": accuracy_of(trained)} if spent else {}
         yield study.known.get(name) or study.point(
-            study.train(name, start, epochs, callback=pruning), spent, macs
+            study.train(name, start, epochs, callback=pruning), spent, macs, **more
         )
+
+
+def accuracy_of(trained):
+    return trained.metrics["test_accuracy"]
 
 
 def continuous(study, setting):
@@ -537,7 +612,10 @@ def inverted(study):
         ticket = study.masked(study.initial, masks)
         name = training("inverted", None, sparsity)
         yield study.known.get(name) or study.point(
-            study.train(name, ticket), study.epochs, trained.macs
+            study.train(name, ticket),
+            study.epochs,
+            trained.macs,
+            dense_accuracy=accuracy_of(trained),
         )
 
 
@@ -618,6 +696,11 @@ def _rounds(length):
 _at = functools.partial
 FIRST = (
     Run("dense", "recipe", dense, lambda length: {"dense": length}),
+    Run(
+        *("dense", "twice", dense_twice),
+        trainings=lambda length: {"dense-twice": length},
+        apart=True,
+    ),
     Run("IMP", "init", _at(imp, setting="init"), each("IMP", "init", whole)),
     Run(
         "IMP",
@@ -747,12 +830,22 @@ def content_of(options, run, seed):
 
 
 def complete(options, run, seed):
-    return content_of(options, run, seed)["complete"]
+    """Returns whether a run is done; refuses the file of another command."""
+    content = content_of(options, run, seed)
+    given, other = command(options), content.get("command")
+    if other not in (None, given):
+        raise SystemExit(
+            f"{file_of(options, run, seed)} is of another command. Received: {given}. "
+            f"The file has: {other}. Pass another --out and --work, or remove it."
+        )
+    return content["complete"] and len(valid(content["points"])) == len(
+        content["points"]
+    )
 
 
-def kept_of(options, run, before):
+def kept_of(run, before):
     """Returns the points of a run's file that need not be trained again, by folder."""
-    if not run.apart or before.get("command") != command(options):
+    if not run.apart:
         return {}
     return {point["folder"]: point for point in valid(before["points"])}
 
@@ -762,32 +855,19 @@ def valid(points):
     return [p for p in points if p.get("xla", False) == compiled(p["width"] < 1)]
 
 
+def same(point, other):
+    """Returns whether two points are of the same trained ticket."""
+    names = ("folder", "kept", "epochs", "val_accuracy", "test_accuracy")
+    return all(point[name] == other[name] for name in names)
+
+
 def perform(options, study, run):
     """Runs what a run lacks, and writes each point at once."""
     path = file_of(options, run, study.seed)
     before = content_of(options, run, study.seed)
-    bytes_ = {
-        p["folder"]: p["int8_bytes"]
-        for p in valid(before["points"])
-        if "int8_bytes" in p
-    }
     points = []
     trainings = run.trainings(options.epochs)
-    study.known = kept_of(options, run, before)
-    earlier = [
-        each | {"folders": folders}
-        for each in before.get("earlier", [])
-        if (folders := [name for name in each["folders"] if name in study.known])
-    ]
-    told = {name for each in earlier for name in each["folders"]}
-    new = [
-        name
-        for name in study.known
-        if name not in told and not (study.folder / name / "epochs.json").exists()
-    ]
-    if new:
-        origin = {name: before[name] for name in ("machine", "versions", "date")}
-        earlier = [*earlier, origin | {"folders": new}]
+    study.known = kept_of(run, before)
 
     def by_epoch(name):
         log = read_log(study.folder / name / "epochs.json")
@@ -803,37 +883,22 @@ def perform(options, study, run):
             "setting": run.setting,
             "seed": study.seed,
             "command": command(options),
-            "machine": {
-                "cores": os.cpu_count(),
-                "threads": options.threads,
-                "processor": platform.machine(),
-                "cpu": cpu_model(),
-                "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-            },
-            "versions": versions(),
-            "date": f"{datetime.date.today():%Y-%m-%d}",
             "training_images": study.images,
             "epochs": {
                 "search": max((p["epochs"] - p["own"] for p in points), default=0),
                 "final": max((p["own"] for p in points), default=0),
             },
             "complete": is_complete,
-            # Points of earlier work folders, and what they were made on.
-            **({"earlier": earlier} if earlier else {}),
             "points": [
                 {k: v for k, v in p.items() if k != "own"} for p in [*points, *rest]
             ],
             "by_epoch": {name: by_epoch(name) for name in trainings if by_epoch(name)},
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(content, indent=1))
-        draft.replace(path)
+        replace(path, content)
 
     for point in run.points(study):
+        point = {**point, **known_of(point, study, before)}
         point["own"] = len(by_epoch(point["folder"]))
-        if point["folder"] in bytes_:
-            point["int8_bytes"] = bytes_[point["folder"]]
         points.append(point)
         write(False)
         print(
@@ -844,23 +909,41 @@ def perform(options, study, run):
     write(True)
 
 
+def known_of(point, study, before):
+    """Returns on what a point was made, and its bytes if they are known."""
+    earlier = [other for other in before["points"] if same(point, other)]
+    found = {}
+    for other in earlier:
+        found |= {k: other[k] for k in ("made", "int8_bytes") if k in other}
+    made = study.origin(point["folder"])
+    if made:
+        found["made"] = made
+    return {"made": made_here(study.options), **found}
+
+
 def status(options):
     """Prints the epochs that are done and left, by run."""
     total = done = 0
     for run, seed in plan(options.seeds):
         trainings = run.trainings(options.epochs)
         whole_run = sum(trainings.values())
-        before = content_of(options, run, seed)
-        kept = kept_of(options, run, before)
+        kept = kept_of(run, content_of(options, run, seed))
         folder = options.work / f"seed{seed}"
         here = sum(
-            count if name in kept else len(read_log(folder / name / "epochs.json"))
+            count if name in kept else epochs_in(folder / name, count)
             for name, count in trainings.items()
         )
-        here = whole_run if before["complete"] else here
+        here = whole_run if complete(options, run, seed) else here
         total, done = total + whole_run, done + here
         print(f"{run.name}-{seed}: {here} of {whole_run} epochs")
     print(f"{done} of {total} epochs done, {total - done} left")
+
+
+def epochs_in(folder, count):
+    """Returns how many epochs a folder has; teachers are there or not."""
+    if any(folder.glob("teacher_*")):
+        return count
+    return len(read_log(folder / "epochs.json"))
 
 
 # Sizes on a microcontroller.
@@ -872,15 +955,19 @@ def export(options):
         path = file_of(options, run, seed)
         if not path.exists():
             continue
-        content = json.loads(path.read_text())
         study = Study(options, seed)
-        for point in content["points"]:
+        for point in json.loads(path.read_text())["points"]:
             file = study.folder / point["folder"] / "round_01.ticket"
             if "int8_bytes" in point or not file.exists():
                 continue
-            point["int8_bytes"] = int8_bytes(study, file, point["width"])
-            path.write_text(json.dumps(content, indent=1))
-            print(path.name, point["folder"], point["int8_bytes"], flush=True)
+            size = int8_bytes(study, file, point["width"])
+            # A run may have added points meanwhile.
+            content = json.loads(path.read_text())
+            for each in content["points"]:
+                if same(each, point):
+                    each["int8_bytes"] = size
+            replace(path, content)
+            print(path.name, point["folder"], size, flush=True)
 
 
 def int8_bytes(study, file, width):
@@ -900,7 +987,8 @@ def int8_bytes(study, file, width):
     return min(report.sizes["dense"], report.sizes["sparse"])
 
 
-def main():
+def parsed():
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -921,8 +1009,16 @@ def main():
         "--out", type=pathlib.Path, default=HERE / "results" / "cifar10"
     )
     options = parser.parse_args()
+    defaults = {parser.get_default("work"), parser.get_default("out")}
+    if options.quick and defaults & {options.work, options.out}:
+        parser.error("--quick needs a --work and an --out of its own.")
     if options.epochs <= LATE:
         parser.error(f"--epochs must be more than {LATE}. Received: {options.epochs}")
+    return options
+
+
+def main():
+    options = parsed()
     if options.status:
         return status(options)
     if keras.config.backend() == "tensorflow":

@@ -10,6 +10,7 @@ single weights or channels, and narrower; one seed each.
 
 import argparse
 import functools
+import itertools
 import json
 import pathlib
 import statistics
@@ -21,6 +22,7 @@ HERE = pathlib.Path(__file__).parent
 # Label, color and marker by method and setting.
 STYLES = {
     ("dense", "recipe"): ("dense", "#000000", "*"),
+    ("dense", "twice"): ("dense, trained twice", "#000000", "X"),
     ("IMP", "init"): ("IMP, init", "#0b5fa5", "o"),
     ("IMP", "late"): ("IMP, epoch 2", "#0b5fa5", "s"),
     ("GradualPruning", "trained"): ("GradualPruning of dense", "#3a8f5c", "^"),
@@ -72,8 +74,11 @@ def lines_of(runs, value):
     for key in STYLES:
         same = [r["points"] for r in runs if (r["method"], r["setting"]) == key]
         line = []
-        for rank in range(max(map(len, same), default=0)):
-            at = [points[rank] for points in same if len(points) > rank]
+        # All seeds have the same folders; some may lack a few.
+        by_folder = {}
+        for point in itertools.chain.from_iterable(same):
+            by_folder.setdefault(point["folder"], []).append(point)
+        for at in by_folder.values():
             places = [value(p) for p in at]
             if None not in places:
                 accuracies = [100 * p["test_accuracy"] for p in at]

@@ -254,7 +254,8 @@ def test_points_of_a_machine_that_is_gone_are_kept_if_nothing_depends_on_them(tm
     file = tmp_path / "narrow-width-0.json"
     whole = json.loads(file.read_text())
     partial = whole | {"complete": False, "points": whole["points"][:3]}
-    partial["date"] = "2001-02-03"
+    for point in partial["points"]:
+        point["made"] = point["made"] | {"date": "2001-02-03"}
     partial["by_epoch"] = {k: v for k, v in whole["by_epoch"].items() if k[-2:] != "95"}
     file.write_text(json.dumps(partial))
     shutil.rmtree(tmp_path / "work")
@@ -262,11 +263,25 @@ def test_points_of_a_machine_that_is_gone_are_kept_if_nothing_depends_on_them(tm
     assert "narrow-width-0: 9 of 12 epochs" in status.stdout.decode()
     subprocess.run(script, check=True)
     again = json.loads(file.read_text())
-    [earlier] = again["earlier"]
-    assert earlier["date"] == "2001-02-03" and len(earlier["folders"]) == 3
+    dates = [point["made"]["date"] for point in again["points"]]
+    assert dates[:3] == ["2001-02-03"] * 3 and dates[3] > "2026"
     folders = [path.name for path in (tmp_path / "work" / "seed0").iterdir()]
     assert folders == ["narrow-95"]
     assert again["complete"] and len(again["points"]) == 4
-    assert again["points"][:3] == whole["points"][:3]
+    assert again["points"][:3] == partial["points"]
     assert again["epochs"] == whole["epochs"] == {"search": 0, "final": 3}
     assert set(again["by_epoch"]) == set(whole["by_epoch"])
+    # Neither a file nor a training of another command is taken for this one's.
+    other = subprocess.run(
+        [*script, "--threads", "2"], capture_output=True, text=True, check=False
+    )
+    assert other.returncode and "is of another command" in other.stderr
+    made = tmp_path / "work" / "seed0" / "narrow-95" / "made.json"
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"xla": False}))
+    file.unlink()
+    other = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert other.returncode and "was begun with xla=False" in other.stderr
+    own = [word for word in script if word != str(tmp_path)]
+    own.remove("--out")
+    other = subprocess.run(own, capture_output=True, text=True, check=False)
+    assert other.returncode and "--quick needs" in other.stderr

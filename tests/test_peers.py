@@ -97,7 +97,7 @@ def test_the_search_of_this_library_runs(name, modules, tmp_path):
         arrays[f"y_{part}"] = rng.integers(0, 10, images, "uint8")
     np.savez(tmp_path / "data.npz", **arrays)
     row = peers.OURS[keras.config.backend() == "jax"]
-    options = peers.parser().parse_args([name, "--quick"])
+    options = peers.parser().parse_args([name, "--quick", "--out", str(tmp_path)])
     found = peers.run(options, row, case, tmp_path)
     assert found["weights"] == WEIGHTS[name]
     assert found["seconds"] > 0 and found["step_seconds"] > 0

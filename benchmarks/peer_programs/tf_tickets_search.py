@@ -13,7 +13,7 @@ from tf_tickets.environment import versions
 def main():
     job = jobs.read()
     train, test = jobs.data(job)
-    epochs = jobs.Epochs(-(-len(train[0]) // job["batch_size"]))
+    epochs = jobs.Epochs(len(train[0]) // job["batch_size"])
     search = searches(job)
     counts = []
 

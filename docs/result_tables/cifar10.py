@@ -9,6 +9,7 @@ _SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 # The runs of benchmarks/cifar10.py, as pages name them.
 NAMES = {
     ("dense", "recipe"): "dense",
+    ("dense", "twice"): "dense, trained twice",
     ("IMP", "init"): "IMP, rewound to init",
     ("IMP", "late"): "IMP, rewound to epoch 2",
     ("GradualPruning", "trained"): "GradualPruning of the dense network",
@@ -176,7 +177,11 @@ def cifar10_pictures():
 @table
 def cifar10_dense():
     """What the shorter training of the dense network costs in accuracy."""
-    dense = [g for g in evidence.groups(evidence.cifar10()) if g.method == "dense"]
+    dense = [
+        group
+        for group in evidence.groups(evidence.cifar10())
+        if (group.method, group.setting) == ("dense", "recipe")
+    ]
     if not dense:
         return "The dense network has not been trained yet."
     [group] = dense
@@ -208,23 +213,55 @@ def cifar10_machine():
     found = evidence.runs("cifar10")
     if not found:
         return "No run is complete yet."
-    dates = sorted({run["date"] for run in found})
-    machine, versions = found[0]["machine"], found[0]["versions"]
+    made = [point["made"] for run in found for point in run["points"]]
+    dates = sorted({each["date"] for each in made})
+    machine, versions = made[0]["machine"], made[0]["versions"]
     seconds = _cost("cpu_seconds")
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     switched = [
-        f"{NAMES[run['method'], run['setting']]} (seed {run['seed']})"
+        f"{_title(run)} (seed {run['seed']})"
         for run in found
-        if run["machine"].get("onednn") == "1"
+        if run["method"] != "narrow"
+        and any(p["made"]["machine"].get("onednn") == "1" for p in run["points"])
     ]
-    onednn = f" With oneDNN switched on: {', '.join(switched)}." if switched else ""
+    onednn = (
+        " oneDNN was switched on, on a processor where it is not the default, in: "
+        f"{', '.join(switched)}. The others ran with the default of their processor."
+        if switched
+        else ""
+    )
     return (
         f"{machine['cores']} shared CPU cores ({machine['processor']}), "
         f"{machine['threads']} thread for each training, Keras {versions['keras']} on "
         f"{versions['backend']}; {when}. {len(seconds)} epochs took "
         f"{sum(seconds) / 3600:.1f} hours of one core, "
         f"{sum(seconds) / len(seconds):.0f} seconds each: {min(seconds):.0f} to "
-        f"{max(seconds):.0f}, by network and machine.{onednn}"
+        f"{max(seconds):.0f}, by network and machine.{onednn}{_dense_anew(found)}"
+    )
+
+
+def _title(run):
+    return NAMES[run["method"], run["setting"]]
+
+
+def _dense_anew(found):
+    """Says which tickets started from another dense network than the one reported."""
+    reported = {
+        run["seed"]: run["points"][0]["test_accuracy"]
+        for run in found
+        if (run["method"], run["setting"]) == ("dense", "recipe")
+    }
+    others = {
+        (_title(run), run["seed"], point["dense_accuracy"])
+        for run in found
+        for point in run["points"]
+        if point.get("dense_accuracy", reported[run["seed"]]) != reported[run["seed"]]
+    }
+    return "".join(
+        f" The dense network that {name} (seed {seed}) started from was trained again "
+        f"in another work folder: {100 * accuracy_:.2f} %, in the table "
+        f"{100 * reported[seed]:.2f} %."
+        for name, seed, accuracy_ in sorted(others)
     )
 
 

@@ -62,7 +62,7 @@ def _cell(law, size, text):
     return "-"
 
 
-_HEAD = ["model", "operation", "1 M", "10 M", "100 M", "exponent", "10 to 100 M"]
+_HEAD = ["model", "operation", "1 M", "10 M", "100 M", "exponent", "last tenfold"]
 
 
 @table
