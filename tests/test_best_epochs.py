@@ -305,12 +305,28 @@ def test_once_pruned_begins_where_a_later_fit_does(epoch):
 
 
 def test_callbacks_that_act_at_batches_are_refused_in_a_round(tmp_path):
+    class Own(keras.callbacks.ModelCheckpoint):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
     often = keras.callbacks.ModelCheckpoint(str(tmp_path / "a.keras"), save_freq=2)
-    for callback in (often, keras.callbacks.TerminateOnNaN()):
+    own = Own(str(tmp_path / "a.keras"))
+    attribute = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *args: None)
+    tested = keras.callbacks.LambdaCallback(on_test_batch_end=lambda *args: None)
+    never = keras.callbacks.TerminateOnNaN()
+    for callback in (often, own, attribute, tested, never):
         with pytest.raises(ValueError, match=r"at epochs only. Received: .* with"):
             tiny.imp().in_round(callback)
         with pytest.raises(ValueError, match=r"at epochs only. Received: .* with"):
             gradual().once_pruned(callback)
+
+
+def test_callbacks_that_save_at_epochs_are_called_in_a_round(tmp_path):
+    class EveryOther(keras.callbacks.Callback):
+        save_freq = 2
+
+    kept = keras.callbacks.ModelCheckpoint(str(tmp_path / "a.keras"))
+    assert len([*tiny.imp().in_round(kept, EveryOther()).engine.callbacks]) == 2
 
 
 def test_a_schedule_that_leaves_no_epoch_is_refused():

@@ -471,6 +471,27 @@ def test_the_settings_of_keras_travel():
         wrong.apply()
 
 
+def test_the_scope_and_the_switches_of_keras_travel():
+    def own(x):
+        return x
+
+    keras.config.disable_flash_attention()
+    try:
+        with keras.saving.custom_object_scope({"own": own, "not": (i for i in "ab")}):
+            content = packing.Packed(Settings.present(), {})
+    finally:
+        keras.config.enable_flash_attention()
+    arrived = content.unpack()
+    assert list(arrived.scoped) == ["own"] and arrived.scoped["own"](3) == 3
+    arrived.apply()
+    assert keras.config.is_flash_attention_enabled() is False
+    Settings.present().apply()
+    assert keras.config.is_flash_attention_enabled() is False
+    keras.config.enable_flash_attention()
+    Settings.present().apply()
+    assert keras.config.is_flash_attention_enabled() is None
+
+
 def test_classes_of_a_program_are_registered_where_settings_arrive():
     class Own(keras.layers.Layer):
         pass

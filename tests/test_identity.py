@@ -162,6 +162,20 @@ def test_code_is_compared_without_its_place_in_a_file():
     assert digest_of(one) != digest_of(other)
 
 
+def with_a_lambda(function, lines_before=0):
+    keras.utils.set_random_seed(0)
+    function = from_text(f"f = {function}", lines_before)
+    layers = [kl.Lambda(function, output_shape=(6,)), kl.Dense(3)]
+    return compiled(keras.Sequential([keras.Input((6,)), *layers]))
+
+
+def test_layers_of_a_lambda_are_compared_by_their_code():
+    one = with_a_lambda("lambda x: x * 2")
+    assert differences(one, with_a_lambda("lambda x: x * 2", 7)) == []
+    [row] = differences(one, with_a_lambda("lambda x: x * 3"))
+    assert "Lambda.config.function" in row
+
+
 def scaled(by, power=1):
     def scores(weight, offset=power):
         return by * weight + offset

@@ -1,5 +1,6 @@
 """Instability analysis: against NumPy, `evaluate` and convex problems; resumed."""
 
+import dataclasses
 import json
 
 import keras
@@ -348,6 +349,67 @@ def test_a_ticket_names_the_moment_that_it_was_rewound_to():
     assert names == ["1 epoch seed 0", "1 epoch seed 1"]
     with pytest.raises(ValueError, match="more than those before the ticket's start"):
         analyse(None, tiny.build_without_dropout, ticket=ticket, epochs=1)
+
+
+def annealed(steps):
+    """Returns a build function with a schedule that ends after some steps."""
+
+    def build():
+        decay = keras.optimizers.schedules.CosineDecay(0.05, steps)
+        return tiny.compiled(tiny.build(dropout=0.0), keras.optimizers.SGD(decay))
+
+    return build
+
+
+def ticket_at(step, **provenance):
+    keras.utils.set_random_seed(7)
+    ticket = ticket_of(tt.wrap(tiny.build(dropout=0.0), verbose=False))
+    return dataclasses.replace(ticket, provenance={"step": step, **provenance})
+
+
+REWOUND = {"rewind_to": {"config": {"moment": "1 epochs"}}}
+
+
+@pytest.mark.parametrize(
+    "step, provenance, batch_size, message",
+    [
+        (8, {}, 16, "a ticket of step 8, but 2 epochs have 8 steps"),
+        (20, {}, 16, "a ticket of step 20, but 2 epochs have 8 steps"),
+        # It was rewound to an epoch in smaller batches.
+        (4, {"settings": REWOUND}, 64, "a ticket of step 4, but 2 epochs have 2 steps"),
+    ],
+    ids=["end", "past the end", "other batches"],
+)
+def test_a_ticket_of_the_end_is_refused_before_any_training(
+    step, provenance, batch_size, message, monkeypatch
+):
+    """Its schedule would stand there: nothing is trained, and all seems stable."""
+
+    def fit(*args, **kwargs):
+        raise AssertionError("It was trained.")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    ticket = ticket_at(step, **provenance)
+    with pytest.raises(ValueError, match=f"{message}.*Pass `rewind_to`.*more `epochs`"):
+        analyse(None, annealed(8), ticket=ticket, batch_size=batch_size)
+
+
+def test_a_ticket_of_the_end_is_analysed_as_the_message_says():
+    ticket = ticket_at(8)
+    rewound = analyse(None, annealed(8), ticket=ticket, rewind_to="init")
+    longer = analyse(None, annealed(12), ticket=ticket, epochs=3)
+    assert rewound.lines[0].distance > 0.01 and longer.lines[0].distance > 0.001
+
+
+@pytest.mark.matrix
+def test_a_ticket_of_gradual_pruning_is_one_of_the_end():
+    pruning = tt.GradualPruning(tt.schedules.ConstantSparsity(0.5, 2, frequency=1))
+    [ticket] = tt.find_tickets(
+        annealed(8), tiny.splits(), pruning, epochs=2, batch_size=16, verbose=0
+    )
+    with pytest.raises(ValueError, match="a ticket of step 8, but 2 epochs have 8"):
+        analyse(None, annealed(8), ticket=ticket)
+    assert analyse(None, annealed(8), ticket=ticket, rewind_to=1).lines[0].distance > 0
 
 
 @pytest.mark.matrix

@@ -1,6 +1,7 @@
 """Checks each assumption about Keras beyond its documented API."""
 
 import ast
+import concurrent.futures
 import inspect
 import pathlib
 import re
@@ -433,6 +434,21 @@ def test_no_other_gradient_of_tensorflow_is_silently_constant():
     known |= {name for name in gradients if name.startswith("TensorArrayGrad")}
     silent = {name for name in gradients - known if constant(name)}
     assert silent == set(keras_internals.CONSTANT_GRADIENTS)
+
+
+# Settings.
+
+
+def test_the_objects_of_a_scope_are_those_of_the_innermost_one():
+    assert keras_internals.scoped_objects() == {}
+    with keras.saving.custom_object_scope({"outer": max, "own": len}):
+        with keras.saving.custom_object_scope({"own": min}):
+            assert keras_internals.scoped_objects() == {"own": min}
+            assert keras.saving.get_registered_object("own") is min
+        assert keras_internals.scoped_objects() == {"outer": max, "own": len}
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            assert threads.submit(keras_internals.scoped_objects).result() == {}
+    assert keras_internals.scoped_objects() == {}
 
 
 # The rest of the package.

@@ -9,13 +9,17 @@ import keras
 import numpy as np
 import pytest
 import tiny
+from keras import callbacks
 
 import tf_tickets as tt
-from tf_tickets.search import lockstep
+from tf_tickets.search import frontier_runner, lockstep
 from tf_tickets.search.lockstep import checks
 from tf_tickets.search.ticket_trainer import TicketTrainer
 
-pytestmark = pytest.mark.turns("jax")
+pytestmark = [
+    pytest.mark.turns("jax"),
+    pytest.mark.skipif(keras.config.backend() != "jax", reason="vmap needs JAX"),
+]
 TOLERANCE = 1e-5
 
 
@@ -238,7 +242,22 @@ STREAM = tt.TrainingData(lambda key: iter([(X, Y)]), (X, Y), steps_per_epoch=1)
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"callbacks": [Counting()]}, r"within an epoch.*Received: \['Counting'\]"),
+        (
+            {"callbacks": [Counting(), callbacks.ModelCheckpoint("a.keras")]},
+            "within an epoch.*Received: Counting with on_train_batch_end$",
+        ),
+        (
+            {"callbacks": [callbacks.ModelCheckpoint("a.keras", save_freq=2)]},
+            "within an epoch.*Received: ModelCheckpoint with save_freq=2",
+        ),
+        (
+            {"callbacks": [callbacks.TensorBoard("logs", update_freq="batch")]},
+            "within an epoch.*Received: TensorBoard with on_train_batch_begin",
+        ),
+        (
+            {"callbacks": [callbacks.CSVLogger("log.csv")]},
+            "mix their lines.*watch=lambda name.*Received: .* the file log.csv",
+        ),
         (
             {"searches": {"a": tiny.imp(rounds=1, rewind_to="2 steps")}},
             r"searches\['a'\] cannot record.*Received: rewind_to='2 steps'",
@@ -256,6 +275,183 @@ def test_what_cannot_be_in_lockstep_is_refused_by_name(changes, message):
     searches = changes.pop("searches", {"imp": tiny.imp(rounds=1)})
     with pytest.raises(ValueError, match=message):
         find("vmap", searches, **changes)
+
+
+def by_seed(first, second):
+    """Returns a function from the seeds 3 and 4 to searches."""
+    return lambda seed: {"a": first if seed == 3 else second}
+
+
+class Eager(tt.IMP):
+    """Runs eagerly if it prunes much."""
+
+    def wrap(self, model, *arguments, **settings):
+        wrapped = super().wrap(model, *arguments, **settings)
+        wrapped.run_eagerly = self.rate > 0.5
+        return wrapped
+
+
+@pytest.mark.on("jax")
+@pytest.mark.parametrize(
+    "second, message",
+    [
+        (
+            tiny.imp(rounds=1, rewind_to="2 steps"),
+            r"searches\(4\)\['a'\] cannot record.*Received: rewind_to='2 steps'",
+        ),
+        (Eager(1, 1, rate=0.8), r"the model of searches\(4\)\['a'\] runs eagerly"),
+    ],
+    ids=["steps", "model"],
+)
+def test_the_searches_of_every_seed_are_checked_before_any_training(
+    second, message, monkeypatch
+):
+    monkeypatch.setattr(lockstep.group.Programs, "run", None)
+    with pytest.raises(ValueError, match=message):
+        find("vmap", by_seed(Eager(1, 1, rate=0.3), second))
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(self, tables):
+    raise Stop
+
+
+@pytest.mark.on("jax")
+@pytest.mark.parametrize(
+    "executor, seeds",
+    [("vmap", [3]), (tt.executors.VmapExecutor(1), [3, 4])],
+    ids=["one network", "one at a time"],
+)
+def test_networks_that_are_trained_alone_may_have_one_file(
+    executor, seeds, monkeypatch
+):
+    monkeypatch.setattr(frontier_runner._Driver, "run", stop)
+    log = callbacks.CSVLogger("log.csv")
+    with pytest.raises(Stop):
+        find(executor, {"a": tiny.imp(rounds=1)}, seeds=seeds, callbacks=[log])
+
+
+@pytest.mark.on("jax")
+@pytest.mark.parametrize("is_function", [False, True])
+def test_a_model_is_built_once_for_searches_that_wrap_it_alike(
+    is_function, monkeypatch
+):
+    built = []
+
+    def build():
+        built.append(1)
+        return tiny.build_compiled()
+
+    def table(seed):
+        return {"imp": tiny.imp(rounds=1), "faster": tiny.imp(rounds=1, rate=0.8)}
+
+    monkeypatch.setattr(frontier_runner._Driver, "run", stop)
+    with pytest.raises(Stop):
+        find("vmap", table if is_function else table(3), build=build, seeds=[3, 4, 5])
+    # One to look for convolutions.
+    assert len(built) == 1 + 2
+
+
+def followed(executor, folder, *more):
+    """Returns a frontier of one search, and the files of its callbacks."""
+    folder.mkdir()
+    kept = callbacks.ModelCheckpoint(
+        str(folder / "{epoch}.weights.h5"), save_weights_only=True
+    )
+    table = {"imp": tiny.imp(rounds=1, epochs_per_round=2, monitor="val_accuracy")}
+
+    def watch(name):
+        return [callbacks.CSVLogger(str(folder / f"{name}.csv"))]
+
+    every = [kept, callbacks.ProgbarLogger(), *more]
+    found = find(executor, table, seeds=[3], callbacks=every, watch=watch)
+    return found, {file.name: file for file in folder.glob("*.*")}
+
+
+def weights_of(file):
+    model = tt.wrap(tiny.build(), verbose=False)
+    model.load_weights(file)
+    return model.get_weights()
+
+
+@pytest.mark.on("jax")
+def test_callbacks_of_epochs_do_what_they_do_in_a_serial_run(tmp_path, capsys):
+    serial, expected = followed("serial", tmp_path / "serial")
+    found, files = followed("vmap", tmp_path / "vmap")
+    assert_close(found, serial)
+    assert set(files) == set(expected)
+    epochs = [f"{number}.weights.h5" for number in (1, 2, 3, 4)]
+    assert set(files) == {*epochs, "imp seed 3.csv", "dense seed 3.csv"}
+    for name in epochs:
+        for one, other in zip(
+            *map(weights_of, (files[name], expected[name])), strict=True
+        ):
+            np.testing.assert_allclose(one, other, atol=TOLERANCE)
+    for name in ("imp seed 3.csv", "dense seed 3.csv"):
+        one, other = (
+            np.loadtxt(each[name], delimiter=",", skiprows=1)
+            for each in (files, expected)
+        )
+        np.testing.assert_allclose(one, other, atol=TOLERANCE)
+    assert "Epoch" not in capsys.readouterr().out
+
+
+@pytest.mark.matrix
+def test_tensorboard_gets_the_numbers_of_epochs(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    logs = tmp_path / "logs"
+    found, _ = followed("vmap", tmp_path / "vmap", callbacks.TensorBoard(str(logs)))
+    events = event_accumulator.EventAccumulator(str(logs / "validation"))
+    events.Reload()
+    rows = events.Tensors("epoch_accuracy")
+    assert [row.step for row in rows] == [0, 1, 2, 3]
+    last = tensor_util.make_ndarray(rows[-1].tensor_proto)
+    assert last == pytest.approx(found.points[-1].ticket.metrics["val_accuracy"])
+
+
+def scheduled():
+    class Own(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.01
+
+        def get_config(self):
+            return {}
+
+    return Own
+
+
+@pytest.mark.on("jax")
+def test_networks_have_the_settings_of_keras_where_the_frontier_is_found():
+    own, seen = scheduled(), []
+
+    def build():
+        seen.append(
+            (
+                keras.config.is_flash_attention_enabled(),
+                keras.config.is_interactive_logging_enabled(),
+                keras.saving.get_registered_object("Own"),
+            )
+        )
+        return tiny.compiled(tiny.build(), keras.optimizers.SGD(own()))
+
+    table = {"imp": tiny.imp(rounds=1, epochs_per_round=1, monitor="val_accuracy")}
+    keras.config.disable_flash_attention()
+    keras.config.disable_interactive_logging()
+    try:
+        # A copy of the optimizer is made from its configuration, which names the class.
+        with keras.saving.custom_object_scope({"Own": own}):
+            found = find("vmap", table, build=build, seeds=[3], epochs=1)
+    finally:
+        keras.config.enable_flash_attention()
+        keras.config.enable_interactive_logging()
+    assert len(found.points) == 1
+    assert len(seen) > 3 and set(seen) == {(False, False, own)}
 
 
 def test_other_backends_are_refused(monkeypatch):
@@ -291,6 +487,34 @@ def test_a_step_that_cannot_be_compiled_ends_its_member_alone():
     group.programs.run = done.extend
     bad, good = group.run([lambda: waits("bad"), lambda: waits("good")])
     assert isinstance(bad, TypeError) and good == "good" and done == ["good"]
+
+
+@pytest.mark.on("jax")
+def test_a_program_that_fails_ends_its_networks_and_says_so():
+    group = lockstep.Group()
+    group.programs.key = lambda work: work.rstrip("12")
+
+    def run(works):
+        if works != ["good"]:
+            raise MemoryError("no memory left\nfor 9 bytes")
+
+    def waits(work):
+        lockstep.present()._wait_for(work)
+        return work
+
+    group.programs.run = run
+    calls = [lambda work=work: waits(work) for work in ("bad1", "good", "bad2")]
+    first, good, second = group.run(calls)
+    assert good == "good" and first is not second
+    for error in (first, second):
+        assert str(error).splitlines()[0] == (
+            "2 networks were trained by one program, which failed: MemoryError: no "
+            "memory left"
+        )
+        assert "VmapExecutor(width=...)" in str(error)
+        assert isinstance(error.__cause__, MemoryError)
+    [alone] = group.run([lambda: waits("bad1")])
+    assert isinstance(alone, MemoryError)
 
 
 @pytest.mark.on("jax")

@@ -548,3 +548,24 @@ def callbacks_beside(
             return [member for member in members if member is not callback]
         frame = frame.f_back
     return []
+
+
+# Settings.
+
+
+def scoped_objects() -> dict[str, Any]:
+    """Returns the classes and functions of the `custom_object_scope` of this thread.
+
+    A new thread is in no scope, and no public call returns what a scope holds. But a
+    scope keeps in its `backup` what it replaces until it is left.
+
+    Example:
+
+    >>> with keras.saving.custom_object_scope({"mine": len}):
+    ...     scoped_objects()
+    {'mine': <built-in function len>}
+    >>> scoped_objects()
+    {}
+    """
+    with keras.saving.custom_object_scope({}) as scope:
+        return dict(scope.backup)

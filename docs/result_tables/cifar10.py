@@ -251,17 +251,17 @@ def _dense_anew(found):
         for run in found
         if (run["method"], run["setting"]) == ("dense", "recipe")
     }
-    others = {
-        (_title(run), run["seed"], point["dense_accuracy"])
-        for run in found
-        for point in run["points"]
-        if point.get("dense_accuracy", reported[run["seed"]]) != reported[run["seed"]]
-    }
+    others: dict = {}
+    for run in found:
+        for point in run["points"]:
+            own = point.get("dense_accuracy", reported[run["seed"]])
+            if own != reported[run["seed"]]:
+                others.setdefault((run["seed"], own), {})[_title(run)] = None
     return "".join(
-        f" The dense network that {name} (seed {seed}) started from was trained again "
-        f"in another work folder: {100 * accuracy_:.2f} %, in the table "
+        f" The dense network of seed {seed} was trained again in another work folder, "
+        f"for {' and '.join(names)}: {100 * own:.2f} %, in the table "
         f"{100 * reported[seed]:.2f} %."
-        for name, seed, accuracy_ in sorted(others)
+        for (seed, own), names in sorted(others.items())
     )
 
 

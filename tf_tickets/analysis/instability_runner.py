@@ -86,7 +86,8 @@ def instability(
         ticket: A ticket, for the instability of a sparse network. With `rewind_to`, its
             masks are applied to the dense network at each rewind point, without the
             factors of its kept weights (`scales`). Otherwise the copies start from its
-            own weights and factors, with a new optimizer.
+            own weights and factors, with a new optimizer, at its step of the
+            learning-rate schedule. A ticket of the end of a training is refused then.
         seeds: Seeds of the copies, at least two. There is a line between each two.
         points: Number of networks on each line, with its ends.
         monitor: The metric from which the error is computed: 1 - accuracy, or a loss
@@ -135,7 +136,7 @@ def instability(
     part = _checked_part(part, opened)
     network = _Network(build_model, seed, ticket, own=starts[0].own)
     opened.check(network.model, epochs)
-    _check_moments(starts, opened, network.model, epochs)
+    _check_moments(starts, ticket, opened, network.model, epochs)
     metric = _metric(monitor, opened.metrics_on(network.model, part))
     measured = _Measured(part, metric, points, batch_statistics, statistics_batches)
     training = ResumableTraining(network.model, opened, verbose)
@@ -475,9 +476,18 @@ def _checked_part(part, opened):
     return part
 
 
-def _check_moments(starts, opened, model, epochs):
-    """Refuses moments in steps that `fit` does not come to."""
+def _check_moments(starts, ticket, opened, model, epochs):
+    """Refuses moments in steps that `fit` does not come to, also that of the ticket."""
     steps, at_once = opened.sources["train"].steps, model.steps_per_execution
+    step = 0 if ticket is None else ticket.provenance.get("step", 0)
+    if starts[0].own and step >= steps * epochs:
+        raise ValueError(
+            "The ticket must start before the end of the training. Received: a ticket "
+            f"of step {step}, but {epochs} epochs have {steps * epochs} steps: a "
+            "learning-rate schedule would stand at its end, and the copies would stay "
+            "where they are. Pass `rewind_to`, such as 'init', to apply its masks at "
+            "an earlier moment, or more `epochs` if the schedule is longer."
+        )
     for start in starts:
         if start.own or start.moment.unit != "steps":
             continue

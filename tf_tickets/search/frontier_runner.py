@@ -142,7 +142,7 @@ def find_frontier(
         verbose=verbose,
     )
     if isinstance(executor, executors.VmapExecutor):
-        _check_lockstep(context, tables[several.first], several.first)
+        _check_lockstep(context, tables, callable(searches), executor.width)
     with locked(place), _directory(context, executor) as context:
         driver = _Driver(executor, context, several, monitor)
         with _closing(executor, is_named, context):
@@ -280,24 +280,39 @@ def _closing(executor, is_named, context):
         executor.shutdown()
 
 
-def _check_lockstep(context, searches, seed):
+def _check_lockstep(context, tables, by_seed, width):
     """Refuses what cannot be trained in lockstep.
 
     Args:
         context: The `Context`.
-        searches: The searches of a seed by label.
-        seed: The seed.
+        tables: The searches by seed and label.
+        by_seed: Whether a function returned them for each seed. Otherwise those of all
+            seeds are copies.
+        width: The number of networks that are in training at the same time.
     """
     checks.check_backend()
     checks.check_verbose(context.verbose)
     checks.check_callbacks(context.callbacks)
-    opened = inputs.Inputs(context.data, seed, context.batch_size)
+    if min(width, sum(map(len, tables.values()))) > 1:
+        checks.check_files(context.callbacks)
+    opened = inputs.Inputs(context.data, next(iter(tables)), context.batch_size)
     checks.check_sources(opened.sources)
     checks.warn_of_convolutions(inputs.compiled(context.build_model))
-    for label, search in searches.items():
-        checks.check_search(label, search)
-        model, _ = inputs.build(context.build_model, search.copied().wrap)
-        checks.check_model(label, model)
+    searches = {
+        f"searches({seed})[{label!r}]" if by_seed else f"searches[{label!r}]": search
+        for seed, table in tables.items()
+        for label, search in table.items()
+    }
+    for name, search in searches.items():
+        checks.check_search(name, search)
+    built = []
+    for name, search in searches.items():
+        # Searches that differ in their seed alone wrap a model in the same way.
+        kind = type(search), {**_flat(search.engine.origin()), "seed": None}
+        if kind not in built:
+            built.append(kind)
+            model, _ = inputs.build(context.build_model, search.copied().wrap)
+            checks.check_model(name, model)
 
 
 def _is_in_process(executor):

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import keras
 
+from tf_tickets import keras_internals
 from tf_tickets.search import inputs, lock, lockstep
-from tf_tickets.search.executors.packing import Packed
+from tf_tickets.search.executors.packing import Packed, travels
 from tf_tickets.search.runner import find_tickets
 from tf_tickets.search.state import SearchState
 from tf_tickets.search.ticket_search import TicketSearch
@@ -37,15 +38,19 @@ class Settings:
         backend: The backend.
         values: From the name of a setting in `keras.config` to its value.
         objects: The registered classes and functions of a program, by name.
+        switches: From the name of a switch in `keras.config` to whether it is on.
+        scoped: The objects of the `custom_object_scope` around `find_frontier`.
     """
 
     backend: str
     values: dict[str, Any]
     objects: dict[str, Any]
+    switches: dict[str, bool] = dataclasses.field(default_factory=dict)
+    scoped: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def present(cls) -> "Settings":
-        """Returns the settings of this process."""
+        """Returns the settings of this thread, which Keras keeps for each."""
         values = {name: getattr(keras.config, name)() for name in _GLOBALS}
         policy = keras.dtype_policies.serialize(keras.config.dtype_policy())
         objects = {
@@ -54,10 +59,21 @@ class Settings:
             # Those of modules are registered when the module is imported.
             if getattr(each, "__module__", None) == "__main__"
         }
-        return cls(keras.config.backend(), {**values, "dtype_policy": policy}, objects)
+        # None stands for a switch that is on by default.
+        switches = {
+            name: getattr(keras.config, f"is_{name}_enabled")() is not False
+            for name in _SWITCHES
+        }
+        return cls(
+            keras.config.backend(),
+            {**values, "dtype_policy": policy},
+            objects,
+            switches,
+            keras_internals.scoped_objects(),
+        )
 
     def apply(self) -> None:
-        """Makes them the settings of this process."""
+        """Makes them the settings of this thread, but enters no scope."""
         if keras.config.backend() != self.backend:
             raise ValueError(
                 f"The frontier uses the backend {self.backend}, but a worker has "
@@ -69,7 +85,14 @@ class Settings:
         for name, value in values.items():
             getattr(keras.config, f"set_{name}")(value)
         keras.config.set_dtype_policy(policy)
+        for name, is_on in self.switches.items():
+            getattr(keras.config, f"{'enable' if is_on else 'disable'}_{name}")()
         self._register()
+
+    def __getstate__(self):
+        # A scope may hold more than the tasks need.
+        scoped = {n: each for n, each in self.scoped.items() if travels(each)}
+        return {**vars(self), "scoped": scoped}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -85,6 +108,7 @@ class Settings:
 
 
 _GLOBALS = ("floatx", "epsilon", "image_data_format")
+_SWITCHES = ("flash_attention", "interactive_logging", "traceback_filtering")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +349,8 @@ def perform(context: Context, task: Task) -> Any:
         context.settings.apply()
         callbacks = copy.deepcopy(context.callbacks)
         context = dataclasses.replace(context, callbacks=callbacks)
-    with lock.taken_by(_OWNER):
+    scope = keras.saving.custom_object_scope(context.settings.scoped)
+    with lock.taken_by(_OWNER), scope:
         return task.run(context)
 
 

@@ -114,7 +114,12 @@ def _simplified(content):
     if content.get("class_name") == "DTypePolicy":
         return content["config"]["name"]
     if content.get("class_name") == "__lambda__":
-        code, *values = content["config"]["value"]
+        config = content["config"]
+        # A `Lambda` layer names the parts, a function that Keras serializes does not.
+        parts = config.get("value") or [
+            config[name] for name in ("code", "defaults", "closure")
+        ]
+        code, *values = parts
         loaded = marshal.loads(base64.b64decode(code))  # noqa: S302
         return [digest_of(loaded), *values]
     return {key: _simplified(value) for key, value in content.items()}

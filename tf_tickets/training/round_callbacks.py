@@ -8,12 +8,8 @@ from typing import Any
 
 import keras
 
+from tf_tickets.training.batch_events import batch_events
 from tf_tickets.wrapping.kernels import to_numpy
-
-_BATCHES = (
-    *("on_batch_begin", "on_batch_end"),
-    *("on_train_batch_begin", "on_train_batch_end"),
-)
 
 
 class RoundCallbacks:
@@ -116,20 +112,13 @@ class RoundCallbacks:
 
 def _check_of_epochs(callback):
     """Refuses a callback that acts at batches, which it would not be told."""
-    every = getattr(callback, "save_freq", "epoch")
-    hooks = [] if isinstance(callback, keras.callbacks.ModelCheckpoint) else _BATCHES
-    own = [name for name in hooks if _overrides(callback, name)]
-    if every != "epoch" or own:
-        what = ", ".join(own) if own else f"save_freq={every!r}"
+    what = batch_events(callback)
+    if what:
         raise ValueError(
             "Callbacks of a round or of `once_pruned` are called at epochs only. "
             f"Received: {type(callback).__name__} with {what}. Pass it in the "
             "callbacks of `fit` or find_tickets."
         )
-
-
-def _overrides(callback, name):
-    return getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name)
 
 
 def _digest(model):

@@ -6,6 +6,7 @@ convolution of one pixel with few input channels it writes past a buffer
 change. Shortcuts of narrow or compact residual networks are such layers.
 """
 
+import inspect
 import os
 import pathlib
 import platform
@@ -78,7 +79,7 @@ def warn(model: keras.Model, trainer: keras.Model | None = None) -> None:
 def _stack_level():
     """Returns the level, for the caller, of the first line outside of the package."""
     package = str(pathlib.Path(__file__).parents[1])
-    frame, level = sys._getframe(1), 1
+    frame, level = inspect.currentframe().f_back, 1
     while frame.f_back and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     return level

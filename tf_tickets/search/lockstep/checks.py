@@ -7,14 +7,10 @@ from typing import Any
 import keras
 
 from tf_tickets import wrapping
+from tf_tickets.training.batch_events import batch_events
 from tf_tickets.training.sources import ArraySource
 
 _ADVICE = "Use executor='serial' or executor='ray'."
-_WITHIN = (
-    *("on_train_batch_begin", "on_train_batch_end"),
-    *("on_batch_begin", "on_batch_end"),
-    *("on_test_batch_begin", "on_test_batch_end"),
-)
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -90,69 +86,95 @@ def check_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> None:
 
     Example:
 
-    >>> check_callbacks([keras.callbacks.EarlyStopping()])
+    >>> check_callbacks([keras.callbacks.ModelCheckpoint("{epoch}.keras")])
     """
-    acting = [type(callback).__name__ for callback in callbacks if _acts(callback)]
+    acting = [
+        f"{type(callback).__name__} with {what}"
+        for callback in callbacks
+        if not _only_shows(callback) and (what := batch_events(callback))
+    ]
     if acting:
         raise ValueError(
             "executor='vmap' runs the steps of an epoch in one program, so no callback "
             f"can act within an epoch. {_ADVICE} Or leave these callbacks out. "
-            f"Received: {acting}"
+            f"Received: {'; '.join(acting)}"
         )
 
 
-def _acts(callback):
-    # What changes no results shows progress.
-    own = getattr(callback, "changes_results", True)
-    return own and any(_is_own(callback, name) for name in _WITHIN)
+def _only_shows(callback):
+    """Whether a callback shows progress, for which the ends of epochs are enough."""
+    if type(callback) is keras.callbacks.TensorBoard:
+        shows = callback.update_freq == "epoch"
+    else:
+        # It draws no bars: `check_verbose`.
+        shows = type(callback) is keras.callbacks.ProgbarLogger
+    return shows or not getattr(callback, "changes_results", True)
 
 
-def _is_own(callback, name):
-    base = getattr(keras.callbacks.Callback, name)
-    return getattr(getattr(callback, name), "__func__", None) is not base
-
-
-def check_search(label: str, search: Any) -> None:
-    """Refuses a search that acts within an epoch.
+def check_files(callbacks: Iterable[keras.callbacks.Callback]) -> None:
+    """Refuses callbacks of which several copies cannot share a file.
 
     Example:
 
-    >>> check_search("imp", tt.IMP(2, 1, 0.5))
+    >>> check_files([keras.callbacks.ModelCheckpoint("{epoch}.keras")])
+    """
+    logs = [each for each in callbacks if isinstance(each, keras.callbacks.CSVLogger)]
+    if logs:
+        names = ", ".join(log.filename for log in logs)
+        raise ValueError(
+            "executor='vmap' trains several networks at the same time, each with a "
+            "copy of the callbacks. The copies of a CSVLogger would mix their lines in "
+            "one file. Give each network its own by watch=lambda name: "
+            "[keras.callbacks.CSVLogger(f'{name}.csv')]. Received: CSVLogger with the "
+            f"file {names}"
+        )
+
+
+def check_search(name: str, search: Any) -> None:
+    """Refuses a search that acts within an epoch.
+
+    Args:
+        name: What a message calls the search, such as "searches['imp']".
+        search: The search.
+
+    Example:
+
+    >>> check_search("searches['imp']", tt.IMP(2, 1, 0.5))
     """
     if search.rewind_to.unit == "steps" and not search.rewind_to.to_init:
         raise ValueError(
             "executor='vmap' runs the steps of an epoch in one program, so "
-            f"searches[{label!r}] cannot record the weights after some steps. Rewind "
-            f"to 'init' or to epochs, or use executor='serial'. Received: rewind_to="
+            f"{name} cannot record the weights after some steps. Rewind to 'init' or "
+            "to epochs, or use executor='serial'. Received: rewind_to="
             f"{search.rewind_to.moment!r}"
         )
 
 
-def check_model(label: str, model: keras.Model) -> None:
+def check_model(name: str, model: keras.Model) -> None:
     """Refuses a model with steps of its own, and one that runs eagerly.
 
     Args:
-        label: The label of the search.
+        name: What a message calls the search, such as "searches['imp']".
         model: The compiled, wrapped model that is trained.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> check_model("imp", model)
+    >>> check_model("searches['imp']", model)
     """
-    names = ("fit", "train_step", "test_step", "evaluate")
-    own = [n for n in names if getattr(type(model), n) is not getattr(keras.Model, n)]
+    steps = ("fit", "train_step", "test_step", "evaluate")
+    own = [n for n in steps if getattr(type(model), n) is not getattr(keras.Model, n)]
     if own:
         raise ValueError(
             "executor='vmap' trains with the steps of keras.Model, but the model of "
-            f"searches[{label!r}] has its own {', '.join(own)}. {_ADVICE} Received: "
+            f"{name} has its own {', '.join(own)}. {_ADVICE} Received: "
             f"{type(model).__name__}"
         )
     if model.run_eagerly:
         raise ValueError(
-            "executor='vmap' compiles the steps, but the model of "
-            f"searches[{label!r}] runs eagerly. Compile it with run_eagerly=False, or "
-            "use executor='serial'. Received: run_eagerly=True"
+            f"executor='vmap' compiles the steps, but the model of {name} runs "
+            "eagerly. Compile it with run_eagerly=False, or use executor='serial'. "
+            "Received: run_eagerly=True"
         )
 
 

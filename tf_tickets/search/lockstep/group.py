@@ -89,9 +89,24 @@ class Group:
             self.programs.run([each.work for each in chosen if each.work])
         except Exception as error:
             for member in chosen:
-                member.error = error
+                member.error = _of_all(error, len(chosen))
         for member in chosen:
             member.go_on()
+
+
+def _of_all(error, count):
+    """Returns the error of each network of a program that failed."""
+    if count == 1:
+        return error
+    first, *_ = str(error).strip().splitlines() or [""]
+    together = RuntimeError(
+        f"{count} networks were trained by one program, which failed: "
+        f"{type(error).__name__}: {first}\nNone of them can go on. If memory ran out, "
+        "train fewer at the same time: executor=tf_tickets.executors.VmapExecutor("
+        "width=...). If one network is the reason, executor='serial' names it."
+    )
+    together.__cause__ = error
+    return together
 
 
 class _Stopped(BaseException):
@@ -211,6 +226,7 @@ class Member:
         listed = keras.callbacks.CallbackList(
             [*callbacks, history],
             model=model,
+            verbose=verbose,
             epochs=epochs,
             steps=size // batch_size,
         )
