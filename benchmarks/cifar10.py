@@ -424,7 +424,7 @@ def trained_on(study, dense_):
 
 
 def imp(study, setting):
-    last = study.dense()
+    last = first = study.dense()
     start = study.initial if setting == "init" else study.late()
     epochs = study.epochs - (LATE if setting == "late" else 0)
     spent, macs = study.epochs, last.macs
@@ -433,7 +433,7 @@ def imp(study, setting):
         name = training("IMP", setting, sparsity)
         ticket = study.masked(start, masks)
         last = study.train(name, ticket, epochs, schedule=study.epochs)
-        yield study.point(last, spent, macs)
+        yield study.point(last, spent, macs, dense_accuracy=accuracy_of(first))
         spent, macs = spent + epochs, macs + last.macs
 
 
@@ -878,6 +878,7 @@ def perform(options, study, run):
     def write(is_complete):
         reported = {point["folder"] for point in points}
         rest = [p for name, p in study.known.items() if name not in reported]
+        present = content_of(options, run, study.seed)
         content = {
             "method": run.method,
             "setting": run.setting,
@@ -890,13 +891,16 @@ def perform(options, study, run):
             },
             "complete": is_complete,
             "points": [
-                {k: v for k, v in p.items() if k != "own"} for p in [*points, *rest]
+                {k: v for k, v in p.items() if k != "own"}
+                for p in with_bytes([*points, *rest], present)
             ],
             "by_epoch": {name: by_epoch(name) for name in trainings if by_epoch(name)},
         }  # fmt: skip
         replace(path, content)
 
-    for point in run.points(study):
+    # If nothing is left to train, nothing that it would start from is trained either.
+    done = set(trainings) <= study.known.keys()
+    for point in list(study.known.values()) if done else run.points(study):
         point = {**point, **known_of(point, study, before)}
         point["own"] = len(by_epoch(point["folder"]))
         points.append(point)
@@ -907,6 +911,17 @@ def perform(options, study, run):
             flush=True,
         )
     write(True)
+
+
+def with_bytes(points, present):
+    """Returns points with the bytes that `--export` has added to the file meanwhile."""
+    known = {p["folder"]: p for p in present["points"] if "int8_bytes" in p}
+    return [
+        {**point, "int8_bytes": known[point["folder"]]["int8_bytes"]}
+        if point["folder"] in known and same(point, known[point["folder"]])
+        else point
+        for point in points
+    ]
 
 
 def known_of(point, study, before):
@@ -959,6 +974,11 @@ def export(options):
         for point in json.loads(path.read_text())["points"]:
             file = study.folder / point["folder"] / "round_01.ticket"
             if "int8_bytes" in point or not file.exists():
+                continue
+            # It may have been trained again, with other results.
+            trained = tt.Ticket.load(file).metrics["test_accuracy"]
+            if trained != point["test_accuracy"]:
+                print(path.name, point["folder"], "is of another training", flush=True)
                 continue
             size = int8_bytes(study, file, point["width"])
             # A run may have added points meanwhile.
@@ -1028,13 +1048,17 @@ def main():
         tensorflow.config.threading.set_inter_op_parallelism_threads(options.threads)
     if options.export:
         return export(options)
+    left = [
+        (run, seed)
+        for run, seed in plan(options.seeds)
+        if not complete(options, run, seed) and run.name in options.only
+    ]
     if set(options.only) == set(RUNS):
         write_plan(options)
     studies = {}
-    for run, seed in plan(options.seeds):
-        if run.name in options.only and not complete(options, run, seed):
-            study = studies.setdefault(seed, Study(options, seed))
-            perform(options, study, run)
+    for run, seed in left:
+        study = studies.setdefault(seed, Study(options, seed))
+        perform(options, study, run)
 
 
 if __name__ == "__main__":

@@ -351,7 +351,9 @@ class Claim:
         }
 
     def verdict(self, row):
-        """Returns the verdict, and the levels at which the claim is seen by itself.
+        """Returns the verdict, and the levels with one of their own.
+
+        These are those at which the claim is seen, and those where it is contradicted.
 
         With fewer than `FEWEST` seeds, or without some of the sparsities, nothing is
         decided.
@@ -360,15 +362,20 @@ class Claim:
         claimed, and contradicted if it finds a smaller one.
         """
         if row["seeds"] < FEWEST:
-            return "too few seeds", []
+            return "too few seeds", [], []
         if row.get("partial"):
-            return "too few sparsities", []
-        some = [each["level"] for each in row["levels"] if _found(each["holm"])]
+            return "too few sparsities", [], []
+        some, against = (
+            [each["level"] for each in row["levels"] if _found(each[name])]
+            for name in ("holm", "holm_below")
+        )
         if _found(row["holm"]):
-            return "seen", some
-        if some:
-            return "seen under conditions", some
-        return ("contradicted" if _found(row["holm_below"]) else "not seen"), []
+            verdict = "seen"
+        elif some:
+            verdict = "seen under conditions"
+        else:
+            verdict = "contradicted" if _found(row["holm_below"]) else "not seen"
+        return verdict, some, against
 
 
 def _found(p):
@@ -434,13 +441,14 @@ def tested(runs, claims=None):
     _correct(rows)
     beside = copy.deepcopy(rows)
     for index, (claim, row) in enumerate(found):
-        row["verdict"], row["where"] = claim.verdict(row)
+        row["verdict"], row["where"], row["against"] = claim.verdict(row)
         row["others"] = []
         for variant in claim.variants(runs):
             other = variant.test(runs)
             if other:
                 _correct([*beside[:index], other, *beside[index + 1 :]])
-                other["verdict"], other["where"] = variant.verdict(other)
+                verdict = variant.verdict(other)
+                other["verdict"], other["where"], other["against"] = verdict
                 row["others"].append(other)
     return rows
 

@@ -191,9 +191,11 @@ def test_a_ticket_near_the_best_is_not_told_apart_and_not_far(evidence, monkeypa
         "far": [0.880 - 9 * x for x in noise],
         "told apart": [0.895 + x for x in noise],
     }
+    # "Near" would not be the cheapest if one of the others were near as well.
+    epochs = {"near": 4, "far": 3, "told apart": 2}
     for setting, values in accuracies.items():
         rows += [
-            point(evidence, value, "KDLTS", setting, n, epochs=len(setting), val=0.4)
+            point(evidence, value, "KDLTS", setting, n, epochs=epochs[setting], val=0.4)
             for n, value in enumerate(values)
         ]
     for name in ("cifar10", "mnist", "mnist1d"):
@@ -264,7 +266,10 @@ def test_points_of_a_machine_that_is_gone_are_kept_if_nothing_depends_on_them(tm
     subprocess.run(script, check=True)
     again = json.loads(file.read_text())
     dates = [point["made"]["date"] for point in again["points"]]
-    assert dates[:3] == ["2001-02-03"] * 3 and dates[3] > "2026"
+    assert (
+        dates[:3] == ["2001-02-03"] * 3
+        and dates[3] == whole["points"][3]["made"]["date"]
+    )
     folders = [path.name for path in (tmp_path / "work" / "seed0").iterdir()]
     assert folders == ["narrow-95"]
     assert again["complete"] and len(again["points"]) == 4

@@ -94,16 +94,20 @@ def test_a_difference_is_tested_from_one_side_against_what_is_claimed(statistics
 def test_a_verdict_needs_the_corrected_test_and_three_seeds(statistics):
     claim = statistics.Claim("any", "a", "b")
     row = {"holm": 0.01, "holm_below": 1.0, "levels": [], "seeds": 5}
-    assert claim.verdict(row) == ("seen", [])
-    assert claim.verdict(row | {"seeds": 2}) == ("too few seeds", [])
-    levels = [{"holm": 0.04, "level": 0.98}, {"holm": None, "level": 0.8}]
+    assert claim.verdict(row) == ("seen", [], [])
+    assert claim.verdict(row | {"seeds": 2}) == ("too few seeds", [], [])
+    levels = [
+        {"holm": 0.04, "holm_below": 1.0, "level": 0.98},
+        {"holm": None, "holm_below": None, "level": 0.8},
+        {"holm": 1.0, "holm_below": 0.04, "level": 0.5},
+    ]
     some = row | {"holm": 0.2, "levels": levels}
-    assert claim.verdict(some) == ("seen under conditions", [0.98])
-    assert claim.verdict(row | {"levels": levels}) == ("seen", [0.98])
-    assert claim.verdict(row | {"holm": None}) == ("not seen", [])
+    assert claim.verdict(some) == ("seen under conditions", [0.98], [0.5])
+    assert claim.verdict(row | {"levels": levels}) == ("seen", [0.98], [0.5])
+    assert claim.verdict(row | {"holm": None}) == ("not seen", [], [])
     lower = {"holm": 1.0, "holm_below": 0.01}
-    assert claim.verdict(row | lower) == ("contradicted", [])
-    assert claim.verdict(some | lower) == ("seen under conditions", [0.98])
+    assert claim.verdict(row | lower) == ("contradicted", [], [])
+    assert claim.verdict(some | lower) == ("seen under conditions", [0.98], [0.5])
 
 
 def test_all_claims_and_sparsities_are_one_family(statistics, monkeypatch):

@@ -219,17 +219,20 @@ def cifar10_machine():
     seconds = _cost("cpu_seconds")
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     switched = [
+        f"{_title(run)} (seed {run['seed']}, {count} of {len(run['points'])} networks)"
+        for run in found
+        if (count := sum(map(_switched, run["points"])))
+    ]
+    unknown = [
         f"{_title(run)} (seed {run['seed']})"
         for run in found
-        if run["method"] != "narrow"
-        and any(p["made"]["machine"].get("onednn") == "1" for p in run["points"])
+        if any("onednn" not in p["made"]["machine"] for p in run["points"])
     ]
-    onednn = (
-        " oneDNN was switched on, on a processor where it is not the default, in: "
-        f"{', '.join(switched)}. The others ran with the default of their processor."
-        if switched
-        else ""
-    )
+    onednn = f" oneDNN was switched on for {', '.join(switched)}." if switched else ""
+    if unknown:
+        onednn += f" It was not recorded for {', '.join(unknown)}."
+    if onednn:
+        onednn += " Narrower networks are compiled with XLA, where it plays no part."
     return (
         f"{machine['cores']} shared CPU cores ({machine['processor']}), "
         f"{machine['threads']} thread for each training, Keras {versions['keras']} on "
@@ -238,6 +241,10 @@ def cifar10_machine():
         f"{sum(seconds) / len(seconds):.0f} seconds each: {min(seconds):.0f} to "
         f"{max(seconds):.0f}, by network and machine.{onednn}{_dense_anew(found)}"
     )
+
+
+def _switched(point):
+    return point["made"]["machine"].get("onednn") == "1"
 
 
 def _title(run):
@@ -254,8 +261,8 @@ def _dense_anew(found):
     others: dict = {}
     for run in found:
         for point in run["points"]:
-            own = point.get("dense_accuracy", reported[run["seed"]])
-            if own != reported[run["seed"]]:
+            own = point.get("dense_accuracy")
+            if own not in (None, reported.get(run["seed"], own)):
                 others.setdefault((run["seed"], own), {})[_title(run)] = None
     return "".join(
         f" The dense network of seed {seed} was trained again in another work folder, "

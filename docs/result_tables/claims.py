@@ -2,7 +2,7 @@
 
 A benchmark adds a column by a `summary.json` in its folder whose "claims" are rows with
 "claim" (a key of `CLAIMS`), "mean", "interval", "effect", "holm", "seeds", "verdict",
-"where", "levels", and "others": the same with other settings.
+"where", "against", "levels", and "others": the same with other settings.
 """
 
 from result_tables.mnist1d import NAMES, SETTINGS, p_value
@@ -122,6 +122,19 @@ def _found():
     }
 
 
+# Settings that are named only where several of a method are compared.
+_SETTINGS = {
+    **SETTINGS,
+    "rate=0.02": "rate 0.02 of the scores",
+    "rate=0.005": "learning rate 0.005",
+    "patience=5": "weights reset",
+    "400": "400 examples",
+    "100-passes": "100 passes",
+    "accuracy": "by accuracy",
+    "loss": "by loss",
+}
+
+
 @table
 def claims():
     found = _found()
@@ -195,7 +208,7 @@ def claims_settings():
         ]
         for title, by_claim in _found().items()
         for row in by_claim.values()
-        for other in row["others"]
+        for other in _decided(row)
     ]
     return grid(["claim", "data", "compared", "evidence", "verdict"], rows)
 
@@ -206,11 +219,17 @@ def claims_chosen():
     content = load("mnist1d/summary")
     names = {name.split()[0] for row in content["claims"] for name in _pair(row)}
     chosen = [
-        f"{NAMES.get(method, method)}: {SETTINGS.get(setting, f'`{setting}`')}"
+        f"{NAMES.get(method, method)}: {_SETTINGS.get(setting, f'`{setting}`')}"
         for method, setting in content["chosen"].items()
         if method in names and content["swept"][method]
     ]
     return f"Chosen on MNIST-1D: {'; '.join(chosen)}."
+
+
+def _decided(row):
+    """Returns the claim with other settings that have enough seeds and sparsities."""
+    others = row.get("others", ())
+    return [other for other in others if not other["verdict"].startswith("too few")]
 
 
 def _pair(row):
@@ -221,7 +240,7 @@ def _named(name):
     """Returns how a method in a setting is written."""
     method, _, setting = name.partition(" ")
     method = NAMES.get(method, method)
-    setting = SETTINGS.get(setting, f"`{setting}`")
+    setting = _SETTINGS.get(setting, f"`{setting}`")
     return f"{method} ({setting})" if setting else method
 
 
@@ -237,31 +256,34 @@ def _evidence(row):
         p = row["holm_below" if row["verdict"] == "contradicted" else "holm"]
         text += f", g = {row['effect']:.1f}, p {_equals(p_value(p))}"
     text += f", {row['seeds']} seeds"
-    if any(other["verdict"] != row["verdict"] for other in row.get("others", ())):
+    if any(other["verdict"] != row["verdict"] for other in _decided(row)):
         text += "; not so in [other settings](#with-other-settings)"
     return text
 
 
 def _where(row):
     """Returns at which sparsities a verdict holds, or what it rests on."""
+    found = ""
     if row["verdict"] == "seen under conditions":
-        return ": at " + ", ".join(
+        found = ": at " + ", ".join(
             f"{percent(each['level'], 0)} (p {_equals(p_value(each['holm']))})"
             for each in row["levels"]
             if each["level"] in row["where"]
         )
-    if row["verdict"] == "seen":
-        if len(row["where"]) == len(row["levels"]):
-            return ""
+    elif row["verdict"] == "seen" and len(row["where"]) < len(row["levels"]):
         alone = f"alone at {_listed(row['where'])}" if row["where"] else ""
-        return f" on average, {alone or 'at no sparsity alone'}"
-    if row.get("partial"):
-        return f" (only at {_listed(row['partial'])})"
-    return f" (at {_listed(row['sparsities'])})" if row.get("sparsities") else ""
+        found = f" on average, {alone or 'at no sparsity alone'}"
+    elif row.get("partial"):
+        found = f" (only at {_listed(row['partial'])})"
+    if row.get("sparsities"):
+        found += f" (at {_listed(row['sparsities'])})"
+    if row["against"] and row["verdict"] != "contradicted":
+        found += f", contradicted at {_listed(row['against'])}"
+    return found
 
 
 def _listed(levels):
-    return ", ".join(percent(level, 0) for level in levels)
+    return ", ".join(dict.fromkeys(percent(level, 0) for level in levels))
 
 
 def _equals(text):
