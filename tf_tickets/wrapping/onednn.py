@@ -79,8 +79,8 @@ def warn(model: keras.Model, trainer: keras.Model | None = None) -> None:
 def _stack_level():
     """Returns the level, for the caller, of the first line outside of the package."""
     package = str(pathlib.Path(__file__).parents[1])
-    frame, level = inspect.currentframe().f_back, 1
-    while frame.f_back and frame.f_code.co_filename.startswith(package):
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     return level
 
