@@ -18,7 +18,7 @@ import json
 import pathlib
 
 import numpy as np
-from mnist1d_statistics import Claim, Runs, at_level, paired, tested
+from mnist1d_statistics import Claim, Runs, at_level, tested
 
 HERE = pathlib.Path(__file__).parent
 LEVELS = (0.8, 0.9, 0.95)
@@ -47,20 +47,7 @@ class AtItsOwnSparsities(Claim):
             if found:
                 means[seed] = float(np.mean([difference for _, difference in found]))
                 sparsities += [round(sparsity, 3) for sparsity, _ in found]
-        overall = paired(means, dict.fromkeys(means, 0.0), self.at_least)
-        if overall is None:
-            return None
-        return {
-            "claim": self.name,
-            "first": self.first,
-            "second": self.second,
-            "share": None,
-            "at_least": self.at_least,
-            "partial": None,
-            "sparsities": sorted(sparsities),
-            **overall,
-            "levels": [],
-        }
+        return self.row(runs, means, [], sparsities=sorted(sparsities))
 
 
 def claims():

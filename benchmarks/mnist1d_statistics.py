@@ -2,9 +2,10 @@
 
 `mnist1d_tickets.py --collect` writes them to `summary.json`. The hypotheses are the
 claims of the papers that the methods are from, each a difference between two methods
-with the same seeds, averaged over sparsities. Each is tested from one side against the
-difference that is claimed. The p values are corrected by Holm's method over all claims
-that could be tested, and those at single sparsities over all claims and sparsities.
+with the same seeds, averaged over sparsities. Each is tested against the difference
+that is claimed, from either side. The p values of a side are corrected by Holm's method
+over all claims that could be tested, and those at single sparsities over all claims and
+sparsities.
 """
 
 import collections
@@ -333,19 +334,23 @@ class Claim:
         # A seed without one of the levels would shift the mean.
         whole = len(by_level)
         means = {s: float(np.mean(v)) for s, v in sums.items() if len(v) == whole}
-        if not by_level or not means:
-            return None
+        # At these sparsities there are runs of both methods; others are missing.
+        there = [row["level"] for row in by_level]
+        partial = there if whole < len(self.levels) else None
+        return self.row(runs, means, by_level, partial=partial)
+
+    def row(self, runs, means, by_level, **more):
+        """Returns the test of mean differences by seed; None without any."""
         overall = paired(means, dict.fromkeys(means, 0.0), self.at_least)
+        if overall is None:
+            return None
         return {
             "claim": self.name,
             "first": runs.full_name(self.first),
             "second": runs.full_name(self.second),
             "share": self.share,
             "at_least": self.at_least,
-            # At these sparsities there are runs of both methods; others are missing.
-            "partial": [row["level"] for row in by_level]
-            if whole < len(self.levels)
-            else None,
+            **more,
             **overall,
             "levels": by_level,
         }

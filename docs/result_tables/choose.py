@@ -1,5 +1,7 @@
 """Which method to use, by goal, from all comparisons of methods."""
 
+from typing import NamedTuple
+
 from result_tables import cifar10, evidence, mnist1d
 from result_tables.reading import (
     NETWORKS,
@@ -41,7 +43,7 @@ def _name(group):
     page = _PAGES.get(group.method)
     name = f"[{group.method}](../methods/{page})" if page else group.method
     setting = group.setting
-    if group.points[0].data == _RESNET8:
+    if group.points[0].data == evidence.RESNET8:
         known = cifar10.NAMES[group.method, setting]
         return f"[{known}](../methods/{page})" if page else known
     if group.points[0].data == "MNIST-1D":
@@ -51,9 +53,6 @@ def _name(group):
 
 
 _PLAIN = ("", "init", "reset", mnist1d.SETTINGS["init"])
-
-
-_RESNET8 = "ResNet-8, CIFAR-10"
 
 
 def _seeds(group):
@@ -167,12 +166,19 @@ _MICRO = {
 }
 
 
-def _smaller():
-    """Yields all int8 files of ResNet-8.
+class _File(NamedTuple):
+    """An int8 file of ResNet-8; `flash` counts the decoder, if it needs one."""
 
-    Each as (training, name, bytes of the file, bytes with a decoder if it needs one,
-    accuracy, seeds).
-    """
+    training: str
+    name: str
+    bytes: int
+    flash: int
+    accuracy: float
+    seeds: int
+
+
+def _files():
+    """Yields all int8 files of ResNet-8."""
     decoder = load("micro/mlperf_tiny")["decoder_code"]
     if exists("micro/resnet8"):
         for name, row in load("micro/resnet8")["rows"].items():
@@ -180,34 +186,32 @@ def _smaller():
             dense, encoded = sizes["dense"], sizes["encoded"]
             flash = min(dense, encoded + decoder)
             size = dense if flash == dense else encoded
-            yield "60 epochs and more", _MICRO[name], size, flash, row["int8"], 1
+            training = "60 epochs and more"
+            yield _File(training, _MICRO[name], size, flash, row["int8"], 1)
     for group in evidence.groups(evidence.cifar10()):
         size = group.bytes()
         if size is not None:
             name = cifar10.NAMES[group.method, group.setting]
             name = f"{name}, {percent(group.kept, 0)} left"
             flash = size if group.method in ("dense", "narrow") else size + decoder
-            budget = "short trainings, float32"
-            yield budget, name, size, flash, group.test.mean, group.seeds
+            training = "short trainings, float32"
+            yield _File(training, name, size, flash, group.test.mean, group.seeds)
 
 
 @table
 def choose_smallest():
     """The Pareto-optimal files: none takes less flash and is more accurate."""
     rows = []
-    points = list(_smaller())
-    for budget in dict.fromkeys(point[0] for point in points):
-        best = 0.0
-        for _, name, size, flash, value, seeds in sorted(
-            (point for point in points if point[0] == budget),
-            key=lambda point: (point[3], -point[4]),
-        ):
-            if value > best:
-                best = value
-                count = "**one seed**" if seeds == 1 else f"{seeds} seeds"
-                sizes = [f"{flash:,}", f"{size:,}"]
-                rows.append([budget, name, *sizes, f"{100 * value:.2f}", count])
-    head = ["training", "ResNet-8, CIFAR-10", "bytes with the decoder", "of the file"]
+    files = list(_files())
+    best = {file.training: 0.0 for file in files}
+    for file in sorted(files, key=lambda f: (f.flash, -f.accuracy)):
+        if file.accuracy > best[file.training]:
+            best[file.training] = file.accuracy
+            sizes = [f"{file.flash:,}", f"{file.bytes:,}"]
+            accuracy = f"{100 * file.accuracy:.2f}"
+            rows.append([file.training, file.name, *sizes, accuracy, _seeds(file)])
+    rows.sort(key=lambda row: list(best).index(row[0]))
+    head = ["training", evidence.RESNET8, "bytes with the decoder", "of the file"]
     return grid([*head, "test accuracy", "seeds"], rows)
 
 
@@ -364,7 +368,7 @@ def choose_limits():
 def choose_evidence():
     """What the tables rest on."""
     pages = {
-        "cifar10": ("ResNet-8, CIFAR-10", "cifar10.md"),
+        "cifar10": (evidence.RESNET8, "cifar10.md"),
         "mnist1d": ("MNIST-1D", "mnist1d.md"),
     }
     rows = []

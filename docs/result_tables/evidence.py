@@ -12,6 +12,7 @@ from tf_tickets.reports.statistics import Mean, student_t
 # The sparsities that tables compare, and how far a ticket's weights may be from them.
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 NEAR = (0.95, 1.05)
+RESNET8 = "ResNet-8, CIFAR-10"
 # How far the weights of two tickets may be apart to stand for one between them.
 _APART = 1.6
 # The methods and controls whose runs are compared; folders may have other runs too.
@@ -264,7 +265,7 @@ def common(page, data):
 
 
 def cifar10():
-    return list(common("cifar10", "ResNet-8, CIFAR-10"))
+    return list(common("cifar10", RESNET8))
 
 
 def mnist1d(every_setting=False):

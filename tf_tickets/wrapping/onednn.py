@@ -78,7 +78,7 @@ def warn(model: keras.Model, trainer: keras.Model | None = None) -> None:
 
 def _stack_level():
     """Returns the level, for the caller, of the first line outside of the package."""
-    package = str(pathlib.Path(__file__).parents[1])
+    package = f"{pathlib.Path(__file__).parents[1]}{os.sep}"
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
