@@ -544,7 +544,6 @@ def test_the_command_line_refuses_a_width_of_vmap_that_is_none(capsys):
     "options, message",
     [
         (("--seeds", "0", "0"), "only once. Received: --seeds 0 0"),
-        (("--executor=vmap",), "kdlts has steps of its own"),
         (("--executor=ray", "--workers=4"), "--workers 4 with the cluster auto"),
     ],
 )

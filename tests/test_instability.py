@@ -401,6 +401,14 @@ def test_a_ticket_of_the_end_is_analysed_as_the_message_says():
     assert rewound.lines[0].distance > 0.01 and longer.lines[0].distance > 0.001
 
 
+def test_copies_that_a_schedule_keeps_from_training_are_named():
+    """The schedule ends with the first of two epochs."""
+    with pytest.warns(UserWarning, match=r"equal weights.*points: \['1 epoch'\]"):
+        result = analyse(None, annealed(4), rewind_to=["init", 1])
+    assert result.lines[0].distance > 0 == result.lines[1].distance
+    assert result.instability["1 epoch"] == 0
+
+
 @pytest.mark.matrix
 def test_a_ticket_of_gradual_pruning_is_one_of_the_end():
     pruning = tt.GradualPruning(tt.schedules.ConstantSparsity(0.5, 2, frequency=1))

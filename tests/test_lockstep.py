@@ -51,6 +51,18 @@ def assert_close(one, other):
         assert metrics == pytest.approx(other.dense_by_seed[seed], abs=TOLERANCE)
 
 
+def counted(patch):
+    """Returns a list that gets the number of networks of each program that runs."""
+    widths = []
+    run = lockstep.group.Programs.run
+    patch.setattr(
+        lockstep.group.Programs,
+        "run",
+        lambda self, works: widths.append(len(works)) or run(self, works),
+    )
+    return widths
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     place = tmp_path_factory.mktemp("lockstep")
@@ -61,14 +73,8 @@ def both(tmp_path_factory):
             rounds=1, epochs_per_round=1, rate=0.8, monitor="val_accuracy"
         ),
     }
-    widths = []
-    run = lockstep.group.Programs.run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            lockstep.group.Programs,
-            "run",
-            lambda self, works: widths.append(len(works)) or run(self, works),
-        )
+        widths = counted(patch)
         found = find("vmap", table, place / "vmap")
     serial = find("serial", {k: s.copied() for k, s in table.items()})
     return serial, found, widths, place / "vmap"
@@ -208,6 +214,25 @@ def test_learned_masks_are_those_of_a_serial_run():
         return {**cs.varied(initial_score=[-0.1, 0.1]), "iss": iss}
 
     assert_close(find("vmap", table()), find("serial", table()))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_search_with_teachers_is_that_of_a_serial_run(shared, monkeypatch):
+    def search(teacher):
+        return tt.KDLTS(0.75, 2, monitor="val_accuracy").taught_by(teacher, epochs=3)
+
+    def table(seed):
+        return {"kdlts": search(teachers[0 if shared else seed])}
+
+    teachers = {seed: tiny.build_compiled() for seed in (0, 3, 4)}
+    for teacher in teachers.values():
+        teacher.fit(*tiny.splits()[0], epochs=3, verbose=0)
+    widths = counted(monkeypatch)
+    found = find("vmap", table)
+    # Teachers are constants of a step, so other teachers make another program.
+    assert set(widths) == ({2} if shared else {1, 2})
+    assert_close(found, find("serial", table))
 
 
 class Counting(keras.callbacks.Callback):

@@ -2,10 +2,12 @@
 
 import copy
 import itertools
+import json
 import pathlib
 import random
 
 import keras
+import numpy as np
 import pytest
 import tiny
 from keras import layers as kl
@@ -168,6 +170,15 @@ def test_the_first_kernel_and_a_mask_alone_have_the_numbers_of_the_seed_itself(k
     first, *_ = wrapping.kernels(wrapped(flat, kind)).mask_layers.values()
     alone, model = map(of_forward_pass, (mask, first))
     assert alone.tolist() == model.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_of_numpy_is_that_number(kind, tmp_path):
+    model = wrapped(flat, kind, seed=np.int64(3))
+    assert tiny.same(drawn(model), drawn(wrapped(flat, kind)))
+    model.save(tmp_path / "model.keras")
+    config = KINDS[kind](seed=np.uint8(3)).get_config()
+    assert json.dumps(config["seed"]) == "3"
 
 
 @pytest.mark.parametrize(("kind", "count"), [("stochastic", 5), ("topk", 4)])

@@ -98,6 +98,20 @@ def check_seed(seed: Any) -> None:
         )
 
 
+def seed_or_none(seed: Any) -> int | None:
+    """Returns a seed as Keras takes it, also from an integer of NumPy; None stays None.
+
+    Example:
+
+    >>> seed_or_none(np.int64(3)), seed_or_none(None)
+    (3, None)
+    """
+    if seed is None:
+        return None
+    check_seed(seed)
+    return int(seed)
+
+
 def check_fraction(**fractions: Any) -> None:
     """Refuses sparsities and rates outside [0, 1).
 

@@ -82,12 +82,10 @@ class CropAndFlip(Augmentation):
                 f"padding={arguments.shown(padding)}"
             )
         arguments.check_flags(flip=flip)
-        if seed is not None:
-            arguments.check_seed(seed)
         self.padding = padding
         self.flip = flip
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.seed = arguments.seed_or_none(seed)
+        self.generator = keras.random.SeedGenerator(self.seed)
 
     def call(self, images, training=False):
         if not training:

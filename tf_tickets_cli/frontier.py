@@ -179,12 +179,6 @@ def _check_before_teaching(options):
         )
     if options.executor == "vmap":
         checks.check_backend()
-        if "kdlts" in options.methods:
-            raise ValueError(
-                "--executor vmap trains with the steps of keras.Model, but kdlts has "
-                "steps of its own, with teachers. Leave kdlts out, or use --executor "
-                f"serial or ray. Received: --methods {' '.join(options.methods)}"
-            )
 
 
 def _found(*arguments, executor, **settings):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -167,6 +168,7 @@ def instability(
             result.save(folder / FILE)
             errors = [error for line in lines for error in line.errors]
             plots.draw_or_warn(result.plot, folder / _PICTURE, errors, "error")
+    _warn_of_equal_ends(lines)
     return result
 
 
@@ -505,6 +507,20 @@ def _check_moments(starts, ticket, opened, model, epochs):
                 f"steps_per_execution={at_once}. Choose a multiple of it in an epoch "
                 f"of {steps} steps."
             )
+
+
+def _warn_of_equal_ends(lines):
+    """Warns of lines without length: their instability of 0 says nothing."""
+    equal = [line.rewind_to for line in lines if line.distance == 0]
+    if equal:
+        warnings.warn(
+            "Copies with different orders of the data ended with equal weights. "
+            f"Rewind points: {list(dict.fromkeys(equal))}. Their instability of 0 says "
+            "nothing: either no weight was trained, as at the end of a learning-rate "
+            "schedule, or every epoch has the same batches. Choose earlier rewind "
+            "points or a longer schedule, or shuffle the data by `seed`.",
+            stacklevel=3,
+        )
 
 
 def _identity(network, opened, epochs):

@@ -87,11 +87,9 @@ class StochasticMask(LearnedMask):
     ) -> None:
         super().__init__(initial_score, penalty, dynamic_scaling, **kwargs)
         arguments.check_choice(("sample", "threshold"), evaluation=evaluation)
-        if seed is not None:
-            arguments.check_seed(seed)
         self.evaluation = evaluation
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.seed = arguments.seed_or_none(seed)
+        self.generator = keras.random.SeedGenerator(self.seed)
 
     def begin(self, rng: np.random.Generator, steps: int, epochs: int) -> None:
         super().begin(rng, steps, epochs)

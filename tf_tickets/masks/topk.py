@@ -76,11 +76,9 @@ class TopKMask(LearnedMask):
         super().__init__(dynamic_scaling=dynamic_scaling, **kwargs)
         arguments.check_fraction(sparsity=sparsity)
         arguments.check_flags(absolute=absolute)
-        if seed is not None:
-            arguments.check_seed(seed)
         self.sparsity = sparsity
         self.absolute = absolute
-        self.seed = seed
+        self.seed = arguments.seed_or_none(seed)
 
     def build(self, shape):
         super().build(shape)
