@@ -4,6 +4,7 @@ import json
 
 from result_tables import evidence
 from result_tables.reading import RESULTS, grid, load, percent, table
+from tf_tickets.reports.statistics import Mean
 
 _SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 # The runs of benchmarks/cifar10.py, as pages name them.
@@ -78,6 +79,55 @@ def cifar10_accuracy():
             rows.append([name, min(g.seeds for g in present), ", ".join(costs), *cells])
     head = ["ResNet-8", "seeds", "epochs", *(percent(s, 0) for s in _SPARSITIES)]
     return grid(head, rows)
+
+
+# Pairs of runs, of which the table of differences has the first minus the second.
+_COMPARED = (
+    (("IMP", "init"), ("dense", "recipe")),
+    (("IMP", "init"), ("dense", "twice")),
+    (("IMP", "init"), ("random", "erk")),
+    (("IMP", "late"), ("IMP", "init")),
+    (("GradualPruning", "trained"), ("IMP", "init")),
+    (("GradualPruning", "trained"), ("dense", "twice")),
+    (("random", "erk"), ("narrow", "width")),
+)
+
+
+@table
+def cifar10_differences():
+    """Differences between two methods in the seeds that both have, in points."""
+    tests: dict = {}
+    for group in evidence.groups(evidence.cifar10()):
+        at = group.points[0].nearest
+        by_seed = {p.seed: 100 * p.test for p in group.points}
+        tests[group.method, group.setting, at] = by_seed
+    rows = []
+    for pair in _COMPARED:
+        cells = []
+        for sparsity in _SPARSITIES:
+            # Dense networks, of no sparsity, stand beside tickets of every one.
+            first, second = (
+                tests.get((*key, sparsity)) or tests.get((*key, None)) or {}
+                for key in pair
+            )
+            common = sorted(first.keys() & second.keys())
+            if common:
+                found = Mean.of(first[seed] - second[seed] for seed in common)
+                cells.append(_points(found))
+            else:
+                cells.append("")
+        if any(cells):
+            rows.append([" over ".join(NAMES[key] for key in pair), *cells])
+    return grid(["points", *(percent(s, 0) for s in _SPARSITIES)], rows)
+
+
+def _points(found):
+    """Returns a mean difference with its interval and the number of seeds."""
+    interval = found.interval()
+    if interval is None:
+        return f"{found.mean:+.1f}"
+    low, high = interval
+    return f"{found.mean:+.1f} ({low:+.1f} to {high:+.1f}; {found.count} seeds)"
 
 
 @table
