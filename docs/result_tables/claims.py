@@ -277,7 +277,11 @@ def _where(row):
         found = f" (only at {_listed(row['partial'])})"
     if row.get("sparsities"):
         found += f" (at {_listed(row['sparsities'])})"
-    if row["against"] and row["verdict"] != "contradicted":
+    if row["verdict"] == "contradicted":
+        if len(row["against"]) < len(row["levels"]):
+            alone = f"alone at {_listed(row['against'])}" if row["against"] else ""
+            found += f" on average, {alone or 'at no sparsity alone'}"
+    elif row["against"]:
         found += f", contradicted at {_listed(row['against'])}"
     return found
 

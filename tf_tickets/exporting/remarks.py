@@ -158,8 +158,8 @@ def _tflite_remarks(model, precision):
             "Fully connected layers become faster from about 90 % zeros on in blocks "
             'of four inputs (structure="4x1"), with any batch size, and from about '
             "95 % single zeros on with batch size 1; with larger batches, single zeros "
-            "make them slower. Below 88 % zeros (80 % in blocks), 2:4 included, they "
-            "are decoded when the file is loaded, and as fast as dense."
+            "make them slower below about 98 %. Below 88 % zeros (80 % in blocks), 2:4 "
+            "included, they are decoded when the file is loaded, and as fast as dense."
         )
     elif not kernels:
         yield "Not faster: there are no sparse operators for the layers of this model."
