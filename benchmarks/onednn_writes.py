@@ -145,7 +145,7 @@ def main():
         kind, arguments = json.loads(options.case)
         return {"gradient": gradient, "training": training}[kind](**arguments)
 
-    from cifar10 import cpu_model
+    from cifar10_study import cpu_model
 
     from tf_tickets.environment import versions
 

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from cifar10 import compiled
+from cifar10_study import compiled
 
 import tf_tickets as tt
 from tf_tickets.environment import versions
