@@ -40,11 +40,18 @@ def test_a_setting_is_chosen_by_validation_and_seeds_never_by_test(evidence):
     rows = [
         *(point(evidence, 0.7, setting="low", seed=n, val=0.6) for n in (0, 1)),
         *(point(evidence, 0.9, setting="high", seed=n, val=0.5) for n in (0, 1)),
-        # One seed says less than two.
-        point(evidence, 0.99, setting="once", val=0.9),
+        point(evidence, 0.99, setting="once", val=0.55),
     ]
     [group] = evidence.chosen(rows, 0.9)
     assert (group.setting, group.seeds, group.test.mean) == ("low", 2, 0.7)
+    # In the seed that all settings have, this one is better.
+    once = point(evidence, 0.6, setting="once", val=0.65)
+    [group] = evidence.chosen([*rows[:-1], once], 0.9)
+    assert (group.setting, group.seeds) == ("once", 1)
+    # Without a common seed, one seed says less than two.
+    other = once._replace(seed=7)
+    [group] = evidence.chosen([*rows[:-1], other], 0.9)
+    assert (group.setting, group.seeds) == ("low", 2)
     unknown = [row._replace(val=None) for row in rows]
     assert len(evidence.chosen(unknown, 0.9)) == 3
 

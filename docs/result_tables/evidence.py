@@ -219,14 +219,27 @@ def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
         key = (
             (group.method,) if group.val is not None else (group.method, group.setting)
         )
-        present = by_method.get(key)
-        if (
-            present is None
-            or group.seeds > present.seeds
-            or (group.seeds == present.seeds and group.val > present.val)
-        ):
-            by_method[key] = group
-    return sorted(by_method.values(), key=lambda g: -g.test.mean)
+        by_method.setdefault(key, []).append(group)
+    found = [_best_in_validation(settings) for settings in by_method.values()]
+    return sorted(found, key=lambda g: -g.test.mean)
+
+
+def _best_in_validation(settings):
+    """Returns the setting with the best validation accuracy in seeds that all have.
+
+    If they have none in common, or are equal, that with the most seeds.
+
+    Example: a setting that ran with the seed 0 alone is compared with the others by
+    their accuracies with the seed 0.
+    """
+    common = set.intersection(*({p.seed for p in g.points} for g in settings))
+
+    def merit(group):
+        values = [p.val for p in group.points if p.seed in common and p.val is not None]
+        mean = statistics.mean(values) if values else 0.0
+        return mean, group.seeds, group.val or 0.0
+
+    return max(settings, key=merit)
 
 
 # Readers.
