@@ -110,6 +110,11 @@ def advantage(signals, ticket="ticket"):
     return row[ticket]["mean"] - row["shuffled_masks"]["mean"]
 
 
+def words(page):
+    path = ROOT / "docs" / "results" / page
+    return " ".join(path.read_text("utf-8").split())
+
+
 SENTENCES = {
     "about as good as the dense network with a fifth of its weights": lambda: (
         Difference(IMP, "dense").signs(50, 68, 80) == [0, 0, 0]
@@ -302,18 +307,12 @@ CLAIMS = {
 }
 
 
-def words(page):
-    path = ROOT / "docs" / "results" / page
-    return " ".join(path.read_text("utf-8").split())
+PAGES = {"mnist1d.md": SENTENCES, "claims.md": CLAIMS}
 
 
-@pytest.mark.parametrize("sentence", SENTENCES)
-def test_the_page_of_mnist1d_says_what_its_numbers_say(sentence):
-    assert sentence in words("mnist1d.md")
-    assert SENTENCES[sentence]()
-
-
-@pytest.mark.parametrize("sentence", CLAIMS)
-def test_the_page_of_claims_says_what_the_numbers_say(sentence):
-    assert sentence in words("claims.md")
-    assert CLAIMS[sentence]()
+@pytest.mark.parametrize(
+    ("page", "sentence"), [(page, each) for page in PAGES for each in PAGES[page]]
+)
+def test_a_page_says_what_its_numbers_say(page, sentence):
+    assert sentence in words(page)
+    assert PAGES[page][sentence]()

@@ -110,10 +110,9 @@ def choose_accuracy():
         best, *others = found
         apart = [(g, _told_apart(g, best)) for g in others]
         equal = [_name(g) for g, differs in apart if differs is False]
-        unknown = [
+        equal += [
             _untested(g) for g, differs in apart if differs is None and _near(g, best)
         ]
-        equal += unknown
         if best.seeds == 1:
             equal = ["not tested: one seed"]
         rows.append([

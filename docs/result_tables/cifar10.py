@@ -113,9 +113,7 @@ def cifar10_differences():
             common = sorted(first.keys() & second.keys())
             if common:
                 found = Mean.of(first[seed] - second[seed] for seed in common)
-                cells.append(_points(found))
-            else:
-                cells.append("")
+            cells.append(_points(found) if common else "")
         if any(cells):
             rows.append([" over ".join(NAMES[key] for key in pair), *cells])
     return grid(["points", *(percent(s, 0) for s in _SPARSITIES)], rows)

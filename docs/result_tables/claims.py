@@ -271,19 +271,23 @@ def _where(row):
             if each["level"] in row["where"]
         )
     elif row["verdict"] == "seen" and len(row["where"]) < len(row["levels"]):
-        alone = f"alone at {_listed(row['where'])}" if row["where"] else ""
-        found = f" on average, {alone or 'at no sparsity alone'}"
+        found = _on_average(row["where"])
     elif row.get("partial"):
         found = f" (only at {_listed(row['partial'])})"
     if row.get("sparsities"):
         found += f" (at {_listed(row['sparsities'])})"
     if row["verdict"] == "contradicted":
         if len(row["against"]) < len(row["levels"]):
-            alone = f"alone at {_listed(row['against'])}" if row["against"] else ""
-            found += f" on average, {alone or 'at no sparsity alone'}"
+            found += _on_average(row["against"])
     elif row["against"]:
         found += f", contradicted at {_listed(row['against'])}"
     return found
+
+
+def _on_average(levels):
+    """Returns how a verdict on the mean is written that some sparsities have alone."""
+    alone = f"alone at {_listed(levels)}" if levels else "at no sparsity alone"
+    return f" on average, {alone}"
 
 
 def _listed(levels):

@@ -227,10 +227,8 @@ def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
 def _best_in_validation(settings):
     """Returns the setting with the best validation accuracy in seeds that all have.
 
-    If they have none in common, or are equal, that with the most seeds.
-
-    Example: a setting that ran with the seed 0 alone is compared with the others by
-    their accuracies with the seed 0.
+    So a setting that ran with the seed 0 alone is compared with that seed of the
+    others. Without a seed in common, or if they are equal, it is that with most seeds.
     """
     common = set.intersection(*({p.seed for p in g.points} for g in settings))
 
