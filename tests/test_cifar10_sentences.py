@@ -1,0 +1,171 @@
+"""Sentences of the CIFAR-10 page whose numbers were typed, against the JSON files."""
+
+import functools
+import json
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
+
+pytestmark = pytest.mark.turns("jax")
+
+LEVELS = (50, 80, 90, 95)
+DENSE, TWICE = "dense recipe", "dense twice"
+IMP, LATE, GRADUAL = "IMP init", "IMP late", "GradualPruning trained"
+LOW, HIGH = (f"ContinuousSparsification {kind}-score" for kind in ("low", "high"))
+RANDOM, NARROW = "random erk", "narrow width"
+DECODER = 12_000  # bytes of code
+
+
+@functools.cache
+def points(name):
+    """Returns the networks of a method, by seed and per mille of weights left."""
+    found = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        run = json.loads(path.read_text("utf-8"))
+        if f"{run.get('method')} {run.get('setting')}" == name:
+            for point in run["points"]:
+                found[run["seed"], round(1000 * point["kept"])] = point
+    assert found, name
+    return found
+
+
+@functools.cache
+def at(name, level):
+    """Returns the networks of a method by seed, at the sparsity nearest to a level."""
+    found = {}
+    for (seed, kept), point in points(name).items():
+        if name in (DENSE, TWICE) or abs(kept - 1000 + 10 * level) < 20:
+            found[seed] = point
+    return found
+
+
+def accuracy(point):
+    return 100 * point["test_accuracy"]
+
+
+def lead(first, second, *levels):
+    """Returns the mean differences of two methods in points, over common seeds."""
+    found = []
+    for level in levels:
+        ours, theirs = at(first, level), at(second, level)
+        common = ours.keys() & theirs.keys()
+        assert common, (first, second, level)
+        total = sum(accuracy(ours[seed]) - accuracy(theirs[seed]) for seed in common)
+        found.append(total / len(common))
+    return found
+
+
+def ticket(name, percent):
+    """Returns the accuracy of seed 0's network with so many percent of the weights."""
+    [found] = [
+        point
+        for (seed, kept), point in points(name).items()
+        if seed == 0 and round(kept / 10) == percent
+    ]
+    return accuracy(found)
+
+
+def within(found, low, high):
+    return all(low <= number <= high for number in found)
+
+
+def work(name):
+    """Returns FLOPs of all trainings over those of the dense network, for seed 0."""
+    [dense] = [
+        p["training_flops"] for (seed, _), p in points(DENSE).items() if not seed
+    ]
+    return [
+        point["training_flops"] / dense
+        for (seed, _), point in points(name).items()
+        if seed == 0
+    ]
+
+
+def narrower(size):
+    """Returns the accuracy that narrower networks have at a size, between two sizes."""
+    known = sorted(
+        (point["int8_bytes"], accuracy(point))
+        for name in (NARROW, DENSE)
+        for (seed, _), point in points(name).items()
+        if seed == 0
+    )
+    for (a, low), (b, high) in zip(known, known[1:], strict=False):
+        if a <= size <= b:
+            return low + (high - low) * (size - a) / (b - a)
+    raise AssertionError(f"no network is as small as {size} bytes, or as large")
+
+
+def lead_in_bytes(name, level, code):
+    """Returns the lead over narrower networks of as many bytes, for seed 0."""
+    point = at(name, level)[0]
+    return accuracy(point) - narrower(point["int8_bytes"] + code)
+
+
+SENTENCES = {
+    "better with half and with a fifth of the weights, and behind with fewer": lambda: (
+        [found > 0 for found in lead(IMP, DENSE, *LEVELS)] == [True, True, False, False]
+    ),
+    "trained twice, which has one seed, it is better than any of them": lambda: (
+        max(lead(IMP, TWICE, *LEVELS)) < 0
+    ),
+    "it loses little at 50 %, and more with each step of sparsity": lambda: (
+        within(lead(GRADUAL, TWICE, 50), -1, 0)
+        and lead(GRADUAL, TWICE, *LEVELS)
+        == sorted(lead(GRADUAL, TWICE, *LEVELS), reverse=True)
+    ),
+    "it is ahead at 50 % for as many epochs, ahead at 80 % and level at 90 %": lambda: (
+        min(lead(GRADUAL, IMP, 50, 80)) > 0.5
+        and within(lead(GRADUAL, IMP, 90), -0.5, 0.5)
+    ),
+    "and at 95 % between the two kinds of rewinding": lambda: (
+        lead(LATE, GRADUAL, 95)[0] > 0.5 and lead(GRADUAL, IMP, 95)[0] > 0.5
+    ),
+    "its tickets with 46 and 17 % of the weights are better than IMP's": lambda: (
+        ticket(HIGH, 46) > ticket(IMP, 50) + 0.5
+        and ticket(LOW, 17) > ticket(IMP, 20) + 0.5
+    ),
+    "that with 34 % is as good as IMP's with half": lambda: (
+        abs(ticket(LOW, 34) - ticket(IMP, 50)) < 0.5
+    ),
+    "Its ticket with 29 % is level with the dense network trained twice": lambda: (
+        abs(ticket(HIGH, 29) - ticket(TWICE, 100)) < 0.5
+    ),
+    "behind tickets of IMP at every sparsity**, and most of all at 90 %": lambda: (
+        min(lead(IMP, RANDOM, *LEVELS)) > 2
+        and max(lead(IMP, RANDOM, *LEVELS)) == lead(IMP, RANDOM, 90)[0]
+    ),
+    "but with the decoder not in bytes up to 46 kB": lambda: (
+        min(lead(RANDOM, NARROW, *LEVELS)) > 2
+        and max(lead_in_bytes(RANDOM, level, DECODER) for level in LEVELS[1:]) < 0
+        and round((at(RANDOM, 80)[0]["int8_bytes"] + DECODER) / 1000) == 46
+    ),
+    "**Rewinding to epoch 2 helps only at 95 %.** At lower sparsities it is": lambda: (
+        within(lead(LATE, IMP, *LEVELS[:3]), -1, 0) and lead(LATE, IMP, 95)[0] > 2
+    ),
+    "are far behind tickets** with as many weights. In bytes of the int8": lambda: (
+        min(lead(IMP, NARROW, *LEVELS)) > 5
+        and all(
+            lead_in_bytes(IMP, level, 0) < lead(IMP, NARROW, level)[0]
+            for level in LEVELS
+        )
+    ),
+    "tickets with 5 % of the weights have no clear lead over a dense network": lambda: (
+        max(lead_in_bytes(name, 95, DECODER) for name in (IMP, LATE, GRADUAL)) < 1
+    ),
+    "Narrower networks took a twentieth to a half of the FLOPs": lambda: within(
+        work(NARROW), 0.045, 0.55
+    ),
+    "and continuous sparsification 1.2 to 2.3 times as many": lambda: (
+        lambda all_: (round(min(all_), 1), round(max(all_), 1)) == (1.2, 2.3)
+    )([ratio for name in (IMP, LATE, GRADUAL, LOW, HIGH) for ratio in work(name)]),
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_page_says_what_its_numbers_say(sentence):
+    page = ROOT / "docs" / "results" / "cifar10.md"
+    assert sentence in " ".join(page.read_text("utf-8").split())
+    assert SENTENCES[sentence]()
