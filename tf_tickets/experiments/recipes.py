@@ -214,8 +214,9 @@ def _known(steps: int | None, fall: str) -> int:
     if steps is None:
         raise ValueError(
             f"The learning rate of this recipe {fall}, so the number of steps must be "
-            "known. Received: steps_per_epoch=None. Pass steps_per_epoch=ceil(training "
-            "rows / batch size)."
+            "known. Received: steps_per_epoch=None. Pass the number of batches in an "
+            "epoch: rows // batch_size for a search in arrays, whose epochs leave out "
+            "an incomplete batch."
         )
     return steps
 
