@@ -2,12 +2,12 @@
 
 import functools
 import json
-import pathlib
 
+import pages
 import pytest
+from pages import within
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "cifar10"
+RESULTS = pages.RESULTS / "cifar10"
 
 pytestmark = pytest.mark.turns("jax")
 
@@ -34,7 +34,7 @@ def points(name):
 
 
 @functools.cache
-def at(name, level):
+def at(name, level=None):
     """Returns the networks of a method by seed, within 2 % of a sparsity if pruned."""
     found = {}
     for (seed, kept), point in points(name).items():
@@ -69,13 +69,9 @@ def of_weights(name, percent):
     return accuracy(found)
 
 
-def within(found, low, high):
-    return all(low <= number <= high for number in found)
-
-
 def work(name):
     """Returns FLOPs of all trainings over those of the dense network, for seed 0."""
-    dense = at(DENSE, 0)[0]["training_flops"]
+    dense = at(DENSE)[0]["training_flops"]
     return [
         point["training_flops"] / dense
         for (seed, _), point in points(name).items()
@@ -110,7 +106,7 @@ SENTENCES = {
     "trained twice, it is better than any of them with every seed": lambda: (
         {seed for seed, _ in points(TWICE)} == {seed for seed, _ in points(IMP)}
         and all(
-            accuracy(ticket) < accuracy(at(TWICE, 0)[seed])
+            accuracy(ticket) < accuracy(at(TWICE)[seed])
             for (seed, _), ticket in points(IMP).items()
         )
     ),
@@ -170,16 +166,14 @@ SENTENCES = {
 
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_the_page_says_what_its_numbers_say(sentence):
-    page = ROOT / "docs" / "results" / "cifar10.md"
-    assert sentence in " ".join(page.read_text("utf-8").split())
+    assert sentence in pages.words("results/cifar10.md")
     assert SENTENCES[sentence]()
 
 
 def test_the_guide_says_that_the_dense_network_trained_twice_is_best():
-    page = ROOT / "docs" / "guides" / "choose-a-method.md"
     sentence = "is better than the dense network trained twice, of the same seed"
-    assert sentence in " ".join(page.read_text("utf-8").split())
-    best = {seed: accuracy(point) for seed, point in at(TWICE, 0).items()}
+    assert sentence in pages.words("guides/choose-a-method.md")
+    best = {seed: accuracy(point) for seed, point in at(TWICE).items()}
     for path in RESULTS.glob("*-*.json"):
         run = json.loads(path.read_text("utf-8"))
         for point in run["points"]:

@@ -3,14 +3,14 @@
 import functools
 import itertools
 import json
-import pathlib
 
+import pages
 import pytest
+from pages import within
 
 from tf_tickets.reports.statistics import Mean
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUMMARY = ROOT / "benchmarks" / "results" / "mnist1d" / "summary.json"
+SUMMARY = pages.RESULTS / "mnist1d" / "summary.json"
 
 pytestmark = pytest.mark.turns("jax")
 
@@ -86,10 +86,6 @@ def best(level):
     return sorted(found, key=lambda name: -means(name, level))
 
 
-def within(found, low, high):
-    return all(low <= number <= high for number in found)
-
-
 def saved(first, second):
     """Returns the percents of epochs that the first takes less than the second."""
     content, found = summary(), []
@@ -108,11 +104,6 @@ def advantage(signals, ticket="ticket"):
         if (row["order"], row["signals"]) == ("signals", signals)
     ]
     return row[ticket]["mean"] - row["shuffled_masks"]["mean"]
-
-
-def words(page):
-    path = ROOT / "docs" / "results" / page
-    return " ".join(path.read_text("utf-8").split())
 
 
 SENTENCES = {
@@ -314,5 +305,5 @@ PAGES = {"mnist1d.md": SENTENCES, "claims.md": CLAIMS}
     ("page", "sentence"), [(page, each) for page in PAGES for each in PAGES[page]]
 )
 def test_a_page_says_what_its_numbers_say(page, sentence):
-    assert sentence in words(page)
+    assert sentence in pages.words(f"results/{page}")
     assert PAGES[page][sentence]()

@@ -111,9 +111,8 @@ def cifar10_differences():
                 for key in pair
             )
             common = sorted(first.keys() & second.keys())
-            if common:
-                found = Mean.of(first[seed] - second[seed] for seed in common)
-            cells.append(_points(found) if common else "")
+            leads = [first[seed] - second[seed] for seed in common]
+            cells.append(_points(Mean.of(leads)) if leads else "")
         if any(cells):
             rows.append([" over ".join(NAMES[key] for key in pair), *cells])
     return grid(["points", *(percent(s, 0) for s in _SPARSITIES)], rows)

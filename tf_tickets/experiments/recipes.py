@@ -215,8 +215,7 @@ def _known(steps: int | None, fall: str) -> int:
         raise ValueError(
             f"The learning rate of this recipe {fall}, so the number of steps must be "
             "known. Received: steps_per_epoch=None. Pass the number of batches in an "
-            "epoch: rows // batch_size for a search in arrays, whose epochs leave out "
-            "an incomplete batch."
+            "epoch. In a search, arrays have rows // batch_size."
         )
     return steps
 
