@@ -226,6 +226,15 @@ def wrapped_model(setup, arguments, sparsity):
     return setup.compile(model, keras, arguments.jit)
 
 
+def penalized_model(setup, arguments):
+    """Returns a wrapped model with a growing penalty on half of each kernel."""
+    model = wrapping.wrap(setup.build(arguments.seed), mask="penalized", verbose=False)
+    rng = np.random.default_rng(arguments.seed)
+    for mask in wrapping.kernels(model).mask_layers.values():
+        mask.choose(rng.random(mask.mask.shape) < 0.5, steps=100_000, epochs=1)
+    return setup.compile(model, keras, arguments.jit)
+
+
 def step_part(setup, arguments):
     """Times the step with all-ones masks and sparse masks, relative to dense."""
     data = setup.data(1, arguments.seed)
@@ -256,11 +265,7 @@ def penalized_part(setup, arguments):
     data = setup.data(1, arguments.seed)
     dense = steps_of(dense_model(setup, arguments), data)
     steps = steps_to_fill(dense, arguments.seconds)
-    model = wrapping.wrap(setup.build(arguments.seed), mask="penalized", verbose=False)
-    rng = np.random.default_rng(arguments.seed)
-    for mask in wrapping.kernels(model).mask_layers.values():
-        mask.choose(rng.random(mask.mask.shape) < 0.5, steps=100_000, epochs=1)
-    other = steps_of(setup.compile(model, keras, arguments.jit), data)
+    other = steps_of(penalized_model(setup, arguments), data)
     return {"growing": compare(dense, other, steps, arguments.pairs)}
 
 
@@ -475,10 +480,10 @@ def parse(argv):
     return arguments
 
 
-def origin(arguments):
+def origin(arguments, script="step_time.py"):
     """Returns what is needed to reproduce the measurement."""
     return {
-        "command": " ".join(["python benchmarks/step_time.py", *sys.argv[1:]]),
+        "command": " ".join([f"python benchmarks/{script}", *sys.argv[1:]]),
         "backend": keras.config.backend(),
         "quick": arguments.quick,
         "jit_compile": arguments.jit,

@@ -70,6 +70,17 @@ def step_time_tfmot():
     return grid([*head, "tfmot over its dense model", "steps a timing"], rows)
 
 
+@table
+def step_bytes():
+    found = load("step_bytes")["bytes"]
+    names = {"dense": "dense", "masks": "masks", "growing": "a growing penalty"}
+    rows = [
+        [label, f"{found[name] / 1e6:.1f}", f"{found[name] / found['dense']:.2f}"]
+        for name, label in names.items()
+    ]
+    return grid(["step", "megabytes", "relative to dense"], rows)
+
+
 def _both_backends(part, file=None):
     names = {b: f"step_time_{b}_{file or part}" for b in ("tensorflow", "jax")}
     found = {b: load(name) for b, name in names.items()}

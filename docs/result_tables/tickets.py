@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning beside its controls."""
+"""Tickets of iterative magnitude pruning beside their controls."""
 
 from result_tables.reading import PUBLISHED, grid, load, percent, spread, table
 
@@ -24,3 +24,25 @@ def imp_mnist():
 @table
 def imp_mnist_standard():
     return _imp("mnist_imp_standard")
+
+
+_ANOTHER_TASK = {
+    "ticket": "ticket of the digits 0 to 4",
+    "new_weights": "its masks with new weights",
+    "random_by_layer": "random masks, as many weights by layer",
+    "random_uniform": "random masks, uniform",
+    "dense": "dense",
+}
+
+
+@table
+def another_task():
+    """Test accuracies of a ticket on data that it was not found with."""
+    found = load("another_task")["results"]
+    kept = percent(found["kept"]["mean"])
+    rows = [
+        [label, "100 %" if name == "dense" else kept, spread(found[name])]
+        for name, label in _ANOTHER_TASK.items()
+    ]
+    left = "weights left in convolutions"
+    return grid(["network", left, "test accuracy, %"], rows)
