@@ -7,6 +7,8 @@ import pages
 import pytest
 from pages import within
 
+from tf_tickets.reports.statistics import Mean
+
 RESULTS = pages.RESULTS / "cifar10"
 
 pytestmark = pytest.mark.turns("jax")
@@ -47,16 +49,24 @@ def accuracy(point):
     return 100 * point["test_accuracy"]
 
 
-def lead(first, second, *levels):
-    """Returns the mean differences of two methods in points, over common seeds."""
-    found = []
+def differences(first, second, *levels):
+    """Yields the mean difference of two methods in points, over common seeds."""
     for level in levels:
         ours, theirs = at(first, level), at(second, level)
         common = ours.keys() & theirs.keys()
         assert common, (first, second, level)
-        total = sum(accuracy(ours[seed]) - accuracy(theirs[seed]) for seed in common)
-        found.append(total / len(common))
-    return found
+        yield Mean.of(accuracy(ours[seed]) - accuracy(theirs[seed]) for seed in common)
+
+
+def lead(first, second, *levels):
+    """Returns the mean differences of two methods in points, over common seeds."""
+    return [found.mean for found in differences(first, second, *levels)]
+
+
+def signs(first, second, *levels):
+    """Returns 1 or -1 where the interval of 95 % excludes 0, and 0 elsewhere."""
+    ends = [found.interval() for found in differences(first, second, *levels)]
+    return [(low > 0) - (high < 0) for low, high in ends]
 
 
 def of_weights(name, percent):
@@ -115,12 +125,16 @@ SENTENCES = {
         and lead(GRADUAL, TWICE, *LEVELS)
         == sorted(lead(GRADUAL, TWICE, *LEVELS), reverse=True)
     ),
-    "it is ahead at 50 % for as many epochs, ahead at 80 % and level at 90 %": lambda: (
-        min(lead(GRADUAL, IMP, 50, 80)) > 0.5
-        and within(lead(GRADUAL, IMP, 90), -0.5, 0.5)
+    "rewound to init it is ahead at 50 % for as many epochs. At 80 and 90 %": lambda: (
+        signs(GRADUAL, IMP, *LEVELS) == [1, 0, 0, 1]
+        and [
+            at(GRADUAL, level)[0]["epochs"] - at(IMP, level)[0]["epochs"]
+            for level in LEVELS
+        ]
+        == [0, -12, -24, -36]
     ),
-    "and at 95 % between the two kinds of rewinding": lambda: (
-        lead(LATE, GRADUAL, 95)[0] > 0.5 and lead(GRADUAL, IMP, 95)[0] > 0.5
+    "and behind IMP rewound to epoch 2 in the seed that both have": lambda: (
+        at(LATE, 95).keys() == {0} and lead(GRADUAL, LATE, 95)[0] < -2
     ),
     "its tickets with 46 and 17 % of the weights are better than IMP's": lambda: (
         of_weights(HIGH, 46) > of_weights(IMP, 50) + 0.5
