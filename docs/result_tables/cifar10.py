@@ -76,9 +76,15 @@ def cifar10_accuracy():
             present = [g for g in at if g]
             costs = list(dict.fromkeys(epochs(g) for g in present))
             cells = [accuracy(g.test) if g else "" for g in at]
-            rows.append([name, min(g.seeds for g in present), ", ".join(costs), *cells])
+            rows.append([name, _seeds(present), ", ".join(costs), *cells])
     head = ["ResNet-8", "seeds", "epochs", *(percent(s, 0) for s in _SPARSITIES)]
     return grid(head, rows)
+
+
+def _seeds(groups):
+    """Returns the number of seeds, or those of all groups if they differ."""
+    counts = [str(group.seeds) for group in groups]
+    return ", ".join(counts if len(set(counts)) > 1 else counts[:1])
 
 
 # Pairs of runs, of which the table of differences has the first minus the second.
