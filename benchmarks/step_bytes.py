@@ -4,8 +4,8 @@
 
 The steps are those of benchmarks/step_time.py for LeNet-300-100: Adam, batches of 60;
 dense, with masks at a sparsity of 0.8, and with a growing penalty on a random half of
-each kernel. Nothing is timed, and nothing is executed: XLA counts the bytes of the
-compiled program, each operand of each loop once.
+each kernel. Nothing is timed: XLA counts the bytes of the compiled program, each
+operand of each loop once.
 """
 
 import argparse
