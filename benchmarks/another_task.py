@@ -4,8 +4,8 @@
 
 The network, the search and the controls are those of the guide "A ticket on another
 task", on scikit-learn's digits. Each seed is that of the search, the controls and the
-training. The network with ten classes begins each time with new weights, except those
-of the ticket; the head is dense. Test accuracy is measured after the last epoch.
+training. The head for ten classes is new and dense. Test accuracy is measured after
+the last epoch.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 
 import keras
@@ -99,8 +100,13 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             runs.append(run(seed, digits, pathlib.Path(folder) / "search"))
     found = {
-        "command": f"KERAS_BACKEND={keras.config.backend()} "
-        "python benchmarks/another_task.py",
+        "command": " ".join(
+            [
+                f"KERAS_BACKEND={keras.config.backend()}",
+                "python benchmarks/another_task.py",
+                *sys.argv[1:],
+            ]
+        ),
         "seeds": options.seeds,
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",

@@ -31,14 +31,9 @@ def steps(arguments):
 def bytes_of(model, batch):
     """Returns the bytes that XLA counts in the compiled step of a model."""
     model.fit(*batch, batch_size=len(batch[1]), verbose=0)
-    parts = (
-        *(model.trainable_variables, model.non_trainable_variables),
-        *(model.optimizer.variables, model.metrics_variables),
-    )
-    state = tuple([variable.value for variable in part] for part in parts)
     batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
     step = jax.jit(model.train_step, donate_argnums=0)
-    costs = step.lower(state, batch).compile().cost_analysis()
+    costs = step.lower(step_time.jax_state(model), batch).compile().cost_analysis()
     return int(costs["bytes accessed"])
 
 

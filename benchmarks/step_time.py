@@ -119,15 +119,20 @@ def steps_of(model, data):
     return run
 
 
-def _jax_steps(model, batches):
-    import jax
-
+def jax_state(model):
+    """Returns the values that a train step on JAX takes and gives back."""
     parts = (
         *(model.trainable_variables, model.non_trainable_variables),
         *(model.optimizer.variables, model.metrics_variables),
     )
+    return tuple([variable.value for variable in part] for part in parts)
+
+
+def _jax_steps(model, batches):
+    import jax
+
     # The step donates its state; the copies keep the model intact.
-    state = tuple([jax.numpy.copy(v.value) for v in part] for part in parts)
+    state = jax.tree.map(jax.numpy.copy, jax_state(model))
 
     def run(steps):
         nonlocal state

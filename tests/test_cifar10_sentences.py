@@ -65,8 +65,7 @@ def lead(first, second, *levels):
 
 def signs(first, second, *levels):
     """Returns 1 or -1 where the interval of 95 % excludes 0, and 0 elsewhere."""
-    ends = [found.interval() for found in differences(first, second, *levels)]
-    return [(low > 0) - (high < 0) for low, high in ends]
+    return [pages.sign(found) for found in differences(first, second, *levels)]
 
 
 def of_weights(name, percent):

@@ -42,11 +42,7 @@ class Difference:
 
     def signs(self, *levels):
         """Returns 1 or -1 where the interval of 95 % excludes 0, and 0 elsewhere."""
-        found = []
-        for level in levels:
-            low, high = self.means[level].interval()
-            found.append((low > 0) - (high < 0))
-        return found
+        return [pages.sign(self.means[level]) for level in levels]
 
 
 @functools.cache
