@@ -11,6 +11,9 @@ epochs. Programs, each an own process, in benchmarks/peer_programs:
   JAX with `--jax`: one without TensorFlow, as `pip install tf_tickets[jax]` makes it.
   Where TensorFlow is installed too, Keras imports it on every backend. "16 steps a
   call" is TensorFlow with `compile(jit_compile=True, steps_per_execution=16)`.
+- "without oneDNN" is TensorFlow with its own convolutions, which it has by default on
+  processors without AVX-512 VNNI, AVX-VNNI and AMX. There, start this file with
+  `TF_ENABLE_ONEDNN_OPTS=1` for `resnet8`; all programs inherit it.
 - torch: a plain loop in PyTorch with the data as tensors in memory, and `torch,
   DataLoader`, the same with a DataLoader (`--torch`: an interpreter with PyTorch)
 - tfmot: a loop with tensorflow-model-optimization and tf_keras (`--tfmot`)
@@ -79,6 +82,8 @@ CASES = {
 }
 OURS = "tf_tickets on TensorFlow", "tf_tickets on JAX"
 SHORT_STEPS = "tf_tickets on TensorFlow, 16 steps a call"
+NO_ONEDNN = "tf_tickets on TensorFlow, without oneDNN"
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 # The program of each row, the option with its interpreter, its own settings.
 ROWS = {
     OURS[0]: ("tf_tickets_search.py", None, {"backend": "tensorflow"}),
@@ -88,6 +93,11 @@ ROWS = {
         None,
         {"backend": "tensorflow", "xla": True, "steps_per_execution": 16},
     ),
+    NO_ONEDNN: (
+        "tf_tickets_search.py",
+        None,
+        {"backend": "tensorflow", "environment": {ONEDNN: "0"}},
+    ),
     "torch": ("torch_loop.py", "torch", {"loader": False}),
     "torch, DataLoader": ("torch_loop.py", "torch", {"loader": True}),
     "tfmot": ("tfmot_loop.py", "tfmot", {}),
@@ -96,11 +106,11 @@ ROWS = {
 OF_CASES = {
     "lenet300": [*OURS, SHORT_STEPS, "torch", "torch, DataLoader", "tfmot"],
     "lenet300-cs": [*OURS, SHORT_STEPS, "PQuantML"],
-    "resnet8": [*OURS, "torch", "tfmot"],
+    "resnet8": [*OURS, NO_ONEDNN, "torch", "tfmot"],
 }
 INTERPRETERS = "jax", "torch", "tfmot", "pquantml"
-# Settings of threads that all programs inherit, kept in the JSON file.
-THREADS = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
+# Settings that all programs inherit, kept in the JSON file.
+INHERITED = "OMP_NUM_THREADS", "OMP_WAIT_POLICY", ONEDNN
 QUICK = {"rounds": 1, "epochs": 2, "images": 512, "test_images": 200}
 
 
@@ -219,8 +229,9 @@ def write_data(options, case, folder, rows):
 
 def environment_of(name):
     """Returns the environment variables of a row's process."""
-    found = {**os.environ}
-    backend = ROWS[name][2].get("backend")
+    settings = ROWS[name][2]
+    found = {**os.environ, **settings.get("environment", {})}
+    backend = settings.get("backend")
     if backend is not None:
         found["KERAS_BACKEND"] = backend
     # Other libraries need no source tree of this project. It is compiled once, before
@@ -272,7 +283,9 @@ def run(options, name, case, folder):
 
 def origin(options):
     """Returns what is needed to take the figures again."""
-    parts = [f"python benchmarks/peers.py {options.case} --data-dir DIR"]
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    parts = [f"{name}={value}" for name, value in inherited.items()]
+    parts.append(f"python benchmarks/peers.py {options.case} --data-dir DIR")
     for name in INTERPRETERS:
         if getattr(options, name):
             parts.append(f"--{name} {name.upper()}_VENV/bin/python")
@@ -286,7 +299,7 @@ def origin(options):
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "date": datetime.date.today().isoformat(),
         "seed": options.seed,
-        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
+        "environment": inherited,
     }
 
 

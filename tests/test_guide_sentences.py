@@ -36,8 +36,31 @@ def moved(step):
     return load("step_bytes")["bytes"][step]
 
 
+def ratios(case, ours, *peers, key="seconds"):
+    """Returns the ratios of this library to others, of every round."""
+    return [
+        results[f"tf_tickets on {ours}"][key] / results[peer][key]
+        for results in load(f"peers/{case}")["rounds"]
+        for peer in peers
+        if peer in results
+    ]
+
+
+def small_steps(ours):
+    """Returns the ratios of a small network's steps, but to those of tfmot."""
+    return [
+        ratio
+        for case in ("lenet300", "lenet300-cs")
+        for peer in ("torch", "torch, DataLoader", "PQuantML")
+        for ratio in ratios(case, ours, peer, key="step_seconds")
+    ]
+
+
+KERAS, SEVERAL = "TensorFlow", "TensorFlow, 16 steps a call"
+
 COMPACT = "guides/compact.md"
 ANOTHER, STEP = "guides/another-task.md", "design/step.md"
+PEERS, TIMES = "results/peers.md", "results/step-time.md"
 
 SENTENCES = {
     (
@@ -67,6 +90,30 @@ SENTENCES = {
     ),
     (STEP, "at most the ratio of bytes, 1.18"): lambda: (
         round(moved("masks") / moved("dense"), 2) == 1.18
+    ),
+    (PEERS, "takes a fifth to a third less time"): lambda: within(
+        [
+            ratio
+            for case in ("lenet300", "lenet300-cs")
+            for ratio in ratios(case, SEVERAL, f"tf_tickets on {KERAS}")
+        ],
+        0.66,
+        0.84,
+    ),
+    (
+        PEERS,
+        "takes longer than in the PyTorch loops and in PQuantML, unless several",
+    ): lambda: min(small_steps(KERAS)) > 1 > max(small_steps(SEVERAL)),
+    (PEERS, "less time than in any of them. On JAX it does so anyway"): lambda: (
+        max(small_steps("JAX")) < 1
+    ),
+    (PEERS, "about three times as long as with the others"): lambda: within(
+        ratios("resnet8", "JAX", "torch", "tfmot"), 2.7, 3.3
+    ),
+    (TIMES, "half again as long"): lambda: within(
+        ratios("resnet8", "TensorFlow, without oneDNN", f"tf_tickets on {KERAS}"),
+        1.4,
+        1.6,
     ),
 }
 

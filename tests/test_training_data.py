@@ -89,6 +89,18 @@ def tensors(order=None):
     return tf.data.Dataset.from_tensor_slices((X[order], Y[order])).batch(BATCH)
 
 
+class ChangingAtTheEnd(Rows):
+    """Rows whose last batch of an epoch is another one."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return self.change(x, y) if index == STEPS - 1 else (x, y)
+
+
 def data(train, steps=None, **settings):
     return TrainingData(train, HELD_OUT, HELD_OUT, steps, **settings)
 
@@ -233,7 +245,7 @@ def test_no_more_is_read_than_is_trained_on():
     counted = Counted()
     search = tiny.imp(rounds=1)
     find(data(counted, STEPS), search=search)
-    looked_at = 3  # Two batches of the sample, and one of them again.
+    looked_at = 4  # Two batches of the sample, each of them twice.
     assert len(counted.read) == search.epochs * STEPS + looked_at
     drawn = []
 
@@ -847,3 +859,45 @@ def test_balanced_examples_are_the_same_of_every_kind():
         assert (found[0] == x).all() and (found[1] == y).all()
     with pytest.raises(ValueError, match="5 examples of each class in the first 1 "):
         tt.saliency.balanced(Rows(), each=5, classes=4, batches=1)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="TensorFlow needs to know the shapes")
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda x, y: (x[:, 1:], y), "('float32[5]', 'int64[]')"),
+        (lambda x, y: (x,), "('float32[6]',)"),
+        (lambda x, y: ({"x": x}, y), "({'x': 'float32[6]'}, 'int64[]')"),
+    ],
+)
+def test_a_later_batch_that_is_unlike_the_first_is_named(change, received):
+    before, after = (
+        "Batches of the training data must be like the first one, in all but the number"
+        " of rows. Received as batch ",
+        f" of an epoch: {received}. Expected: ('float32[6]', 'int64[]')",
+    )
+    with pytest.raises(ValueError, match=f"^{before}[0-3]{re.escape(after)}$"):
+        find(data(ChangingAtTheEnd(change)), search=tiny.imp(rounds=1))
+
+
+def test_a_later_batch_may_have_fewer_rows():
+    fewer = ChangingAtTheEnd(lambda x, y: (x[:5], y[:5]))
+    [ticket] = find(data(fewer), search=tiny.imp(rounds=1))
+    assert ticket.sparsity > 0
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="of tf.data only")
+@pytest.mark.parametrize("kind", ["arrays", "PyDataset", "function of a generator"])
+def test_no_feed_reads_from_a_generator_of_tensorflow(kind, monkeypatch):
+    """It would make every later step of the process slower: `design/step.md`."""
+    import tensorflow as tf
+
+    def refused(*arguments, **settings):
+        raise AssertionError("`from_generator` sets M_TRIM_THRESHOLD.")
+
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", refused)
+    made = {**EQUAL, **KEYED}[kind]()
+    inputs = opened(made, batch_size=BATCH if kind == "arrays" else None)
+    feed = feeds.Feed(inputs.sources["train"], lambda: (SEED, 1, 0))
+    feed.begin()
+    assert len(list(feed.x)) == STEPS

@@ -12,18 +12,6 @@ def _is_ours(name):
     return name.startswith("tf_tickets ")
 
 
-def _value(name, run, key):
-    """Returns a figure of a run, or None if it was not measured as that of others."""
-    if key == "step_seconds" and "on JAX" in name and "last_step_awaited" not in run:
-        return None
-    return run[key]
-
-
-def _ratio(results, ours, peer, key):
-    value = _value(ours, results[ours], key)
-    return None if value is None else value / results[peer][key]
-
-
 def _measured():
     return [case for case in CASES if exists(f"peers/{case}")]
 
@@ -35,11 +23,8 @@ def _times(case):
     for name in rounds[0]:
         runs = [results[name] for results in rounds]
 
-        def median(key, form, factor=1, runs=runs, name=name):
-            values = [_value(name, run, key) for run in runs]
-            if None in values:
-                return "–"
-            return format(factor * statistics.median(values), form)
+        def median(key, form, factor=1, runs=runs):
+            return format(factor * statistics.median(run[key] for run in runs), form)
 
         last = [run["accuracies"][-1] for run in runs]
         rows.append(
@@ -66,9 +51,8 @@ def _ratios(case):
         for peer in (name for name in present if not _is_ours(name)):
             cells = []
             for key in ("seconds", "step_seconds", "peak_bytes"):
-                ratios = [_ratio(results, ours, peer, key) for results in rounds]
-                shown = [f"{ratio:.2f}" for ratio in ratios if ratio is not None]
-                cells.append(" / ".join(shown) or "–")
+                ratios = [run[ours][key] / run[peer][key] for run in rounds]
+                cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios))
             rows.append([ours, peer, *cells])
     head = ["here", "the other", "seconds, ratio", "step, ratio", "memory, ratio"]
     return grid(head, rows)
@@ -88,8 +72,8 @@ def _behind(case):
         [name for name in rounds[0] if _is_ours(name) is side] for side in (True, False)
     )
     for here, peer, key in itertools.product(ours, theirs, _MEASURES):
-        ratios = [_ratio(results, here, peer, key) for results in rounds]
-        if None not in ratios and statistics.median(ratios) > 1.0:
+        ratios = [results[here][key] / results[peer][key] for results in rounds]
+        if statistics.median(ratios) > 1.0:
             yield _MEASURES[key], here, peer, f"{statistics.median(ratios):.2f}"
 
 
@@ -123,11 +107,9 @@ for _case in CASES:
     _register(_case)
 
 
-def _loads(found):
-    """Returns the load before each round; of older files, that after the last one."""
-    if "loads" in found:
-        return " / ".join(f"{load:.1f}" for load in found["loads"])
-    return f"{found['load']:.1f} (after the runs)"
+def _environment(found):
+    """Returns the variables that all programs had."""
+    return [f"`{name}={value}`" for name, value in found["environment"].items()]
 
 
 @table
@@ -146,8 +128,8 @@ def peers_machines():
             [
                 case,
                 found["date"],
-                found["machine"],
-                _loads(found),
+                ", ".join([found["machine"], *_environment(found)]),
+                " / ".join(f"{load:.1f}" for load in found["loads"]),
                 found["seed"],
                 listed,
                 "; ".join(missing) or "nothing",

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import statistics
 
 from result_tables.reading import NETWORKS, exists, grid, load, ratio, table
 
@@ -79,6 +80,27 @@ def step_bytes():
         for name, label in names.items()
     ]
     return grid(["step", "megabytes", "relative to dense"], rows)
+
+
+@table
+def page_faults():
+    rounds = load("page_faults")["rounds"]
+    names = {
+        "arrays": "arrays, by Keras",
+        "feed": "the batches of a search",
+        "generator": "the same, after a generator was read",
+    }
+    rows = []
+    for kind, label in names.items():
+        runs = [results[kind] for results in rounds]
+        ratios = [
+            results[kind]["milliseconds"] / results["arrays"]["milliseconds"]
+            for results in rounds
+        ]
+        faults = statistics.median(run["page_faults"] for run in runs)
+        shown = " / ".join(f"{ratio:.2f}" for ratio in ratios)
+        rows.append([label, f"{faults:.0f}", shown])
+    return grid(["`fit` reads", "page faults a step", "time, relative to arrays"], rows)
 
 
 def _both_backends(part, file=None):

@@ -133,19 +133,20 @@ def _tensorflow_feed(arrays, batch_size, key):
         # delete their own iterator in them, which then waits for itself forever.
         return rows.map(gather).prefetch(4)
 
-    orders = tf.data.Dataset.from_generator(
-        lambda: _orders(size, batch_size, key),
-        output_signature=tf.TensorSpec((steps, batch_size), tf.int64),
-    )
+    def drawn(_):
+        rows = tf.numpy_function(lambda: order(size, batch_size, key()), [], tf.int64)
+        return tf.ensure_shape(rows, (steps, batch_size))
+
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
+    # `from_generator` would be shorter, but makes the whole process slower: TensorFlow
+    # sets M_TRIM_THRESHOLD then, and the C library returns all memory of large tensors
+    # to the kernel and asks for it again in each step.
     return (
-        orders.flat_map(batches)
+        tf.data.Dataset.range(1)
+        .map(drawn)
+        .flat_map(batches)
         .apply(tf.data.experimental.assert_cardinality(steps))
         .with_options(options)
     )
-
-
-def _orders(size, batch_size, key):
-    yield order(size, batch_size, key())

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from tf_tickets.training import batches
-from tf_tickets.training.data import Key
+from tf_tickets.training.batch_entries import described
+from tf_tickets.training.data import Key, titled
 from tf_tickets.training.sources import (
     ArraySource,
     DatasetSource,
@@ -191,11 +192,19 @@ class _Sequential(keras.utils.PyDataset):
     def __getitem__(self, index):
         return next(self._present(index))
 
-    def epoch(self):
-        """Yields the batches of the epoch that has begun."""
-        batches = self._present(0)
-        for _ in range(self.source.steps):
-            yield next(batches)
+    def leaves(self, index, signature):
+        """Returns the arrays of a batch, which must be as TensorFlow expects them."""
+        batch = self[index]
+        with self._noted():
+            if not _fits(batch, signature):
+                raise ValueError(
+                    f"Batches of the {titled(self.source.name)} data must be like the "
+                    "first one, in all but the number of rows. Received as batch "
+                    f"{index} of an epoch: {keras.tree.map_structure(described, batch)}"
+                    f". Expected: {self.source.structure}"
+                )
+        types = [spec.dtype.as_numpy_dtype for spec in keras.tree.flatten(signature)]
+        return list(map(np.asarray, keras.tree.flatten(batch), types))
 
     def _present(self, index):
         if index == 0:
@@ -220,13 +229,31 @@ def _tensorflow_dataset(stream):
 
     samples = stream.source.sample()
     signature = keras.tree.map_structure(lambda *leaves: _spec(tf, leaves), *samples)
+    specs = keras.tree.flatten(signature)
+
+    def read(index):
+        return stream.leaves(int(index), signature)
+
+    def batch_of(index):
+        leaves = tf.numpy_function(read, [index], [spec.dtype for spec in specs])
+        for leaf, spec in zip(leaves, specs, strict=True):
+            leaf.set_shape(spec.shape)
+        return keras.tree.pack_sequence_as(signature, leaves)
+
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
-    return (
-        tf.data.Dataset.from_generator(stream.epoch, output_signature=signature)
-        .apply(tf.data.experimental.assert_cardinality(stream.source.steps))
-        .with_options(options)
+    # `from_generator` would make the process slower, see `batches`.
+    steps = stream.source.steps
+    return tf.data.Dataset.range(steps).map(batch_of).with_options(options)
+
+
+def _fits(batch, signature):
+    """Returns whether a batch has the structure and shapes of a signature."""
+    found, expected = map(keras.tree.flatten_with_path, (batch, signature))
+    return len(found) == len(expected) and all(
+        path == known and spec.shape.is_compatible_with(tuple(leaf.shape))
+        for (path, leaf), (known, spec) in zip(found, expected, strict=True)
     )
 
 
