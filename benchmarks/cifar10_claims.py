@@ -7,8 +7,9 @@ beside them. The claims are those of `mnist1d_statistics.py` that these runs can
 averaged over 80, 90 and 95 %, beside the dense network over 50 and 80 %, and tested in
 the same way. Of methods that do not reach a sparsity exactly, it is between their two
 nearest tickets. Continuous sparsification has sparsities of its own: each of its
-tickets is compared with IMP there, between IMP's nearest tickets. With fewer than three
-seeds nothing is decided.
+tickets is compared with IMP there, between IMP's nearest tickets. Of its scores only
+those are compared that ran with the most seeds: seeds with other scores would differ by
+more than the seed. With fewer than three seeds nothing is decided.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def claims():
 
 
 class CifarRuns(Runs):
-    """The runs of a folder; no setting is chosen, "METHOD" means all of them."""
+    """The runs of a folder; "METHOD" means its settings that have the most seeds."""
 
     def settings(self, method):
         return []
@@ -81,9 +82,15 @@ class CifarRuns(Runs):
 
     def of(self, name, most_epochs=None):
         method, _, setting = name.partition(" ")
+        found = [
+            by_seed
+            for (other, own), by_seed in self.found.items()
+            if other == method and setting in ("", own)
+        ]
+        most = max(map(len, found), default=0)
         points = collections.defaultdict(list)
-        for (other, own), by_seed in self.found.items():
-            if other == method and setting in ("", own):
+        for by_seed in found:
+            if len(by_seed) == most:
                 for seed, run in by_seed.items():
                     points[seed] += run["points"]
         return points

@@ -216,6 +216,28 @@ def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeyp
     assert dense["mean"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_of_several_scores_only_those_with_the_most_seeds_are_compared(
+    scripts, tmp_path
+):
+    claims = scripts("cifar10_claims")
+    scores = {"low-score": (0, 1, 2), "high-score": (0,)}
+    for setting, seeds in scores.items():
+        for seed in seeds:
+            run = {"method": "ContinuousSparsification", "setting": setting}
+            run |= {"seed": seed, "points": _rows((0.5, 0.7))}
+            (tmp_path / f"CS-{setting}-{seed}.json").write_text(json.dumps(run))
+
+    def counted(name):
+        return {s: len(p) for s, p in claims.CifarRuns(tmp_path).of(name).items()}
+
+    assert counted("ContinuousSparsification") == {0: 1, 1: 1, 2: 1}
+    assert counted("ContinuousSparsification high-score") == {0: 1}
+    for seed in (1, 2):
+        run |= {"setting": "high-score", "seed": seed}
+        (tmp_path / f"CS-high-score-{seed}.json").write_text(json.dumps(run))
+    assert counted("ContinuousSparsification") == {0: 2, 1: 2, 2: 2}
+
+
 def test_a_sparsity_between_two_searches_costs_both(statistics):
     rows = [
         {"sparsity": s, "val_accuracy": 0.5, "epochs": e, "round": n} | more
