@@ -3,6 +3,7 @@
 import functools
 import json
 
+import numpy as np
 import pages
 import pytest
 from pages import within
@@ -73,14 +74,43 @@ def signs(first, second, *levels):
     return [pages.sign(found) for found in differences(first, second, *levels)]
 
 
-def of_weights(name, percent):
-    """Returns the accuracy of seed 0's network with so many percent of the weights."""
-    [found] = [
-        point
-        for (seed, kept), point in points(name).items()
-        if seed == 0 and round(kept / 10) == percent
-    ]
-    return accuracy(found)
+def beside(name, other):
+    """Returns the leads of a method over another with as many weights, in points.
+
+    Those of its tickets with equally many epochs are in one list, one for each seed.
+    Between two tickets the other is linear in the logarithm of the weights.
+    """
+    found = {}
+    for (seed, kept), ticket in sorted(points(name).items()):
+        line = sorted(
+            (weights, accuracy(point))
+            for (of_seed, weights), point in points(other).items()
+            if of_seed == seed
+        )
+        weights, values = zip(*line, strict=True)
+        assert weights[0] < kept < weights[-1], (name, seed, kept)
+        there = np.interp(np.log(kept), np.log(weights), values)
+        found.setdefault(ticket["epochs"], []).append(accuracy(ticket) - there)
+    return found
+
+
+def kept_of(name, epochs):
+    """Returns the fractions of weights that tickets with so many epochs keep."""
+    return [p["kept"] for p in points(name).values() if p["epochs"] == epochs]
+
+
+def seeds(name):
+    return len({seed for seed, _ in points(name)})
+
+
+def trained():
+    """Returns the methods of the plan in its order, with their numbers of networks."""
+    plan = json.loads((RESULTS / "plan.json").read_text("utf-8"))["runs"]
+    found = {f"{run['method']}-{run['setting']}": 0 for run in plan}
+    for name in found:
+        for path in RESULTS.glob(f"{name}-[0-9].json"):
+            found[name] += len(json.loads(path.read_text("utf-8"))["points"])
+    return list(found.items())
 
 
 def work(name):
@@ -140,15 +170,47 @@ SENTENCES = {
     "There, IMP rewound to epoch 2 is better than gradual pruning with every": lambda: (
         max(by_seed(GRADUAL, LATE, 95)) < 0 and signs(GRADUAL, LATE, 95) == [0]
     ),
-    "its tickets with 46 and 17 % of the weights are better than IMP's": lambda: (
-        of_weights(HIGH, 46) > of_weights(IMP, 50) + 0.5
-        and of_weights(LOW, 17) > of_weights(IMP, 20) + 0.5
+    "with every seed: by one to two points with a sixth of the weights": lambda: (
+        within(map(round, beside(LOW, IMP)[36]), 1, 2)
+        and pages.sign(Mean.of(beside(LOW, IMP)[36])) == 1
+        and within(kept_of(LOW, 36), 0.16, 0.18)
     ),
-    "that with 34 % is as good as IMP's with half": lambda: (
-        abs(of_weights(LOW, 34) - of_weights(IMP, 50)) < 0.5
+    "and by less with a third, where the interval includes 0": lambda: (
+        within(beside(LOW, IMP)[24], 0, 1.5)
+        and Mean.of(beside(LOW, IMP)[24]).mean < Mean.of(beside(LOW, IMP)[36]).mean
+        and pages.sign(Mean.of(beside(LOW, IMP)[24])) == 0
+        and within(kept_of(LOW, 24), 0.32, 0.35)
     ),
-    "Its ticket with 29 % is level with the dense network trained twice": lambda: (
-        abs(of_weights(HIGH, 29) - of_weights(TWICE, 100)) < 0.5
+    "as IMP's next larger ticket, and fewer than its next smaller one": lambda: (
+        [at(IMP, level)[0]["epochs"] for level in (50, 80, 90)] == [24, 36, 48]
+        and within(kept_of(LOW, 24), 0.2, 0.5)
+        and within(kept_of(LOW, 36), 0.1, 0.2)
+    ),
+    "behind with a third of the weights for as many epochs, with every seed": lambda: (
+        max(beside(LOW, GRADUAL)[24]) < 0
+        and pages.sign(Mean.of(beside(LOW, GRADUAL)[24])) == 0
+        and {point["epochs"] for point in points(GRADUAL).values()} == {24}
+    ),
+    "With a sixth it is ahead by half a point to two, for half as many": lambda: (
+        within(beside(LOW, GRADUAL)[36], 0.5, 2)
+        and pages.sign(Mean.of(beside(LOW, GRADUAL)[36])) == 1
+    ),
+    "The dense network trained twice is better than all its tickets": lambda: all(
+        accuracy(ticket) < accuracy(at(TWICE)[seed])
+        for (seed, _), ticket in points(LOW).items()
+    ),
+    "its ticket with 29 % of the weights is level with the dense network": lambda: (
+        round(kept_of(HIGH, 36)[0], 2) == 0.29
+        and abs(accuracy(points(HIGH)[0, 288]) - accuracy(at(TWICE)[0])) < 0.5
+    ),
+    "With three seeds, except for narrower networks and for continuous": lambda: (
+        {name for name in (DENSE, TWICE, RANDOM, NARROW, *SEARCHED) if seeds(name) == 1}
+        == {NARROW, HIGH}
+        and {seeds(name) for name in (DENSE, TWICE, RANDOM, *SEARCHED[:4])} == {3}
+    ),
+    "and the last nine rows of this table, were not reached": lambda: (
+        [count for _, count in trained()][-9:] == [0] * 9
+        and all(count for _, count in trained()[:-9])
     ),
     "behind tickets of IMP at every sparsity**, and most of all at 90 %": lambda: (
         min(lead(IMP, RANDOM, *LEVELS)) > 2
@@ -188,6 +250,39 @@ SENTENCES = {
 def test_the_page_says_what_its_numbers_say(sentence):
     assert sentence in pages.words("results/cifar10.md")
     assert SENTENCES[sentence]()
+
+
+def test_the_table_of_learned_masks_has_the_same_leads():
+    page = pages.words("results/cifar10.md")
+    for name, title in ((LOW, "low score"), (HIGH, "high score")):
+        for epochs, leads in beside(name, IMP).items():
+            row = f"| ContinuousSparsification, {title} | {len(leads)} | {epochs} |"
+            cells = page[page.index(row) :].split("|")
+            assert cells[6].split()[0] == f"{Mean.of(leads).mean:+.1f}", row
+
+
+def test_the_claims_say_on_what_the_lead_of_learned_masks_rests():
+    sentence = "alone the tickets with a third of the weights would not show it"
+    assert sentence in pages.words("results/claims.md")
+    content = json.loads((RESULTS / "summary.json").read_text("utf-8"))
+    [claim] = [row for row in content["claims"] if row["claim"] == "cs-above-imp"]
+    assert claim["verdict"] == "seen" and claim["interval"][0] < 0 < claim["mean"]
+    assert pages.sign(Mean.of(beside(LOW, IMP)[24])) == 0
+    both = [sum(leads) / 2 for leads in zip(*beside(LOW, IMP).values(), strict=True)]
+    assert claim["mean"] == pytest.approx(Mean.of(both).mean, abs=0.01)
+
+
+def test_the_guide_says_where_learned_masks_are_beside_the_columns():
+    sentence = "is more accurate than gradual pruning at 80 %, with every seed"
+    assert sentence in pages.words("guides/choose-a-method.md")
+    sentence = (
+        "tickets with a sixth of the weights are one to two points ahead of IMP's"
+    )
+    assert sentence in pages.words("methods/continuous.md")
+    tickets = {s: p for (s, _), p in points(LOW).items() if p["epochs"] == 36}
+    pruned = at(GRADUAL, 80)
+    assert len(tickets) == 3 and tickets.keys() == pruned.keys()
+    assert all(accuracy(p) > accuracy(pruned[seed]) for seed, p in tickets.items())
 
 
 def test_the_claims_say_where_rewinding_does_not_help():

@@ -134,6 +134,52 @@ def _points(found):
 
 
 @table
+def cifar10_continuous():
+    """Tickets of continuous sparsification beside IMP's with as many weights."""
+    found = evidence.cifar10()
+    imp: dict = {}
+    for point in _of(found, "IMP", "init"):
+        imp.setdefault(point.seed, []).append(point)
+    rows = []
+    for setting in ("low-score", "high-score"):
+        tickets = _of(found, "ContinuousSparsification", setting)
+        for spent in sorted({p.epochs for p in tickets}):
+            same = [p for p in tickets if p.epochs == spent]
+            cells = _beside(same, imp)
+            name = NAMES["ContinuousSparsification", setting]
+            rows.append([name, len(same), f"{spent:.0f}", *cells])
+    head = ["ResNet-8", "seeds", "epochs", "weights left", "test accuracy"]
+    return grid([*head, "points over IMP, rewound to init", "its epochs"], rows)
+
+
+def _of(points, method, setting):
+    return [p for p in points if (p.method, p.setting) == (method, setting)]
+
+
+def _beside(tickets, lines):
+    """Returns weights and accuracy of tickets, and their lead over another method.
+
+    Args:
+        tickets: One ticket of each seed.
+        lines: The points of the other method by seed.
+    """
+    leads, costs = [], {}
+    for ticket in tickets:
+        near = evidence.around(lines.get(ticket.seed, ()), ticket.kept)
+        if near:
+            high, low, share = near
+            other = (1 - share) * high.test + share * low.test
+            leads.append(100 * (ticket.test - other))
+            costs[f"{high.epochs:.0f} to {low.epochs:.0f}"] = None
+    return (
+        ", ".join(percent(p.kept) for p in tickets),
+        accuracy(Mean.of(p.test for p in tickets)),
+        _points(Mean.of(leads)) if leads else "",
+        ", ".join(costs),
+    )
+
+
+@table
 def cifar10_points():
     """Every trained ticket."""
     rows = [

@@ -246,7 +246,7 @@ def _named(name):
 
 def _evidence(row):
     if row is None:
-        return "not measured yet"
+        return "not measured"
     verdict = f"**{row['verdict']}**{_where(row)}"
     if row["interval"] is None:
         return f"{verdict}; {row['mean']:+.2f} points, one seed"

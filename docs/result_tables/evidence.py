@@ -182,22 +182,16 @@ def between(points: Iterable[Point]) -> list[Point]:
     for (*method, _, seed), line in lines.items():
         there = reached[*method, seed]
         for sparsity in (s for s in SPARSITIES if s not in there):
-            kept = 1 - sparsity
-            more = [p for p in line if p.kept > kept]
-            less = [p for p in line if p.kept < kept]
-            if not more or not less:
+            found = around(line, 1 - sparsity)
+            if found is None or found[0].kept > _APART * found[1].kept:
                 continue
-            high = min(more, key=lambda p: p.kept)
-            low = max(less, key=lambda p: p.kept)
-            if high.kept > _APART * low.kept:
-                continue
-            share = math.log(high.kept / kept) / math.log(high.kept / low.kept)
+            high, low, share = found
             values = [
                 None if None in pair else (1 - share) * pair[0] + share * pair[1]
                 for pair in ((high.val, low.val), (high.test, low.test))
             ]
             point = low._replace(
-                kept=kept,
+                kept=1 - sparsity,
                 epochs=max(high.epochs, low.epochs),
                 val=values[0],
                 test=values[1],
@@ -207,6 +201,21 @@ def between(points: Iterable[Point]) -> list[Point]:
             )
             points.append(point)
     return points
+
+
+def around(line, kept):
+    """Returns the two points between which a fraction of weights lies, or None.
+
+    The third value is the share of the second one, which keeps fewer weights. It is
+    linear in the logarithm of the weights.
+    """
+    more = [p for p in line if p.kept > kept]
+    less = [p for p in line if p.kept <= kept]
+    if not more or not less:
+        return None
+    high = min(more, key=lambda p: p.kept)
+    low = max(less, key=lambda p: p.kept)
+    return high, low, math.log(high.kept / kept) / math.log(high.kept / low.kept)
 
 
 def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
