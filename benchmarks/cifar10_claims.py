@@ -8,8 +8,9 @@ averaged over 80, 90 and 95 %, beside the dense network over 50 and 80 %, and te
 the same way. Of methods that do not reach a sparsity exactly, it is between their two
 nearest tickets. Continuous sparsification has sparsities of its own: each of its
 tickets is compared with IMP there, between IMP's nearest tickets. Of its scores only
-those are compared that ran with the most seeds: seeds with other scores would differ by
-more than the seed. With fewer than three seeds nothing is decided.
+those are compared that are complete with the most seeds, and with the same ones: seeds
+with other scores would differ by more than the seed. With fewer than three seeds
+nothing is decided.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class AtItsOwnSparsities(Claim):
             ]
             if found:
                 means[seed] = float(np.mean([difference for _, difference in found]))
-                sparsities += [round(sparsity, 3) for sparsity, _ in found]
+                sparsities += [round(sparsity, 4) for sparsity, _ in found]
         return self.row(runs, means, [], sparsities=sorted(sparsities))
 
 
@@ -78,22 +79,34 @@ class CifarRuns(Runs):
         return []
 
     def full_name(self, name):
-        return name
+        """Returns "METHOD SETTING" if only one setting of a method is compared."""
+        compared = self.compared(name)
+        return " ".join(next(iter(compared))) if len(compared) == 1 else name
+
+    def compared(self, name):
+        """Returns the runs of a method by method and setting, then by seed."""
+        method, _, setting = name.partition(" ")
+        if setting:
+            return {(method, setting): self.found.get((method, setting), {})}
+        whole = {
+            key: {seed: run for seed, run in by_seed.items() if run["complete"]}
+            for key, by_seed in self.found.items()
+            if key[0] == method
+        }
+        most = max(whole.values(), key=_most_seeds, default={}).keys()
+        return {key: runs for key, runs in whole.items() if runs.keys() == most}
 
     def of(self, name, most_epochs=None):
-        method, _, setting = name.partition(" ")
-        found = [
-            by_seed
-            for (other, own), by_seed in self.found.items()
-            if other == method and setting in ("", own)
-        ]
-        most = max(map(len, found), default=0)
         points = collections.defaultdict(list)
-        for by_seed in found:
-            if len(by_seed) == most:
-                for seed, run in by_seed.items():
-                    points[seed] += run["points"]
+        for by_seed in self.compared(name).values():
+            for seed, run in by_seed.items():
+                points[seed] += run["points"]
         return points
+
+
+def _most_seeds(by_seed):
+    """Returns a key that is largest for the most seeds, of as many for the first."""
+    return len(by_seed), sorted(-seed for seed in by_seed)
 
 
 def main():

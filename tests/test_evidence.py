@@ -65,6 +65,15 @@ def test_only_the_nearest_of_several_rounds_at_a_sparsity_counts(evidence):
     assert (group.epochs, group.test.mean) == (30, 0.8)
 
 
+def test_a_fraction_of_weights_lies_around_two_points_or_at_one(evidence):
+    line = [point(evidence, 0.8, kept=0.4), point(evidence, 0.6, kept=0.1)]
+    high, low, share = evidence.around(line, 0.2)
+    assert (high.kept, low.kept, share) == (0.4, 0.1, pytest.approx(0.5))
+    for row in line:
+        assert evidence.around(line, row.kept) == (row, row, 0.0)
+    assert evidence.around(line, 0.41) is evidence.around(line, 0.09) is None
+
+
 def test_a_sparsity_that_was_passed_over_is_interpolated(evidence):
     rows = [
         point(evidence, 0.8, kept=0.1 * 1.2, epochs=20, val=0.6),

@@ -185,7 +185,7 @@ def test_claims_are_tested_on_the_runs_of_cifar10_too(scripts, tmp_path, monkeyp
             file = tmp_path / f"{method}-{setting}-{seed}.json"
             file.write_text(json.dumps({**run, "points": _rows(*pairs)}))
     run = {"method": "ContinuousSparsification", "setting": "low-score", "seed": 0}
-    run["points"] = _rows((0.65, 0.76), (0.97, 0.5))
+    run |= {"points": _rows((0.65, 0.76), (0.97, 0.5)), "complete": True}
     (tmp_path / "ContinuousSparsification-low-score-0.json").write_text(json.dumps(run))
     (tmp_path / "plan.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["cifar10_claims.py", "--results", str(tmp_path)])
@@ -224,18 +224,31 @@ def test_of_several_scores_only_those_with_the_most_seeds_are_compared(
     for setting, seeds in scores.items():
         for seed in seeds:
             run = {"method": "ContinuousSparsification", "setting": setting}
-            run |= {"seed": seed, "points": _rows((0.5, 0.7))}
+            run |= {"seed": seed, "points": _rows((0.5, 0.7)), "complete": True}
             (tmp_path / f"CS-{setting}-{seed}.json").write_text(json.dumps(run))
+
+    def write(seed, complete=True):
+        run.update(setting="high-score", seed=seed, complete=complete)
+        (tmp_path / f"CS-high-score-{seed}.json").write_text(json.dumps(run))
 
     def counted(name):
         return {s: len(p) for s, p in claims.CifarRuns(tmp_path).of(name).items()}
 
     assert counted("ContinuousSparsification") == {0: 1, 1: 1, 2: 1}
     assert counted("ContinuousSparsification high-score") == {0: 1}
-    for seed in (1, 2):
-        run |= {"setting": "high-score", "seed": seed}
-        (tmp_path / f"CS-high-score-{seed}.json").write_text(json.dumps(run))
+    name = claims.CifarRuns(tmp_path).full_name("ContinuousSparsification")
+    assert name == "ContinuousSparsification low-score"
+    # As many seeds, but not the same ones; and a run that is not complete.
+    write(1)
+    write(7)
+    assert counted("ContinuousSparsification") == {0: 1, 1: 1, 2: 1}
+    (tmp_path / "CS-high-score-7.json").unlink()
+    write(2, complete=False)
+    assert counted("ContinuousSparsification") == {0: 1, 1: 1, 2: 1}
+    write(2)
     assert counted("ContinuousSparsification") == {0: 2, 1: 2, 2: 2}
+    name = claims.CifarRuns(tmp_path).full_name("ContinuousSparsification")
+    assert name == "ContinuousSparsification"
 
 
 def test_a_sparsity_between_two_searches_costs_both(statistics):

@@ -135,47 +135,47 @@ def _points(found):
 
 @table
 def cifar10_continuous():
-    """Tickets of continuous sparsification beside IMP's with as many weights."""
+    """Tickets of continuous sparsification beside others with as many weights."""
     found = evidence.cifar10()
-    imp: dict = {}
-    for point in _of(found, "IMP", "init"):
-        imp.setdefault(point.seed, []).append(point)
+    others = [("IMP", "init"), ("GradualPruning", "trained")]
     rows = []
     for setting in ("low-score", "high-score"):
         tickets = _of(found, "ContinuousSparsification", setting)
         for spent in sorted({p.epochs for p in tickets}):
             same = [p for p in tickets if p.epochs == spent]
-            cells = _beside(same, imp)
             name = NAMES["ContinuousSparsification", setting]
-            rows.append([name, len(same), f"{spent:.0f}", *cells])
+            kept = ", ".join(percent(p.kept) for p in same)
+            test = accuracy(Mean.of(p.test for p in same))
+            cells = [_over(same, _of(found, *other)) for other in others]
+            rows.append([name, len(same), f"{spent:.0f}", kept, test, *cells])
     head = ["ResNet-8", "seeds", "epochs", "weights left", "test accuracy"]
-    return grid([*head, "points over IMP, rewound to init", "its epochs"], rows)
+    return grid([*head, *(f"points over {NAMES[other]}" for other in others)], rows)
 
 
 def _of(points, method, setting):
     return [p for p in points if (p.method, p.setting) == (method, setting)]
 
 
-def _beside(tickets, lines):
-    """Returns weights and accuracy of tickets, and their lead over another method.
+def _over(tickets, others):
+    """Returns the lead of tickets over another method with as many weights.
+
+    It is empty unless the other method has tickets around each of them.
 
     Args:
         tickets: One ticket of each seed.
-        lines: The points of the other method by seed.
+        others: The points of the other method.
     """
     leads, costs = [], {}
     for ticket in tickets:
-        near = evidence.around(lines.get(ticket.seed, ()), ticket.kept)
-        if near:
-            high, low, share = near
-            other = (1 - share) * high.test + share * low.test
-            leads.append(100 * (ticket.test - other))
-            costs[f"{high.epochs:.0f} to {low.epochs:.0f}"] = None
+        line = [p for p in others if p.seed == ticket.seed]
+        near = evidence.around(line, ticket.kept)
+        if near is None:
+            return ""
+        high, low, share = near
+        leads.append(ticket.test - (1 - share) * high.test - share * low.test)
+        costs |= dict.fromkeys((epochs(high), epochs(low)))
     return (
-        ", ".join(percent(p.kept) for p in tickets),
-        accuracy(Mean.of(p.test for p in tickets)),
-        _points(Mean.of(leads)) if leads else "",
-        ", ".join(costs),
+        f"{_points(Mean.of(100 * lead for lead in leads))}, {' to '.join(costs)} epochs"
     )
 
 
@@ -228,9 +228,7 @@ def cifar10_progress():
         seconds = _cost("cpu_seconds")
         if seconds:
             hours = total[0] * sum(seconds) / len(seconds) / 3600
-            hint = (
-                f"At the present speed, all take about {hours:.0f} hours of one core."
-            )
+            hint = f"At this speed, all would take about {hours:.0f} hours of one core."
             lines.append(hint)
     return " ".join(lines) + "\n\n" + grid(head, listed)
 

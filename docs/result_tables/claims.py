@@ -130,6 +130,8 @@ _SETTINGS = {
     "patience=5": "weights reset",
     "400": "400 examples",
     "100-passes": "100 passes",
+    "low-score": "low score",
+    "high-score": "high score",
     "accuracy": "by accuracy",
     "loss": "by loss",
 }
@@ -155,7 +157,7 @@ def claims_missing():
         for key, (paper, claim, _) in CLAIMS.items()
         if not any(key in by_claim for by_claim in found.values())
     ]
-    return f"Not measured yet: {'; '.join(missing)}." if missing else ""
+    return f"Not measured: {'; '.join(missing)}." if missing else ""
 
 
 @table
@@ -275,7 +277,9 @@ def _where(row):
     elif row.get("partial"):
         found = f" (only at {_listed(row['partial'])})"
     if row.get("sparsities"):
-        found += f" (at {_listed(row['sparsities'])})"
+        _, _, setting = row["first"].partition(" ")
+        name = f"{_SETTINGS.get(setting, setting)}, " if setting else ""
+        found += f" ({name}at {_listed(row['sparsities'])})"
     if row["verdict"] == "contradicted":
         if len(row["against"]) < len(row["levels"]):
             found += _on_average(row["against"])

@@ -207,15 +207,16 @@ def around(line, kept):
     """Returns the two points between which a fraction of weights lies, or None.
 
     The third value is the share of the second one, which keeps fewer weights. It is
-    linear in the logarithm of the weights.
+    linear in the logarithm of the weights. At a point, both are that point.
     """
-    more = [p for p in line if p.kept > kept]
+    more = [p for p in line if p.kept >= kept]
     less = [p for p in line if p.kept <= kept]
     if not more or not less:
         return None
     high = min(more, key=lambda p: p.kept)
     low = max(less, key=lambda p: p.kept)
-    return high, low, math.log(high.kept / kept) / math.log(high.kept / low.kept)
+    apart = math.log(high.kept / low.kept)
+    return high, low, math.log(high.kept / kept) / apart if apart else 0.0
 
 
 def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
