@@ -105,7 +105,7 @@ class CifarRuns(Runs):
 
 
 def _most_seeds(by_seed):
-    """Returns a key that is largest for the most seeds, of as many for the first."""
+    """Returns a key that is largest for the most seeds, and then for the lowest."""
     return len(by_seed), sorted(-seed for seed in by_seed)
 
 

@@ -196,7 +196,7 @@ def _files():
             size = dense if flash == dense else encoded
             training = "60 epochs and more"
             yield _File(training, _MICRO[name], size, flash, row["int8"], 1)
-    for group in _trained():
+    for group in evidence.groups(evidence.cifar10()):
         size = group.bytes()
         if size is not None:
             name = cifar10.NAMES[group.method, group.setting]
@@ -204,19 +204,6 @@ def _files():
             flash = size if group.method in ("dense", "narrow") else size + decoder
             training = "short trainings, float32"
             yield _File(training, name, size, flash, group.test.mean, group.seeds)
-
-
-def _trained():
-    """Returns all trained networks of ResNet-8 in groups, one point for each seed.
-
-    Of a method with other sparsities than the tables, tickets with as many epochs are a
-    group.
-    """
-    apart: dict = {}
-    for point in evidence.cifar10():
-        key = point.epochs if point.nearest is None else None
-        apart.setdefault(key, []).append(point)
-    return [group for points in apart.values() for group in evidence.groups(points)]
 
 
 @table

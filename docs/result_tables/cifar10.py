@@ -171,12 +171,9 @@ def _over(tickets, others):
         near = evidence.around(line, ticket.kept)
         if near is None:
             return ""
-        high, low, share = near
-        leads.append(ticket.test - (1 - share) * high.test - share * low.test)
-        costs |= dict.fromkeys((epochs(high), epochs(low)))
-    return (
-        f"{_points(Mean.of(100 * lead for lead in leads))}, {' to '.join(costs)} epochs"
-    )
+        leads.append(100 * (ticket.test - near.value("test")))
+        costs |= dict.fromkeys((epochs(near.high), epochs(near.low)))
+    return f"{_points(Mean.of(leads))}, {' to '.join(costs)} epochs"
 
 
 @table

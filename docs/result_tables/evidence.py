@@ -147,10 +147,14 @@ def nearest(kept, near=NEAR):
 
 
 def groups(points: Iterable[Point]) -> list[Group]:
-    """Returns the points by method, setting and sparsity; only one point a seed."""
+    """Returns the points by method, setting and sparsity; only one point a seed.
+
+    Tickets at no sparsity of the tables are in one group if they took as many epochs.
+    """
     found: dict = {}
     for point in points:
         key = point.data, point.method, point.setting, point.nearest
+        key += (point.epochs,) if point.nearest is None else ()
         seeds = found.setdefault(key, {})
         present = seeds.get(point.seed)
         # Of several rounds near one sparsity the nearest one counts.
@@ -182,19 +186,14 @@ def between(points: Iterable[Point]) -> list[Point]:
     for (*method, _, seed), line in lines.items():
         there = reached[*method, seed]
         for sparsity in (s for s in SPARSITIES if s not in there):
-            found = around(line, 1 - sparsity)
-            if found is None or found[0].kept > _APART * found[1].kept:
+            near = around(line, 1 - sparsity)
+            if near is None or near.high.kept > _APART * near.low.kept:
                 continue
-            high, low, share = found
-            values = [
-                None if None in pair else (1 - share) * pair[0] + share * pair[1]
-                for pair in ((high.val, low.val), (high.test, low.test))
-            ]
-            point = low._replace(
+            point = near.low._replace(
                 kept=1 - sparsity,
-                epochs=max(high.epochs, low.epochs),
-                val=values[0],
-                test=values[1],
+                epochs=max(near.high.epochs, near.low.epochs),
+                val=near.value("val"),
+                test=near.value("test"),
                 nearest=sparsity,
                 flops=None,
                 bytes=None,
@@ -203,12 +202,29 @@ def between(points: Iterable[Point]) -> list[Point]:
     return points
 
 
-def around(line, kept):
-    """Returns the two points between which a fraction of weights lies, or None.
+class Around(NamedTuple):
+    """The two points between which a fraction of weights lies; at a point, it twice.
 
-    The third value is the share of the second one, which keeps fewer weights. It is
-    linear in the logarithm of the weights. At a point, both are that point.
+    Args:
+        high: The point that keeps more weights.
+        low: The point that keeps fewer.
+        share: The share of the second one, linear in the logarithm of the weights.
     """
+
+    high: Point
+    low: Point
+    share: float
+
+    def value(self, name):
+        """Returns a field of the points in between, or None if one lacks it."""
+        pair = getattr(self.high, name), getattr(self.low, name)
+        if None in pair:
+            return None
+        return (1 - self.share) * pair[0] + self.share * pair[1]
+
+
+def around(line: Iterable[Point], kept: float) -> Around | None:
+    """Returns the two points between which a fraction of weights lies, or None."""
     more = [p for p in line if p.kept >= kept]
     less = [p for p in line if p.kept <= kept]
     if not more or not less:
@@ -216,7 +232,7 @@ def around(line, kept):
     high = min(more, key=lambda p: p.kept)
     low = max(less, key=lambda p: p.kept)
     apart = math.log(high.kept / low.kept)
-    return high, low, math.log(high.kept / kept) / apart if apart else 0.0
+    return Around(high, low, math.log(high.kept / kept) / apart if apart else 0.0)
 
 
 def chosen(points: Iterable[Point], sparsity: float) -> list[Group]:
